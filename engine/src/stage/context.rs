@@ -1,0 +1,236 @@
+//! What a running stage sees of the engine.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::manifest::DatasetSpec;
+use crate::protocol::{Metric, Progress, SeriesPoint, Task, Unavailable, WorkerEvent};
+
+/// Shortest time between two progress events.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Longest time a series point waits for its batch.
+const SERIES_INTERVAL: Duration = Duration::from_millis(500);
+/// Points of a series that go out in one event.
+const SERIES_BATCH: usize = 256;
+
+/// The error a stage gives back once it has left a checkpoint because it was asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted; what was done so far is in the checkpoint")]
+pub struct Interrupted;
+
+/// A data file and how to read it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DatasetInput {
+    /// The file.
+    pub path: PathBuf,
+    /// Its columns, labels and splits, as the manifest gives them.
+    pub spec: DatasetSpec,
+}
+
+/// What a running stage sees of the engine; shared freely between threads.
+pub struct StageContext {
+    task: Task,
+    sink: Box<dyn Fn(WorkerEvent) + Send + Sync>,
+    interrupted: AtomicBool,
+    reported: Mutex<Reported>,
+}
+
+/// Everything that has been reported, and what waits to go out.
+#[derive(Debug, Default)]
+struct Reported {
+    metrics: Vec<Metric>,
+    unavailable: Vec<Unavailable>,
+    series: Vec<SeriesPoint>,
+    series_since: Option<Instant>,
+    last_progress: Option<(Instant, String)>,
+}
+
+impl StageContext {
+    /// A context for `task` that hands its events to `sink`.
+    ///
+    /// The worker makes it; a test of a stage makes its own and looks at the events.
+    pub fn new(task: Task, sink: impl Fn(WorkerEvent) + Send + Sync + 'static) -> Self {
+        Self {
+            task,
+            sink: Box::new(sink),
+            interrupted: AtomicBool::new(false),
+            reported: Mutex::default(),
+        }
+    }
+
+    /// Name of the stage in the manifest.
+    pub fn name(&self) -> &str {
+        &self.task.stage
+    }
+
+    /// File or folder connected to an input port.
+    ///
+    /// # Errors
+    /// When nothing is connected to the port.
+    pub fn input(&self, port: &str) -> Result<&Path> {
+        self.optional_input(port).ok_or_else(|| {
+            let connected: Vec<_> = self.task.inputs.keys().map(String::as_str).collect();
+            anyhow!(
+                "stage `{}` has nothing connected to input `{port}` (connected: {}); add it to `inputs`",
+                self.task.stage,
+                if connected.is_empty() { "none".to_owned() } else { connected.join(", ") },
+            )
+        })
+    }
+
+    /// File or folder connected to an input port, if any.
+    pub fn optional_input(&self, port: &str) -> Option<&Path> {
+        self.task.inputs.get(port).map(|input| input.path.as_path())
+    }
+
+    /// Data file connected to an input port of kind `dataset`.
+    ///
+    /// # Errors
+    /// When nothing is connected to the port, or something that is no dataset.
+    pub fn dataset(&self, port: &str) -> Result<DatasetInput> {
+        let path = self.input(port)?.to_owned();
+        let spec = self.task.inputs[port].dataset.clone().with_context(|| {
+            format!(
+                "input `{port}` of stage `{}` is no dataset; connect `data.NAME`",
+                self.task.stage
+            )
+        })?;
+        Ok(DatasetInput { path, spec })
+    }
+
+    /// Path at which the stage creates the file or folder of an output port.
+    ///
+    /// It lies in a private folder; the engine takes it over once the stage is done.
+    pub fn output(&self, port: &str) -> PathBuf {
+        self.task.outputs.join(port)
+    }
+
+    /// Seed of everything random in the stage.
+    pub fn seed(&self) -> u64 {
+        self.task.seed
+    }
+
+    /// CPU threads the stage may use, ≥ 1.
+    pub fn threads(&self) -> usize {
+        self.task.threads
+    }
+
+    /// `cpu`, `cuda` or `cuda:N`.
+    pub fn device(&self) -> &str {
+        &self.task.device
+    }
+
+    /// Folder that outlives kills and retries of the same cache key; removed on success.
+    pub fn checkpoint_dir(&self) -> &Path {
+        &self.task.checkpoint
+    }
+
+    /// Project root, for stages that write outside the store.
+    pub fn external_root(&self) -> &Path {
+        &self.task.root
+    }
+
+    /// Reports a summary metric.
+    pub fn metric(&self, metric: Metric) {
+        self.reported().metrics.push(metric.clone());
+        (self.sink)(WorkerEvent::Metric(metric));
+    }
+
+    /// Adds a point to a series such as `train/loss`; points go out in batches.
+    pub fn series(&self, name: &str, step: u64, value: f64) {
+        let point = SeriesPoint {
+            name: name.to_owned(),
+            step,
+            value: value.is_finite().then_some(value),
+        };
+        let batch = {
+            let mut reported = self.reported();
+            reported.series.push(point);
+            let since = *reported.series_since.get_or_insert_with(Instant::now);
+            if reported.series.len() < SERIES_BATCH && since.elapsed() < SERIES_INTERVAL {
+                return;
+            }
+            reported.series_since = None;
+            std::mem::take(&mut reported.series)
+        };
+        (self.sink)(WorkerEvent::Series(batch));
+    }
+
+    /// Reports that a metric could not be measured, and why.
+    pub fn unavailable(&self, name: &str, reason: &str) {
+        let unavailable = Unavailable {
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+        };
+        self.reported().unavailable.push(unavailable.clone());
+        (self.sink)(WorkerEvent::Unavailable(unavailable));
+    }
+
+    /// Says where the stage stands; at most about five times a second gets through, and
+    /// always a new phase and the last step.
+    pub fn progress(&self, progress: Progress) {
+        {
+            let mut reported = self.reported();
+            let last_step = progress.total > 0 && progress.step >= progress.total;
+            let quiet = reported.last_progress.as_ref().is_some_and(|(at, phase)| {
+                at.elapsed() < PROGRESS_INTERVAL && *phase == progress.phase
+            });
+            if quiet && !last_step {
+                return;
+            }
+            reported.last_progress = Some((Instant::now(), progress.phase.clone()));
+        }
+        (self.sink)(WorkerEvent::Progress(progress));
+    }
+
+    /// Writes a line to the stage's log.
+    pub fn log(&self, message: impl fmt::Display) {
+        (self.sink)(WorkerEvent::Log(message.to_string()));
+    }
+
+    /// Whether the stage was asked to stop: leave a checkpoint and return [`Interrupted`].
+    pub fn interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Asks the stage to stop at its next look at [`StageContext::interrupted`].
+    pub fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends the points that wait for their batch, and hands out what was reported.
+    pub(crate) fn finish(&self) -> (Vec<Metric>, Vec<Unavailable>) {
+        let (series, metrics, unavailable) = {
+            let mut reported = self.reported();
+            (
+                std::mem::take(&mut reported.series),
+                reported.metrics.clone(),
+                reported.unavailable.clone(),
+            )
+        };
+        if !series.is_empty() {
+            (self.sink)(WorkerEvent::Series(series));
+        }
+        (metrics, unavailable)
+    }
+
+    fn reported(&self) -> std::sync::MutexGuard<'_, Reported> {
+        // Only pushes happen under the lock, so a panicking thread leaves it whole.
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for StageContext {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("StageContext")
+            .field("task", &self.task)
+            .finish_non_exhaustive()
+    }
+}
