@@ -1,1 +1,53 @@
-//! kernels
+//! Numeric kernels for CPUs: slices in, slices out.
+//!
+//! Every kernel has one meaning on every instruction set. The integer kernels are exact, and the
+//! `f32` kernels of this crate use no fused multiply-add and sum in one fixed order, so a tier
+//! changes the speed and not one bit of the result. The exception is the `f32` matrix product,
+//! which belongs to the `gemm` crate: it picks its own instructions, whatever the tier says.
+//!
+//! Work above a measured size is cut into pieces whose borders depend on the sizes alone, never
+//! on the number of threads, and runs on the rayon pool the caller is in. Reductions across
+//! pieces happen in piece order. Results are therefore the same with one thread and with many.
+//!
+//! What it does not know: graphs, tensors, names of models, files.
+//!
+//! # Layout
+//!
+//! - [`Cpu`] and [`Tier`]: which instruction set may run. Start here: every kernel takes a `Cpu`.
+//! - [`gemm`], [`batched_gemm`], [`linear`]: `f32` matrix products.
+//! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
+//! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
+//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
+//!   [`residual_layer_norm`], [`softmax_forward`], [`masked_softmax`], [`gather_rows`].
+//! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
+//!
+//! # Panics
+//!
+//! A slice whose length does not match the sizes given with it is a mistake of the caller: every
+//! function checks this in release builds too, and panics before it touches memory.
+
+mod activation;
+mod elementwise;
+mod lanes;
+mod linear;
+mod math;
+mod matrix;
+mod norm;
+mod optimizer;
+mod parallel;
+mod reduce;
+mod softmax;
+mod tier;
+
+pub use activation::{Activation, activate, gelu_backward, gelu_forward};
+pub use elementwise::{add, add_assign, add_row, mul, scale};
+pub use linear::linear;
+pub use matrix::{Batch, Matrix, Write, batched_gemm, gemm};
+pub use norm::{
+    LayerNorm, LayerNormGradients, layer_norm, layer_norm_backward, layer_norm_forward,
+    residual_layer_norm,
+};
+pub use optimizer::{AdamW, adamw_step};
+pub use reduce::column_sum;
+pub use softmax::{softmax_backward, softmax_forward};
+pub use tier::{Cpu, Tier, TierError};

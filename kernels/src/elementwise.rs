@@ -1,0 +1,100 @@
+#![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
+//! Sums and products, element by element.
+
+use rayon::prelude::*;
+
+use crate::parallel::{self, CHUNK, check_len, rows_per_chunk};
+use crate::tier::{Cpu, tiered};
+
+tiered! {
+    fn add_piece(a: &[f32], b: &[f32], y: &mut [f32]) {
+        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+            *y = a + b;
+        }
+    }
+}
+
+tiered! {
+    fn mul_piece(a: &[f32], b: &[f32], y: &mut [f32]) {
+        for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+            *y = a * b;
+        }
+    }
+}
+
+tiered! {
+    pub(crate) fn add_assign_piece(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+}
+
+tiered! {
+    fn scale_piece(x: &[f32], factor: f32, y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * factor;
+        }
+    }
+}
+
+/// `y = a + b`.
+///
+/// # Shapes
+/// All three have the same length.
+pub fn add(cpu: Cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
+    check_len("add: b", b.len(), a.len());
+    check_len("add: y", y.len(), a.len());
+    parallel::zip(a, b, y, CHUNK, |a, b, y| add_piece(cpu, a, b, y));
+}
+
+/// `y = y + x`.
+///
+/// # Shapes
+/// Both have the same length.
+pub fn add_assign(cpu: Cpu, y: &mut [f32], x: &[f32]) {
+    check_len("add_assign: x", x.len(), y.len());
+    parallel::map(x, y, CHUNK, |x, y| add_assign_piece(cpu, y, x));
+}
+
+/// `y = a · b`, element by element.
+///
+/// # Shapes
+/// All three have the same length.
+pub fn mul(cpu: Cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
+    check_len("mul: b", b.len(), a.len());
+    check_len("mul: y", y.len(), a.len());
+    parallel::zip(a, b, y, CHUNK, |a, b, y| mul_piece(cpu, a, b, y));
+}
+
+/// `y = factor · x`.
+///
+/// # Shapes
+/// `x` and `y` have the same length.
+pub fn scale(cpu: Cpu, x: &[f32], factor: f32, y: &mut [f32]) {
+    check_len("scale: y", y.len(), x.len());
+    parallel::map(x, y, CHUNK, |x, y| scale_piece(cpu, x, factor, y));
+}
+
+/// Adds `row` to every row of `y`.
+///
+/// # Shapes
+/// `row` is `[cols]`, `y` is `[rows, cols]`; a row of no columns needs an empty `y`.
+pub fn add_row(cpu: Cpu, y: &mut [f32], row: &[f32]) {
+    let cols = row.len();
+    if cols == 0 {
+        check_len("add_row: y", y.len(), 0);
+        return;
+    }
+    check_len("add_row: y", y.len(), y.len() / cols * cols);
+    let add = |rows: &mut [f32]| {
+        for y in rows.chunks_exact_mut(cols) {
+            add_assign_piece(cpu, y, row);
+        }
+    };
+    if y.len() <= CHUNK {
+        add(y);
+    } else {
+        y.par_chunks_mut(rows_per_chunk(cols) * cols).for_each(add);
+    }
+}

@@ -1,0 +1,201 @@
+#![allow(clippy::inline_always, reason = "compiled inside each tier's copy of the kernel")]
+//! Branch-free functions that the compiler can vectorise. Tests state and check the error bounds.
+
+/// Adding and subtracting it rounds to an integer, half to even, for magnitudes below 2²².
+const ROUNDER: f32 = 12_582_912.0;
+
+/// Rounds half to even; exact for |x| < 2²².
+#[inline(always)]
+pub(crate) fn round_even(x: f32) -> f32 {
+    (x + ROUNDER) - ROUNDER
+}
+
+/// The nearest integer, half to even, of a value in ±2²²; anything for NaN.
+#[inline(always)]
+#[allow(
+    clippy::cast_possible_wrap,
+    reason = "reads the mantissa bits as a two's complement number"
+)]
+pub(crate) fn round_even_to_int(x: f32) -> i32 {
+    ((x + ROUNDER).to_bits() as i32).wrapping_sub(ROUNDER.to_bits() as i32)
+}
+
+/// 2ⁿ for n in −126..=127.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n + 127).cast_unsigned() << 23)
+}
+
+/// eˣ with a relative error below 2e-7 for x in −87..88; 0 below, infinity above 88.73.
+///
+/// Range reduction and polynomial of Cephes `expf` (S. L. Moshier, 1989).
+#[inline(always)]
+#[allow(
+    clippy::excessive_precision,
+    reason = "as published; 0.693359375 is exact in few bits on purpose"
+)]
+pub(crate) fn exp(x: f32) -> f32 {
+    let clamped = clamp(x, -87.5, 89.0);
+    let n = round_even(clamped * std::f32::consts::LOG2_E);
+    let r = (clamped - n * 0.693_359_375) + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_15e-4;
+    p = p * r + 1.398_199_950_7e-3;
+    p = p * r + 8.333_451_907_3e-3;
+    p = p * r + 4.166_579_589_4e-2;
+    p = p * r + 1.666_666_545_9e-1;
+    p = p * r + 5.000_000_120_1e-1;
+    let y = (p * (r * r) + r) + 1.0;
+    let n = round_even_to_int(n);
+    let half = n >> 1;
+    let y = y * power_of_two(half) * power_of_two(n - half);
+    let y = if x < -87.4 { 0.0 } else { y };
+    if x > 88.722_84 { f32::INFINITY } else { y }
+}
+
+/// erf(x) with an absolute error below 2.5e-7: a rational approximation on ±4, ±1 beyond.
+///
+/// Coefficients of Eigen's `generic_fast_erf_float` (MPL-2.0 project; the numbers are facts).
+#[inline(always)]
+#[allow(clippy::excessive_precision, reason = "as published")]
+pub(crate) fn erf(x: f32) -> f32 {
+    let x = clamp(x, -4.0, 4.0);
+    let s = x * x;
+    let mut p = -2.726_142_258_013_06e-10;
+    p = p * s + 2.770_681_424_959_02e-8;
+    p = p * s - 2.101_024_020_825_08e-6;
+    p = p * s - 5.692_506_394_623_46e-5;
+    p = p * s - 7.349_906_303_268_55e-4;
+    p = p * s - 2.954_599_808_540_25e-3;
+    p = p * s - 1.609_603_332_624_15e-2;
+    let mut q = -1.456_607_184_649_96e-5;
+    q = q * s - 2.133_740_552_789_05e-4;
+    q = q * s - 1.682_826_974_382_03e-3;
+    q = q * s - 7.373_329_167_204_68e-3;
+    q = q * s - 1.426_473_905_141_89e-2;
+    x * p / q
+}
+
+/// tanh(x) with an absolute error below 4e-7.
+///
+/// Coefficients of Eigen's `generic_fast_tanh_float`.
+#[inline(always)]
+#[allow(clippy::excessive_precision, reason = "as published")]
+pub(crate) fn tanh(x: f32) -> f32 {
+    let c = clamp(x, -7.905_311_107_635_498, 7.905_311_107_635_498);
+    let s = c * c;
+    let mut p = -2.760_768_477_423_55e-16;
+    p = p * s + 2.000_187_904_824_77e-13;
+    p = p * s - 8.604_671_522_137_35e-11;
+    p = p * s + 5.122_297_090_371_14e-8;
+    p = p * s + 1.485_722_357_179_79e-5;
+    p = p * s + 6.372_619_288_754_36e-4;
+    p = p * s + 4.893_524_558_917_86e-3;
+    let mut q = 1.198_258_394_667_02e-6;
+    q = q * s + 1.185_347_056_866_54e-4;
+    q = q * s + 2.268_434_632_439_00e-3;
+    q = q * s + 4.893_525_185_543_85e-3;
+    let y = c * p / q;
+    if x.abs() < 4e-4 { x } else { y }
+}
+
+/// x·Φ(x), Φ the standard normal distribution (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+/// Absolute error below 2.5e-7·max(1, |x|).
+#[inline(always)]
+pub(crate) fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// d/dx of [`gelu`]: Φ(x) + x·φ(x).
+#[inline(always)]
+pub(crate) fn gelu_derivative(x: f32) -> f32 {
+    /// 1/√(2π), the standard normal density at its centre.
+    const DENSITY: f32 = 0.398_942_28;
+    let distribution = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+    distribution + x * (DENSITY * exp(-0.5 * x * x))
+}
+
+/// Limits to `low..=high`; NaN stays NaN, which `f32::max` would hide.
+#[inline(always)]
+pub(crate) fn clamp(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x < low { low } else { x };
+    if x > high { high } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// erf by its Taylor series in f64, exact enough to judge f32 on ±5.
+    fn erf_series(x: f64) -> f64 {
+        let mut term = x;
+        let mut total = x;
+        for n in 1..200 {
+            term *= -x * x / f64::from(n);
+            total += term / f64::from(2 * n + 1);
+        }
+        total * std::f64::consts::FRAC_2_SQRT_PI
+    }
+
+    fn worst(low: f32, high: f32, error: impl Fn(f32) -> f64) -> f64 {
+        const STEPS: i32 = 40_000;
+        (0..=STEPS)
+            .map(|step| error(low + (high - low) * (step as f32 / STEPS as f32)))
+            .fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn exp_is_within_its_bound() {
+        let relative = |x: f32| (f64::from(exp(x)) / f64::from(x).exp() - 1.0).abs();
+        let error = worst(-87.0, 88.0, relative);
+        assert!(error < 2e-7, "worst relative error {error:e}");
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-1e9), 0.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn erf_is_within_its_bound() {
+        let error = worst(-4.5, 4.5, |x| (f64::from(erf(x)) - erf_series(f64::from(x))).abs());
+        assert!(error < 2.5e-7, "worst absolute error {error:e}");
+        assert!(erf(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_is_within_its_bound() {
+        let error = worst(-12.0, 12.0, |x| (f64::from(tanh(x)) - f64::from(x).tanh()).abs());
+        assert!(error < 4e-7, "worst absolute error {error:e}");
+        assert!(tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gelu_is_within_its_bound() {
+        let reference = |x: f64| 0.5 * x * (1.0 + erf_series(x / 2f64.sqrt()));
+        let error = worst(-6.0, 6.0, |x| {
+            (f64::from(gelu(x)) - reference(f64::from(x))).abs() / f64::from(x.abs().max(1.0))
+        });
+        assert!(error < 2.5e-7, "worst error {error:e}");
+    }
+
+    #[test]
+    fn gelu_derivative_matches_finite_differences() {
+        let reference = |x: f64| 0.5 * x * (1.0 + erf_series(x / 2f64.sqrt()));
+        let error = worst(-5.0, 5.0, |x| {
+            let x64 = f64::from(x);
+            let slope = (reference(x64 + 1e-5) - reference(x64 - 1e-5)) / 2e-5;
+            (f64::from(gelu_derivative(x)) - slope).abs()
+        });
+        assert!(error < 1e-6, "worst error {error:e}");
+    }
+
+    #[test]
+    fn rounding_is_half_to_even() {
+        for (x, rounded) in
+            [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (3.2, 3), (-3.7, -4)]
+        {
+            assert_eq!(round_even_to_int(x), rounded);
+            assert_eq!(round_even(x), rounded as f32);
+        }
+    }
+}

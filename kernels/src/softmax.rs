@@ -1,0 +1,76 @@
+#![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
+//! Softmax over rows, forward and backward.
+
+use crate::lanes;
+use crate::math;
+use crate::parallel::{self, check_len, rows_per_chunk};
+use crate::tier::{Cpu, tiered};
+
+tiered! {
+    /// Softmax of each row of `y`, in place.
+    pub(crate) fn softmax_in_place(y: &mut [f32], row_len: usize) {
+        for row in y.chunks_exact_mut(row_len) {
+            let max = lanes::max(row);
+            for value in row.iter_mut() {
+                *value = math::exp(*value - max);
+            }
+            let inverse = 1.0 / lanes::sum(row, |value| value);
+            for value in row.iter_mut() {
+                *value *= inverse;
+            }
+        }
+    }
+}
+
+tiered! {
+    fn softmax_slope(y: &[f32], dy: &[f32], row_len: usize, dx: &mut [f32]) {
+        let rows = y.chunks_exact(row_len).zip(dy.chunks_exact(row_len));
+        for (dx, (y, dy)) in dx.chunks_exact_mut(row_len).zip(rows) {
+            let dot = lanes::sum_pairs(y, dy, |y, dy| y * dy);
+            for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = y * (dy - dot);
+            }
+        }
+    }
+}
+
+/// Checks that `len` is a whole number of rows; returns the elements of a parallel piece.
+#[track_caller]
+fn piece_len(what: &str, len: usize, row_len: usize) -> usize {
+    if row_len == 0 {
+        check_len(what, len, 0);
+        return 1;
+    }
+    check_len(what, len, len / row_len * row_len);
+    rows_per_chunk(row_len) * row_len
+}
+
+/// `y = softmax(x)` over each row: `exp(x − max)/Σ exp(x − max)`.
+///
+/// # Shapes
+/// `x`, `y`: `[rows, row_len]`.
+pub fn softmax_forward(cpu: Cpu, x: &[f32], row_len: usize, y: &mut [f32]) {
+    let piece = piece_len("softmax_forward: x", x.len(), row_len);
+    check_len("softmax_forward: y", y.len(), x.len());
+    if x.is_empty() {
+        return;
+    }
+    parallel::map(x, y, piece, |x, y| {
+        y.copy_from_slice(x);
+        softmax_in_place(cpu, y, row_len);
+    });
+}
+
+/// `dx = y·(dy − Σ y·dy)` over each row, `y` the result of [`softmax_forward`].
+///
+/// # Shapes
+/// All slices: `[rows, row_len]`.
+pub fn softmax_backward(cpu: Cpu, y: &[f32], dy: &[f32], row_len: usize, dx: &mut [f32]) {
+    let piece = piece_len("softmax_backward: y", y.len(), row_len);
+    check_len("softmax_backward: dy", dy.len(), y.len());
+    check_len("softmax_backward: dx", dx.len(), y.len());
+    if y.is_empty() {
+        return;
+    }
+    parallel::zip(y, dy, dx, piece, |y, dy, dx| softmax_slope(cpu, y, dy, row_len, dx));
+}
