@@ -1,1 +1,25 @@
-//! graph
+//! A model as data: a typed graph of operators, named values with symbolic shapes, and weights.
+//!
+//! Every stage of the pipeline reads a [`Graph`] and writes a [`Graph`]. This crate knows what the
+//! operators mean (shape rules and a slow, obvious reference evaluation, both ONNX semantics), how
+//! graphs are read, written and rewritten. It does not know how they are trained or run fast, and
+//! it knows no manifest, run or database.
+//!
+//! # Layout
+//!
+//! - [`Graph`] ([`model`]): values, nodes, weights; every edit goes through its methods.
+//! - [`Op`] ([`op`]): one file an operator family: shape rule, reference evaluation, cost.
+//! - [`reference`](mod@reference): evaluates a graph node by node; what every other execution is tested against.
+//! - [`bert`]: builds the graph of a BERT-style encoder classifier. The only place that knows it.
+
+pub mod bert;
+pub mod dim;
+pub mod model;
+pub mod op;
+pub mod reference;
+pub mod tensor;
+
+pub use dim::{Bindings, Dim, Shape};
+pub use model::{Graph, GraphError, Node, NodeId, ValueId, ValueType};
+pub use op::Op;
+pub use tensor::{DType, Element, Tensor, TensorError};

@@ -1,0 +1,136 @@
+//! Dimensions of a value: a number, or a name that is bound when the graph runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// One dimension: fixed, or a symbol such as `batch` that a run binds to a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dim {
+    /// A known number of elements; may be 0.
+    Fixed(usize),
+    /// A named dimension. Equal names are equal dimensions within one graph.
+    Symbol(Arc<str>),
+}
+
+/// The dimensions of a value, outermost first.
+pub type Shape = Vec<Dim>;
+
+impl Dim {
+    /// The dimension named `name`.
+    pub fn symbol(name: &str) -> Self {
+        Self::Symbol(name.into())
+    }
+
+    /// The number, when it is known without a binding.
+    pub fn fixed(&self) -> Option<usize> {
+        match self {
+            Self::Fixed(size) => Some(*size),
+            Self::Symbol(_) => None,
+        }
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(size: usize) -> Self {
+        Self::Fixed(size)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(formatter, "{size}"),
+            Self::Symbol(name) => formatter.write_str(name),
+        }
+    }
+}
+
+impl Serialize for Dim {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fixed(size) => serializer.serialize_u64(*size as u64),
+            Self::Symbol(name) => serializer.serialize_str(name),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Dim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Dim;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a dimension: a number or a name")
+            }
+            fn visit_u64<E: de::Error>(self, size: u64) -> Result<Dim, E> {
+                usize::try_from(size).map(Dim::Fixed).map_err(E::custom)
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Dim, E> {
+                Ok(Dim::symbol(name))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Writes a shape as `[batch, 12, 32]`.
+pub fn display(shape: &[Dim]) -> String {
+    let dims: Vec<String> = shape.iter().map(Dim::to_string).collect();
+    format!("[{}]", dims.join(", "))
+}
+
+/// Numbers for the symbols of a graph, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bindings(BTreeMap<Arc<str>, usize>);
+
+impl Bindings {
+    /// Binds each name to its size.
+    pub fn new<'a>(sizes: impl IntoIterator<Item = (&'a str, usize)>) -> Self {
+        Self(sizes.into_iter().map(|(name, size)| (name.into(), size)).collect())
+    }
+
+    /// Binds the symbols of `shape` to the sizes of `actual`.
+    ///
+    /// # Errors
+    ///
+    /// Says which dimension has another size than the shape, or than an earlier binding.
+    pub fn bind(&mut self, shape: &[Dim], actual: &[usize]) -> Result<(), String> {
+        if shape.len() != actual.len() {
+            return Err(format!("expected {}, found {actual:?}", display(shape)));
+        }
+        for (dim, &size) in shape.iter().zip(actual) {
+            let expected = match dim {
+                Dim::Fixed(expected) => *expected,
+                Dim::Symbol(name) => *self.0.entry(name.clone()).or_insert(size),
+            };
+            if expected != size {
+                return Err(format!(
+                    "expected {} with {dim} = {expected}, found {actual:?}",
+                    display(shape)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The size of `dim`, or `None` for a symbol that is not bound.
+    pub fn size(&self, dim: &Dim) -> Option<usize> {
+        match dim {
+            Dim::Fixed(size) => Some(*size),
+            Dim::Symbol(name) => self.0.get(name).copied(),
+        }
+    }
+
+    /// The sizes of `shape`.
+    ///
+    /// # Errors
+    ///
+    /// Names the first symbol that is not bound.
+    pub fn sizes(&self, shape: &[Dim]) -> Result<Vec<usize>, String> {
+        let size = |dim| self.size(dim).ok_or_else(|| format!("dimension `{dim}` is not bound"));
+        shape.iter().map(size).collect()
+    }
+}

@@ -1,0 +1,131 @@
+//! The operators a graph may hold, with ONNX semantics.
+//!
+//! An operator is an attribute struct with an [`Operator`] implementation (one file a family) and
+//! one variant of [`Op`]. Other crates add what is theirs: a Burn execution, a runtime kernel.
+
+mod elementwise;
+mod matmul;
+mod movement;
+mod normalize;
+mod quantize;
+mod reduce;
+
+use serde::{Deserialize, Serialize};
+
+pub use elementwise::{Arithmetic, Gelu, erf};
+pub use matmul::MatMul;
+pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
+pub use normalize::{LayerNorm, Softmax};
+pub use quantize::{Dequantize, Quantize};
+pub use reduce::ReduceSum;
+
+use crate::{Bindings, Tensor, ValueType};
+
+/// What an operator is, apart from how fast it runs.
+pub trait Operator {
+    /// The ONNX operator type, such as `MatMul`.
+    fn onnx_type(&self) -> &'static str;
+
+    /// Type of the output for inputs of these types.
+    ///
+    /// # Errors
+    ///
+    /// Says which input does not fit and why.
+    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String>;
+
+    /// The output for these inputs, computed slowly and obviously.
+    ///
+    /// # Errors
+    ///
+    /// When an input's values are out of range (an index beyond its table, …).
+    fn evaluate(&self, inputs: &[&Tensor], bindings: &Bindings) -> Result<Tensor, String>;
+
+    /// Floating-point (or integer) operations for inputs and output of these concrete shapes: a
+    /// multiply and an add count as two; data movement counts as none.
+    fn flops(&self, inputs: &[Vec<usize>], output: &[usize]) -> u64;
+}
+
+/// An operator with its attributes. Every operator has one output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// `a + b`, broadcast.
+    Add,
+    /// `a − b`, broadcast.
+    Sub,
+    /// `a · b`, broadcast.
+    Mul,
+    /// `a / b`, broadcast.
+    Div,
+    /// `max(x, 0)`.
+    Relu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// Gaussian error linear unit.
+    Gelu(Gelu),
+    /// Matrix product over the last two dimensions, broadcast over the others.
+    MatMul,
+    /// Softmax along one axis.
+    Softmax(Softmax),
+    /// Layer normalization over the trailing dimensions: `(x, scale, bias)`.
+    LayerNorm(LayerNorm),
+    /// Picks entries of `data` along one axis: `(data, indices)`.
+    Gather(Gather),
+    /// Another shape for the same elements.
+    Reshape(Reshape),
+    /// Reordered dimensions.
+    Transpose(Transpose),
+    /// Extra dimensions of size 1.
+    Unsqueeze(Unsqueeze),
+    /// A range along one axis.
+    Slice(Slice),
+    /// Another element type.
+    Cast(Cast),
+    /// Sum along axes.
+    ReduceSum(ReduceSum),
+    /// `saturate(round_half_even(x / scale) + zero_point)`: `(x, scale, zero_point)`.
+    Quantize(Quantize),
+    /// `(x − zero_point) · scale`: `(x, scale, zero_point)`.
+    Dequantize(Dequantize),
+}
+
+impl Op {
+    /// The operator's rules.
+    pub fn operator(&self) -> &dyn Operator {
+        match self {
+            Self::Add => &Arithmetic::Add,
+            Self::Sub => &Arithmetic::Sub,
+            Self::Mul => &Arithmetic::Mul,
+            Self::Div => &Arithmetic::Div,
+            Self::Relu => &elementwise::Relu,
+            Self::Tanh => &elementwise::Tanh,
+            Self::Gelu(op) => op,
+            Self::MatMul => &MatMul,
+            Self::Softmax(op) => op,
+            Self::LayerNorm(op) => op,
+            Self::Gather(op) => op,
+            Self::Reshape(op) => op,
+            Self::Transpose(op) => op,
+            Self::Unsqueeze(op) => op,
+            Self::Slice(op) => op,
+            Self::Cast(op) => op,
+            Self::ReduceSum(op) => op,
+            Self::Quantize(op) => op,
+            Self::Dequantize(op) => op,
+        }
+    }
+}
+
+/// The inputs as an array of `N`.
+///
+/// # Errors
+///
+/// When there are more or fewer.
+fn exactly<T: Copy, const N: usize>(inputs: &[T]) -> Result<[T; N], String> {
+    inputs.try_into().map_err(|_| format!("expected {N} inputs, found {}", inputs.len()))
+}
+
+/// The elements of `tensor` as `f32`.
+fn floats(tensor: &Tensor) -> Result<&[f32], String> {
+    tensor.elements().map_err(|error| error.to_string())
+}

@@ -1,0 +1,239 @@
+//! Element by element: arithmetic with broadcasting, activations.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Operator, exactly, floats};
+use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType, dim};
+
+/// The four arithmetic operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// `a + b`
+    Add,
+    /// `a − b`
+    Sub,
+    /// `a · b`
+    Mul,
+    /// `a / b`
+    Div,
+}
+
+impl Arithmetic {
+    fn apply(self, a: f32, b: f32) -> f32 {
+        match self {
+            Self::Add => a + b,
+            Self::Sub => a - b,
+            Self::Mul => a * b,
+            Self::Div => a / b,
+        }
+    }
+}
+
+impl Operator for Arithmetic {
+    fn onnx_type(&self) -> &'static str {
+        match self {
+            Self::Add => "Add",
+            Self::Sub => "Sub",
+            Self::Mul => "Mul",
+            Self::Div => "Div",
+        }
+    }
+
+    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+        let [a, b] = exactly(inputs)?;
+        a.expect(DType::F32)?;
+        b.expect(DType::F32)?;
+        Ok(ValueType { dtype: DType::F32, shape: broadcast(&a.shape, &b.shape)? })
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
+        let [a, b] = exactly(inputs)?;
+        let (left, right) = (floats(a)?, floats(b)?);
+        let shape = broadcast_sizes(a.shape(), b.shape())?;
+        Ok(Tensor::from_fn(&shape, |index| {
+            let a = left[broadcast_index(index, &shape, a.shape())];
+            let b = right[broadcast_index(index, &shape, b.shape())];
+            self.apply(a, b)
+        }))
+    }
+
+    fn flops(&self, _: &[Vec<usize>], output: &[usize]) -> u64 {
+        elements(output)
+    }
+}
+
+/// The shape that `a` and `b` broadcast to.
+///
+/// # Errors
+///
+/// When a dimension differs and neither side is 1.
+pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
+    let rank = a.len().max(b.len());
+    let one = Dim::Fixed(1);
+    let at = |shape: &[Dim], axis: usize| match (axis + shape.len()).checked_sub(rank) {
+        Some(index) => shape[index].clone(),
+        None => one.clone(),
+    };
+    let dims = (0..rank).map(|axis| match (at(a, axis), at(b, axis)) {
+        (x, y) if x == y => Ok(x),
+        (x, y) if y == one => Ok(x),
+        (x, y) if x == one => Ok(y),
+        _ => Err(format!("shapes {} and {} do not broadcast", dim::display(a), dim::display(b))),
+    });
+    dims.collect()
+}
+
+/// [`broadcast`] of concrete shapes.
+pub(super) fn broadcast_sizes(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
+    let dims = |shape: &[usize]| shape.iter().map(|&size| Dim::Fixed(size)).collect::<Shape>();
+    Bindings::default().sizes(&broadcast(&dims(a), &dims(b))?)
+}
+
+/// Flat index into a tensor of shape `source` for flat `index` of the shape it is broadcast to.
+pub(super) fn broadcast_index(index: usize, shape: &[usize], source: &[usize]) -> usize {
+    let (mut rest, mut flat, mut stride) = (index, 0, 1);
+    for axis in (0..shape.len()).rev() {
+        let position = rest % shape[axis];
+        rest /= shape[axis];
+        if let Some(source_axis) = (axis + source.len()).checked_sub(shape.len()) {
+            if source[source_axis] != 1 {
+                flat += position * stride;
+            }
+            stride *= source[source_axis];
+        }
+    }
+    flat
+}
+
+/// Number of elements of a concrete shape.
+pub(super) fn elements(shape: &[usize]) -> u64 {
+    shape.iter().map(|&size| size as u64).product()
+}
+
+/// `max(x, 0)`.
+#[derive(Debug)]
+pub(super) struct Relu;
+
+/// Hyperbolic tangent.
+#[derive(Debug)]
+pub(super) struct Tanh;
+
+/// Gaussian error linear unit, `x · Φ(x)` (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gelu {
+    /// Φ through the error function.
+    #[default]
+    Erf,
+    /// `0.5x(1 + tanh(√(2/π)(x + 0.044715x³)))`.
+    Tanh,
+}
+
+impl Gelu {
+    /// The function itself, in `f64` so that it can serve as a reference.
+    pub fn apply(self, x: f32) -> f32 {
+        let x = f64::from(x);
+        let value = match self {
+            Self::Erf => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+            Self::Tanh => {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+                0.5 * x * (1.0 + inner.tanh())
+            }
+        };
+        value as f32
+    }
+}
+
+/// The error function to about 1e-15: its Maclaurin series below 3, the continued fraction of
+/// `erfc` above (Abramowitz & Stegun 7.1.6, 7.1.14).
+pub fn erf(x: f64) -> f64 {
+    let magnitude = x.abs();
+    let value = if magnitude < 3.0 {
+        let (mut term, mut sum, mut n) = (magnitude, magnitude, 0.0);
+        while term > sum * 1e-17 {
+            n += 1.0;
+            term *= 2.0 * magnitude * magnitude / (2.0 * n + 1.0);
+            sum += term;
+        }
+        2.0 / std::f64::consts::PI.sqrt() * (-magnitude * magnitude).exp() * sum
+    } else {
+        let fraction =
+            (1..=60).rev().fold(magnitude, |tail, k| magnitude + f64::from(k) / 2.0 / tail);
+        1.0 - (-magnitude * magnitude).exp() / (std::f64::consts::PI.sqrt() * fraction)
+    };
+    value.copysign(x)
+}
+
+macro_rules! unary {
+    ($operator:ty, $onnx:literal, $flops:literal, $apply:expr) => {
+        impl Operator for $operator {
+            fn onnx_type(&self) -> &'static str {
+                $onnx
+            }
+            fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+                let [x] = exactly(inputs)?;
+                x.expect(DType::F32)?;
+                Ok(x.clone())
+            }
+            fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
+                let [x] = exactly(inputs)?;
+                let elements = floats(x)?;
+                let apply: fn(&Self, f32) -> f32 = $apply;
+                Ok(Tensor::from_fn(x.shape(), |index| apply(self, elements[index])))
+            }
+            fn flops(&self, _: &[Vec<usize>], output: &[usize]) -> u64 {
+                $flops * elements(output)
+            }
+        }
+    };
+}
+unary!(Relu, "Relu", 1, |_, x| x.max(0.0));
+unary!(Tanh, "Tanh", 1, |_, x| x.tanh());
+unary!(Gelu, "Gelu", 8, |gelu, x| gelu.apply(x));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcasting_follows_numpy() {
+        let shape = |dims: &[&str]| -> Shape {
+            dims.iter()
+                .map(|dim| dim.parse().map_or_else(|_| Dim::symbol(dim), Dim::Fixed))
+                .collect()
+        };
+        let check = |a: &[&str], b: &[&str], expected: Result<&[&str], &str>| {
+            let expected = expected.map(shape).map_err(str::to_owned);
+            assert_eq!(broadcast(&shape(a), &shape(b)), expected);
+        };
+        check(
+            &["batch", "12", "s", "s"],
+            &["batch", "1", "1", "s"],
+            Ok(&["batch", "12", "s", "s"]),
+        );
+        check(&["batch", "s", "384"], &["384"], Ok(&["batch", "s", "384"]));
+        check(&[], &["3"], Ok(&["3"]));
+        check(&["2"], &["3"], Err("shapes [2] and [3] do not broadcast"));
+        check(&["batch"], &["s"], Err("shapes [batch] and [s] do not broadcast"));
+    }
+
+    #[test]
+    fn a_column_and_a_row_make_a_table() {
+        let column = Tensor::from_fn(&[2, 1], |index| index as f32 * 10.0);
+        let row = Tensor::from_fn(&[3], |index| index as f32);
+        let sum = Arithmetic::Add.evaluate(&[&column, &row], &Bindings::default()).unwrap();
+        assert_eq!(sum.elements::<f32>().unwrap(), [0.0, 1.0, 2.0, 10.0, 11.0, 12.0]);
+    }
+
+    #[test]
+    fn erf_matches_published_values() {
+        // Abramowitz & Stegun, table 7.1.
+        for (x, expected) in
+            [(0.5, 0.5204998778), (1.0, 0.8427007929), (2.0, 0.9953222650), (3.5, 0.999999257)]
+        {
+            assert!((erf(x) - expected).abs() < 1e-9, "erf({x}) = {}", erf(x));
+            assert_eq!(erf(-x), -erf(x));
+        }
+        assert_eq!(erf(0.0), 0.0);
+    }
+}

@@ -1,0 +1,343 @@
+//! Data movement: no arithmetic, only other places, shapes and types.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Operator, exactly, floats};
+use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType, dim};
+
+/// Entries of `data` along `axis` at `indices`: the output's shape is data's with that dimension
+/// replaced by the shape of the indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gather {
+    /// Dimension of `data` to pick from.
+    pub axis: usize,
+}
+
+impl Operator for Gather {
+    fn onnx_type(&self) -> &'static str {
+        "Gather"
+    }
+
+    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+        let [data, indices] = exactly(inputs)?;
+        indices.expect(DType::I64)?;
+        if self.axis >= data.shape.len() {
+            return Err(format!("axis {} is not a dimension of {data}", self.axis));
+        }
+        let (before, after) = (&data.shape[..self.axis], &data.shape[self.axis + 1..]);
+        let shape = [before, &indices.shape, after].concat();
+        Ok(ValueType { dtype: data.dtype, shape })
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
+        let [data, indices] = exactly(inputs)?;
+        let size = data.shape()[self.axis];
+        let checked = |&index: &i64| {
+            usize::try_from(index).ok().filter(|&index| index < size).ok_or_else(|| {
+                format!("index {index} is outside dimension {} of size {size}", self.axis)
+            })
+        };
+        let picked = indices.elements::<i64>().map_err(|error| error.to_string())?;
+        let picked: Vec<usize> = picked.iter().map(checked).collect::<Result<_, _>>()?;
+        let (before, after) = (&data.shape()[..self.axis], &data.shape()[self.axis + 1..]);
+        let shape = [before, indices.shape(), after].concat();
+        data.select(self.axis, &picked).reshaped(&shape).map_err(|error| error.to_string())
+    }
+
+    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
+        0
+    }
+}
+
+/// The same elements under another shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reshape {
+    /// A size a dimension: 0 copies the input's dimension at that place, −1 (at most once) takes
+    /// what is left.
+    pub shape: Vec<i64>,
+}
+
+impl Reshape {
+    /// The output's shape.
+    fn target(&self, input: &[Dim]) -> Result<Shape, String> {
+        let fail = |why: &str| format!("{why}: {} to {:?}", dim::display(input), self.shape);
+        let mut shape = Shape::new();
+        let mut rest: Vec<Dim> =
+            input.iter().filter(|dim| dim.fixed().is_none()).cloned().collect();
+        let mut fixed: usize = input.iter().filter_map(Dim::fixed).product();
+        let mut left = None;
+        for (position, &size) in self.shape.iter().enumerate() {
+            let dim = match size {
+                0 => input.get(position).cloned().ok_or_else(|| fail("no dimension to copy"))?,
+                -1 if left.is_none() => {
+                    left = Some(position);
+                    shape.push(Dim::Fixed(1));
+                    continue;
+                }
+                size => usize::try_from(size).map(Dim::Fixed).map_err(|_| fail("bad size"))?,
+            };
+            match &dim {
+                Dim::Fixed(0) => return Err(fail("cannot divide an empty shape")),
+                Dim::Fixed(size) if fixed.is_multiple_of(*size) => fixed /= size,
+                Dim::Fixed(_) => return Err(fail("the elements do not divide")),
+                symbol @ Dim::Symbol(_) => {
+                    let found = rest.iter().position(|dim| dim == symbol);
+                    rest.remove(found.ok_or_else(|| fail("a dimension is used twice"))?);
+                }
+            }
+            shape.push(dim);
+        }
+        match (left, rest.as_slice()) {
+            (Some(position), []) => shape[position] = Dim::Fixed(fixed),
+            (Some(position), [symbol]) if fixed == 1 => shape[position] = symbol.clone(),
+            (None, []) if fixed == 1 => {}
+            _ => return Err(fail("the number of elements differs")),
+        }
+        Ok(shape)
+    }
+}
+
+impl Operator for Reshape {
+    fn onnx_type(&self) -> &'static str {
+        "Reshape"
+    }
+
+    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+        let [x] = exactly(inputs)?;
+        Ok(ValueType { dtype: x.dtype, shape: self.target(&x.shape)? })
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
+        let [x] = exactly(inputs)?;
+        let input: Shape = x.shape().iter().map(|&size| Dim::Fixed(size)).collect();
+        let shape = Bindings::default().sizes(&self.target(&input)?)?;
+        x.reshaped(&shape).map_err(|error| error.to_string())
+    }
+
+    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
+        0
+    }
+}
+
+/// Reordered dimensions: output dimension `i` is input dimension `permutation[i]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transpose {
+    /// Every dimension of the input once.
+    pub permutation: Vec<usize>,
+}
+
+impl Operator for Transpose {
+    fn onnx_type(&self) -> &'static str {
+        "Transpose"
+    }
+
+    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+        let [x] = exactly(inputs)?;
+        let mut sorted = self.permutation.clone();
+        sorted.sort_unstable();
+        if !sorted.iter().copied().eq(0..x.shape.len()) {
+            return Err(format!("{:?} is not an order of the dimensions of {x}", self.permutation));
+        }
+        let shape = self.permutation.iter().map(|&axis| x.shape[axis].clone()).collect();
+        Ok(ValueType { dtype: x.dtype, shape })
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
+        let [x] = exactly(inputs)?;
+        let values = floats(x)?;
+        let shape: Vec<usize> = self.permutation.iter().map(|&axis| x.shape()[axis]).collect();
+        Ok(Tensor::from_fn(&shape, |index| {
+            let mut rest = index;
+            let mut position = vec![0; shape.len()];
+            for axis in (0..shape.len()).rev() {
+                position[self.permutation[axis]] = rest % shape[axis];
+                rest /= shape[axis];
+            }
+            let flat = position.iter().zip(x.shape()).fold(0, |flat, (p, size)| flat * size + p);
+            values[flat]
+        }))
+    }
+
+    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
+        0
+    }
+}
+
+/// Extra dimensions of size 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsqueeze {
+    /// Where the new dimensions stand in the output, ascending.
+    pub axes: Vec<usize>,
+}
+
+impl Operator for Unsqueeze {
+    fn onnx_type(&self) -> &'static str {
+        "Unsqueeze"
+    }
+
+    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+        let [x] = exactly(inputs)?;
+        let mut shape = x.shape.clone();
+        for &axis in &self.axes {
+            if axis > shape.len() {
+                return Err(format!("axis {axis} lies beyond the dimensions of {x}"));
+            }
+            shape.insert(axis, Dim::Fixed(1));
+        }
+        Ok(ValueType { dtype: x.dtype, shape })
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
+        let [x] = exactly(inputs)?;
+        let mut shape = x.shape().to_vec();
+        for &axis in &self.axes {
+            shape.insert(axis, 1);
+        }
+        x.reshaped(&shape).map_err(|error| error.to_string())
+    }
+
+    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
+        0
+    }
+}
+
+/// The entries `start..end` along `axis`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Dimension that is cut.
+    pub axis: usize,
+    /// First entry kept.
+    pub start: usize,
+    /// One past the last entry kept: a number, or a symbol bound when the graph runs (then `start`
+    /// is 0 and the output's dimension is the symbol).
+    pub end: Dim,
+}
+
+impl Operator for Slice {
+    fn onnx_type(&self) -> &'static str {
+        "Slice"
+    }
+
+    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+        let [x] = exactly(inputs)?;
+        let size = x.shape.get(self.axis);
+        let size = size.ok_or_else(|| format!("axis {} is not a dimension of {x}", self.axis))?;
+        let dim = match (&self.end, size) {
+            (Dim::Fixed(end), size) if size.fixed().is_none_or(|size| *end <= size) => {
+                let length = end.checked_sub(self.start);
+                Dim::Fixed(length.ok_or_else(|| format!("{}..{end} is no range", self.start))?)
+            }
+            (symbol @ Dim::Symbol(_), _) if self.start == 0 => symbol.clone(),
+            _ => return Err(format!("{}..{} is not inside {x}", self.start, self.end)),
+        };
+        let mut shape = x.shape.clone();
+        shape[self.axis] = dim;
+        Ok(ValueType { dtype: x.dtype, shape })
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor], bindings: &Bindings) -> Result<Tensor, String> {
+        let [x] = exactly(inputs)?;
+        let end = bindings.size(&self.end).ok_or_else(|| format!("`{}` is not bound", self.end))?;
+        let size = x.shape()[self.axis];
+        if self.start > end || end > size {
+            let axis = self.axis;
+            return Err(format!(
+                "{}..{end} is outside dimension {axis} of size {size}",
+                self.start
+            ));
+        }
+        Ok(x.select(self.axis, &(self.start..end).collect::<Vec<_>>()))
+    }
+
+    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
+        0
+    }
+}
+
+/// Another element type; floats become integers by truncation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cast {
+    /// Type of the output.
+    pub to: DType,
+}
+
+impl Operator for Cast {
+    fn onnx_type(&self) -> &'static str {
+        "Cast"
+    }
+
+    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+        let [x] = exactly(inputs)?;
+        match (x.dtype, self.to) {
+            (DType::I64 | DType::F32, DType::F32 | DType::I64) => {}
+            (from, to) => return Err(format!("no cast from {from} to {to}")),
+        }
+        Ok(ValueType { dtype: self.to, shape: x.shape.clone() })
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
+        let [x] = exactly(inputs)?;
+        match (x.dtype(), self.to) {
+            (DType::I64, DType::F32) => {
+                let values = x.elements::<i64>().map_err(|error| error.to_string())?;
+                Ok(Tensor::from_fn(x.shape(), |index| values[index] as f32))
+            }
+            (DType::F32, DType::I64) => {
+                let values = floats(x)?;
+                Ok(Tensor::from_fn(x.shape(), |index| values[index] as i64))
+            }
+            _ => Ok(x.clone()),
+        }
+    }
+
+    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(dims: &[&str]) -> Shape {
+        dims.iter().map(|dim| dim.parse().map_or_else(|_| Dim::symbol(dim), Dim::Fixed)).collect()
+    }
+
+    #[test]
+    fn reshape_copies_and_infers_dimensions() {
+        let check = |from: &[&str], to: &[i64], expected: Option<&[&str]>| {
+            let found = Reshape { shape: to.to_vec() }.target(&shape(from));
+            assert_eq!(found.ok(), expected.map(shape));
+        };
+        check(&["b", "s", "384"], &[0, 0, 12, 32], Some(&["b", "s", "12", "32"]));
+        check(&["b", "s", "12", "32"], &[0, 0, -1], Some(&["b", "s", "384"]));
+        check(&["b", "4"], &[-1, 4], Some(&["b", "4"]));
+        check(&["b", "s"], &[-1], None);
+        check(&["6"], &[4], None);
+        check(&["6"], &[2, -1, -1], None);
+    }
+
+    #[test]
+    fn transpose_moves_elements() {
+        let x = Tensor::from_fn(&[2, 3], |index| index as f32);
+        let y =
+            Transpose { permutation: vec![1, 0] }.evaluate(&[&x], &Bindings::default()).unwrap();
+        assert_eq!(y.elements::<f32>().unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    }
+
+    #[test]
+    fn gather_names_an_index_outside_the_table() {
+        let table = Tensor::from_fn(&[2, 2], |index| index as f32);
+        let indices = Tensor::new(&[1], vec![2i64]).unwrap();
+        let error = Gather { axis: 0 }.evaluate(&[&table, &indices], &Bindings::default());
+        assert_eq!(error.unwrap_err(), "index 2 is outside dimension 0 of size 2");
+    }
+
+    #[test]
+    fn slice_takes_a_bound_symbol() {
+        let table = Tensor::from_fn(&[4, 2], |index| index as f32);
+        let slice = Slice { axis: 0, start: 0, end: Dim::symbol("sequence") };
+        let y = slice.evaluate(&[&table], &Bindings::new([("sequence", 2)])).unwrap();
+        assert_eq!(y.elements::<f32>().unwrap(), [0.0, 1.0, 2.0, 3.0]);
+    }
+}
