@@ -14,6 +14,8 @@ pub enum Activation {
     Relu,
     /// x·Φ(x) with the error function; absolute error below 2.5e-7·max(1, |x|).
     Gelu,
+    /// `0.5x(1 + tanh(√(2/π)(x + 0.044715x³)))`; absolute error below 4e-7·max(1, |x|).
+    GeluTanh,
     /// Hyperbolic tangent; absolute error below 4e-7.
     Tanh,
 }
@@ -22,6 +24,14 @@ tiered! {
     fn gelu_in_place(x: &mut [f32]) {
         for value in x {
             *value = math::gelu(*value);
+        }
+    }
+}
+
+tiered! {
+    fn gelu_tanh_in_place(x: &mut [f32]) {
+        for value in x {
+            *value = math::gelu_tanh(*value);
         }
     }
 }
@@ -57,6 +67,7 @@ impl Activation {
             Self::Identity => {}
             Self::Relu => relu_in_place(cpu, x),
             Self::Gelu => gelu_in_place(cpu, x),
+            Self::GeluTanh => gelu_tanh_in_place(cpu, x),
             Self::Tanh => tanh_in_place(cpu, x),
         }
     }

@@ -18,7 +18,7 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
-//!   [`residual_layer_norm`], [`softmax_forward`], [`masked_softmax`], [`gather_rows`].
+//!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`].
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
 //!
 //! # Panics
@@ -27,7 +27,10 @@
 //! function checks this in release builds too, and panics before it touches memory.
 
 mod activation;
+mod attention;
 mod elementwise;
+mod gather;
+pub mod int8;
 mod lanes;
 mod linear;
 mod math;
@@ -40,7 +43,9 @@ mod softmax;
 mod tier;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
+pub use attention::{Attention, Heads, Mask, attention};
 pub use elementwise::{add, add_assign, add_row, mul, scale};
+pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
 pub use linear::linear;
 pub use matrix::{Batch, Matrix, Write, batched_gemm, gemm};
 pub use norm::{

@@ -4,7 +4,7 @@
 use ::gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::parallel::check_len;
+use crate::parallel::{Shared, check_len};
 
 /// Multiply-adds below which one thread is faster: about 20 µs of work, ten times what waking a
 /// second thread costs.
@@ -117,6 +117,26 @@ pub(crate) fn gemm_here(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Writ
     multiply(a, b, c, write, Parallelism::None);
 }
 
+/// `a·b`, written with rows `row_stride` apart from element `start` of `c` on, on this thread.
+///
+/// # Safety
+/// Every element `start + r·row_stride + 0..n`, `r < m`, lies in the slice behind `c`, whose
+/// borrow is alive, and nothing else accesses these elements meanwhile.
+pub(crate) unsafe fn gemm_into(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    c: Shared<f32>,
+    start: usize,
+    row_stride: usize,
+) {
+    check_len("gemm: rows of b", b.rows, a.cols);
+    // SAFETY: the result is the caller's promise; the inner dimensions were checked above.
+    unsafe {
+        let c = c.at(start);
+        product(a, b, c, row_stride, Write::Overwrite, Parallelism::None);
+    }
+}
+
 fn multiply(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write, parallelism: Parallelism) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     check_len("gemm: rows of b", b.rows, k);
@@ -130,18 +150,32 @@ fn multiply(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write, paralleli
         }
         return;
     }
+    // SAFETY: b.rows == k and c.len() == m·n were checked above; c is borrowed uniquely.
+    unsafe { product(a, b, c.as_mut_ptr(), n, write, parallelism) }
+}
+
+/// # Safety
+/// `b.rows == a.cols > 0`, and `c` is the start of `[a.rows, b.cols]` elements in rows
+/// `row_stride` apart that nothing else accesses meanwhile.
+unsafe fn product(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    c: *mut f32,
+    row_stride: usize,
+    write: Write,
+    parallelism: Parallelism,
+) {
     let stride = |stride: usize| isize::try_from(stride).expect("strides of a slice fit isize");
     // SAFETY: `Matrix::strided` checked that every element of a [m, k] and b [k, n] lies in its
-    // slice; b.rows == k and c.len() == m·n were checked above; c is borrowed uniquely, so it
-    // overlaps neither.
+    // slice; the rest is the caller's promise.
     unsafe {
         ::gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
+            a.rows,
+            b.cols,
+            a.cols,
+            c,
             1,
-            stride(n),
+            stride(row_stride),
             write == Write::Accumulate,
             a.data.as_ptr(),
             stride(a.col_stride),

@@ -1,3 +1,4 @@
+#![allow(unsafe_code, reason = "threads fill disjoint ranges of one slice")]
 //! How work is cut: by size alone, so that results do not depend on the number of threads.
 
 use rayon::prelude::*;
@@ -46,4 +47,39 @@ pub(crate) fn zip(
 #[track_caller]
 pub(crate) fn check_len(what: &str, found: usize, expected: usize) {
     assert!(found == expected, "{what}: expected {expected} elements, found {found}");
+}
+
+/// The start of a result that threads fill in disjoint ranges.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(*mut T);
+
+// SAFETY: a `Shared` is only a pointer; what is done with it is the contract of `range`.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub(crate) fn new(y: &mut [T]) -> Self {
+        Self(y.as_mut_ptr())
+    }
+
+    /// A pointer to element `start`.
+    ///
+    /// # Safety
+    /// `start` lies in the slice given to [`Shared::new`], or just behind it.
+    pub(crate) unsafe fn at(self, start: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(start) }
+    }
+
+    /// The elements `start..start + len`.
+    ///
+    /// # Safety
+    /// The range lies in the slice given to [`Shared::new`], that borrow is still alive, and no
+    /// other reference to an element of the range exists meanwhile.
+    #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    pub(crate) unsafe fn range<'a>(self, start: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
 }

@@ -1,0 +1,95 @@
+//! Times of the linear layer, f32 beside int8, in one run: medians, rates and their ratio.
+//!
+//! `cargo bench -p kernels`; `PIPELINE_KERNELS` forces a tier, `RAYON_NUM_THREADS` the threads.
+#![allow(clippy::print_stdout, reason = "a bench prints")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use kernels::int8::{self, Layer, Output, PackedWeights, Quantization};
+use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, linear};
+
+fn main() {
+    let cpu = Cpu::from_environment().expect("PIPELINE_KERNELS names a tier of this CPU");
+    println!("tier {}, {} threads, medians", cpu.tier(), rayon::current_num_threads());
+    for (m, k, n) in [
+        (1, 384, 1536),
+        (32, 384, 384),
+        (32, 384, 1536),
+        (32, 1536, 384),
+        (128, 384, 1536),
+        (128, 1536, 384),
+        (1024, 384, 1536),
+    ] {
+        linear_layers(cpu, m, k, n);
+    }
+    rows(cpu, 128, 384);
+    heads(cpu, 8, 12, 128, 32);
+}
+
+/// Median of at least 30 runs and a fifth of a second.
+fn median(mut run: impl FnMut()) -> Duration {
+    run();
+    let start = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 30 || start.elapsed() < Duration::from_millis(200) {
+        let begin = Instant::now();
+        run();
+        times.push(begin.elapsed());
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn values(len: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0).collect()
+}
+
+fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
+    let (x, w, bias) = (values(m * k), values(k * n), values(n));
+    let mut y = vec![0.0; m * n];
+    let (xm, wm) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
+    let float = median(|| linear(cpu, xm, wm, Some(&bias), Activation::Gelu, black_box(&mut y)));
+
+    let to = Quantization::symmetric(0.01);
+    let (mut xq, mut wq, mut yq) = (vec![0; m * k], vec![0; k * n], vec![0; m * n]);
+    int8::quantize(cpu, &x, to, &mut xq);
+    int8::quantize(cpu, &w, to, &mut wq);
+    let weights = PackedWeights::new(&wq, [k, n], [n, 1]);
+    let scales = vec![1e-4; n];
+    let activation = Activation::Gelu;
+    let layer =
+        Layer { weights: &weights, zero_point: 0, scales: &scales, bias: Some(&bias), activation };
+    let integer = median(|| {
+        int8::linear(cpu, &xq, m, &layer, Output::Int8(black_box(&mut yq), to));
+    });
+    let rate = |time: Duration| 2.0 * (m * k * n) as f64 / time.as_secs_f64() / 1e9;
+    println!(
+        "linear+bias+gelu {m:>4}×{k}×{n}: f32 {float:>9.1?} ({:.0} Gop/s), int8 {integer:>9.1?} ({:.0} Gop/s), ×{:.2}",
+        rate(float),
+        rate(integer),
+        float.as_secs_f64() / integer.as_secs_f64()
+    );
+}
+
+fn rows(cpu: Cpu, rows: usize, cols: usize) {
+    let (x, gamma) = (values(rows * cols), values(cols));
+    let mut y = vec![0.0; rows * cols];
+    let norm = LayerNorm { gamma: &gamma, beta: &gamma, epsilon: 1e-12 };
+    let time = median(|| kernels::residual_layer_norm(cpu, &x, &x, &norm, black_box(&mut y)));
+    println!("residual+layer norm {rows}×{cols}: {time:.1?}");
+    let time = median(|| kernels::gelu_forward(cpu, &x, black_box(&mut y)));
+    println!("gelu {rows}×{cols}: {time:.1?}");
+    let time = median(|| kernels::softmax_forward(cpu, &x, cols, black_box(&mut y)));
+    println!("softmax {rows}×{cols}: {time:.1?}");
+}
+
+fn heads(cpu: Cpu, batch: usize, heads: usize, tokens: usize, head_size: usize) {
+    let width = heads * head_size;
+    let x = values(batch * tokens * width);
+    let mut y = vec![0.0; x.len()];
+    let sizes = Attention { batch, heads, queries: tokens, keys: tokens, head_size, scale: 0.2 };
+    let part = Heads { data: &x, row_stride: width };
+    let time = median(|| kernels::attention(cpu, &sizes, [part; 3], None, black_box(&mut y)));
+    println!("attention batch {batch}, {heads} heads of {head_size}, {tokens} tokens: {time:.1?}");
+}

@@ -1,0 +1,20 @@
+//! Integer linear algebra: int8 in, exact int32 sums, one rounding at the end.
+//!
+//! Every tier computes the same sums, so all results are equal bit for bit. Sums are exact while
+//! they fit an `i32`: with full-range operands up to 131,072 products.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod linear;
+mod pack;
+mod portable;
+mod quantize;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+pub use linear::{Layer, Output, linear};
+pub use pack::PackedWeights;
+pub(crate) use quantize::dequantize_one;
+pub use quantize::{Quantization, dequantize, dequantize_columns, quantize};

@@ -1,0 +1,109 @@
+//! Fused attention against its three steps.
+
+use kernels::{Attention, Cpu, Heads, Mask, attention};
+use proptest::prelude::*;
+
+use super::rows::softmax_twin;
+use crate::{assert_close, numbers, on_any_threads};
+
+struct Case {
+    sizes: Attention,
+    qkv: Vec<f32>,
+    mask: Vec<f32>,
+    mask_strides: [usize; 3],
+}
+
+impl Case {
+    /// Query, key and value as column blocks of one matrix, as a merged projection writes them.
+    fn new(batch: usize, heads: usize, tokens: usize, head_size: usize, seed: u64) -> Self {
+        let sizes =
+            Attention { batch, heads, queries: tokens, keys: tokens, head_size, scale: 0.3 };
+        let masked = numbers(batch * tokens, seed ^ 1);
+        Self {
+            sizes,
+            qkv: numbers(batch * tokens * 3 * heads * head_size, seed),
+            mask: masked.iter().map(|&x| if x > 1.0 { -1e4 } else { 0.0 }).collect(),
+            mask_strides: [tokens, 0, 0],
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.sizes.heads * self.sizes.head_size
+    }
+
+    fn run(&self, cpu: Cpu) -> Vec<f32> {
+        let width = self.width();
+        let mut y = vec![f32::NAN; self.qkv.len() / 3];
+        let part = |i: usize| Heads {
+            data: &self.qkv[(i * width).min(self.qkv.len())..],
+            row_stride: 3 * width,
+        };
+        let mask = Mask { data: &self.mask, strides: self.mask_strides };
+        attention(cpu, &self.sizes, [part(0), part(1), part(2)], Some(mask), &mut y);
+        y
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let Attention { batch, heads, queries, keys, head_size, scale } = self.sizes;
+        let width = self.width();
+        let at = |part: usize, b: usize, t: usize, h: usize, d: usize| {
+            f64::from(self.qkv[(b * keys + t) * 3 * width + part * width + h * head_size + d])
+        };
+        let mut y = vec![0.0; batch * queries * width];
+        for (b, h, t) in (0..batch)
+            .flat_map(|b| (0..heads).flat_map(move |h| (0..queries).map(move |t| (b, h, t))))
+        {
+            let scores: Vec<f64> = (0..keys)
+                .map(|s| {
+                    let dot: f64 =
+                        (0..head_size).map(|d| at(0, b, t, h, d) * at(1, b, s, h, d)).sum();
+                    let [mb, mh, mq] = self.mask_strides;
+                    dot * f64::from(scale) + f64::from(self.mask[b * mb + h * mh + t * mq + s])
+                })
+                .collect();
+            let weights = softmax_twin(&scores, keys);
+            for d in 0..head_size {
+                y[(b * queries + t) * width + h * head_size + d] =
+                    (0..keys).map(|s| weights[s] * at(2, b, s, h, d)).sum();
+            }
+        }
+        y
+    }
+
+    fn check(&self) {
+        let expected = self.expected();
+        for cpu in Cpu::every() {
+            assert_close("attention", &self.run(cpu), &expected, 1e-4);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn fused_is_the_three_steps(batch in 0usize..4, heads in 1usize..4, tokens in 0usize..70, head_size in 0usize..20, seed: u64) {
+        Case::new(batch, heads, tokens, head_size, seed).check();
+    }
+}
+
+#[test]
+fn masks_may_differ_for_every_head_and_query() {
+    let mut case = Case::new(2, 3, 5, 4, 9);
+    case.mask = numbers(2 * 3 * 5 * 5, 11);
+    case.mask_strides = [75, 25, 5];
+    case.check();
+}
+
+#[test]
+fn many_heads_do_not_depend_on_threads() {
+    let case = Case::new(3, 4, 65, 16, 5);
+    on_any_threads(|| case.run(Cpu::best()));
+}
+
+#[test]
+#[should_panic(expected = "attention: mask needs 10 elements, found 9")]
+fn a_short_mask_is_refused() {
+    let mut case = Case::new(2, 1, 5, 4, 1);
+    case.mask.pop();
+    case.run(Cpu::best());
+}

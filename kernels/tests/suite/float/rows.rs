@@ -1,0 +1,152 @@
+//! Element by element and row by row.
+
+use kernels::{
+    Activation, LayerNorm, activate, add, add_assign, add_row, layer_norm, mul,
+    residual_layer_norm, scale, softmax_forward,
+};
+use proptest::prelude::*;
+
+use crate::{assert_close, numbers, on_any_threads, on_every_tier};
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+fn layer_norm_twin(x: &[f64], gamma: &[f32], beta: &[f32], epsilon: f64) -> Vec<f64> {
+    let cols = gamma.len();
+    let mut y = Vec::new();
+    for row in x.chunks(cols) {
+        let mean = row.iter().sum::<f64>() / cols as f64;
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / cols as f64;
+        for (col, x) in row.iter().enumerate() {
+            let normal = (x - mean) / (variance + epsilon).sqrt();
+            y.push(normal * f64::from(gamma[col]) + f64::from(beta[col]));
+        }
+    }
+    y
+}
+
+pub(crate) fn softmax_twin(x: &[f64], row_len: usize) -> Vec<f64> {
+    let mut y = Vec::new();
+    for row in x.chunks(row_len) {
+        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = row.iter().map(|x| (x - max).exp()).sum();
+        y.extend(row.iter().map(|x| (x - max).exp() / sum));
+    }
+    y
+}
+
+proptest! {
+    #[test]
+    fn sums_and_products(len in 0usize..100, factor in -2f32..2.0, seed: u64) {
+        let (a, b) = (numbers(len, seed), numbers(len, seed ^ 1));
+        let run = |kernel: &dyn Fn(kernels::Cpu, &mut [f32])| on_every_tier(|cpu| {
+            let mut y = a.clone();
+            kernel(cpu, &mut y);
+            y
+        });
+        let pairs = || a.iter().zip(&b);
+        prop_assert_eq!(run(&|cpu, y| add(cpu, &a, &b, y)), pairs().map(|(a, b)| a + b).collect::<Vec<_>>());
+        prop_assert_eq!(run(&|cpu, y| add_assign(cpu, y, &b)), pairs().map(|(a, b)| a + b).collect::<Vec<_>>());
+        prop_assert_eq!(run(&|cpu, y| mul(cpu, &a, &b, y)), pairs().map(|(a, b)| a * b).collect::<Vec<_>>());
+        prop_assert_eq!(run(&|cpu, y| scale(cpu, &a, factor, y)), a.iter().map(|a| a * factor).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn rows_get_a_row_added(rows in 0usize..9, cols in 0usize..40, seed: u64) {
+        let (x, row) = (numbers(rows * cols, seed), numbers(cols, seed ^ 1));
+        let y = on_every_tier(|cpu| {
+            let mut y = x.clone();
+            add_row(cpu, &mut y, &row);
+            y
+        });
+        let expected: Vec<_> = x.iter().enumerate().map(|(i, x)| x + row[i % cols]).collect();
+        prop_assert_eq!(y, expected);
+    }
+
+    #[test]
+    fn activations(len in 0usize..100, seed: u64) {
+        let x: Vec<_> = numbers(len, seed).iter().map(|x| x * 3.0).collect();
+        let run = |activation| on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; len];
+            activate(cpu, activation, &x, &mut y);
+            y
+        });
+        let twin = |f: fn(f64) -> f64| wide(&x).into_iter().map(f).collect::<Vec<_>>();
+        prop_assert_eq!(&run(Activation::Identity), &x);
+        assert_close("relu", &run(Activation::Relu), &twin(|x| x.max(0.0)), 0.0);
+        assert_close("tanh", &run(Activation::Tanh), &twin(f64::tanh), 4e-7);
+    }
+
+    #[test]
+    fn layer_norms(rows in 0usize..9, cols in 1usize..70, seed: u64) {
+        let (x, residual) = (numbers(rows * cols, seed), numbers(rows * cols, seed ^ 1));
+        let (gamma, beta) = (numbers(cols, seed ^ 2), numbers(cols, seed ^ 3));
+        let norm = LayerNorm { gamma: &gamma, beta: &beta, epsilon: 1e-5 };
+        let y = on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; x.len()];
+            layer_norm(cpu, &x, &norm, &mut y);
+            y
+        });
+        // The deviation of two close values can amplify their rounding a hundredfold.
+        assert_close("layer norm", &y, &layer_norm_twin(&wide(&x), &gamma, &beta, 1e-5), 2e-4);
+        let y = on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; x.len()];
+            residual_layer_norm(cpu, &x, &residual, &norm, &mut y);
+            y
+        });
+        let sum: Vec<_> = x.iter().zip(&residual).map(|(a, b)| f64::from(a + b)).collect();
+        assert_close("residual", &y, &layer_norm_twin(&sum, &gamma, &beta, 1e-5), 2e-4);
+    }
+
+    #[test]
+    fn softmaxes(rows in 0usize..9, row_len in 1usize..70, seed: u64) {
+        let x: Vec<_> = numbers(rows * row_len, seed).iter().map(|x| x * 10.0).collect();
+        let y = on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; x.len()];
+            softmax_forward(cpu, &x, row_len, &mut y);
+            y
+        });
+        assert_close("softmax", &y, &softmax_twin(&wide(&x), row_len), 1e-6);
+    }
+}
+
+#[test]
+fn masked_scores_weigh_nothing() {
+    for masked in [f32::NEG_INFINITY, f32::MIN, -1e9, -1e4] {
+        let y = on_every_tier(|cpu| {
+            let mut y = vec![0.0; 3];
+            softmax_forward(cpu, &[1.0, masked, 1.0], 3, &mut y);
+            y
+        });
+        assert_eq!(y, [0.5, 0.0, 0.5]);
+    }
+}
+
+#[test]
+fn nan_is_not_hidden() {
+    for activation in [Activation::Relu, Activation::Gelu, Activation::Tanh] {
+        let y = on_every_tier(|cpu| {
+            let mut y = vec![0.0];
+            activate(cpu, activation, &[f32::NAN], &mut y);
+            vec![f32::from(u8::from(y[0].is_nan()))]
+        });
+        assert_eq!(y, [1.0], "{activation:?}");
+    }
+}
+
+#[test]
+fn large_inputs_do_not_depend_on_threads() {
+    let (rows, cols) = (100, 401);
+    let x = numbers(rows * cols, 1);
+    let (gamma, beta) = (numbers(cols, 2), numbers(cols, 3));
+    let norm = LayerNorm { gamma: &gamma, beta: &beta, epsilon: 1e-12 };
+    on_any_threads(|| {
+        let cpu = kernels::Cpu::best();
+        let mut y = vec![0.0; x.len()];
+        residual_layer_norm(cpu, &x, &x, &norm, &mut y);
+        let mut z = vec![0.0; x.len()];
+        softmax_forward(cpu, &y, cols, &mut z);
+        z
+    });
+}

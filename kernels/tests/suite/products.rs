@@ -1,0 +1,103 @@
+//! `f32` products.
+
+use kernels::{Activation, Batch, Cpu, Matrix, Write, batched_gemm, gemm, linear};
+use proptest::prelude::*;
+
+use super::{assert_close, numbers, on_any_threads};
+
+/// `[m, k]·[k, n]` of row-major operands, in f64.
+fn twin(a: &[f32], b: &[f32], [m, k, n]: [usize; 3]) -> Vec<f64> {
+    let mut c = vec![0.0; m * n];
+    for row in 0..m {
+        for col in 0..n {
+            c[row * n + col] =
+                (0..k).map(|i| f64::from(a[row * k + i]) * f64::from(b[i * n + col])).sum();
+        }
+    }
+    c
+}
+
+fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+}
+
+proptest! {
+    #[test]
+    fn gemm_takes_any_strides(m in 0usize..40, k in 0usize..40, n in 0usize..40, seed: u64) {
+        let (a, b) = (numbers(m * k, seed), numbers(k * n, seed ^ 1));
+        let expected = twin(&a, &b, [m, k, n]);
+        let (at, bt) = (transpose(&a, m, k), transpose(&b, k, n));
+        let a_views = [Matrix::row_major(&a, m, k), Matrix::row_major(&at, k, m).transposed()];
+        let b_views = [Matrix::row_major(&b, k, n), Matrix::row_major(&bt, n, k).transposed()];
+        for a in a_views {
+            for b in b_views {
+                let mut c = vec![f32::NAN; m * n];
+                gemm(a, b, &mut c, Write::Overwrite);
+                assert_close("gemm", &c, &expected, 1e-4);
+                gemm(a, b, &mut c, Write::Accumulate);
+                let doubled: Vec<_> = expected.iter().map(|x| 2.0 * x).collect();
+                assert_close("accumulate", &c, &doubled, 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn linear_adds_the_bias_and_activates(m in 0usize..150, k in 0usize..20, n in 0usize..40, seed: u64) {
+        let (x, w, bias) = (numbers(m * k, seed), numbers(k * n, seed ^ 1), numbers(n, seed ^ 2));
+        let expected: Vec<_> = twin(&x, &w, [m, k, n]).iter().enumerate()
+            .map(|(i, y)| (y + f64::from(bias[i % n])).max(0.0)).collect();
+        for cpu in Cpu::every() {
+            let mut y = vec![f32::NAN; m * n];
+            let (x, w) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
+            linear(cpu, x, w, Some(&bias), Activation::Relu, &mut y);
+            assert_close("linear", &y, &expected, 1e-4);
+        }
+    }
+
+    #[test]
+    fn batches_repeat_and_transpose(products in 1usize..6, m in 1usize..12, k in 1usize..12, n in 1usize..12, seed: u64) {
+        let (a, b) = (numbers(products * m * k, seed), numbers(k * n, seed ^ 1));
+        let a_offsets: Vec<_> = (0..products).map(|i| i * m * k).collect();
+        let b_offsets = vec![0; products];
+        let mut c = vec![f32::NAN; products * m * n];
+        let bt = transpose(&b, k, n);
+        let a_batch = Batch { data: &a, shape: [m, k], strides: [k, 1], offsets: &a_offsets };
+        let b_batch = Batch { data: &bt, shape: [k, n], strides: [1, k], offsets: &b_offsets };
+        batched_gemm(&a_batch, &b_batch, &mut c, Write::Overwrite);
+        let expected = twin(&a, &b, [products * m, k, n]);
+        assert_close("batched", &c, &expected, 1e-4);
+    }
+}
+
+#[test]
+fn large_products_do_not_depend_on_threads() {
+    let (m, k, n) = (257, 130, 190);
+    let (x, w, bias) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3));
+    let (xm, wm) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
+    let expected = twin(&x, &w, [m, k, n]);
+    let y = on_any_threads(|| {
+        let mut y = vec![0.0; m * n];
+        gemm(xm, wm, &mut y, Write::Overwrite);
+        y
+    });
+    assert_close("gemm", &y, &expected, 1e-4);
+    on_any_threads(|| {
+        let mut y = vec![0.0; m * n];
+        linear(Cpu::best(), xm, wm, Some(&bias), Activation::Gelu, &mut y);
+        y
+    });
+}
+
+#[test]
+#[should_panic(expected = "does not fit into 5 elements")]
+fn a_matrix_out_of_its_slice_is_refused() {
+    let _ = Matrix::strided(&[0.0; 5], [2, 3], [3, 1]);
+}
+
+#[test]
+#[should_panic(expected = "gemm: c: expected 4 elements, found 3")]
+fn a_short_result_is_refused() {
+    let x = [0.0; 4];
+    let x = Matrix::row_major(&x, 2, 2);
+    gemm(x, x, &mut [0.0; 3], Write::Overwrite);
+}
