@@ -110,7 +110,7 @@ pub(crate) fn gelu(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn gelu_tanh(x: f32) -> f32 {
     /// √(2/π).
-    const FACTOR: f32 = 0.797_884_56;
+    const FACTOR: f32 = 0.797_884_6;
     0.5 * x * (1.0 + tanh(FACTOR * (x + 0.044_715 * x * x * x)))
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn gelu_tanh(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn gelu_derivative(x: f32) -> f32 {
     /// 1/√(2π), the standard normal density at its centre.
-    const DENSITY: f32 = 0.398_942_28;
+    const DENSITY: f32 = 0.398_942_3;
     let distribution = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
     distribution + x * (DENSITY * exp(-0.5 * x * x))
 }

@@ -45,7 +45,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
 #[track_caller]
 fn on_every_tier(run: impl Fn(Cpu) -> Vec<f32>) -> Vec<f32> {
     let mut results = Cpu::every().map(|cpu| (cpu.tier(), run(cpu)));
-    let (_, portable) = results.next().unwrap();
+    let (_, portable) = results.next().expect("portable is a tier of every CPU");
     for (tier, result) in results {
         let same = portable.iter().zip(&result).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same && portable.len() == result.len(), "{tier} differs from portable");
@@ -57,7 +57,10 @@ fn on_every_tier(run: impl Fn(Cpu) -> Vec<f32>) -> Vec<f32> {
 #[track_caller]
 fn on_any_threads(run: impl Fn() -> Vec<f32> + Sync + Send) -> Vec<f32> {
     let with = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("a small pool starts");
         pool.install(&run)
     };
     let one = with(1);
