@@ -16,7 +16,9 @@
 pub mod history;
 pub mod manifest;
 pub mod protocol;
+pub mod source;
 pub mod stage;
+pub mod store;
 
 pub use protocol::{Metric, Progress};
 pub use stage::{AnyStage, DatasetInput, Interrupted, Port, Stage, StageContext, StageTable};

@@ -144,11 +144,8 @@ impl StageContext {
 
     /// Adds a point to a series such as `train/loss`; points go out in batches.
     pub fn series(&self, name: &str, step: u64, value: f64) {
-        let point = SeriesPoint {
-            name: name.to_owned(),
-            step,
-            value: value.is_finite().then_some(value),
-        };
+        let point =
+            SeriesPoint { name: name.to_owned(), step, value: value.is_finite().then_some(value) };
         let batch = {
             let mut reported = self.reported();
             reported.series.push(point);
@@ -164,10 +161,7 @@ impl StageContext {
 
     /// Reports that a metric could not be measured, and why.
     pub fn unavailable(&self, name: &str, reason: &str) {
-        let unavailable = Unavailable {
-            name: name.to_owned(),
-            reason: reason.to_owned(),
-        };
+        let unavailable = Unavailable { name: name.to_owned(), reason: reason.to_owned() };
         self.reported().unavailable.push(unavailable.clone());
         (self.sink)(WorkerEvent::Unavailable(unavailable));
     }
@@ -228,9 +222,6 @@ impl StageContext {
 
 impl fmt::Debug for StageContext {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("StageContext")
-            .field("task", &self.task)
-            .finish_non_exhaustive()
+        formatter.debug_struct("StageContext").field("task", &self.task).finish_non_exhaustive()
     }
 }

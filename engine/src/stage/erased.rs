@@ -113,9 +113,6 @@ impl<S: Stage> AnyStage for S {
 
 impl fmt::Debug for dyn AnyStage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Stage")
-            .field("kind", &self.kind())
-            .finish_non_exhaustive()
+        formatter.debug_struct("Stage").field("kind", &self.kind()).finish_non_exhaustive()
     }
 }

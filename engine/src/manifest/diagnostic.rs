@@ -1,0 +1,133 @@
+//! Errors of a manifest, shown with line, caret and suggestion.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::document::Document;
+
+/// Why a manifest was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The file cannot be read.
+    #[error("cannot read manifest {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The text is wrong in one or more places.
+    #[error("{}", Listing(.0))]
+    Invalid(Vec<Diagnostic>),
+}
+
+/// One thing that is wrong in a manifest, and where.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Diagnostic {
+    /// Manifest file, or the `--set` override at fault.
+    pub source: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong, what was expected.
+    pub message: String,
+    /// What was probably meant, or what to do.
+    pub help: Option<String>,
+    /// The line itself.
+    pub excerpt: String,
+    /// Characters of the line that the caret marks.
+    pub width: usize,
+}
+
+impl Diagnostic {
+    /// Places a message at a span of the document.
+    pub(super) fn new(document: &Document, span: &Range<usize>, message: String) -> Self {
+        let (source, text, start) = document.locate(span.start);
+        let start = start.min(text.len());
+        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+        let excerpt = text[line_start..line_end].trim_end().to_owned();
+        let end = (start + span.len()).min(line_start + excerpt.len()).max(start);
+        Self {
+            source,
+            line: text[..start].matches('\n').count() + 1,
+            column: text[line_start..start].chars().count() + 1,
+            message,
+            help: None,
+            width: text.get(start..end).map_or(1, |marked| marked.chars().count()).max(1),
+            excerpt,
+        }
+    }
+
+    /// The same with a closing line of advice.
+    pub(super) fn with_help(mut self, help: Option<String>) -> Self {
+        self.help = help;
+        self
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.line.to_string();
+        let margin = " ".repeat(number.len());
+        let before: String = self
+            .excerpt
+            .chars()
+            .take(self.column - 1)
+            .map(|character| if character == '\t' { '\t' } else { ' ' })
+            .collect();
+        writeln!(formatter, "{}:{}:{}: {}", self.source, self.line, self.column, self.message)?;
+        writeln!(formatter, "{number} | {}", self.excerpt)?;
+        write!(formatter, "{margin} | {before}{}", "^".repeat(self.width))?;
+        if let Some(help) = &self.help {
+            write!(formatter, "\n{margin} = {help}")?;
+        }
+        Ok(())
+    }
+}
+
+struct Listing<'a>(&'a [Diagnostic]);
+
+impl fmt::Display for Listing<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.0.iter().enumerate() {
+            if index > 0 {
+                formatter.write_str("\n\n")?;
+            }
+            write!(formatter, "{diagnostic}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `did you mean …?` where a candidate is close to what was written.
+pub(crate) fn did_you_mean<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(written, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.chars().count() / 3).max(1))
+        .min()
+        .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
+}
+
+/// `a`, `b` or `c`, each in backticks; `none` when empty.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.into_iter().collect();
+    let mut text = String::new();
+    for (index, name) in names.iter().enumerate() {
+        let joint = match index {
+            0 => "",
+            _ if index + 1 == names.len() => " or ",
+            _ => ", ",
+        };
+        let _infallible = write!(text, "{joint}`{name}`");
+    }
+    if text.is_empty() { "none".to_owned() } else { text }
+}

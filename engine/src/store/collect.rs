@@ -1,0 +1,200 @@
+//! Removing what nothing refers to any more.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::{Action, Artifact, Digest, Form, Store, StoreError, io_at};
+
+/// What [`Store::collect`] may remove beyond leftovers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CollectOptions {
+    /// Also actions, checkpoints and models that nobody used for this long.
+    pub older_than: Option<Duration>,
+    /// Also the actions that were not used for longest, until the store is this small.
+    pub max_bytes: Option<u64>,
+    /// Say what would go, remove nothing.
+    pub dry_run: bool,
+}
+
+/// Outcome of [`Store::collect`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Collected {
+    /// Actions forgotten.
+    pub actions: u64,
+    /// Files and folders removed.
+    pub removed: u64,
+    /// Bytes freed.
+    pub freed_bytes: u64,
+    /// Bytes of content that stay.
+    pub kept_bytes: u64,
+}
+
+struct Record {
+    path: PathBuf,
+    used: SystemTime,
+    outputs: Vec<Artifact>,
+    is_action: bool,
+}
+
+impl Store {
+    /// Removes leftovers of killed runs and content that no action refers to, and as many
+    /// actions as the options say.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] while a run is at work; otherwise when something cannot be removed.
+    pub fn collect(&self, options: CollectOptions) -> Result<Collected, StoreError> {
+        let mut collected = Collected::default();
+        if !self.home.join("locks").exists() {
+            return Ok(collected);
+        }
+        let _whole = self.lock_whole()?;
+        let now = SystemTime::now();
+        let expired = |used: SystemTime| {
+            let age = now.duration_since(used).unwrap_or_default();
+            options.older_than.is_some_and(|limit| age >= limit)
+        };
+        let (gone, mut kept): (Vec<_>, Vec<_>) =
+            self.all_records()?.into_iter().partition(|record| expired(record.used));
+        let mut gone = gone;
+        kept.sort_by_key(|record| record.used);
+        if let Some(max_bytes) = options.max_bytes {
+            while self.referenced(&kept).1 > max_bytes {
+                let Some(oldest) = kept.iter().position(|record| record.is_action) else {
+                    break;
+                };
+                gone.push(kept.remove(oldest));
+            }
+        }
+        let mut sweep = Sweep { dry_run: options.dry_run, collected: &mut collected };
+        for record in &gone {
+            sweep.collected.actions += u64::from(record.is_action);
+            sweep.remove(&record.path, 0)?;
+        }
+        let (referenced, kept_bytes) = self.referenced(&kept);
+        sweep.collected.kept_bytes = kept_bytes;
+        for section in ["blobs", "trees"] {
+            for path in children(&self.home.join(section))?.iter().map(|shard| children(shard)) {
+                for path in path? {
+                    let stem =
+                        path.file_stem().and_then(|stem| stem.to_str()).and_then(Digest::parse);
+                    if stem.is_none_or(|digest| !referenced.contains(&digest)) {
+                        // A tree's files are links to blobs, which are counted there.
+                        let bytes = if section == "blobs" { size_of(&path) } else { 0 };
+                        sweep.remove(&path, bytes)?;
+                    }
+                }
+            }
+        }
+        for path in children(&self.tmp())? {
+            sweep.remove(&path, size_of(&path))?;
+        }
+        for path in children(&self.home.join("work"))? {
+            let key = path.file_name().and_then(|name| name.to_str()).and_then(Digest::parse);
+            let finished = key.is_none_or(|key| self.action(&key).is_some());
+            let used = fs::metadata(&path).and_then(|metadata| metadata.modified()).unwrap_or(now);
+            if finished || expired(used) {
+                sweep.remove(&path, size_of(&path))?;
+            }
+        }
+        Ok(collected)
+    }
+
+    fn all_records(&self) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        for (section, is_action) in [("actions", true), ("models", false)] {
+            for path in self.records(section)? {
+                let bytes = fs::read(&path).map_err(io_at("read", &path))?;
+                let used = fs::metadata(&path)
+                    .and_then(|metadata| metadata.modified())
+                    .map_err(io_at("read", &path))?;
+                let outputs = if is_action {
+                    serde_json::from_slice::<Action>(&bytes)
+                        .map(|action| action.outputs.into_values().collect())
+                        .unwrap_or_default()
+                } else {
+                    model_artifact(&bytes).into_iter().collect()
+                };
+                records.push(Record { path, used, outputs, is_action });
+            }
+        }
+        Ok(records)
+    }
+
+    /// Digests that records refer to, trees' files included, and their bytes counted once.
+    fn referenced(&self, records: &[Record]) -> (BTreeSet<Digest>, u64) {
+        let mut referenced = BTreeSet::new();
+        let mut size_bytes = 0;
+        for artifact in records.iter().flat_map(|record| &record.outputs) {
+            if !referenced.insert(artifact.digest.clone()) {
+                continue;
+            }
+            match artifact.form {
+                Form::Blob => size_bytes += artifact.size_bytes,
+                Form::Tree => {
+                    for entry in
+                        self.read_tree(&artifact.digest).into_iter().flat_map(|tree| tree.entries)
+                    {
+                        if referenced.insert(entry.digest) {
+                            size_bytes += entry.size_bytes;
+                        }
+                    }
+                }
+            }
+        }
+        (referenced, size_bytes)
+    }
+}
+
+/// The artifact that a model record refers to.
+pub(super) fn model_artifact(record: &[u8]) -> Option<Artifact> {
+    let record: serde_json::Value = serde_json::from_slice(record).ok()?;
+    serde_json::from_value(record.get("artifact")?.clone()).ok()
+}
+
+struct Sweep<'a> {
+    dry_run: bool,
+    collected: &'a mut Collected,
+}
+
+impl Sweep<'_> {
+    fn remove(&mut self, path: &Path, bytes: u64) -> Result<(), StoreError> {
+        self.collected.removed += 1;
+        self.collected.freed_bytes += bytes;
+        if self.dry_run {
+            return Ok(());
+        }
+        if path.is_dir() {
+            fs::remove_dir_all(path).map_err(io_at("remove", path))
+        } else {
+            fs::remove_file(path).map_err(io_at("remove", path))
+        }
+    }
+}
+
+/// Bytes of a file, or of all files in a folder.
+fn size_of(path: &Path) -> u64 {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            children(path).unwrap_or_default().iter().map(|child| size_of(child)).sum()
+        }
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    }
+}
+
+fn children(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut children = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io_at("read", folder))? {
+        children.push(entry.map_err(io_at("read", folder))?.path());
+    }
+    children.sort();
+    Ok(children)
+}
