@@ -68,6 +68,9 @@ impl<'de> Deserialize<'de> for Dim {
             fn visit_u64<E: de::Error>(self, size: u64) -> Result<Dim, E> {
                 usize::try_from(size).map(Dim::Fixed).map_err(E::custom)
             }
+            fn visit_i64<E: de::Error>(self, size: i64) -> Result<Dim, E> {
+                usize::try_from(size).map(Dim::Fixed).map_err(E::custom)
+            }
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Dim, E> {
                 Ok(Dim::symbol(name))
             }

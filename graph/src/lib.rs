@@ -13,13 +13,23 @@
 //! - [`bert`]: builds the graph of a BERT-style encoder classifier. The only place that knows it.
 
 pub mod bert;
+pub mod counts;
 pub mod dim;
+pub mod document;
+mod file;
+pub mod huggingface;
 pub mod model;
+pub mod model_folder;
+pub mod onnx;
 pub mod op;
+pub mod package;
 pub mod reference;
 pub mod tensor;
+pub mod weights;
 
 pub use dim::{Bindings, Dim, Shape};
+pub use file::FileError;
 pub use model::{Graph, GraphError, Node, NodeId, ValueId, ValueType};
+pub use model_folder::{ModelError, ModelFolder, ModelInfo};
 pub use op::Op;
 pub use tensor::{DType, Element, Tensor, TensorError};

@@ -1,0 +1,172 @@
+//! Golden examples: inputs with the outputs that every machine has to compute for them.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+
+use super::PackageError;
+use crate::{Bindings, Graph, GraphError, Tensor, ValueId, reference, weights};
+
+/// Tensors by the names of a graph's inputs or outputs.
+pub type NamedTensors = Vec<(String, Tensor)>;
+
+/// One run of a model: what went in and what has to come out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GoldenExample {
+    /// Every input of the graph, in its order.
+    pub inputs: NamedTensors,
+    /// Every output of the graph, in its order.
+    pub outputs: NamedTensors,
+}
+
+/// Runs that every machine has to reproduce.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Golden {
+    /// The runs.
+    pub examples: Vec<GoldenExample>,
+}
+
+impl Golden {
+    /// Examples whose outputs the reference evaluator computes, slowly.
+    ///
+    /// # Errors
+    ///
+    /// When inputs do not fit the graph.
+    pub fn evaluate(graph: &Graph, inputs: Vec<NamedTensors>) -> Result<Self, GraphError> {
+        let example = |inputs: NamedTensors| {
+            let given: Vec<(&str, Tensor)> =
+                inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+            let outputs = reference::evaluate(graph, &given)?;
+            let names = graph.outputs().iter().map(|&id| graph.value_name(id).to_owned());
+            Ok(GoldenExample { outputs: names.zip(outputs).collect(), inputs })
+        };
+        Ok(Self { examples: inputs.into_iter().map(example).collect::<Result<_, _>>()? })
+    }
+
+    /// Runs every example and compares. Gives the greatest absolute difference of any output.
+    ///
+    /// # Errors
+    ///
+    /// Names the first example that fails to run, or has an output of another type or shape or
+    /// more than `tolerance` away from what is expected.
+    pub fn verify<E: Display>(
+        &self,
+        tolerance: f32,
+        mut run: impl FnMut(&GoldenExample) -> Result<Vec<Tensor>, E>,
+    ) -> Result<f32, PackageError> {
+        let mut worst = 0f32;
+        for (index, example) in self.examples.iter().enumerate() {
+            let fail = |reason| PackageError::Golden { index, reason };
+            let outputs = run(example).map_err(|error| fail(error.to_string()))?;
+            if outputs.len() != example.outputs.len() {
+                let (expected, found) = (example.outputs.len(), outputs.len());
+                return Err(fail(format!("expected {expected} outputs, found {found}")));
+            }
+            for ((name, expected), found) in example.outputs.iter().zip(&outputs) {
+                let difference = compare(expected, found, tolerance)
+                    .map_err(|reason| fail(format!("output `{name}`: {reason}")))?;
+                worst = worst.max(difference);
+            }
+        }
+        Ok(worst)
+    }
+
+    /// All tensors under the names that [`Golden::read`] expects, after checking that they fit.
+    pub(super) fn tensors(&self, graph: &Graph) -> Result<Vec<(String, &Tensor)>, PackageError> {
+        let mut tensors = Vec::new();
+        for (index, example) in self.examples.iter().enumerate() {
+            example.check(graph).map_err(|reason| PackageError::Golden { index, reason })?;
+            for (kind, named) in [("input", &example.inputs), ("output", &example.outputs)] {
+                tensors.extend(named.iter().map(|(name, tensor)| (key(index, kind, name), tensor)));
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Reads the examples for `graph` from a file.
+    pub(super) fn read(path: &Path, graph: &Graph) -> Result<Self, PackageError> {
+        let mut tensors = weights::read(path)?;
+        let mut examples = Vec::new();
+        while !tensors.is_empty() {
+            let index = examples.len();
+            let fail = |reason| PackageError::Golden { index, reason };
+            let example = GoldenExample {
+                inputs: take(&mut tensors, graph, graph.inputs(), index, "input").map_err(fail)?,
+                outputs: take(&mut tensors, graph, graph.outputs(), index, "output")
+                    .map_err(fail)?,
+            };
+            example.check(graph).map_err(fail)?;
+            examples.push(example);
+        }
+        Ok(Self { examples })
+    }
+}
+
+fn key(index: usize, kind: &str, name: &str) -> String {
+    format!("{index}.{kind}.{name}")
+}
+
+fn take(
+    tensors: &mut BTreeMap<String, Tensor>,
+    graph: &Graph,
+    ids: &[ValueId],
+    index: usize,
+    kind: &str,
+) -> Result<NamedTensors, String> {
+    let named = ids.iter().map(|&id| {
+        let name = graph.value_name(id);
+        let tensor = tensors.remove(&key(index, kind, name));
+        Ok((name.to_owned(), tensor.ok_or_else(|| format!("{kind} `{name}` is missing"))?))
+    });
+    named.collect()
+}
+
+impl GoldenExample {
+    /// Names, types and shapes are the graph's, and outputs are finite.
+    fn check(&self, graph: &Graph) -> Result<(), String> {
+        let mut bindings = Bindings::default();
+        for (kind, named, ids) in
+            [("input", &self.inputs, graph.inputs()), ("output", &self.outputs, graph.outputs())]
+        {
+            let found: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+            let expected: Vec<&str> = ids.iter().map(|&id| graph.value_name(id)).collect();
+            if found != expected {
+                return Err(format!("expected the {kind}s {expected:?}, found {found:?}"));
+            }
+            for (&id, (name, tensor)) in ids.iter().zip(named) {
+                let declared = graph.value_type(id);
+                if tensor.dtype() != declared.dtype {
+                    return Err(format!("{kind} `{name}`: expected {declared}, found {tensor:?}"));
+                }
+                bindings
+                    .bind(&declared.shape, tensor.shape())
+                    .map_err(|reason| format!("{kind} `{name}`: {reason}"))?;
+            }
+        }
+        let outputs = self.outputs.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        weights::ensure_finite(outputs).map_err(|error| error.to_string())
+    }
+}
+
+/// The greatest absolute difference, which is 0 for equal integers.
+fn compare(expected: &Tensor, found: &Tensor, tolerance: f32) -> Result<f32, String> {
+    if expected.dtype() != found.dtype() || expected.shape() != found.shape() {
+        return Err(format!("expected {expected:?}, found {found:?}"));
+    }
+    let (Ok(expected), Ok(found)) = (expected.elements::<f32>(), found.elements::<f32>()) else {
+        let equal = expected == found;
+        return if equal { Ok(0.0) } else { Err("expected equal integers".to_owned()) };
+    };
+    let mut worst = 0f32;
+    for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
+        let difference = (expected - found).abs();
+        // Written so that NaN fails.
+        if !(difference <= tolerance) {
+            return Err(format!(
+                "expected {expected} ± {tolerance} at element {index}, found {found}"
+            ));
+        }
+        worst = worst.max(difference);
+    }
+    Ok(worst)
+}
