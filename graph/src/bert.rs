@@ -5,7 +5,12 @@
 //! weights are stored `[in, out]`. Texts are single segments: the embedding of token type 0 is part
 //! of the position table.
 
+mod describe;
+mod subnetwork;
+
 use serde::{Deserialize, Serialize};
+
+pub use subnetwork::{WeightSlice, choose_layers, subnetwork, weight_slices};
 
 use crate::op::{
     Cast, Gather, Gelu, LayerNorm, ReduceSum, Reshape, Slice, Softmax, Transpose, Unsqueeze,

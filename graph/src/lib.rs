@@ -11,6 +11,8 @@
 //! - [`Op`] ([`op`]): one file an operator family: shape rule, reference evaluation, cost.
 //! - [`reference`](mod@reference): evaluates a graph node by node; what every other execution is tested against.
 //! - [`bert`]: builds the graph of a BERT-style encoder classifier. The only place that knows it.
+//! - [`structure`]: what a graph is made of, found by pattern: linear layers, encoder layers, embeddings.
+//! - [`rewrite`]: pruning, sparsity masks, quantization.
 
 pub mod bert;
 pub mod counts;
@@ -24,6 +26,8 @@ pub mod onnx;
 pub mod op;
 pub mod package;
 pub mod reference;
+pub mod rewrite;
+pub mod structure;
 pub mod tensor;
 pub mod weights;
 

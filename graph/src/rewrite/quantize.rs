@@ -1,0 +1,324 @@
+//! Quantization as quantize/dequantize pairs: inserted, folded into integers, reverted.
+//!
+//! Everything is symmetric 8-bit: zero points are 0. Activations have one scale, matrices one an
+//! output column, word tables one a row. A pair stands between the float value and what reads it;
+//! [`fold`] replaces the pairs of weights by their integers.
+
+use std::collections::BTreeMap;
+
+use super::{RewriteError, floats};
+use crate::op::{Dequantize, Quantize};
+use crate::structure::{Embedding, Linear, float_source, linears, word_embedding};
+use crate::{Graph, NodeId, Op, Tensor, ValueId};
+
+/// Greatest magnitude of a quantized value. −128 is not used for weights.
+pub const LEVELS: f32 = 127.0;
+
+/// What [`insert`] quantizes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QuantizeOptions {
+    /// Names of linear layers that stay float.
+    pub float: Vec<String>,
+    /// Whether the word embedding table is quantized.
+    pub embeddings: bool,
+}
+
+/// What a pair quantizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PointKind {
+    /// A value computed when the graph runs; its scale comes from calibration or training.
+    Activation,
+    /// A constant; its scales follow from it.
+    Weight,
+}
+
+/// One quantize/dequantize pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuantizePoint {
+    /// What is quantized.
+    pub kind: PointKind,
+    /// Names of the linear layers (or the embedding) that read the pair, in order.
+    pub readers: Vec<String>,
+    /// The float value; the integers once folded.
+    pub input: ValueId,
+    /// The quantize node; `None` once folded.
+    pub quantize: Option<NodeId>,
+    /// The dequantize node.
+    pub dequantize: NodeId,
+    /// The scale, a weight: `f32[]`, or `f32[channels]` along `axis`.
+    pub scale: ValueId,
+    /// Dimension of the input that has a scale an entry.
+    pub axis: Option<usize>,
+}
+
+/// Inserts a pair before each input and each weight of the linear layers, and behind the word
+/// table. Linear layers that read the same value share its pair. Scales of activations are 1 until
+/// they are set: [`set_activation_scale`]. What is quantized already stays.
+///
+/// New names: `LINEAR.input.scale` with the first reader's name, `WEIGHT.scale`; beside each
+/// `.zero_point`, `.quantized` and `.dequantized`.
+///
+/// # Errors
+///
+/// When a name in `options` is not a linear layer's, or a weight has no finite scale.
+pub fn insert(graph: &mut Graph, options: &QuantizeOptions) -> Result<(), RewriteError> {
+    let linears = linears(graph);
+    for name in &options.float {
+        check_name(name, linears.iter().map(|linear| linear.name.as_str()))?;
+    }
+    let mut insertion = Insertion { graph: graph.clone(), pairs: existing_pairs(graph) };
+    for linear in linears.iter().filter(|linear| !options.float.contains(&linear.name)) {
+        insertion.linear(linear)?;
+    }
+    if options.embeddings {
+        let embedding = word_embedding(graph)?;
+        insertion.weight(embedding.lookup, 0, embedding.table, 0)?;
+    }
+    let mut edited = insertion.graph;
+    edited.refresh()?;
+    *graph = edited;
+    Ok(())
+}
+
+/// Replaces the quantization of constants by its result: integers take the place of the float
+/// weight, under its name. Outputs stay the same bit for bit.
+///
+/// # Errors
+///
+/// When an operator fails on its constants.
+pub fn fold(graph: &mut Graph) -> Result<(), RewriteError> {
+    let mut edited = graph.clone();
+    for (_, node) in graph.nodes().filter(|(_, node)| matches!(node.op, Op::Quantize(_))) {
+        let constants: Option<Vec<&Tensor>> =
+            node.inputs.iter().map(|&input| graph.weight(input)).collect();
+        let Some(constants) = constants else { continue };
+        let integers = node.op.operator().evaluate(&constants, &crate::Bindings::default());
+        let integers =
+            integers.map_err(|reason| crate::model::node_error(&node.name, &node.op, reason))?;
+        let source = node.inputs[0];
+        if graph.consumers(source).len() == 1 && !graph.outputs().contains(&source) {
+            edited.set_weight(source, integers);
+            edited.replace_uses(node.output, source);
+        } else {
+            let name = format!("{}.integers", node.name);
+            let folded = edited.add_weight(&name, integers)?;
+            edited.replace_uses(node.output, folded);
+        }
+    }
+    edited.refresh()?;
+    *graph = edited;
+    Ok(())
+}
+
+/// Gives a linear layer (or the embedding of this name) back to float: it reads its input and
+/// weight without their pairs. Pairs that others read stay.
+///
+/// # Errors
+///
+/// When there is no such layer, or [`fold`] has dropped its float weight.
+pub fn revert(graph: &mut Graph, name: &str) -> Result<(), RewriteError> {
+    let linears = linears(graph);
+    let embedding = word_embedding(graph).ok();
+    let mut sources = Vec::new();
+    if let Some(linear) = linears.iter().find(|linear| linear.name == name) {
+        sources.extend([(linear.product, 0, linear.input), (linear.product, 1, linear.weight)]);
+    } else if let Some(embedding) = embedding.iter().find(|embedding| embedding.name == name) {
+        sources.push((embedding.lookup, 0, embedding.table));
+    } else {
+        let names = linears.iter().map(|linear| linear.name.as_str());
+        check_name(name, names.chain(embedding.iter().map(|embedding| embedding.name.as_str())))?;
+    }
+    let mut edited = graph.clone();
+    for (node, position, source) in sources {
+        if graph.weight(source).is_some_and(|tensor| tensor.elements::<f32>().is_err()) {
+            return Err(RewriteError::Quantized {
+                what: "revert",
+                node: graph.node(node).name.clone(),
+                instead: "revert before folding, which drops the float weights",
+            });
+        }
+        edited.set_node_input(node, position, source);
+    }
+    edited.refresh()?;
+    *graph = edited;
+    Ok(())
+}
+
+/// The pairs of a graph, in order of their dequantize nodes; folded weights included.
+pub fn points(graph: &Graph) -> Vec<QuantizePoint> {
+    let linears = linears(graph);
+    let embedding = word_embedding(graph).ok();
+    graph
+        .nodes()
+        .filter_map(|(dequantize, node)| {
+            let Op::Dequantize(op) = node.op else { return None };
+            let input = float_source(graph, node.output);
+            let constant = graph.weight(input).is_some();
+            Some(QuantizePoint {
+                kind: if constant { PointKind::Weight } else { PointKind::Activation },
+                readers: reader_names(graph, node.output, &linears, embedding.as_ref()),
+                input,
+                quantize: graph.producer_id(node.inputs[0]),
+                dequantize,
+                scale: node.inputs[1],
+                axis: op.axis,
+            })
+        })
+        .collect()
+}
+
+/// Sets the scale of an activation, by the name of the scale.
+///
+/// # Errors
+///
+/// When no activation has a scale of that name, or `scale` is not a finite number above 0.
+pub fn set_activation_scale(graph: &mut Graph, name: &str, scale: f32) -> Result<(), RewriteError> {
+    if !(scale.is_finite() && scale > 0.0) {
+        let (expected, found) = ("a finite number above 0".to_owned(), scale.to_string());
+        return Err(RewriteError::Range { what: "activation scale", expected, found });
+    }
+    let points = points(graph);
+    let activations = points.iter().filter(|point| point.kind == PointKind::Activation);
+    let scales: Vec<ValueId> = activations.map(|point| point.scale).collect();
+    match scales.iter().find(|&&id| graph.value_name(id) == name) {
+        Some(&id) => graph.set_weight(id, Tensor::scalar(scale)),
+        None => {
+            let known: Vec<&str> = scales.iter().map(|&id| graph.value_name(id)).collect();
+            let known = known.join(", ");
+            let name = name.to_owned();
+            return Err(RewriteError::Unknown { what: "activation scale", name, known });
+        }
+    }
+    Ok(())
+}
+
+/// One scale an entry of dimension `axis`: the greatest magnitude there, by 127, `f32[entries]`.
+/// Where all is zero (or too small to divide by), 1/127, so that zero stays zero.
+///
+/// # Errors
+///
+/// When the weight is not `f32`, has no such dimension, or is not finite.
+pub fn weight_scales(weight: &Tensor, axis: usize) -> Result<Tensor, RewriteError> {
+    let error = |reason| RewriteError::Weight { name: "weight to quantize".to_owned(), reason };
+    let elements = weight.elements::<f32>().map_err(|found| error(found.to_string()))?;
+    if axis >= weight.shape().len() {
+        return Err(error(format!("expected a dimension of {weight:?}, found {axis}")));
+    }
+    let inner: usize = weight.shape()[axis + 1..].iter().product();
+    let mut greatest = vec![0f32; weight.shape()[axis]];
+    for (index, element) in elements.iter().enumerate() {
+        if !element.is_finite() {
+            return Err(error(format!("expected finite numbers, found {element} at {index}")));
+        }
+        let channel = index / inner % greatest.len();
+        greatest[channel] = greatest[channel].max(element.abs());
+    }
+    Ok(Tensor::from_fn(&[greatest.len()], |channel| scale_for(greatest[channel])))
+}
+
+/// The scale whose 127 steps reach `greatest`, ≥ 0.
+pub(super) fn scale_for(greatest: f32) -> f32 {
+    let scale = greatest / LEVELS;
+    if scale.is_normal() { scale } else { 1.0 / LEVELS }
+}
+
+fn check_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Result<(), RewriteError> {
+    let known: Vec<&str> = known.collect();
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let (name, known) = (name.to_owned(), known.join(", "));
+    Err(RewriteError::Unknown { what: "linear layer", name, known })
+}
+
+fn reader_names(
+    graph: &Graph,
+    value: ValueId,
+    linears: &[Linear],
+    embedding: Option<&Embedding>,
+) -> Vec<String> {
+    let readers = graph.consumers(value);
+    let lookup = embedding.filter(|embedding| readers.contains(&embedding.lookup));
+    let linears = linears.iter().filter(|linear| readers.contains(&linear.product));
+    let names = lookup.map(|embedding| &embedding.name).into_iter();
+    names.chain(linears.map(|linear| &linear.name)).cloned().collect()
+}
+
+/// The output of each pair, by the value it quantizes and the dimension with its own scales.
+type Pairs = BTreeMap<(ValueId, Option<usize>), ValueId>;
+
+fn existing_pairs(graph: &Graph) -> Pairs {
+    let pairs = points(graph).into_iter().filter(|point| point.quantize.is_some());
+    pairs.map(|point| ((point.input, point.axis), graph.node(point.dequantize).output)).collect()
+}
+
+struct Insertion {
+    graph: Graph,
+    pairs: Pairs,
+}
+
+impl Insertion {
+    fn linear(&mut self, linear: &Linear) -> Result<(), RewriteError> {
+        if self.graph.node(linear.product).inputs[0] == linear.input {
+            let name = format!("{}.input", linear.name);
+            let pair = self.pair(&name, linear.input, None, |_| Ok(Tensor::scalar(1f32)))?;
+            self.graph.set_node_input(linear.product, 0, pair);
+        }
+        self.weight(linear.product, 1, linear.weight, 1)
+    }
+
+    /// Puts a pair between `node` and the constant it reads at `position`.
+    fn weight(
+        &mut self,
+        node: NodeId,
+        position: usize,
+        weight: ValueId,
+        axis: usize,
+    ) -> Result<(), RewriteError> {
+        if self.graph.node(node).inputs[position] != weight {
+            return Ok(());
+        }
+        let name = self.graph.value_name(weight).to_owned();
+        let pair = self.pair(&name, weight, Some(axis), |graph| {
+            let tensor = graph.weight(weight).expect("linear layers and tables are constants");
+            floats(&name, tensor)?;
+            weight_scales(tensor, axis).map_err(|error| match error {
+                RewriteError::Weight { reason, .. } => {
+                    RewriteError::Weight { name: name.clone(), reason }
+                }
+                other => other,
+            })
+        })?;
+        self.graph.set_node_input(node, position, pair);
+        Ok(())
+    }
+
+    /// The dequantized value of the pair after `value`, made unless there is one.
+    fn pair(
+        &mut self,
+        name: &str,
+        value: ValueId,
+        axis: Option<usize>,
+        scale: impl FnOnce(&Graph) -> Result<Tensor, RewriteError>,
+    ) -> Result<ValueId, RewriteError> {
+        if let Some(&pair) = self.pairs.get(&(value, axis)) {
+            return Ok(pair);
+        }
+        let scale = scale(&self.graph)?;
+        let zeros = Tensor::from_fn(scale.shape(), |_| 0i8);
+        let graph = &mut self.graph;
+        let scale = graph.add_weight(&format!("{name}.scale"), scale)?;
+        let zero_point = graph.add_weight(&format!("{name}.zero_point"), zeros)?;
+        let op = Op::Quantize(Quantize { axis });
+        let integers =
+            graph.add_node(&format!("{name}.quantized"), op, &[value, scale, zero_point])?;
+        let op = Op::Dequantize(Dequantize { axis });
+        let inputs = [integers, scale, zero_point];
+        let pair = graph.add_node(&format!("{name}.dequantized"), op, &inputs)?;
+        self.pairs.insert((value, axis), pair);
+        Ok(pair)
+    }
+}
+
+#[cfg(test)]
+mod tests;
