@@ -1,1 +1,7 @@
 //! training
+pub mod data;
+pub mod loss;
+pub mod metrics;
+pub mod temperature;
+pub mod tokenizer;
+pub mod wordpiece;
