@@ -7,6 +7,7 @@ mod elementwise;
 mod matmul;
 mod movement;
 mod normalize;
+mod onnx_form;
 mod quantize;
 mod reduce;
 
@@ -16,6 +17,7 @@ pub use elementwise::{Arithmetic, Gelu, erf};
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
+pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand};
 pub use quantize::{Dequantize, Quantize};
 pub use reduce::ReduceSum;
 
@@ -25,6 +27,11 @@ use crate::{Bindings, Tensor, ValueType};
 pub trait Operator {
     /// The ONNX operator type, such as `MatMul`.
     fn onnx_type(&self) -> &'static str;
+
+    /// What the ONNX node has beside the operator's inputs.
+    fn onnx(&self) -> OnnxForm {
+        OnnxForm::default()
+    }
 
     /// Type of the output for inputs of these types.
     ///

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Operator, exactly, floats};
+use super::{OnnxAttribute, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType, dim};
 
 /// The four arithmetic operators.
@@ -130,6 +130,14 @@ pub enum Gelu {
 }
 
 impl Gelu {
+    fn form(&self) -> OnnxForm {
+        let approximate = match self {
+            Self::Erf => "none",
+            Self::Tanh => "tanh",
+        };
+        OnnxForm::default().attribute("approximate", OnnxAttribute::Text(approximate))
+    }
+
     /// The function itself, in `f64` so that it can serve as a reference.
     pub fn apply(self, x: f32) -> f32 {
         let x = f64::from(x);
@@ -165,10 +173,14 @@ pub fn erf(x: f64) -> f64 {
 }
 
 macro_rules! unary {
-    ($operator:ty, $onnx:literal, $flops:literal, $apply:expr) => {
+    ($operator:ty, $onnx:literal, $form:expr, $flops:literal, $apply:expr) => {
         impl Operator for $operator {
             fn onnx_type(&self) -> &'static str {
                 $onnx
+            }
+            fn onnx(&self) -> OnnxForm {
+                let form: fn(&Self) -> OnnxForm = $form;
+                form(self)
             }
             fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
                 let [x] = exactly(inputs)?;
@@ -187,9 +199,9 @@ macro_rules! unary {
         }
     };
 }
-unary!(Relu, "Relu", 1, |_, x| x.max(0.0));
-unary!(Tanh, "Tanh", 1, |_, x| x.tanh());
-unary!(Gelu, "Gelu", 8, |gelu, x| gelu.apply(x));
+unary!(Relu, "Relu", |_| OnnxForm::default(), 1, |_, x| x.max(0.0));
+unary!(Tanh, "Tanh", |_| OnnxForm::default(), 1, |_, x| x.tanh());
+unary!(Gelu, "Gelu", Gelu::form, 8, |gelu, x| gelu.apply(x));
 
 #[cfg(test)]
 mod tests {

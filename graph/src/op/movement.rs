@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Operator, exactly, floats};
+use super::{OnnxAttribute, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType, dim};
 
 /// Entries of `data` along `axis` at `indices`: the output's shape is data's with that dimension
 /// replaced by the shape of the indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Gather {
     /// Dimension of `data` to pick from.
     pub axis: usize,
@@ -16,6 +17,10 @@ pub struct Gather {
 impl Operator for Gather {
     fn onnx_type(&self) -> &'static str {
         "Gather"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        OnnxForm::default().axis(self.axis)
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
@@ -51,6 +56,7 @@ impl Operator for Gather {
 
 /// The same elements under another shape.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Reshape {
     /// A size a dimension: 0 copies the input's dimension at that place, −1 (at most once) takes
     /// what is left.
@@ -102,6 +108,10 @@ impl Operator for Reshape {
         "Reshape"
     }
 
+    fn onnx(&self) -> OnnxForm {
+        OnnxForm::default().integers("shape", self.shape.clone())
+    }
+
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
         let [x] = exactly(inputs)?;
         Ok(ValueType { dtype: x.dtype, shape: self.target(&x.shape)? })
@@ -121,6 +131,7 @@ impl Operator for Reshape {
 
 /// Reordered dimensions: output dimension `i` is input dimension `permutation[i]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Transpose {
     /// Every dimension of the input once.
     pub permutation: Vec<usize>,
@@ -129,6 +140,11 @@ pub struct Transpose {
 impl Operator for Transpose {
     fn onnx_type(&self) -> &'static str {
         "Transpose"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        let permutation = self.permutation.iter().map(|&axis| axis as i64).collect();
+        OnnxForm::default().attribute("perm", OnnxAttribute::Ints(permutation))
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
@@ -165,6 +181,7 @@ impl Operator for Transpose {
 
 /// Extra dimensions of size 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Unsqueeze {
     /// Where the new dimensions stand in the output, ascending.
     pub axes: Vec<usize>,
@@ -173,6 +190,11 @@ pub struct Unsqueeze {
 impl Operator for Unsqueeze {
     fn onnx_type(&self) -> &'static str {
         "Unsqueeze"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        let axes = self.axes.iter().map(|&axis| axis as i64).collect();
+        OnnxForm::default().integers("axes", axes)
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
@@ -203,6 +225,7 @@ impl Operator for Unsqueeze {
 
 /// The entries `start..end` along `axis`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Slice {
     /// Dimension that is cut.
     pub axis: usize,
@@ -216,6 +239,13 @@ pub struct Slice {
 impl Operator for Slice {
     fn onnx_type(&self) -> &'static str {
         "Slice"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        OnnxForm::default()
+            .integers("starts", vec![self.start as i64])
+            .size("ends", self.end.clone())
+            .integers("axes", vec![self.axis as i64])
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
@@ -256,6 +286,7 @@ impl Operator for Slice {
 
 /// Another element type; floats become integers by truncation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cast {
     /// Type of the output.
     pub to: DType,
@@ -264,6 +295,10 @@ pub struct Cast {
 impl Operator for Cast {
     fn onnx_type(&self) -> &'static str {
         "Cast"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        OnnxForm::default().attribute("to", OnnxAttribute::Type(self.to))
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {

@@ -3,16 +3,21 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::elements;
-use super::{Operator, exactly, floats};
+use super::{OnnxAttribute, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Dim, Tensor, ValueType, dim};
 
 /// `exp(xᵢ − max) / Σ exp(xⱼ − max)` along the last axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Softmax {}
 
 impl Operator for Softmax {
     fn onnx_type(&self) -> &'static str {
         "Softmax"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        OnnxForm::default().attribute("axis", OnnxAttribute::Int(-1))
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
@@ -45,6 +50,7 @@ impl Operator for Softmax {
 /// `(x − mean) / √(variance + epsilon) · scale + bias` over the last dimension (Ba et al. 2016,
 /// arXiv:1607.06450); the variance is the population's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerNorm {
     /// Added to the variance, > 0.
     pub epsilon: f32,
@@ -53,6 +59,12 @@ pub struct LayerNorm {
 impl Operator for LayerNorm {
     fn onnx_type(&self) -> &'static str {
         "LayerNormalization"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        OnnxForm::default()
+            .attribute("axis", OnnxAttribute::Int(-1))
+            .attribute("epsilon", OnnxAttribute::Float(self.epsilon))
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {

@@ -5,11 +5,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::elements;
-use super::{Operator, exactly, floats};
+use super::{OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Tensor, ValueType, dim};
 
 /// `saturate(round_half_even(x / scale) + zero_point)`, inputs `(x, scale, zero_point)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Quantize {
     /// Dimension that has one scale an entry; `None` for one scale in all.
     pub axis: Option<usize>,
@@ -17,6 +18,7 @@ pub struct Quantize {
 
 /// `(x − zero_point) · scale`, inputs `(x, scale, zero_point)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Dequantize {
     /// Dimension that has one scale an entry; `None` for one scale in all.
     pub axis: Option<usize>,
@@ -72,6 +74,10 @@ impl Operator for Quantize {
         "QuantizeLinear"
     }
 
+    fn onnx(&self) -> OnnxForm {
+        self.axis.map_or_else(OnnxForm::default, |axis| OnnxForm::default().axis(axis))
+    }
+
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
         x.expect(DType::F32)?;
@@ -102,6 +108,10 @@ impl Operator for Quantize {
 impl Operator for Dequantize {
     fn onnx_type(&self) -> &'static str {
         "DequantizeLinear"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        self.axis.map_or_else(OnnxForm::default, |axis| OnnxForm::default().axis(axis))
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {

@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::elements;
-use super::{Operator, exactly, floats};
+use super::{OnnxAttribute, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Dim, Tensor, ValueType};
 
 /// Sum along `axis`, which is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReduceSum {
     /// Dimension to sum over, from the outermost.
     pub axis: usize,
@@ -16,6 +17,12 @@ pub struct ReduceSum {
 impl Operator for ReduceSum {
     fn onnx_type(&self) -> &'static str {
         "ReduceSum"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        OnnxForm::default()
+            .attribute("keepdims", OnnxAttribute::Int(0))
+            .integers("axes", vec![self.axis as i64])
     }
 
     fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
