@@ -370,7 +370,8 @@ impl Graph {
         Ok(())
     }
 
-    /// The nodes that outputs need, each after what it reads; among free choices the old order.
+    /// The nodes that outputs need in their old order, each moved after what it reads: a node that
+    /// was added later comes just before its first reader.
     fn sorted(&self) -> Result<Vec<NodeId>, GraphError> {
         let mut needed = BTreeSet::new();
         let mut open: Vec<ValueId> = self.outputs.clone();
@@ -381,25 +382,27 @@ impl Graph {
                 open.extend(&self.nodes[&id].inputs);
             }
         }
-        let mut left: Vec<NodeId> =
-            self.order.iter().copied().filter(|id| needed.contains(id)).collect();
-        let mut order = Vec::with_capacity(left.len());
-        let mut done = BTreeSet::new();
-        while !left.is_empty() {
-            let before = left.len();
-            left.retain(|id| {
-                let ready = |value: &ValueId| {
-                    self.producers.get(value).is_none_or(|node| done.contains(node))
-                };
-                let ready = self.nodes[id].inputs.iter().all(ready);
-                if ready {
-                    done.insert(*id);
-                    order.push(*id);
+        let mut order = Vec::with_capacity(needed.len());
+        let (mut begun, mut done) = (BTreeSet::new(), BTreeSet::new());
+        for &root in self.order.iter().filter(|id| needed.contains(id)) {
+            let mut path = vec![root];
+            while let Some(&id) = path.last() {
+                let producers = self.nodes[&id].inputs.iter().filter_map(|x| self.producers.get(x));
+                match producers.copied().find(|producer| !done.contains(producer)) {
+                    Some(producer) => {
+                        begun.insert(id);
+                        if begun.contains(&producer) {
+                            return Err(GraphError::Cycle(self.nodes[&producer].name.clone()));
+                        }
+                        path.push(producer);
+                    }
+                    None => {
+                        path.pop();
+                        if done.insert(id) {
+                            order.push(id);
+                        }
+                    }
                 }
-                !ready
-            });
-            if left.len() == before {
-                return Err(GraphError::Cycle(self.nodes[&left[0]].name.clone()));
             }
         }
         Ok(order)

@@ -92,8 +92,7 @@ pub enum RewriteError {
 
 /// The `f32` elements of the weight `name`.
 fn floats<'a>(name: &str, tensor: &'a Tensor) -> Result<&'a [f32], RewriteError> {
-    tensor.elements().map_err(|error| RewriteError::Weight {
-        name: name.to_owned(),
-        reason: error.to_string(),
-    })
+    tensor
+        .elements()
+        .map_err(|error| RewriteError::Weight { name: name.to_owned(), reason: error.to_string() })
 }

@@ -215,4 +215,4 @@ pub(crate) fn stem(name: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,7 +1,9 @@
 //! The sizes of a graph that is an encoder classifier, found by pattern.
 
 use super::{BertConfig, BertLayer, Pooling};
-use crate::structure::{EncoderLayer, StructureError, encoder_layers, readers, word_embedding};
+use crate::structure::{
+    EncoderLayer, StructureError, encoder_layers, linears, readers, word_embedding,
+};
 use crate::{Dim, Graph, Op, ValueId};
 
 impl BertConfig {
@@ -35,6 +37,12 @@ impl BertConfig {
         let Some(Op::LayerNorm(norm)) = graph.producer(first.output).map(|node| &node.op) else {
             return Err(error("layer normalization", first.output, "one after each block"));
         };
+        let hidden = size(embedding.table, 1).expect("a table is a weight");
+        let classifier = linears(graph).into_iter().rfind(|x| graph.outputs().contains(&x.output));
+        if let Some(classifier) = classifier.filter(|classifier| classifier.inputs != hidden) {
+            let expected = format!("{hidden} inputs, found {}", classifier.inputs);
+            return Err(error("classifier as wide as the layers", classifier.weight, &expected));
+        }
         let labels = graph
             .outputs()
             .first()
@@ -42,7 +50,7 @@ impl BertConfig {
         Ok(Self {
             vocabulary_size: rows(embedding.table),
             positions: rows(positions),
-            hidden: size(embedding.table, 1).expect("a table is a weight"),
+            hidden,
             head_size,
             layers: layers.iter().map(sizes).collect(),
             layer_norm_epsilon: norm.epsilon,

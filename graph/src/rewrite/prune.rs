@@ -46,7 +46,8 @@ pub fn keep_heads(graph: &mut Graph, layer: usize, heads: &[usize]) -> Result<()
     plan.apply(graph)
 }
 
-/// Keeps dimensions of the residual stream, in every weight that reads or writes it.
+/// Keeps dimensions of the residual stream, in every weight that reads or writes it. The width of a
+/// pooler's own dense layer is another dimension and stays.
 ///
 /// Normalizations then run over the dimensions that are left, so the answers differ from those of
 /// a model whose other dimensions are zero.

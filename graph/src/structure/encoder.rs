@@ -185,38 +185,38 @@ impl Search<'_> {
     /// The linear layer and the split into heads behind `value`, through transposes and scaling;
     /// an error is the value where the search ended.
     fn split(&self, value: ValueId) -> Result<Split, ValueId> {
-        let mut value = float_source(self.graph, value);
-        loop {
-            let id = self.graph.producer_id(value).ok_or(value)?;
-            let node = self.graph.node(id);
-            let next = match node.op {
-                Op::Transpose(_) => node.inputs[0],
-                Op::Mul | Op::Div => {
-                    let computed = |input: &&ValueId| self.graph.weight(**input).is_none();
-                    *node.inputs.iter().find(computed).ok_or(value)?
-                }
-                Op::Reshape(_) => return self.split_at(id).ok_or(value),
-                _ => return Err(value),
-            };
-            value = float_source(self.graph, next);
+        let heads = self.before(value, |op| matches!(op, Op::Transpose(_)));
+        let reshape = self.graph.producer_id(heads).ok_or(heads)?;
+        let node = self.graph.node(reshape);
+        let Op::Reshape(_) = node.op else { return Err(heads) };
+        let [_, _, n_heads, head_size] = &self.graph.value_type(heads).shape[..] else {
+            return Err(heads);
+        };
+        let source = self.before(node.inputs[0], |_| false);
+        let linear = self.linears.iter().find(|linear| linear.output == source).ok_or(source)?;
+        let (n_heads, head_size) = n_heads.fixed().zip(head_size.fixed()).ok_or(heads)?;
+        if n_heads * head_size != linear.outputs {
+            return Err(heads);
         }
+        Ok(Split { linear: linear.clone(), reshape, value: heads, heads: n_heads, head_size })
     }
 
-    fn split_at(&self, reshape: NodeId) -> Option<Split> {
-        let node = self.graph.node(reshape);
-        let [_, _, heads, head_size] = &self.graph.value_type(node.output).shape[..] else {
-            return None;
-        };
-        let source = float_source(self.graph, node.inputs[0]);
-        let linear = self.linears.iter().find(|linear| linear.output == source)?.clone();
-        let (heads, head_size) = (heads.fixed()?, head_size.fixed()?);
-        (heads * head_size == linear.outputs).then_some(Split {
-            linear,
-            reshape,
-            value: node.output,
-            heads,
-            head_size,
-        })
+    /// The value before scaling by constants, quantization and what else `passes`.
+    fn before(&self, value: ValueId, passes: impl Fn(&Op) -> bool) -> ValueId {
+        let mut value = float_source(self.graph, value);
+        while let Some(node) = self.graph.producer(value) {
+            let computed = |input: &&ValueId| self.graph.weight(**input).is_none();
+            let next = match &node.op {
+                Op::Mul | Op::Div if !node.inputs.iter().all(|input| computed(&input)) => {
+                    node.inputs.iter().find(computed)
+                }
+                op if passes(op) => node.inputs.first(),
+                _ => None,
+            };
+            let Some(&next) = next else { break };
+            value = float_source(self.graph, next);
+        }
+        value
     }
 
     fn split_error(&self, at: ValueId) -> StructureError {
