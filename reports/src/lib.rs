@@ -18,9 +18,14 @@
 //! Start at `page` to change what a report says, in `templates/` to change how it looks.
 
 mod chain;
+mod compare;
+mod dag;
 mod json;
+mod page;
+mod plot;
 mod quantity;
 mod table;
+mod template;
 
 use std::str::FromStr;
 
@@ -86,8 +91,8 @@ pub fn render(runs: &[RunRecord], format: Format) -> Result<String, RenderError>
         return Err(RenderError::NoRuns);
     }
     match format {
-        Format::Html => json::render(runs),
-        Format::Markdown => json::render(runs),
+        Format::Html => template::html(&page::read(runs)),
+        Format::Markdown => template::markdown(&page::read(runs)),
         Format::Json => json::render(runs),
     }
 }

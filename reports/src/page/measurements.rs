@@ -1,0 +1,89 @@
+//! Everything measured on the models of a chain, models side by side.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::chain::Model;
+use crate::quantity::{ABSENT, interval, quantity};
+
+/// Rows of measurements, a column a model.
+#[derive(Debug, Serialize)]
+pub(crate) struct Grid {
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<GridRow>,
+}
+
+/// A measurement of every model.
+#[derive(Debug, Serialize)]
+pub(crate) struct GridRow {
+    pub(crate) name: String,
+    pub(crate) values: Vec<GridValue>,
+}
+
+/// A measurement of a model.
+#[derive(Debug, Serialize)]
+pub(crate) struct GridValue {
+    pub(crate) text: String,
+    /// Interval and number of samples, or why there is no number.
+    pub(crate) detail: String,
+}
+
+/// Every measurement that any of `models` has, but for throughput by batch and sequence.
+pub(crate) fn all(models: &[Model]) -> Grid {
+    let names: BTreeSet<&str> = models
+        .iter()
+        .flat_map(|model| model.measurements.keys().chain(model.unavailable.keys()))
+        .map(String::as_str)
+        .filter(|name| batch_and_sequence(name).is_none())
+        .collect();
+    grid(models, names.into_iter().map(|name| (name.to_owned(), name.to_owned())))
+}
+
+/// Throughput by batch size and sequence length.
+pub(crate) fn throughput(models: &[Model]) -> Grid {
+    let settings: BTreeSet<(u64, u64)> = models
+        .iter()
+        .flat_map(|model| model.measurements.keys())
+        .filter_map(|name| batch_and_sequence(name))
+        .collect();
+    let row = |(batch, sequence): (u64, u64)| {
+        let title = format!("batch {batch}, {sequence} tokens");
+        (title, format!("throughput-b{batch}-s{sequence}"))
+    };
+    grid(models, settings.into_iter().map(row))
+}
+
+/// A grid of the measurements with these titles and names, without models that have none.
+fn grid(models: &[Model], rows: impl Iterator<Item = (String, String)>) -> Grid {
+    let has_any = |model: &&Model| !(model.measurements.is_empty() && model.unavailable.is_empty());
+    let models: Vec<&Model> = models.iter().filter(has_any).collect();
+    let rows = rows.map(|(title, name)| GridRow {
+        name: title,
+        values: models.iter().map(|model| value(model, &name)).collect(),
+    });
+    Grid { rows: rows.collect(), columns: models.iter().map(|model| model.name.clone()).collect() }
+}
+
+fn value(model: &Model, name: &str) -> GridValue {
+    let metric = match model.measurement(name) {
+        Ok(metric) => metric,
+        Err(reason) => {
+            return GridValue { text: ABSENT.to_owned(), detail: reason.to_owned() };
+        }
+    };
+    let mut details = Vec::new();
+    if let Some((low, high)) = metric.low.zip(metric.high) {
+        details.push(interval(low, high, &metric.unit));
+    }
+    if let Some(samples) = metric.samples {
+        details.push(format!("n = {samples}"));
+    }
+    GridValue { text: quantity(metric.value, &metric.unit), detail: details.join(", ") }
+}
+
+/// Reads `throughput-b8-s64`.
+fn batch_and_sequence(name: &str) -> Option<(u64, u64)> {
+    let (batch, sequence) = name.strip_prefix("throughput-b")?.split_once("-s")?;
+    Some((batch.parse().ok()?, sequence.parse().ok()?))
+}

@@ -1,0 +1,263 @@
+//! Accuracy against latency: what each model pays for its answers.
+
+use super::scale::Scale;
+use super::{Axis, Frame, Key, Label, MARKS, Mark, Plot, Shape, Style, Unit, path_through, round};
+use engine::Metric;
+
+use crate::quantity::{interval, quantity};
+
+const WIDTH: f64 = 440.0;
+const HEIGHT: f64 = 320.0;
+const FRAME: Frame = Frame { left: 50.0, top: 26.0, right: 428.0, bottom: 274.0 };
+/// Width of a character of a label, on average.
+const CHARACTER: f64 = 6.4;
+const LINE: f64 = 13.0;
+
+/// A model with both its numbers.
+#[derive(Debug, Clone)]
+pub(crate) struct Measured<'run> {
+    /// Name of the model.
+    pub(crate) name: &'run str,
+    /// Its accuracy.
+    pub(crate) accuracy: &'run Metric,
+    /// Its latency.
+    pub(crate) latency: &'run Metric,
+}
+
+/// An architecture that a search looked at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Candidate {
+    /// Number the search gave it.
+    pub(crate) index: u64,
+    /// Fraction.
+    pub(crate) accuracy: f64,
+    /// Milliseconds.
+    pub(crate) latency_ms: f64,
+    /// Whether the search put it on its front.
+    pub(crate) on_front: bool,
+}
+
+/// Accuracy against latency of one or several chains of models, each joined by a line.
+///
+/// `None` when no model has both numbers, or their units differ.
+pub(crate) fn chains(accuracy_name: &str, chains: &[(String, Vec<Measured<'_>>)]) -> Option<Plot> {
+    let all: Vec<&Measured<'_>> = chains.iter().flat_map(|(_, models)| models).collect();
+    let first = all.first()?;
+    let (latency_unit, accuracy_unit) = (&first.latency.unit, &first.accuracy.unit);
+    let comparable = |model: &&Measured<'_>| {
+        model.latency.unit == *latency_unit && model.accuracy.unit == *accuracy_unit
+    };
+    if !all.iter().all(comparable) {
+        return None;
+    }
+    let latencies: Vec<f64> = all.iter().map(|model| model.latency.value).collect();
+    let x_unit = Unit::of_metric(latency_unit);
+    let x = Scale::spread_out(&latencies, FRAME.left, FRAME.right, x_unit);
+    let accuracies = all.iter().flat_map(|model| {
+        let metric = model.accuracy;
+        [Some(metric.value), metric.low, metric.high].into_iter().flatten()
+    });
+    let y_unit = Unit::of_metric(accuracy_unit);
+    let y = Scale::linear(accuracies, FRAME.bottom, FRAME.top, y_unit);
+
+    let title = format!("{accuracy_name} against latency");
+    let mut plot = empty(&title, accuracy_name, x, x_unit, y, y_unit);
+    plot.note = "Up and to the left is better. A ring marks models that no other model beats in \
+                 both; whiskers are 95 % intervals."
+        .to_owned();
+    let several = chains.len() > 1;
+    for (chain_index, (chain, models)) in chains.iter().enumerate() {
+        let at = |model: &Measured<'_>| (x.at(model.latency.value), y.at(model.accuracy.value));
+        let line = Style { colour: if several { chain_index % 6 } else { 5 }, dash: 1 };
+        plot.lines
+            .push(Shape { path: path_through(models.iter().map(|m| Some(at(m)))), style: line });
+        for (index, model) in models.iter().enumerate() {
+            let style_index = if several { chain_index } else { index };
+            plot.add_model(model, at(model), style_index, several.then_some(chain), &all, y);
+        }
+        if several {
+            plot.legend.push(key(chain_index, chain));
+        }
+    }
+    plot.place_labels();
+    Some(plot)
+}
+
+/// Accuracy against latency of the candidates of a search; `None` without candidates.
+pub(crate) fn candidates(title: &str, candidates: &[Candidate]) -> Option<Plot> {
+    candidates.first()?;
+    let latencies: Vec<f64> = candidates.iter().map(|one| one.latency_ms).collect();
+    let x = Scale::spread_out(&latencies, FRAME.left, FRAME.right, Unit::Milliseconds);
+    let accuracies = candidates.iter().map(|one| one.accuracy);
+    let y = Scale::linear(accuracies, FRAME.bottom, FRAME.top, Unit::Percent);
+    let mut plot = empty(title, "accuracy", x, Unit::Milliseconds, y, Unit::Percent);
+    let mut front: Vec<(f64, f64)> = Vec::new();
+    // The front is drawn last, above the cloud.
+    let (on_front, others): (Vec<Candidate>, Vec<Candidate>) =
+        candidates.iter().copied().partition(|one| one.on_front);
+    for one in others.iter().chain(&on_front) {
+        let at = (x.at(one.latency_ms), y.at(one.accuracy));
+        let index = usize::from(!one.on_front);
+        plot.marks.push(Mark {
+            x: at.0,
+            y: at.1,
+            path: MARKS[index],
+            style: Style { colour: if one.on_front { 0 } else { 5 }, dash: 0 },
+            on_front: one.on_front,
+            hover: format!(
+                "candidate {}\naccuracy: {}\nlatency: {}",
+                one.index,
+                quantity(one.accuracy, "fraction"),
+                quantity(one.latency_ms, "ms")
+            ),
+        });
+        if one.on_front {
+            front.push(at);
+        }
+    }
+    front.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+    plot.lines.push(Shape {
+        path: path_through(front.into_iter().map(Some)),
+        style: Style { colour: 0, dash: 1 },
+    });
+    let keys = [(0, 0, "on the Pareto front"), (1, 5, "not on it")];
+    plot.legend = keys
+        .map(|(mark, colour, text)| Key {
+            style: Style { colour, dash: 0 },
+            mark: MARKS[mark],
+            text: text.to_owned(),
+        })
+        .to_vec();
+    plot.summary = format!(
+        "{title}: {} candidates, {} of them on the Pareto front",
+        candidates.len(),
+        on_front.len()
+    );
+    Some(plot)
+}
+
+fn empty(title: &str, accuracy: &str, x: Scale, x_unit: Unit, y: Scale, y_unit: Unit) -> Plot {
+    let logarithmic = if x.is_logarithmic() { ", logarithmic" } else { "" };
+    let x_title = match x_unit {
+        Unit::Milliseconds => format!("latency (ms{logarithmic})"),
+        _ => format!("latency{}", if logarithmic.is_empty() { "" } else { " (logarithmic)" }),
+    };
+    Plot {
+        title: title.to_owned(),
+        width: WIDTH,
+        height: HEIGHT,
+        frame: FRAME,
+        x: Axis { title: x_title, ticks: x.ticks(5) },
+        y: Axis { title: format!("{accuracy}{}", y_unit.suffix()), ticks: y.ticks(5) },
+        ..Plot::default()
+    }
+}
+
+fn key(index: usize, text: &str) -> Key {
+    let index = index % MARKS.len();
+    Key { style: Style { colour: index, dash: 0 }, mark: MARKS[index], text: text.to_owned() }
+}
+
+impl Plot {
+    fn add_model(
+        &mut self,
+        model: &Measured<'_>,
+        (x, y): (f64, f64),
+        style_index: usize,
+        chain: Option<&String>,
+        all: &[&Measured<'_>],
+        scale: Scale,
+    ) {
+        let Key { style, mark, .. } = key(style_index, "");
+        let accuracy = model.accuracy;
+        let mut hover = chain.map_or_else(String::new, |chain| format!("{chain} · "));
+        hover.push_str(&format!(
+            "{}\naccuracy: {}",
+            model.name,
+            quantity(accuracy.value, &accuracy.unit)
+        ));
+        if let Some((low, high)) = accuracy.low.zip(accuracy.high) {
+            let (top, bottom) = (scale.at(high), scale.at(low));
+            let (left, cap) = (round(x - 4.0), "h8");
+            let path = format!("M{x} {top}V{bottom}M{left} {top}{cap}M{left} {bottom}{cap}");
+            self.whiskers.push(Shape { path, style });
+            hover.push_str(&format!(" [{}]", interval(low, high, &accuracy.unit)));
+        }
+        let latency = quantity(model.latency.value, &model.latency.unit);
+        hover.push_str(&format!("\nlatency: {latency}"));
+        if !self.summary.is_empty() {
+            self.summary.push_str("; ");
+        }
+        self.summary.push_str(&hover.replace('\n', ", "));
+        let on_front = !all.iter().any(|other| dominates(other, model));
+        self.marks.push(Mark { x, y, path: mark, style, on_front, hover });
+        let (anchor, text) = ("start", model.name.to_owned());
+        self.labels.push(Label { x, y, anchor, text });
+    }
+
+    /// Moves each label beside its mark, where it covers no mark and no earlier label.
+    fn place_labels(&mut self) {
+        let marks: Vec<Area> =
+            self.marks.iter().map(|mark| Area::around(mark.x, mark.y, 16.0, 16.0)).collect();
+        let mut taken: Vec<Area> = marks;
+        for label in &mut self.labels {
+            let (x, y) = (label.x, label.y);
+            let width = label.text.chars().count() as f64 * CHARACTER;
+            let places = [
+                ("start", x + 11.0, y + 4.0),
+                ("end", x - 11.0, y + 4.0),
+                ("start", x + 9.0, y - 9.0),
+                ("start", x + 9.0, y + 18.0),
+                ("end", x - 9.0, y - 9.0),
+                ("end", x - 9.0, y + 18.0),
+            ];
+            let boxed = |(anchor, x, y): (&str, f64, f64)| {
+                let left = if anchor == "end" { x - width } else { x };
+                Area { left, right: left + width, top: y - LINE + 3.0, bottom: y + 3.0 }
+            };
+            let is_free = |place: &(&str, f64, f64)| {
+                let area = boxed(*place);
+                area.is_inside(FRAME) && !taken.iter().any(|other| other.overlaps(area))
+            };
+            let place = *places.iter().find(|place| is_free(place)).unwrap_or(&places[0]);
+            taken.push(boxed(place));
+            (label.anchor, label.x, label.y) = (place.0, round(place.1), round(place.2));
+        }
+    }
+}
+
+/// Whether `other` is at least as good in both and better in one.
+fn dominates(other: &Measured<'_>, model: &Measured<'_>) -> bool {
+    let (faster, slower) = (other.latency.value, model.latency.value);
+    let (better, worse) = (other.accuracy.value, model.accuracy.value);
+    faster <= slower && better >= worse && (faster < slower || better > worse)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Area {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl Area {
+    fn around(x: f64, y: f64, width: f64, height: f64) -> Self {
+        let (w, h) = (width / 2.0, height / 2.0);
+        Self { left: x - w, right: x + w, top: y - h, bottom: y + h }
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        self.left < other.right
+            && other.left < self.right
+            && self.top < other.bottom
+            && other.top < self.bottom
+    }
+
+    fn is_inside(self, frame: Frame) -> bool {
+        self.left >= frame.left
+            && self.right <= frame.right
+            && self.top >= frame.top
+            && self.bottom <= frame.bottom
+    }
+}
