@@ -82,15 +82,15 @@ impl BertConfig {
     }
 }
 
+/// Gives each weight by name and shape.
+pub type WeightSource<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor, GraphError> + 'a;
+
 /// Builds the graph; `weight(name, shape)` gives each weight.
 ///
 /// # Errors
 ///
 /// Whatever `weight` returns, and shapes it gives that do not fit, named by node.
-pub fn build(
-    config: &BertConfig,
-    weight: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor, GraphError>,
-) -> Result<Graph, GraphError> {
+pub fn build(config: &BertConfig, weight: &mut WeightSource<'_>) -> Result<Graph, GraphError> {
     let mut builder = Builder { graph: Graph::new("bert"), weight, config };
     let ids = builder.token_input("input_ids")?;
     let mask = builder.token_input("attention_mask")?;
@@ -143,7 +143,7 @@ pub fn normal(seed: u64, name: &str, shape: &[usize], deviation: f64) -> Tensor 
 
 struct Builder<'a> {
     graph: Graph,
-    weight: &'a mut dyn FnMut(&str, &[usize]) -> Result<Tensor, GraphError>,
+    weight: &'a mut WeightSource<'a>,
     config: &'a BertConfig,
 }
 

@@ -91,13 +91,17 @@ fn linear(graph: &Graph, product: NodeId, names: &mut BTreeSet<String>) -> Optio
     let node = graph.node(product);
     let weight = float_source(graph, node.inputs[1]);
     let &[inputs, outputs] = graph.weight(weight)?.shape() else { return None };
+    let input = float_source(graph, node.inputs[0]);
+    if graph.weight(input).is_some() {
+        return None;
+    }
     let bias = bias_after(graph, node.output, outputs);
     let name = stem(graph.value_name(weight));
     let name = if names.contains(name) { node.name.clone() } else { name.to_owned() };
     names.insert(name.clone());
     Some(Linear {
         name,
-        input: float_source(graph, node.inputs[0]),
+        input,
         weight,
         bias: bias.map(|(bias, _)| bias),
         product,

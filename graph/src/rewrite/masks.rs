@@ -21,29 +21,31 @@ pub fn magnitude(graph: &Graph, weights: &[&str], sparsity: f64) -> Result<Masks
         let (expected, found) = ("0 to 1".to_owned(), sparsity.to_string());
         return Err(RewriteError::Range { what: "sparsity", expected, found });
     }
-    let mut keys = Vec::new();
-    for name in weights {
-        let (_, tensor) = find(graph, name)?;
-        let magnitudes = floats(name, tensor)?.iter().map(|x| x.abs().to_bits());
-        let start = keys.len() as u64;
-        // The bits of non-negative floats are in the order of the floats; the position breaks ties.
-        keys.extend(magnitudes.zip(start..).map(|(bits, at)| (bits, at)));
-    }
+    let tensors: Vec<(&str, &Tensor, &[f32])> = weights
+        .iter()
+        .map(|&name| find(graph, name).and_then(|(_, x)| Ok((name, x, floats(name, x)?))))
+        .collect::<Result<_, _>>()?;
+    let elements = tensors.iter().flat_map(|(_, _, elements)| *elements);
+    let mut keys: Vec<u64> = elements.zip(0..).map(|(x, at)| magnitude_key(*x, at)).collect();
     let n_zero = (sparsity * keys.len() as f64).round() as usize;
-    let mut sorted = keys.clone();
-    let threshold =
-        if n_zero < keys.len() { Some(*sorted.select_nth_unstable(n_zero).1) } else { None };
-    let mut rest = keys.iter();
+    let least_kept = (n_zero < keys.len()).then(|| *keys.select_nth_unstable(n_zero).1);
+    let mut positions = 0..;
     let mut masks = Masks::new();
-    for name in weights {
-        let (_, tensor) = find(graph, name)?;
-        let mask = Tensor::from_fn(tensor.shape(), |_| {
-            let key = rest.next().expect("one key an element");
-            f32::from(u8::from(threshold.is_some_and(|threshold| *key >= threshold)))
+    for (name, tensor, elements) in tensors {
+        let mask = Tensor::from_fn(tensor.shape(), |index| {
+            let at = positions.next().expect("the range has no end");
+            let stays = least_kept.is_some_and(|least| magnitude_key(elements[index], at) >= least);
+            f32::from(u8::from(stays))
         });
-        masks.insert((*name).to_owned(), mask);
+        masks.insert(name.to_owned(), mask);
     }
     Ok(masks)
+}
+
+/// A number in the order of magnitudes, then of positions: the bits of non-negative floats are in
+/// the order of the floats.
+fn magnitude_key(element: f32, position: u32) -> u64 {
+    u64::from(element.abs().to_bits()) << 32 | u64::from(position)
 }
 
 /// Keeps the two greatest magnitudes of every four consecutive inputs of each output: the format of
