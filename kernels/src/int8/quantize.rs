@@ -38,8 +38,8 @@ tiered! {
             // keeps the rounding trick in its range.
             let steps = math::clamp(x / to.scale, -1024.0, 1024.0);
             let rounded = math::round_even_to_int(steps);
-            let rounded = if x.is_nan() { 0 } else { rounded };
-            *y = (rounded + zero_point).max(min).min(max) as i8;
+            let limited = (rounded + zero_point).max(min).min(max);
+            *y = if x.is_nan() { 0 } else { limited as i8 };
         }
     }
 }
@@ -61,7 +61,7 @@ tiered! {
     }
 }
 
-/// `y = limit(round(x / scale) + zero_point)`, halves to even; NaN becomes the zero point.
+/// `y = limit(round(x / scale) + zero_point)`, halves to even; NaN becomes 0.
 ///
 /// # Shapes
 /// `x` and `y` have the same length.

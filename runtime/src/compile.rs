@@ -1,0 +1,177 @@
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use graph::{Bindings, Graph};
+use kernels::{Cpu, Tier};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::{Choice, Prepared, choose};
+use crate::module::Module;
+use crate::pass::{self, PassReport};
+use crate::plan::Plan;
+use crate::{ExplainedNode, Explanation, RuntimeError, Session};
+
+/// How much the compiler rewrites.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Level {
+    /// Nothing: every node of the graph runs as it is, quantized weights as floats.
+    O0,
+    /// Cleans up and folds constants.
+    O1,
+    /// Also fuses, and runs quantized layers in integers.
+    O2,
+    /// Also merges the projections of an attention.
+    #[default]
+    O3,
+}
+
+/// How to compile a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// How much to rewrite.
+    pub level: Level,
+    /// Passes of the level that do not run, see [`crate::pass_names`].
+    pub disabled_passes: Vec<String>,
+    /// Threads of the model's pool; `None` for as many as the process may use.
+    pub threads: Option<NonZeroUsize>,
+    /// The kernel tier; `None` for `PIPELINE_KERNELS`, or else the best of this CPU.
+    pub tier: Option<Tier>,
+}
+
+/// A model ready to run. Cloning shares everything.
+#[derive(Clone)]
+pub struct CompiledModel {
+    shared: Arc<Shared>,
+}
+
+/// What the sessions of a model share.
+pub(crate) struct Shared {
+    pub(crate) module: Module,
+    /// One for each node of the module.
+    pub(crate) steps: Vec<Prepared>,
+    pub(crate) pool: ThreadPool,
+    explanation: Explanation,
+}
+
+impl fmt::Debug for CompiledModel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let explanation = &self.shared.explanation;
+        formatter
+            .debug_struct("CompiledModel")
+            .field("nodes", &explanation.nodes.len())
+            .field("tier", &explanation.tier)
+            .field("threads", &explanation.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Compiles a graph for inference on this CPU.
+///
+/// # Errors
+/// When a disabled pass does not exist, the tier cannot be had, or the threads do not start.
+pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
+    let cpu = match options.tier {
+        Some(tier) => Cpu::with_tier(tier)?,
+        None => Cpu::from_environment()?,
+    };
+    let mut module = Module::new(graph);
+    let passes = pass::run(&mut module, options.level, &options.disabled_passes)?;
+    let choices: Vec<Choice> = module.nodes.iter().map(|node| choose(&module, node, cpu)).collect();
+    let nodes = explain_nodes(&module, &choices);
+    let steps: Vec<Prepared> = choices.into_iter().map(|choice| choice.prepared).collect();
+    release_packed(&mut module, &steps);
+    let pool = pool(options.threads)?;
+    let explanation = Explanation {
+        tier: cpu.tier().name().to_owned(),
+        threads: pool.current_num_threads(),
+        level: options.level,
+        passes,
+        nodes,
+        constant_bytes: constant_bytes(&module),
+        packed_bytes: steps.iter().map(packed_bytes).sum(),
+    };
+    Ok(CompiledModel { shared: Arc::new(Shared { module, steps, pool, explanation }) })
+}
+
+impl CompiledModel {
+    /// A session, with memory of its own. Sessions of one model may run at the same time; they
+    /// share its threads.
+    pub fn session(&self) -> Session {
+        Session::new(self.shared.clone())
+    }
+
+    /// What was done with the model.
+    pub fn explain(&self) -> &Explanation {
+        &self.shared.explanation
+    }
+
+    /// Every pass and how often it fired.
+    pub fn passes(&self) -> &[PassReport] {
+        &self.shared.explanation.passes
+    }
+
+    /// Bytes of the arena that a run with these sizes needs; nothing is allocated to find out.
+    ///
+    /// # Errors
+    /// When a size is not bound or the model cannot run with it.
+    pub fn peak_bytes(&self, bindings: &Bindings) -> Result<usize, RuntimeError> {
+        let Shared { module, steps, .. } = &*self.shared;
+        Plan::new(module, steps, bindings.clone()).map(|plan| plan.bytes)
+    }
+}
+
+fn pool(threads: Option<NonZeroUsize>) -> Result<ThreadPool, RuntimeError> {
+    // 0 is rayon's word for as many as the process may use.
+    let threads = threads.map_or(0, NonZeroUsize::get);
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("runtime-{index}"))
+        .build()
+        .map_err(|error| RuntimeError::Threads { threads, reason: error.to_string() })
+}
+
+fn explain_nodes(module: &Module, choices: &[Choice]) -> Vec<ExplainedNode> {
+    let explain = |(node, choice): (&crate::module::Node, &Choice)| {
+        let value = module.value(node.output);
+        ExplainedNode {
+            name: node.name.clone(),
+            operation: node.operation.kind().to_owned(),
+            output: format!("{}{}", value.dtype, graph::dim::display(&value.shape)),
+            kernel: choice.entry.name.to_owned(),
+            fused_from: node.fused_from.clone(),
+            rejected: choice.rejected.clone(),
+        }
+    };
+    module.nodes.iter().zip(choices).map(explain).collect()
+}
+
+/// Lets go of constants that were packed and that nothing else reads.
+fn release_packed(module: &mut Module, steps: &[Prepared]) {
+    for (index, step) in steps.iter().enumerate() {
+        let Prepared::Run(kernel) = step else { continue };
+        let Some(position) = kernel.packed_input() else { continue };
+        let id = module.nodes[index].inputs[position];
+        if module.uses(id) == 1 {
+            module.values[id.0].constant = None;
+        }
+    }
+}
+
+fn constant_bytes(module: &Module) -> usize {
+    let mut read: Vec<_> =
+        module.nodes.iter().flat_map(|node| &node.inputs).chain(&module.outputs).collect();
+    read.sort_unstable();
+    read.dedup();
+    read.into_iter().filter_map(|&id| module.constant(id)).map(graph::Tensor::size_bytes).sum()
+}
+
+fn packed_bytes(step: &Prepared) -> usize {
+    match step {
+        Prepared::Run(kernel) => kernel.packed_bytes(),
+        Prepared::View { .. } => 0,
+    }
+}

@@ -1,0 +1,59 @@
+use graph::TensorError;
+
+/// What can go wrong when a model is compiled or run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeError {
+    /// A pass that does not exist.
+    #[error("no pass is named `{found}`; the passes are {known}")]
+    UnknownPass {
+        /// The name given.
+        found: String,
+        /// All names.
+        known: String,
+    },
+    /// The kernel tier cannot be had on this CPU.
+    #[error(transparent)]
+    Tier(#[from] kernels::TierError),
+    /// The thread pool did not start.
+    #[error("cannot start {threads} threads for the model: {reason}")]
+    Threads {
+        /// Number of threads asked for.
+        threads: usize,
+        /// What the system said.
+        reason: String,
+    },
+    /// An input is missing, unknown, or has another type or shape than the model declares.
+    #[error("input `{name}`: {reason}")]
+    Input {
+        /// Name of the input.
+        name: String,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// The sizes of a value do not follow from the inputs' sizes, or do not fit memory.
+    #[error("value `{name}`: {reason}")]
+    Sizes {
+        /// Name of the value.
+        name: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// A node failed on the values it was given.
+    #[error("node `{node}` ({operation}): {reason}")]
+    Node {
+        /// Name of the node.
+        node: String,
+        /// Kind of its operation.
+        operation: &'static str,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// An output was asked for as another type.
+    #[error("output `{name}`: {reason}")]
+    Output {
+        /// Name of the output.
+        name: String,
+        /// What was expected and found.
+        reason: TensorError,
+    },
+}

@@ -1,0 +1,49 @@
+use serde::Serialize;
+
+use crate::compile::Level;
+use crate::pass::PassReport;
+
+/// What the compiler did with a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The kernel tier that runs.
+    pub tier: String,
+    /// Threads of the model's pool.
+    pub threads: usize,
+    /// The optimisation level.
+    pub level: Level,
+    /// Every pass and how often it fired, in order.
+    pub passes: Vec<PassReport>,
+    /// Every node that is left, in the order in which they run.
+    pub nodes: Vec<ExplainedNode>,
+    /// Bytes of constants that kernels read when they run.
+    pub constant_bytes: usize,
+    /// Bytes of weights that kernels packed for themselves.
+    pub packed_bytes: usize,
+}
+
+/// One node and its kernel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExplainedNode {
+    /// Name of the node; its output has the name of the graph's value, unless a pass made it.
+    pub name: String,
+    /// Kind of operation.
+    pub operation: String,
+    /// Type and shape of the output.
+    pub output: String,
+    /// The kernel that runs; `reference` is the graph's own slow definition.
+    pub kernel: String,
+    /// Names of the graph's nodes that this one stands for; empty when it is one of them.
+    pub fused_from: Vec<String>,
+    /// The other kernels for the operation.
+    pub rejected: Vec<RejectedKernel>,
+}
+
+/// A kernel that was not chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RejectedKernel {
+    /// Name of the kernel.
+    pub kernel: String,
+    /// Why it was not chosen.
+    pub reason: String,
+}

@@ -1,0 +1,62 @@
+//! Fused attention.
+
+use kernels::{Attention, Cpu, Heads, Mask, attention};
+
+use super::{Call, Kernel, KernelEntry, Operand, Prepared, any, elements_mut, run};
+use crate::module::{HeadSplit, Module, Node, Operation};
+
+pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
+    name: "attention.tiled",
+    operation: "Attention",
+    tier: None,
+    cost: 1,
+    accepts: any,
+    prepare,
+}];
+
+struct Tiled {
+    cpu: Cpu,
+    split: HeadSplit,
+}
+
+fn prepare(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let Operation::Attention(split) = &node.operation else {
+        unreachable!("the table pairs this kernel with attention nodes")
+    };
+    run(Tiled { cpu, split: split.clone() })
+}
+
+impl Kernel for Tiled {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let tokens = |operand: &Operand<'_>| operand.shape[1];
+        let sizes = Attention {
+            batch: call.inputs[0].shape[0],
+            heads: self.split.heads,
+            queries: tokens(&call.inputs[0]),
+            keys: tokens(&call.inputs[1]),
+            head_size: self.split.head_size,
+            scale: self.split.scale,
+        };
+        let heads = [0, 1, 2].map(|part| {
+            let data = call.f32(part);
+            let row_stride = call.inputs[part].shape[2];
+            Heads { data: &data[self.split.offsets[part].min(data.len())..], row_stride }
+        });
+        let mask = call.inputs.get(3).map(mask);
+        attention(self.cpu, &sizes, heads, mask, elements_mut(call.output));
+        Ok(())
+    }
+}
+
+/// Dimensions of size 1 repeat.
+fn mask<'a>(operand: &Operand<'a>) -> Mask<'a> {
+    let mut strides = [0; 3];
+    let mut stride = operand.shape[3];
+    for dim in (0..3).rev() {
+        if operand.shape[dim] != 1 {
+            strides[dim] = stride;
+            stride *= operand.shape[dim];
+        }
+    }
+    Mask { data: operand.elements(), strides }
+}

@@ -1,0 +1,142 @@
+//! Arithmetic with broadcasting, and activations that stand alone.
+
+use graph::Op;
+use kernels::{Activation, Cpu};
+
+use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, run};
+use crate::module::{Module, Node, Operation};
+use crate::pass::activation_of;
+
+const fn same_shape(name: &'static str, operation: &'static str) -> KernelEntry {
+    let accepts = equal_shapes;
+    KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare: prepare_same }
+}
+
+const fn broadcast(name: &'static str, operation: &'static str) -> KernelEntry {
+    let accepts = any;
+    KernelEntry { name, operation, tier: None, cost: 4, accepts, prepare: prepare_broadcast }
+}
+
+const fn activation(name: &'static str, operation: &'static str) -> KernelEntry {
+    let accepts = any;
+    KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare: prepare_activation }
+}
+
+pub(super) const KERNELS: &[KernelEntry] = &[
+    same_shape("add.f32", "Add"),
+    same_shape("mul.f32", "Mul"),
+    broadcast("add.broadcast", "Add"),
+    broadcast("sub.broadcast", "Sub"),
+    broadcast("mul.broadcast", "Mul"),
+    broadcast("div.broadcast", "Div"),
+    activation("relu.f32", "Relu"),
+    activation("tanh.f32", "Tanh"),
+    activation("gelu.f32", "Gelu"),
+];
+
+fn operator(node: &Node) -> &Op {
+    match &node.operation {
+        Operation::Graph(op) => op,
+        _ => unreachable!("the table pairs this kernel with operators of the graph"),
+    }
+}
+
+fn equal_shapes(module: &Module, node: &Node) -> Result<(), String> {
+    let [a, b] = [0, 1].map(|input| &module.value(node.inputs[input]).shape);
+    if a == b { Ok(()) } else { Err("takes equal shapes only".to_owned()) }
+}
+
+struct Same {
+    cpu: Cpu,
+    kernel: fn(Cpu, &[f32], &[f32], &mut [f32]),
+}
+
+fn prepare_same(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let kernel = match operator(node) {
+        Op::Mul => kernels::mul,
+        _ => kernels::add,
+    };
+    run(Same { cpu, kernel })
+}
+
+impl Kernel for Same {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        (self.kernel)(self.cpu, call.f32(0), call.f32(1), elements_mut(call.output));
+        Ok(())
+    }
+}
+
+struct Stand {
+    cpu: Cpu,
+    activation: Activation,
+}
+
+fn prepare_activation(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let activation = activation_of(operator(node)).expect("the table names activations only");
+    run(Stand { cpu, activation })
+}
+
+impl Kernel for Stand {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        kernels::activate(self.cpu, self.activation, call.f32(0), elements_mut(call.output));
+        Ok(())
+    }
+}
+
+struct Broadcast(fn(f32, f32) -> f32);
+
+fn prepare_broadcast(_: &Module, node: &Node, _: Cpu) -> Prepared {
+    run(Broadcast(match operator(node) {
+        Op::Sub => |a, b| a - b,
+        Op::Mul => |a, b| a * b,
+        Op::Div => |a, b| a / b,
+        _ => |a, b| a + b,
+    }))
+}
+
+impl Kernel for Broadcast {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let [a, b] = [0, 1].map(|input| Side { shape: call.inputs[input].shape });
+        let (left, right) = (call.f32(0), call.f32(1));
+        let output: &mut [f32] = elements_mut(call.output);
+        let columns = call.shape.last().copied().unwrap_or(1);
+        for (row, output) in output.chunks_exact_mut(columns.max(1)).enumerate() {
+            let (a_start, b_start) = (a.start(row, call.shape), b.start(row, call.shape));
+            let (a_step, b_step) = (a.step(columns), b.step(columns));
+            for (column, y) in output.iter_mut().enumerate() {
+                *y = (self.0)(left[a_start + column * a_step], right[b_start + column * b_step]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One side of a broadcast: its dimensions are the last of the output's, or 1 and repeated.
+struct Side<'a> {
+    shape: &'a [usize],
+}
+
+impl Side<'_> {
+    /// 0 where one element serves the whole row.
+    fn step(&self, columns: usize) -> usize {
+        usize::from(self.shape.last().is_some_and(|&size| size == columns && size != 1))
+    }
+
+    /// Where the elements for `row` of the output start.
+    fn start(&self, row: usize, output: &[usize]) -> usize {
+        let outer = output.len().saturating_sub(1);
+        let (mut rest, mut start) = (row, 0);
+        let mut stride = self.shape.last().copied().unwrap_or(1);
+        for axis in (0..outer).rev() {
+            let position = rest % output[axis];
+            rest /= output[axis];
+            if let Some(own) = (axis + self.shape.len()).checked_sub(output.len()) {
+                if self.shape[own] != 1 {
+                    start += position * stride;
+                }
+                stride *= self.shape[own];
+            }
+        }
+        start
+    }
+}

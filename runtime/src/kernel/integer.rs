@@ -1,0 +1,114 @@
+//! int8 linear layers, one kernel a tier, and gathering from int8 tables.
+
+use graph::{DType, Tensor};
+use kernels::int8::{self, Layer, Output, PackedWeights};
+use kernels::{Cpu, TableScales, Tier, gather_rows_int8};
+
+use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
+use crate::module::{IntegerLinear, Module, Node, Operation};
+
+const fn linear(name: &'static str, tier: Tier, cost: u32) -> KernelEntry {
+    KernelEntry {
+        name,
+        operation: "IntegerLinear",
+        tier: Some(tier),
+        cost,
+        accepts: any,
+        prepare: prepare_linear,
+    }
+}
+
+pub(super) const KERNELS: &[KernelEntry] = &[
+    linear("integer-linear.portable", Tier::Portable, 40),
+    linear("integer-linear.avx2", Tier::Avx2, 6),
+    linear("integer-linear.avx512", Tier::Avx512, 3),
+    linear("integer-linear.vnni", Tier::Vnni, 1),
+    KernelEntry {
+        name: "integer-gather",
+        operation: "IntegerGather",
+        tier: None,
+        cost: 1,
+        accepts: |module, node| expect_type(module, node, 2, DType::I64),
+        prepare: prepare_gather,
+    },
+];
+
+/// The content of a constant that the passes made sure of.
+fn constant<'a>(module: &'a Module, node: &Node, input: usize) -> &'a Tensor {
+    module.constant(node.inputs[input]).expect("the integer passes take constants only")
+}
+
+struct PackedLinear {
+    cpu: Cpu,
+    layer: IntegerLinear,
+    weights: PackedWeights,
+    /// Scale of the input times scale of the column.
+    scales: Vec<f32>,
+}
+
+fn prepare_linear(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let Operation::IntegerLinear(layer) = &node.operation else {
+        unreachable!("the table pairs this kernel with integer linear nodes")
+    };
+    let tensor = constant(module, node, 1);
+    let &[k, n] = tensor.shape() else { unreachable!("the pass takes matrices only") };
+    let elements = tensor.elements().expect("the pass takes int8 weights only");
+    let weights = PackedWeights::new(elements, [k, n], [n, 1]);
+    let scales = layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect();
+    run(PackedLinear { cpu, layer: layer.clone(), weights, scales })
+}
+
+impl Kernel for PackedLinear {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let rows = call.inputs[0].shape.iter().rev().skip(1).product();
+        let layer = Layer {
+            weights: &self.weights,
+            zero_point: self.layer.input.zero_point,
+            scales: &self.scales,
+            bias: call.inputs.get(2).map(|bias| bias.elements()),
+            activation: self.layer.activation,
+        };
+        let output = match self.layer.output {
+            Some(to) => Output::Int8(elements_mut(call.output), to),
+            None => Output::F32(elements_mut(call.output)),
+        };
+        int8::linear(self.cpu, call.inputs[0].elements(), rows, &layer, output);
+        Ok(())
+    }
+
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.weights.size_bytes() + size_of_val(self.scales.as_slice())
+    }
+}
+
+struct IntegerGather {
+    cpu: Cpu,
+    axis: Option<usize>,
+}
+
+fn prepare_gather(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let Operation::IntegerGather { axis } = node.operation else {
+        unreachable!("the table pairs this kernel with integer gather nodes")
+    };
+    run(IntegerGather { cpu, axis })
+}
+
+impl Kernel for IntegerGather {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let &[rows, row_len] = call.inputs[0].shape else { return Err("expected a table".into()) };
+        let (table, scale) = (call.inputs[0].elements(), call.f32(1));
+        let indices = call.inputs[2].elements();
+        let scales = match self.axis {
+            None => TableScales::Table(scale[0]),
+            Some(0) => TableScales::Rows(scale),
+            Some(_) => TableScales::Columns(scale),
+        };
+        let output = elements_mut(call.output);
+        gather_rows_int8(self.cpu, table, [rows, row_len], scales, indices, output)
+            .map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,61 @@
+//! f32 products of two values, with leading dimensions that broadcast.
+
+use kernels::{Batch, Matrix, Write, batched_gemm, gemm};
+
+use super::{Call, Kernel, KernelEntry, any, elements_mut, run};
+
+pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
+    name: "matmul.f32",
+    operation: "MatMul",
+    tier: None,
+    cost: 1,
+    accepts: any,
+    prepare: |_, _, _| run(MatMul),
+}];
+
+struct MatMul;
+
+impl Kernel for MatMul {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let ([a_batch @ .., m, k], [b_batch @ .., _, n]) =
+            (call.inputs[0].shape, call.inputs[1].shape)
+        else {
+            return Err("expected two matrices".to_owned());
+        };
+        let (m, k, n) = (*m, *k, *n);
+        let (left, right) = (call.f32(0), call.f32(1));
+        let output = elements_mut(call.output);
+        if b_batch.iter().all(|&size| size == 1) && a_batch.len() >= b_batch.len() {
+            let rows = a_batch.iter().product::<usize>() * m;
+            let (a, b) = (Matrix::row_major(left, rows, k), Matrix::row_major(right, k, n));
+            gemm(a, b, output, Write::Overwrite);
+            return Ok(());
+        }
+        let batch = &call.shape[..call.shape.len() - 2];
+        let a_offsets = offsets(batch, a_batch, m * k);
+        let b_offsets = offsets(batch, b_batch, k * n);
+        let a = Batch { data: left, shape: [m, k], strides: [k, 1], offsets: &a_offsets };
+        let b = Batch { data: right, shape: [k, n], strides: [n, 1], offsets: &b_offsets };
+        batched_gemm(&a, &b, output, Write::Overwrite);
+        Ok(())
+    }
+}
+
+/// Where the matrix for each product starts, when `own` leading dimensions broadcast to `batch`.
+fn offsets(batch: &[usize], own: &[usize], matrix_len: usize) -> Vec<usize> {
+    let start = |product: usize| {
+        let (mut rest, mut start, mut stride) = (product, 0, matrix_len);
+        for axis in (0..batch.len()).rev() {
+            let position = rest % batch[axis];
+            rest /= batch[axis];
+            if let Some(axis) = (axis + own.len()).checked_sub(batch.len()) {
+                if own[axis] != 1 {
+                    start += position * stride;
+                }
+                stride *= own[axis];
+            }
+        }
+        start
+    };
+    (0..batch.iter().product()).map(start).collect()
+}

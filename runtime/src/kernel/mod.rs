@@ -1,0 +1,198 @@
+//! What runs a node: one file a family, one table [`KERNELS`].
+
+mod attention;
+mod elementwise;
+mod integer;
+mod linear;
+mod matmul;
+mod movement;
+mod quantize;
+mod reduce;
+mod reference;
+mod rows;
+
+use graph::{Bindings, DType};
+use kernels::{Cpu, Tier};
+
+use crate::explain::RejectedKernel;
+use crate::module::{Module, Node};
+
+pub(crate) use reference::tensor;
+
+/// A value as a kernel sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operand<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> Operand<'a> {
+    /// Stands for an input that is not there.
+    pub(crate) const NONE: Self = Self { dtype: DType::F32, shape: &[], bytes: &[] };
+
+    /// The elements, of the type that the kernel accepted when the model was compiled.
+    pub(crate) fn elements<T: bytemuck::Pod>(&self) -> &'a [T] {
+        bytemuck::cast_slice(self.bytes)
+    }
+}
+
+/// One run of a node.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) inputs: &'a [Operand<'a>],
+    pub(crate) shape: &'a [usize],
+    pub(crate) output: &'a mut [u8],
+    pub(crate) bindings: &'a Bindings,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn f32(&self, input: usize) -> &'a [f32] {
+        self.inputs[input].elements()
+    }
+}
+
+/// The elements of an output.
+pub(crate) fn elements_mut<T: bytemuck::Pod>(output: &mut [u8]) -> &mut [T] {
+    bytemuck::cast_slice_mut(output)
+}
+
+/// A node's kernel with whatever it prepared: packed weights, scales.
+pub(crate) trait Kernel: Send + Sync {
+    /// Computes the output.
+    ///
+    /// # Errors
+    /// When the values of an input are out of range.
+    fn run(&self, call: Call<'_>) -> Result<(), String>;
+
+    /// The input whose content was packed, and which is not read again.
+    fn packed_input(&self) -> Option<usize> {
+        None
+    }
+
+    /// Bytes of packed weights.
+    fn packed_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// How a node gets its result.
+pub(crate) enum Prepared {
+    /// It is a part of its first input, from index `start` of the outermost dimension on.
+    View { start: usize },
+    /// A kernel computes it.
+    Run(Box<dyn Kernel>),
+}
+
+fn run(kernel: impl Kernel + 'static) -> Prepared {
+    Prepared::Run(Box::new(kernel))
+}
+
+/// A way to run an operation.
+pub(crate) struct KernelEntry {
+    /// What explanations call it.
+    pub(crate) name: &'static str,
+    /// The kind of operation, see `Operation::kind`; `*` for every operator of the graph.
+    pub(crate) operation: &'static str,
+    /// The instructions it is made of; `None` where it takes what the model's tier has.
+    pub(crate) tier: Option<Tier>,
+    /// Rough time for the same work, in units of the fastest kernel of the operation.
+    pub(crate) cost: u32,
+    /// Whether it can run the node; says why not.
+    pub(crate) accepts: fn(&Module, &Node) -> Result<(), String>,
+    /// Makes it ready.
+    pub(crate) prepare: fn(&Module, &Node, Cpu) -> Prepared,
+}
+
+/// Every kernel. Of those that accept a node, the cheapest runs.
+pub(crate) const KERNELS: &[&[KernelEntry]] = &[
+    attention::KERNELS,
+    elementwise::KERNELS,
+    integer::KERNELS,
+    linear::KERNELS,
+    matmul::KERNELS,
+    movement::KERNELS,
+    quantize::KERNELS,
+    reduce::KERNELS,
+    rows::KERNELS,
+    reference::KERNELS,
+];
+
+/// The kernel chosen for a node.
+pub(crate) struct Choice {
+    pub(crate) entry: &'static KernelEntry,
+    pub(crate) prepared: Prepared,
+    pub(crate) rejected: Vec<RejectedKernel>,
+}
+
+/// Chooses the cheapest kernel that accepts the node.
+pub(crate) fn choose(module: &Module, node: &Node, cpu: Cpu) -> Choice {
+    let kind = node.operation.kind();
+    let mut rejected = Vec::new();
+    let mut best: Option<(&KernelEntry, Cpu)> = None;
+    let candidates = KERNELS.iter().copied().flatten();
+    for entry in candidates.filter(|entry| entry.operation == kind || entry.operation == "*") {
+        let mut reject = |entry: &KernelEntry, reason| {
+            rejected.push(RejectedKernel { kernel: entry.name.to_owned(), reason });
+        };
+        match usable(module, node, cpu, entry) {
+            Err(reason) => reject(entry, reason),
+            Ok(entry_cpu) => match best {
+                Some((other, _)) if other.cost <= entry.cost => {
+                    reject(entry, slower(entry, other));
+                }
+                _ => {
+                    if let Some((other, _)) = best.replace((entry, entry_cpu)) {
+                        reject(other, slower(other, entry));
+                    }
+                }
+            },
+        }
+    }
+    let (entry, cpu) = best.expect("every operation has a kernel that accepts all its nodes");
+    Choice { entry, prepared: (entry.prepare)(module, node, cpu), rejected }
+}
+
+fn slower(entry: &KernelEntry, than: &KernelEntry) -> String {
+    format!("cost {} against {} of {}", entry.cost, than.cost, than.name)
+}
+
+/// The instructions to run an entry with, or why it cannot run.
+fn usable(module: &Module, node: &Node, cpu: Cpu, entry: &KernelEntry) -> Result<Cpu, String> {
+    (entry.accepts)(module, node)?;
+    let Some(tier) = entry.tier else { return Ok(cpu) };
+    if tier > cpu.tier() {
+        return Err(format!("needs tier {tier}, the model runs at {}", cpu.tier()));
+    }
+    Cpu::with_tier(tier).map_err(|error| error.to_string())
+}
+
+/// Accepts every node of the operation.
+fn any(_: &Module, _: &Node) -> Result<(), String> {
+    Ok(())
+}
+
+/// Accepts nodes whose first input has elements of this type.
+fn expect_type(module: &Module, node: &Node, input: usize, dtype: DType) -> Result<(), String> {
+    match module.value(node.inputs[input]).dtype {
+        found if found == dtype => Ok(()),
+        found => Err(format!("takes {dtype} for input {input}, found {found}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_costs_positive() {
+        let all: Vec<_> = KERNELS.iter().copied().flatten().collect();
+        for (index, entry) in all.iter().enumerate() {
+            let alike = |other: &&&KernelEntry| {
+                other.name == entry.name && other.operation == entry.operation
+            };
+            assert!(all[..index].iter().find(alike).is_none(), "{} twice", entry.name);
+            assert!(entry.cost > 0, "{}", entry.name);
+        }
+    }
+}

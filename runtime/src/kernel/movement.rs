@@ -1,0 +1,166 @@
+//! Elements that move, or only get another shape.
+
+use graph::op::{Slice, Transpose};
+use graph::{DType, Op};
+use kernels::gather_rows;
+
+use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
+use crate::module::{Module, Node, Operation};
+
+const fn view(name: &'static str, operation: &'static str) -> KernelEntry {
+    let prepare = |_: &Module, _: &Node, _| Prepared::View { start: 0 };
+    KernelEntry { name, operation, tier: None, cost: 1, accepts: any, prepare }
+}
+
+pub(super) const KERNELS: &[KernelEntry] = &[
+    view("reshape.view", "Reshape"),
+    view("unsqueeze.view", "Unsqueeze"),
+    KernelEntry {
+        name: "slice.view",
+        operation: "Slice",
+        tier: None,
+        cost: 1,
+        accepts: |_, node| match slice(node).axis {
+            0 => Ok(()),
+            axis => Err(format!("takes axis 0 only, found {axis}")),
+        },
+        prepare: |_, node, _| Prepared::View { start: slice(node).start },
+    },
+    KernelEntry {
+        name: "slice.copy",
+        operation: "Slice",
+        tier: None,
+        cost: 2,
+        accepts: any,
+        prepare: |_, node, _| run(CopySlice(slice(node).clone())),
+    },
+    KernelEntry {
+        name: "transpose.f32",
+        operation: "Transpose",
+        tier: None,
+        cost: 1,
+        accepts: |module, node| expect_type(module, node, 0, DType::F32),
+        prepare: |_, node, _| match &node.operation {
+            Operation::Graph(Op::Transpose(op)) => run(Transposition(op.clone())),
+            _ => unreachable!("the table pairs this kernel with transpositions"),
+        },
+    },
+    KernelEntry {
+        name: "gather.f32",
+        operation: "Gather",
+        tier: None,
+        cost: 1,
+        accepts: accepts_gather,
+        prepare: |_, _, _| run(GatherRows),
+    },
+    KernelEntry {
+        name: "cast.copy",
+        operation: "Cast",
+        tier: None,
+        cost: 1,
+        accepts: any,
+        prepare: |_, _, _| run(CopyCast),
+    },
+];
+
+fn slice(node: &Node) -> &Slice {
+    match &node.operation {
+        Operation::Graph(Op::Slice(op)) => op,
+        _ => unreachable!("the table pairs this kernel with slices"),
+    }
+}
+
+struct CopySlice(Slice);
+
+impl Kernel for CopySlice {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let Slice { axis, start, .. } = self.0;
+        let input = &call.inputs[0];
+        let (size, kept) = (input.shape[axis], call.shape[axis]);
+        if start + kept > size {
+            let end = start + kept;
+            return Err(format!("{start}..{end} is outside dimension {axis} of size {size}"));
+        }
+        let inner = input.dtype.size_bytes() * input.shape[axis + 1..].iter().product::<usize>();
+        let blocks = input.bytes.chunks_exact((size * inner).max(1));
+        for (output, input) in call.output.chunks_exact_mut((kept * inner).max(1)).zip(blocks) {
+            output.copy_from_slice(&input[start * inner..(start + kept) * inner]);
+        }
+        Ok(())
+    }
+}
+
+struct Transposition(Transpose);
+
+impl Kernel for Transposition {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let (x, shape) = (call.f32(0), call.shape);
+        let strides = strides(call.inputs[0].shape, &self.0.permutation);
+        let output: &mut [f32] = elements_mut(call.output);
+        let (columns, column_stride) = match (shape.last(), strides.last()) {
+            (Some(&columns), Some(&stride)) => (columns, stride),
+            _ => (1, 1),
+        };
+        for (row, output) in output.chunks_exact_mut(columns.max(1)).enumerate() {
+            let (mut rest, mut start) = (row, 0);
+            for axis in (0..shape.len().saturating_sub(1)).rev() {
+                start += rest % shape[axis] * strides[axis];
+                rest /= shape[axis];
+            }
+            for (column, y) in output.iter_mut().enumerate() {
+                *y = x[start + column * column_stride];
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For each dimension of the output, the distance of neighbours in the input.
+fn strides(input: &[usize], permutation: &[usize]) -> Vec<usize> {
+    permutation.iter().map(|&axis| input[axis + 1..].iter().product()).collect()
+}
+
+fn accepts_gather(module: &Module, node: &Node) -> Result<(), String> {
+    expect_type(module, node, 0, DType::F32)?;
+    expect_type(module, node, 1, DType::I64)?;
+    match &node.operation {
+        Operation::Graph(Op::Gather(op)) if op.axis == 0 => Ok(()),
+        _ => Err("takes axis 0 only".to_owned()),
+    }
+}
+
+struct GatherRows;
+
+impl Kernel for GatherRows {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let (rows, rest) = call.inputs[0].shape.split_first().ok_or("expected a table")?;
+        let row_len = rest.iter().product();
+        let indices = call.inputs[1].elements();
+        gather_rows(call.f32(0), [*rows, row_len], indices, elements_mut(call.output))
+            .map_err(|error| error.to_string())
+    }
+}
+
+struct CopyCast;
+
+impl Kernel for CopyCast {
+    #[allow(clippy::cast_possible_truncation, reason = "the operator's meaning")]
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let input = &call.inputs[0];
+        let bytes_per_element = call.output.len() / call.shape.iter().product::<usize>().max(1);
+        match (input.dtype, bytes_per_element) {
+            (DType::I64, 4) => {
+                let output: &mut [f32] = elements_mut(call.output);
+                let values = input.elements::<i64>();
+                output.iter_mut().zip(values).for_each(|(y, &x)| *y = x as f32);
+            }
+            (DType::F32, 8) => {
+                let output: &mut [i64] = elements_mut(call.output);
+                let values = input.elements::<f32>();
+                output.iter_mut().zip(values).for_each(|(y, &x)| *y = x as i64);
+            }
+            _ => call.output.copy_from_slice(input.bytes),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! The graph's own slow definition of an operator, for what has no kernel.
+
+use graph::{DType, Op, Tensor, TensorError};
+
+use super::{Call, Kernel, KernelEntry, Operand, run};
+use crate::module::{Module, Node, Operation};
+
+pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
+    name: "reference",
+    operation: "*",
+    tier: None,
+    cost: 1000,
+    accepts,
+    prepare: |_, node, _| match &node.operation {
+        Operation::Graph(op) => run(Reference(op.clone())),
+        _ => unreachable!("`accepts` refuses fused operations"),
+    },
+}];
+
+fn accepts(_: &Module, node: &Node) -> Result<(), String> {
+    match node.operation {
+        Operation::Graph(_) => Ok(()),
+        _ => Err("takes operators of the graph only".to_owned()),
+    }
+}
+
+struct Reference(Op);
+
+impl Kernel for Reference {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let inputs: Result<Vec<Tensor>, TensorError> = call.inputs.iter().map(tensor).collect();
+        let inputs = inputs.map_err(|error| error.to_string())?;
+        let references: Vec<&Tensor> = inputs.iter().collect();
+        let output = self.0.operator().evaluate(&references, call.bindings)?;
+        let (found, expected) = (output.bytes().len(), call.output.len());
+        if found != expected {
+            return Err(format!("expected {expected} bytes, the operator gave {found}"));
+        }
+        call.output.copy_from_slice(output.bytes());
+        Ok(())
+    }
+}
+
+/// A copy of an operand.
+pub(crate) fn tensor(operand: &Operand<'_>) -> Result<Tensor, TensorError> {
+    let Operand { dtype, shape, .. } = *operand;
+    match dtype {
+        DType::F32 => Tensor::new(shape, operand.elements::<f32>().to_vec()),
+        DType::I64 => Tensor::new(shape, operand.elements::<i64>().to_vec()),
+        DType::I32 => Tensor::new(shape, operand.elements::<i32>().to_vec()),
+        DType::I8 => Tensor::new(shape, operand.elements::<i8>().to_vec()),
+        DType::U8 => Tensor::new(shape, operand.elements::<u8>().to_vec()),
+    }
+}

@@ -1,0 +1,234 @@
+//! The graph as the passes see it: the operators of `graph`, and those that fusions make of them.
+
+use graph::{DType, Dim, Graph, Op, Shape, Tensor};
+use kernels::Activation;
+use kernels::int8::Quantization;
+
+/// A value: an input, a constant, or what a node writes. An index into [`Module::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Id(pub(crate) usize);
+
+/// Name, type and, for constants, content.
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Shape,
+    pub(crate) constant: Option<Tensor>,
+}
+
+/// What a node computes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Operation {
+    /// An operator of the graph.
+    Graph(Op),
+    /// `activation(x·w + bias)`: inputs x, w, and bias where there is one.
+    Linear { activation: Activation },
+    /// The same with int8 x and w, and f32 bias.
+    IntegerLinear(IntegerLinear),
+    /// `softmax(q·kᵀ·scale + mask)·v` for each head: inputs q, k, v, and mask where there is one.
+    Attention(HeadSplit),
+    /// Layer normalisation of a sum: inputs x, residual, scale, bias.
+    ResidualLayerNorm { epsilon: f32 },
+    /// Rows of an int8 table, dequantized: inputs table, scale, indices.
+    IntegerGather { axis: Option<usize> },
+}
+
+/// The parameters of an int8 linear layer that are not tensors of the graph any more.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct IntegerLinear {
+    /// How x is written as int8.
+    pub(crate) input: Quantization,
+    /// Scale of each column of w.
+    pub(crate) weight_scales: Vec<f32>,
+    pub(crate) activation: Activation,
+    /// How the result is written as int8; `None` for f32.
+    pub(crate) output: Option<Quantization>,
+}
+
+/// How an attention finds its heads in the rows of q, k and v.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HeadSplit {
+    pub(crate) heads: usize,
+    pub(crate) head_size: usize,
+    pub(crate) scale: f32,
+    /// Column where q, k and v start: not 0 where one product computes all three.
+    pub(crate) offsets: [usize; 3],
+}
+
+impl Operation {
+    /// The name that the kernel table goes by.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Graph(op) => op.operator().onnx_type(),
+            Self::Linear { .. } => "Linear",
+            Self::IntegerLinear(_) => "IntegerLinear",
+            Self::Attention(_) => "Attention",
+            Self::ResidualLayerNorm { .. } => "ResidualLayerNorm",
+            Self::IntegerGather { .. } => "IntegerGather",
+        }
+    }
+}
+
+/// An application of an operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) operation: Operation,
+    pub(crate) inputs: Vec<Id>,
+    pub(crate) output: Id,
+    /// Names of the graph's nodes that this one stands for; empty when it is one of them.
+    pub(crate) fused_from: Vec<String>,
+}
+
+/// A graph under rewriting. Nodes are in an order in which they can run.
+#[derive(Clone, Debug)]
+pub(crate) struct Module {
+    pub(crate) values: Vec<Value>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) inputs: Vec<Id>,
+    pub(crate) outputs: Vec<Id>,
+}
+
+impl Module {
+    /// The module of a graph; weights are shared, not copied.
+    pub(crate) fn new(graph: &Graph) -> Self {
+        let mut values = Vec::new();
+        let mut ids = std::collections::BTreeMap::new();
+        let nodes = graph.nodes().map(|(_, node)| node.output);
+        let all = graph.inputs().iter().copied().chain(graph.weights().map(|(id, _)| id));
+        for id in all.chain(nodes) {
+            let kind = graph.value_type(id);
+            ids.insert(id, Id(values.len()));
+            values.push(Value {
+                name: graph.value_name(id).to_owned(),
+                dtype: kind.dtype,
+                shape: kind.shape.clone(),
+                constant: graph.weight(id).cloned(),
+            });
+        }
+        let map = |list: &[graph::ValueId]| list.iter().map(|id| ids[id]).collect::<Vec<_>>();
+        let nodes = graph.nodes().map(|(_, node)| Node {
+            name: node.name.clone(),
+            operation: Operation::Graph(node.op.clone()),
+            inputs: map(&node.inputs),
+            output: ids[&node.output],
+            fused_from: Vec::new(),
+        });
+        let nodes = nodes.collect();
+        Self { values, nodes, inputs: map(graph.inputs()), outputs: map(graph.outputs()) }
+    }
+
+    pub(crate) fn value(&self, id: Id) -> &Value {
+        &self.values[id.0]
+    }
+
+    /// The content of a constant.
+    pub(crate) fn constant(&self, id: Id) -> Option<&Tensor> {
+        self.value(id).constant.as_ref()
+    }
+
+    /// The only element of an f32 constant.
+    pub(crate) fn scalar(&self, id: Id) -> Option<f32> {
+        match self.constant(id)?.elements::<f32>() {
+            Ok([value]) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// Adds a constant.
+    pub(crate) fn add_constant(&mut self, name: String, tensor: Tensor) -> Id {
+        let shape = tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect();
+        self.values.push(Value { name, dtype: tensor.dtype(), shape, constant: Some(tensor) });
+        Id(self.values.len() - 1)
+    }
+
+    /// Adds a value that a node is going to write.
+    pub(crate) fn add_value(&mut self, name: String, dtype: DType, shape: Shape) -> Id {
+        self.values.push(Value { name, dtype, shape, constant: None });
+        Id(self.values.len() - 1)
+    }
+
+    /// Index of the node that writes a value.
+    pub(crate) fn producer(&self, id: Id) -> Option<usize> {
+        self.nodes.iter().position(|node| node.output == id)
+    }
+
+    /// The graph operator that writes a value, and its node's index.
+    pub(crate) fn produced(&self, id: Id) -> Option<(usize, &Op)> {
+        let index = self.producer(id)?;
+        match &self.nodes[index].operation {
+            Operation::Graph(op) => Some((index, op)),
+            _ => None,
+        }
+    }
+
+    /// How often nodes and outputs read a value.
+    pub(crate) fn uses(&self, id: Id) -> usize {
+        let reads = |list: &[Id]| list.iter().filter(|&&input| input == id).count();
+        self.nodes.iter().map(|node| reads(&node.inputs)).sum::<usize>() + reads(&self.outputs)
+    }
+
+    /// Index of the node that reads a value, when nothing else does and it is no output.
+    pub(crate) fn only_consumer(&self, id: Id) -> Option<usize> {
+        if self.uses(id) != 1 {
+            return None;
+        }
+        self.nodes.iter().position(|node| node.inputs.contains(&id))
+    }
+
+    /// Puts `operation` with `inputs` in the place of node `last`, which is among `absorbed`;
+    /// removes all absorbed nodes. The output keeps its name and place.
+    pub(crate) fn fuse(
+        &mut self,
+        last: usize,
+        absorbed: &[usize],
+        operation: Operation,
+        inputs: Vec<Id>,
+    ) {
+        let mut fused_from = Vec::new();
+        let mut order = absorbed.to_vec();
+        order.sort_unstable();
+        for &index in &order {
+            let node = &self.nodes[index];
+            match node.fused_from.as_slice() {
+                [] => fused_from.push(node.name.clone()),
+                names => fused_from.extend(names.iter().cloned()),
+            }
+        }
+        let node = &mut self.nodes[last];
+        node.operation = operation;
+        node.inputs = inputs;
+        node.fused_from = fused_from;
+        self.remove(|index| index != last && order.contains(&index));
+    }
+
+    /// Removes the nodes whose index fits.
+    pub(crate) fn remove(&mut self, fits: impl Fn(usize) -> bool) {
+        let mut index = 0;
+        self.nodes.retain(|_| {
+            index += 1;
+            !fits(index - 1)
+        });
+    }
+
+    /// Removes what no output needs; returns how many nodes went.
+    pub(crate) fn sweep(&mut self) -> usize {
+        let mut needed = vec![false; self.values.len()];
+        for id in &self.outputs {
+            needed[id.0] = true;
+        }
+        let mut keep = vec![false; self.nodes.len()];
+        for (index, node) in self.nodes.iter().enumerate().rev() {
+            if needed[node.output.0] {
+                keep[index] = true;
+                for input in &node.inputs {
+                    needed[input.0] = true;
+                }
+            }
+        }
+        let before = self.nodes.len();
+        self.remove(|index| !keep[index]);
+        before - self.nodes.len()
+    }
+}

@@ -1,0 +1,129 @@
+//! Split into heads, scaled and masked scores, softmax, weighted sum, merged heads → one node
+//! that never holds all scores.
+
+use graph::{Dim, Op};
+
+use super::repeat;
+use crate::module::{HeadSplit, Id, Module, Operation};
+
+pub(super) fn run(module: &mut Module) -> usize {
+    repeat(module, |module, index| match find(module, index) {
+        Some(found) => {
+            let operation = Operation::Attention(found.split);
+            module.fuse(index, &found.absorbed, operation, found.inputs);
+            true
+        }
+        None => false,
+    })
+}
+
+struct Found {
+    split: HeadSplit,
+    inputs: Vec<Id>,
+    absorbed: Vec<usize>,
+}
+
+/// Walks back from the reshape that merges the heads.
+fn find(module: &Module, index: usize) -> Option<Found> {
+    let Operation::Graph(Op::Reshape(_)) = module.nodes[index].operation else { return None };
+    let mut walk = Walk { module, absorbed: vec![index] };
+    let [merged] = walk.inputs_of(index)?;
+    let product = walk.transposed(merged, &[0, 2, 1, 3])?;
+    let [weights, value] = walk.step(product, |op| matches!(op, Op::MatMul))?;
+    let [scores] = walk.step(weights, |op| matches!(op, Op::Softmax(_)))?;
+    let (scaled, mask) = walk.masked(scores);
+    let (raw, scale) = walk.scaled(scaled)?;
+    let [query, key] = walk.step(raw, |op| matches!(op, Op::MatMul))?;
+    let (query, heads, head_size) = walk.heads(query, &[0, 2, 1, 3])?;
+    let (key, key_heads, key_size) = walk.heads(key, &[0, 2, 3, 1])?;
+    let (value, value_heads, value_size) = walk.heads(value, &[0, 2, 1, 3])?;
+    let output = &module.value(module.nodes[index].output).shape;
+    let same = (heads, head_size) == (key_heads, key_size)
+        && (heads, head_size) == (value_heads, value_size)
+        && output.len() == 3
+        && output[2] == Dim::Fixed(heads * head_size)
+        && mask.is_none_or(|mask| mask_fits(module, mask, scores));
+    let split = HeadSplit { heads, head_size, scale, offsets: [0; 3] };
+    let mut inputs = vec![query, key, value];
+    inputs.extend(mask);
+    same.then_some(Found { split, inputs, absorbed: walk.absorbed })
+}
+
+/// Whether the mask broadcasts to the scores over their leading dimensions only.
+fn mask_fits(module: &Module, mask: Id, scores: Id) -> bool {
+    let (mask, scores) = (&module.value(mask).shape, &module.value(scores).shape);
+    mask.len() == 4
+        && mask.last() == scores.last()
+        && mask.iter().zip(scores).all(|(mask, scores)| mask == scores || *mask == Dim::Fixed(1))
+}
+
+/// A way back through nodes that have one reader each.
+struct Walk<'a> {
+    module: &'a Module,
+    absorbed: Vec<usize>,
+}
+
+impl Walk<'_> {
+    fn inputs_of<const N: usize>(&self, index: usize) -> Option<[Id; N]> {
+        self.module.nodes[index].inputs.as_slice().try_into().ok()
+    }
+
+    /// Absorbs the node that writes `id`, when its operator fits and nothing else reads it.
+    fn step<const N: usize>(&mut self, id: Id, fits: impl Fn(&Op) -> bool) -> Option<[Id; N]> {
+        let (index, op) = self.module.produced(id)?;
+        if !fits(op) || self.module.uses(id) != 1 {
+            return None;
+        }
+        let inputs = self.inputs_of(index)?;
+        self.absorbed.push(index);
+        Some(inputs)
+    }
+
+    fn transposed(&mut self, id: Id, permutation: &[usize]) -> Option<Id> {
+        let fits = |op: &Op| matches!(op, Op::Transpose(op) if op.permutation == permutation);
+        self.step(id, fits).map(|[x]: [Id; 1]| x)
+    }
+
+    /// `[batch, tokens, heads·size]` split into heads and transposed; gives the flat value.
+    fn heads(&mut self, id: Id, permutation: &[usize]) -> Option<(Id, usize, usize)> {
+        let split = self.transposed(id, permutation)?;
+        let [flat] = self.step(split, |op| matches!(op, Op::Reshape(_)))?;
+        let [batch, tokens, heads, size] = self.module.value(split).shape.as_slice() else {
+            return None;
+        };
+        let (heads, size) = (heads.fixed()?, size.fixed()?);
+        let expected = [batch.clone(), tokens.clone(), Dim::Fixed(heads * size)];
+        (self.module.value(flat).shape == expected).then_some((flat, heads, size))
+    }
+
+    /// Takes off a mask that is added to the scores.
+    fn masked(&mut self, scores: Id) -> (Id, Option<Id>) {
+        let Some([a, b]) = self.step(scores, |op| matches!(op, Op::Add)) else {
+            return (scores, None);
+        };
+        // The scores are the side of full shape that a product or a scaling writes.
+        if self.is_scores(a) { (a, Some(b)) } else { (b, Some(a)) }
+    }
+
+    fn is_scores(&self, id: Id) -> bool {
+        let produced = self.module.produced(id);
+        matches!(produced, Some((_, Op::MatMul | Op::Mul | Op::Div)))
+            && self.module.value(id).shape.get(2) != Some(&Dim::Fixed(1))
+    }
+
+    /// Takes off a constant factor or divisor.
+    fn scaled(&mut self, id: Id) -> Option<(Id, f32)> {
+        match self.module.produced(id)?.1 {
+            Op::Mul => {
+                let [a, b] = self.step(id, |_| true)?;
+                let with = |x, factor| self.module.scalar(factor).map(|factor| (x, factor));
+                with(a, b).or_else(|| with(b, a))
+            }
+            Op::Div => {
+                let [x, divisor] = self.step(id, |_| true)?;
+                Some((x, 1.0 / self.module.scalar(divisor)?))
+            }
+            _ => Some((id, 1.0)),
+        }
+    }
+}

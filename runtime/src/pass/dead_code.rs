@@ -1,0 +1,7 @@
+//! Drops nodes that no output needs.
+
+use crate::module::Module;
+
+pub(super) fn run(module: &mut Module) -> usize {
+    module.sweep()
+}

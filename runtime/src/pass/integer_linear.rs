@@ -1,0 +1,76 @@
+//! Product of a dequantized int8 activation with dequantized constant int8 weights → the product
+//! in integers. The quantized activation may have other readers: only the detour through f32 goes.
+
+use graph::{DType, Op, Tensor};
+use kernels::Activation;
+use kernels::int8::Quantization;
+
+use super::repeat;
+use crate::module::{Id, IntegerLinear, Module, Operation};
+
+pub(super) fn run(module: &mut Module) -> usize {
+    let fired = repeat(module, rewrite);
+    module.sweep();
+    fired
+}
+
+fn rewrite(module: &mut Module, index: usize) -> bool {
+    let node = &module.nodes[index];
+    let (Operation::Graph(Op::MatMul), [x, w]) = (&node.operation, node.inputs.as_slice()) else {
+        return false;
+    };
+    let (Some((x, input)), Some((w, weight_scales))) = (activation(module, *x), weight(module, *w))
+    else {
+        return false;
+    };
+    let names = [x, w].map(|source| module.nodes[source.dequantize].name.clone());
+    let activation = Activation::Identity;
+    let layer = IntegerLinear { input, weight_scales, activation, output: None };
+    module.fuse(index, &[index], Operation::IntegerLinear(layer), vec![x.quantized, w.quantized]);
+    module.nodes[index].fused_from.splice(0..0, names);
+    true
+}
+
+/// An int8 value and the node that dequantizes it.
+#[derive(Clone, Copy)]
+struct Source {
+    quantized: Id,
+    dequantize: usize,
+}
+
+/// An activation with one constant scale and zero point.
+fn activation(module: &Module, id: Id) -> Option<(Source, Quantization)> {
+    let (dequantize, Op::Dequantize(op)) = module.produced(id)? else { return None };
+    let [quantized, scale, zero_point] = module.nodes[dequantize].inputs[..] else { return None };
+    if op.axis.is_some() || module.value(quantized).dtype != DType::I8 {
+        return None;
+    }
+    let source = Source { quantized, dequantize };
+    Some((source, per_tensor(module, scale, zero_point)?))
+}
+
+/// The quantization of one constant scale and one constant int8 zero point.
+pub(crate) fn per_tensor(module: &Module, scale: Id, zero_point: Id) -> Option<Quantization> {
+    let scale = module.scalar(scale).filter(|scale| *scale > 0.0 && scale.is_finite())?;
+    let [zero_point] = *module.constant(zero_point)?.elements::<i8>().ok()? else { return None };
+    Some(Quantization { zero_point, ..Quantization::symmetric(scale) })
+}
+
+/// Constant weights `[k, n]` with zero points 0 and a scale for all or for each column.
+fn weight(module: &Module, id: Id) -> Option<(Source, Vec<f32>)> {
+    let (dequantize, Op::Dequantize(op)) = module.produced(id)? else { return None };
+    let [quantized, scale, zero_point] = module.nodes[dequantize].inputs[..] else { return None };
+    let tensor: &Tensor = module.constant(quantized)?;
+    let &[_, columns] = tensor.shape() else { return None };
+    let zeros = module.constant(zero_point)?.elements::<i8>().ok()?;
+    let scales = module.constant(scale)?.elements::<f32>().ok()?;
+    if tensor.dtype() != DType::I8 || zeros.iter().any(|&zero| zero != 0) {
+        return None;
+    }
+    let scales = match op.axis {
+        None => vec![*scales.first()?; columns],
+        Some(1) => scales.to_vec(),
+        Some(_) => return None,
+    };
+    Some((Source { quantized, dequantize }, scales))
+}

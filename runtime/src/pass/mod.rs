@@ -1,0 +1,110 @@
+//! Rewrites of a module: one file each, in the order of the table.
+
+mod activation;
+mod attention;
+mod bias;
+mod dead_code;
+mod dequantize_weights;
+mod fold_constants;
+mod integer_gather;
+mod integer_linear;
+mod linear;
+mod merge_qkv;
+mod no_ops;
+mod quantize_epilogue;
+mod residual_layer_norm;
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+
+pub(crate) use activation::activation_of;
+pub(crate) use integer_linear::per_tensor;
+
+use crate::RuntimeError;
+use crate::compile::Level;
+use crate::module::Module;
+
+/// A rewrite.
+pub(crate) struct Pass {
+    /// What `disabled_passes` and explanations call it.
+    pub(crate) name: &'static str,
+    /// The lowest level that runs it.
+    pub(crate) level: Level,
+    /// Rewrites wherever it can; returns how often it did.
+    pub(crate) run: fn(&mut Module) -> usize,
+}
+
+/// Every pass, in the order in which they run.
+///
+/// Constants fold early, so that later passes see quantized weights as constants; what is left of
+/// dequantized weights folds only after the integer passes had their chance to keep them int8.
+pub(crate) const PASSES: &[Pass] = &[
+    Pass { name: "dead-code", level: Level::O1, run: dead_code::run },
+    Pass { name: "no-ops", level: Level::O1, run: no_ops::run },
+    Pass { name: "fold-constants", level: Level::O1, run: fold_constants::run },
+    Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
+    Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
+    Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },
+    Pass { name: "linear", level: Level::O2, run: linear::run },
+    Pass { name: "bias", level: Level::O2, run: bias::run },
+    Pass { name: "activation", level: Level::O2, run: activation::run },
+    Pass { name: "quantize-epilogue", level: Level::O2, run: quantize_epilogue::run },
+    Pass { name: "attention", level: Level::O2, run: attention::run },
+    Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
+    Pass { name: "residual-layer-norm", level: Level::O2, run: residual_layer_norm::run },
+];
+
+/// How often a pass rewrote something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PassReport {
+    /// Name of the pass.
+    pub name: String,
+    /// Whether it ran; `false` when disabled or above the level.
+    pub ran: bool,
+    /// Number of rewrites.
+    pub fired: usize,
+}
+
+/// The names that `disabled_passes` may hold, in the order in which the passes run.
+pub fn pass_names() -> impl Iterator<Item = &'static str> {
+    PASSES.iter().map(|pass| pass.name)
+}
+
+/// Runs the passes of `level` that are not disabled.
+///
+/// # Errors
+/// When a disabled name is no pass.
+pub(crate) fn run(
+    module: &mut Module,
+    level: Level,
+    disabled: &[String],
+) -> Result<Vec<PassReport>, RuntimeError> {
+    if let Some(found) = disabled.iter().find(|name| pass_names().all(|known| known != *name)) {
+        let known = pass_names().collect::<Vec<_>>().join(", ");
+        return Err(RuntimeError::UnknownPass { found: found.clone(), known });
+    }
+    let one = |pass: &Pass| {
+        let ran = pass.level <= level && !disabled.iter().any(|name| name == pass.name);
+        let fired = if ran { (pass.run)(module) } else { 0 };
+        PassReport { name: pass.name.to_owned(), ran, fired }
+    };
+    Ok(PASSES.iter().map(one).collect())
+}
+
+/// Applies `rewrite` to node after node until no node lets it; returns how often it fired.
+fn repeat(module: &mut Module, rewrite: impl Fn(&mut Module, usize) -> bool) -> usize {
+    let mut fired = 0;
+    let mut index = 0;
+    while index < module.nodes.len() {
+        let before = module.nodes.len();
+        if rewrite(module, index) {
+            fired += 1;
+            // Nodes before this one may be gone; none before it can match that did not before.
+            index = index.saturating_sub(before - module.nodes.len());
+        } else {
+            index += 1;
+        }
+    }
+    fired
+}

@@ -1,0 +1,31 @@
+//! Sum of two equal shapes, then a layer normalisation that alone reads it → both in one.
+
+use graph::Op;
+
+use super::repeat;
+use crate::module::{Module, Operation};
+
+pub(super) fn run(module: &mut Module) -> usize {
+    repeat(module, rewrite)
+}
+
+fn rewrite(module: &mut Module, index: usize) -> bool {
+    let node = &module.nodes[index];
+    if node.operation != Operation::Graph(Op::Add) {
+        return false;
+    }
+    let Some(next) = module.only_consumer(node.output) else { return false };
+    let Operation::Graph(Op::LayerNorm(op)) = &module.nodes[next].operation else { return false };
+    let (&[x, residual], &[sum, scale, bias]) =
+        (node.inputs.as_slice(), module.nodes[next].inputs.as_slice())
+    else {
+        return false;
+    };
+    let shape = |id| &module.value(id).shape;
+    if sum != node.output || shape(x) != shape(sum) || shape(residual) != shape(sum) {
+        return false;
+    }
+    let operation = Operation::ResidualLayerNorm { epsilon: op.epsilon };
+    module.fuse(next, &[index, next], operation, vec![x, residual, scale, bias]);
+    true
+}
