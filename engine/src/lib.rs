@@ -7,18 +7,38 @@
 //!
 //! # Layout
 //!
-//! - [`stage`]: what a stage kind declares, and what its code sees while it runs ([`StageContext`]).
+//! - [`stage`]: what a stage kind declares, and what its code sees while it runs.
+//! - [`manifest`]: reading and checking manifests.
+//! - [`source`]: pretrained checkpoints from mirrors.
+//! - [`store`]: content-addressed blobs and trees, and the records of actions.
+//! - `key`, `plan`, `gate`: cache keys, what a run would do, bounds on metrics.
+//! - `executor`: parallel stages, worker processes, stopping.
+//! - [`protocol`], [`worker_main`]: what a worker and its parent say to each other.
 //! - [`history`]: what happened in earlier runs, as plain structs.
-//! - [`protocol`]: what a worker process and its parent say to each other.
 //!
-//! Start at [`Stage`] to write a stage, at [`history::History`] to read results.
+//! Start at [`Project`] to run something, at [`Stage`] to write a stage, at
+//! [`history::History`] to read results.
 
+mod error;
+mod executor;
+mod gate;
 pub mod history;
+mod key;
 pub mod manifest;
+mod plan;
+mod project;
 pub mod protocol;
 pub mod source;
 pub mod stage;
 pub mod store;
+mod worker;
 
+pub use error::Error;
+pub use executor::{Host, RunEvent, RunReport, StageReport};
+pub use key::Change;
+pub use manifest::schema;
+pub use plan::{Explanation, Forecast, Plan, PlannedStage, Selection};
+pub use project::{KindDescription, Project, RunOptions, kinds, state_folder};
 pub use protocol::{Metric, Progress};
 pub use stage::{AnyStage, DatasetInput, Interrupted, Port, Stage, StageContext, StageTable};
+pub use worker::worker_main;

@@ -18,7 +18,9 @@ use serde_json::Value;
 
 use crate::stage::{AnyStage, StageTable};
 
+pub(crate) use diagnostic::did_you_mean;
 pub use diagnostic::{Diagnostic, ManifestError};
+pub(crate) use schema::params_schema;
 pub use schema::schema;
 pub use spec::{Bound, DatasetSpec, DeviceChoice, Gate, ModelSpec, Reference};
 

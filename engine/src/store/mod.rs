@@ -26,6 +26,7 @@ pub use verify::{Damage, Verification};
 
 pub(crate) use error::io_at;
 pub(crate) use ingest::{hash_file, write_atomically};
+pub(crate) use lock::Attempt as LockAttempt;
 
 /// Digest of some content: 64 hexadecimal digits of blake3.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

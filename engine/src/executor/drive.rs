@@ -1,0 +1,554 @@
+//! One stage from ready to done: key, cache, lock, slot, attempts, store.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::{OnceCell, mpsc, watch};
+
+use super::attempt::{self, Attempt, AttemptEnd};
+use super::inputs::{self, Content};
+use super::slots::{Contender, Slots};
+use super::{Host, Stop};
+use crate::history::{LastStage, SourceRecord};
+use crate::key;
+use crate::manifest::{Manifest, Reference, StageSpec};
+use crate::protocol::{PROTOCOL, Task, TaskInput, TaskResult, WorkerEvent};
+use crate::source::FetchProgress;
+use crate::store::{Action, Digest, Holder, Lock, LockAttempt, Store, StoreError, hash_file};
+use crate::worker::lock_path;
+
+/// Time between two looks at a lock that another process holds.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+/// Longest pause before a retry.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// What all stages of a run share.
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) host: Host,
+    pub(super) manifest: Manifest,
+    pub(super) run: i64,
+    pub(super) device: String,
+    pub(super) slots: Arc<Slots>,
+    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) stop: watch::Receiver<Stop>,
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) logs: PathBuf,
+    /// Newest earlier run of each stage, to say what changed.
+    pub(super) last: BTreeMap<String, LastStage>,
+    /// Datasets and checkpoints, each looked at once.
+    pub(super) sources: BTreeMap<Reference, OnceCell<Content>>,
+}
+
+/// A stage that is ready.
+pub(super) struct Job {
+    pub(super) index: usize,
+    pub(super) upstream: BTreeMap<String, Content>,
+    /// Whether a cached result may not be used although there is one.
+    pub(super) force: bool,
+    /// Whether only a cached result may be used.
+    pub(super) cached_only: bool,
+    /// Counts it among those that share the threads.
+    pub(super) _contender: Contender,
+}
+
+/// What a stage's task tells the run.
+#[derive(Debug)]
+pub(super) enum Message {
+    Fetching {
+        model: String,
+        progress: FetchProgress,
+    },
+    Source(SourceRecord),
+    Waiting {
+        index: usize,
+        holder: Option<Holder>,
+    },
+    Started(Box<Started>),
+    AttemptStarted {
+        index: usize,
+        number: u32,
+    },
+    Worker {
+        index: usize,
+        event: WorkerEvent,
+    },
+    AttemptEnded {
+        index: usize,
+        number: u32,
+        duration: Duration,
+        outcome: &'static str,
+        error: Option<String>,
+    },
+    Retrying {
+        index: usize,
+        number: u32,
+        delay: Duration,
+        error: String,
+    },
+}
+
+/// A stage that is no hit and has its slot.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) index: usize,
+    pub(super) identity: Identity,
+    pub(super) reason: String,
+    pub(super) threads: usize,
+    pub(super) log: PathBuf,
+}
+
+/// What a stage is in this run.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) key: Digest,
+    pub(super) document: Value,
+    pub(super) digests: BTreeMap<String, Digest>,
+}
+
+/// What came of a stage.
+#[derive(Debug)]
+pub(super) enum StageOutcome {
+    Hit {
+        identity: Identity,
+        action: Box<Action>,
+    },
+    Ran(Box<Action>),
+    Failed {
+        identity: Option<Identity>,
+        error: String,
+    },
+    Interrupted,
+    /// It never started.
+    Skipped {
+        identity: Option<Identity>,
+        reason: String,
+    },
+}
+
+/// Why a step did not lead on: an error, or a request to stop.
+enum Halted {
+    Failed(String),
+    Stopped,
+}
+
+impl From<StoreError> for Halted {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+pub(super) async fn drive(shared: Arc<Shared>, job: Job) -> StageOutcome {
+    let spec = &shared.manifest.stages[job.index];
+    let driver = Driver { shared: &shared, spec, index: job.index };
+    let stopped = || {
+        let why = if *shared.stop.borrow() >= Stop::Checkpoint {
+            "the run was stopped"
+        } else {
+            "another stage failed"
+        };
+        why.to_owned()
+    };
+    let contents = match driver.contents(&job.upstream).await {
+        Ok(contents) => contents,
+        Err(Halted::Failed(error)) => return StageOutcome::Failed { identity: None, error },
+        Err(Halted::Stopped) => return StageOutcome::Skipped { identity: None, reason: stopped() },
+    };
+    let identity = driver.identity(&contents);
+    match driver.resolve(&job, &identity, &contents).await {
+        Ok(outcome) => outcome,
+        Err(Halted::Failed(error)) => StageOutcome::Failed { identity: Some(identity), error },
+        Err(Halted::Stopped) => {
+            StageOutcome::Skipped { identity: Some(identity), reason: stopped() }
+        }
+    }
+}
+
+struct Driver<'a> {
+    shared: &'a Arc<Shared>,
+    spec: &'a StageSpec,
+    index: usize,
+}
+
+impl Driver<'_> {
+    /// Everything connected to the stage, checkpoints fetched where needed.
+    async fn contents(
+        &self,
+        upstream: &BTreeMap<String, Content>,
+    ) -> Result<BTreeMap<String, Content>, Halted> {
+        let mut contents = upstream.clone();
+        for (port, reference) in &self.spec.inputs {
+            if let Some(cell) = self.shared.sources.get(reference) {
+                let content = cell.get_or_try_init(|| self.source(reference)).await?;
+                contents.insert(port.clone(), content.clone());
+            }
+        }
+        Ok(contents)
+    }
+
+    async fn source(&self, reference: &Reference) -> Result<Content, Halted> {
+        let (shared, reference) = (Arc::clone(self.shared), reference.clone());
+        let found = blocking(move || {
+            let manifest = &shared.manifest;
+            match &reference {
+                Reference::Data(name) => inputs::dataset(manifest, name, &manifest.data[name])
+                    .map_err(|error| error.to_string()),
+                Reference::Model(name) => {
+                    let report = |progress| {
+                        let message = Message::Fetching { model: name.clone(), progress };
+                        // Progress may be lost when the run has much else to hear.
+                        let _full = shared.messages.try_send(message);
+                    };
+                    inputs::model(
+                        &shared.store,
+                        manifest,
+                        name,
+                        &manifest.models[name],
+                        &shared.cancelled,
+                        &report,
+                    )
+                    .map_err(|error| error.to_string())
+                }
+                Reference::Stage { .. } => unreachable!("stages are no sources"),
+            }
+        })
+        .await;
+        match found {
+            Ok((content, record)) => {
+                self.send(Message::Source(record)).await;
+                Ok(content)
+            }
+            Err(_) if *self.shared.stop.borrow() >= Stop::Checkpoint => Err(Halted::Stopped),
+            Err(error) => Err(Halted::Failed(error)),
+        }
+    }
+
+    fn identity(&self, contents: &BTreeMap<String, Content>) -> Identity {
+        let inputs = contents
+            .iter()
+            .map(|(port, content)| {
+                let input = key::KeyInput {
+                    digest: Some(&content.digest),
+                    dataset: content.dataset.as_ref(),
+                };
+                (port.as_str(), input)
+            })
+            .collect();
+        let document = key::document(
+            self.spec,
+            &inputs,
+            self.shared.manifest.seed,
+            crate::plan::device_class(&self.shared.device),
+        );
+        let digests =
+            contents.iter().map(|(port, content)| (port.clone(), content.digest.clone())).collect();
+        Identity { key: key::digest(&document), document, digests }
+    }
+
+    async fn resolve(
+        &self,
+        job: &Job,
+        identity: &Identity,
+        contents: &BTreeMap<String, Content>,
+    ) -> Result<StageOutcome, Halted> {
+        let mut reason = match self.look_up(job, identity).await {
+            Ok(action) => return Ok(StageOutcome::Hit { identity: identity.clone(), action }),
+            Err(reason) => reason,
+        };
+        if job.cached_only {
+            return Err(Halted::Failed(format!(
+                "`--from` and `--only` leave this stage out, but it has no cached result ({reason}); run without them once"
+            )));
+        }
+        let (lock, waited) = self.lock(&identity.key).await?;
+        if waited {
+            // Whoever held the lock was at work on this very result.
+            reason = match self.look_up(job, identity).await {
+                Ok(action) => return Ok(StageOutcome::Hit { identity: identity.clone(), action }),
+                Err(reason) => reason,
+            };
+        }
+        let exclusive = self.spec.stage.exclusive();
+        let slot = self
+            .unless_stopped(Stop::Halt, self.shared.slots.acquire(&self.shared.device, exclusive))
+            .await?;
+        let outcome = self.work(identity, contents, reason, slot.threads).await;
+        drop((slot, lock));
+        outcome
+    }
+
+    /// A usable cached result, or why there is none.
+    async fn look_up(&self, job: &Job, identity: &Identity) -> Result<Box<Action>, String> {
+        if job.force {
+            return Err("forced".to_owned());
+        }
+        if !self.spec.cache {
+            return Err("its cache is switched off".to_owned());
+        }
+        let (shared, key, index) = (Arc::clone(self.shared), identity.key.clone(), self.index);
+        let last = shared.last.get(&self.spec.name).cloned();
+        let document = identity.document.clone();
+        blocking(move || {
+            let spec = &shared.manifest.stages[index];
+            let lookup = crate::plan::look_up(&shared.store, spec, &key, &shared.manifest.root);
+            lookup
+                .map(Box::new)
+                .map_err(|miss| crate::plan::reason(&miss, &key, &document, last.as_ref()))
+        })
+        .await
+    }
+
+    /// Takes the lock on the key, so that one result is worked on once at a time.
+    async fn lock(&self, key: &Digest) -> Result<(Lock, bool), Halted> {
+        let name = format!("key-{key}");
+        let mut waited = false;
+        loop {
+            match self.shared.store.try_lock(&name)? {
+                LockAttempt::Taken(mut lock) => {
+                    lock.name_holder(&Holder::here(Some(self.shared.run)));
+                    return Ok((lock, waited));
+                }
+                LockAttempt::Held(holder) => {
+                    if !waited {
+                        self.send(Message::Waiting { index: self.index, holder }).await;
+                    }
+                    waited = true;
+                    self.unless_stopped(Stop::Halt, tokio::time::sleep(LOCK_POLL)).await?;
+                }
+            }
+        }
+    }
+
+    /// Runs attempts until one is done or none is left.
+    async fn work(
+        &self,
+        identity: &Identity,
+        contents: &BTreeMap<String, Content>,
+        reason: String,
+        threads: usize,
+    ) -> Result<StageOutcome, Halted> {
+        let work = self.shared.store.work(&identity.key);
+        self.clear(&work).await?;
+        let log_path = self.shared.logs.join(format!("{}.log", self.spec.name));
+        let mut log = tokio::fs::File::create(&log_path).await.map_err(|error| {
+            Halted::Failed(format!("cannot create {}: {error}", log_path.display()))
+        })?;
+        let started = Started {
+            index: self.index,
+            identity: identity.clone(),
+            reason,
+            threads,
+            log: log_path,
+        };
+        self.send(Message::Started(Box::new(started))).await;
+        let begun = Instant::now();
+        for number in 1.. {
+            let attempt_folder = work.join(format!("attempt-{}-{number}", std::process::id()));
+            let task = self.task(&work, &attempt_folder, contents, threads);
+            self.send(Message::AttemptStarted { index: self.index, number }).await;
+            let (end, duration) = self.attempt(&task, &attempt_folder, &mut log).await?;
+            let (outcome, error) = match &end {
+                AttemptEnd::Done(_) => ("done", None),
+                AttemptEnd::Interrupted => ("interrupted", None),
+                AttemptEnd::Failed { outcome, error } => (*outcome, Some(error.clone())),
+            };
+            self.send(Message::AttemptEnded {
+                index: self.index,
+                number,
+                duration,
+                outcome,
+                error,
+            })
+            .await;
+            match end {
+                AttemptEnd::Interrupted => return Ok(StageOutcome::Interrupted),
+                AttemptEnd::Done(result) => {
+                    return self.finish(identity, contents, &task, result, begun.elapsed()).await;
+                }
+                AttemptEnd::Failed { error, .. } if number > self.spec.retries => {
+                    self.clear(&work).await?;
+                    return Ok(StageOutcome::Failed { identity: Some(identity.clone()), error });
+                }
+                AttemptEnd::Failed { error, .. } => {
+                    if self.pause(number, error.clone()).await.is_err() {
+                        return Ok(if *self.shared.stop.borrow() >= Stop::Checkpoint {
+                            StageOutcome::Interrupted
+                        } else {
+                            StageOutcome::Failed { identity: Some(identity.clone()), error }
+                        });
+                    }
+                }
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    async fn attempt(
+        &self,
+        task: &Task,
+        folder: &Path,
+        log: &mut tokio::fs::File,
+    ) -> Result<(AttemptEnd, Duration), Halted> {
+        let io = |error: std::io::Error| {
+            Halted::Failed(format!("cannot write {}: {error}", folder.display()))
+        };
+        tokio::fs::create_dir_all(folder).await.map_err(io)?;
+        let task_path = folder.join("task.json");
+        let text = serde_json::to_vec_pretty(task).expect("a task is plain JSON");
+        tokio::fs::write(&task_path, text).await.map_err(io)?;
+        let mut stop = self.shared.stop.clone();
+        // A request to stop that came while this stage waited must not be lost.
+        if *stop.borrow_and_update() >= Stop::Checkpoint {
+            return Ok((AttemptEnd::Interrupted, Duration::ZERO));
+        }
+        let begun = Instant::now();
+        let attempt = Attempt {
+            host: &self.shared.host,
+            task,
+            task_path: &task_path,
+            log,
+            timeout: self.spec.timeout,
+            stop,
+            index: self.index,
+            messages: self.shared.messages.clone(),
+        };
+        let end = attempt::run(attempt).await;
+        Ok((end, begun.elapsed()))
+    }
+
+    async fn pause(&self, number: u32, error: String) -> Result<(), Halted> {
+        let doubled = self.shared.host.backoff.saturating_mul(1 << (number - 1).min(16));
+        let delay = doubled.min(BACKOFF_MAX);
+        self.send(Message::Retrying { index: self.index, number, delay, error }).await;
+        self.unless_stopped(Stop::Halt, tokio::time::sleep(delay)).await
+    }
+
+    fn task(
+        &self,
+        work: &Path,
+        attempt: &Path,
+        contents: &BTreeMap<String, Content>,
+        threads: usize,
+    ) -> Task {
+        let inputs = contents
+            .iter()
+            .map(|(port, content)| {
+                let input =
+                    TaskInput { path: content.path.clone(), dataset: content.dataset.clone() };
+                (port.clone(), input)
+            })
+            .collect();
+        Task {
+            protocol: PROTOCOL,
+            kind: self.spec.stage.kind().to_owned(),
+            version: self.spec.stage.version(),
+            stage: self.spec.name.clone(),
+            params: self.spec.params.clone(),
+            inputs,
+            outputs: attempt.join("outputs"),
+            checkpoint: work.join("checkpoint"),
+            root: self.shared.manifest.root.clone(),
+            result: attempt.join("result.json"),
+            seed: self.shared.manifest.seed,
+            threads,
+            device: self.shared.device.clone(),
+        }
+    }
+
+    /// Takes the outputs into the store and writes the record, in this order.
+    async fn finish(
+        &self,
+        identity: &Identity,
+        contents: &BTreeMap<String, Content>,
+        task: &Task,
+        result: TaskResult,
+        work_time: Duration,
+    ) -> Result<StageOutcome, Halted> {
+        let (store, stage) = (self.shared.store.clone(), self.spec.stage);
+        let outputs = task.outputs.clone();
+        let mut action =
+            Action::new(identity.key.clone(), identity.document.clone(), self.shared.run);
+        action.metrics = result.metrics;
+        action.unavailable = result.unavailable;
+        action.work_s = work_time.as_secs_f64();
+        let datasets: Vec<_> =
+            contents.values().filter(|content| content.dataset.is_some()).cloned().collect();
+        let work = store.work(&identity.key);
+        blocking(move || {
+            for content in datasets {
+                if hash_file(&content.path)?.0 != content.digest {
+                    let path = content.path.display();
+                    return Err(Halted::Failed(format!(
+                        "{path} changed while the stage read it; its result is not kept, run again"
+                    )));
+                }
+            }
+            for port in stage.outputs() {
+                let artifact = store.ingest(&outputs.join(port.name))?;
+                action.outputs.insert(port.name.to_owned(), artifact);
+            }
+            store.record(&action)?;
+            // The result is safe; a leftover is collected later.
+            let _leftover = std::fs::remove_dir_all(&work);
+            Ok(StageOutcome::Ran(Box::new(action)))
+        })
+        .await
+    }
+
+    /// Removes what earlier attempts left, but for the checkpoint, once no worker of theirs is
+    /// alive any more.
+    async fn clear(&self, work: &Path) -> Result<(), Halted> {
+        let work = work.to_owned();
+        let cleared = blocking(move || -> std::io::Result<()> {
+            let checkpoint = work.join("checkpoint");
+            std::fs::create_dir_all(&checkpoint)?;
+            let lock = std::fs::File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(lock_path(&checkpoint))?;
+            lock.lock()?;
+            for entry in std::fs::read_dir(&work)? {
+                let entry = entry?;
+                if entry.file_name().to_string_lossy().starts_with("attempt-") {
+                    std::fs::remove_dir_all(entry.path())?;
+                }
+            }
+            Ok(())
+        })
+        .await;
+        cleared.map_err(|error| {
+            Halted::Failed(format!("cannot prepare the stage's work folder: {error}"))
+        })
+    }
+
+    async fn send(&self, message: Message) {
+        // The run only stops listening when it ends with an error of its own.
+        let _nobody = self.shared.messages.send(message).await;
+    }
+
+    async fn unless_stopped<T>(
+        &self,
+        level: Stop,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Halted> {
+        let mut stop = self.shared.stop.clone();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop >= level) => Err(Halted::Stopped),
+            done = work => Ok(done),
+        }
+    }
+}
+
+/// Runs blocking work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
