@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::plot::round;
 use crate::quantity::seconds;
 
-const NODE_WIDTH: f64 = 176.0;
+const NODE_WIDTH: f64 = 200.0;
 const NODE_HEIGHT: f64 = 64.0;
 /// Height of the line that names data and pretrained models.
 const SOURCES_HEIGHT: f64 = 16.0;
@@ -19,10 +19,10 @@ const GAP_X: f64 = 18.0;
 const GAP_Y: f64 = 38.0;
 const MARGIN: f64 = 8.0;
 /// Rounds of ordering and of straightening; more change nothing on graphs of this size.
-const SWEEPS: usize = 8;
+const SWEEPS: usize = 24;
 /// Characters that fit into a node.
 const MAX_NAME: usize = 20;
-const MAX_SOURCES: usize = 29;
+const MAX_SOURCES: usize = 28;
 
 /// The drawing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -199,13 +199,16 @@ impl Layout {
         }
     }
 
+    /// Mean of the centres joined to `item`, weighted so that chains of stages and long edges
+    /// come out straight.
     fn wanted(&self, item: Item) -> f64 {
-        let up = mean_of(self.above.get(&item), &self.centre);
-        let down = mean_of(self.below.get(&item), &self.centre);
-        match (up, down) {
-            (Some(up), Some(down)) => f64::midpoint(up, down),
-            (one, other) => one.or(other).unwrap_or(self.centre[&item]),
-        }
+        let joined = [&self.above, &self.below];
+        let others = joined.into_iter().filter_map(|side| side.get(&item)).flatten();
+        let (sum, weights) = others.fold((0.0, 0.0), |(sum, weights), other| {
+            let weight = straightness(item, *other);
+            (sum + weight * self.centre[other], weights + weight)
+        });
+        if weights > 0.0 { sum / weights } else { self.centre[&item] }
     }
 
     fn draw(&self, run: &RunRecord, edges: &BTreeMap<(usize, usize), Vec<String>>) -> Dag {
@@ -257,6 +260,16 @@ impl Layout {
             nodes: run.stages.iter().enumerate().map(node).collect(),
             edges: edges.iter().map(edge).collect(),
         }
+    }
+}
+
+/// How much it matters that the link between two items is straight (Gansner et al. 1993, "A
+/// technique for drawing directed graphs", section 4: bends cost most between bends).
+fn straightness(one: Item, other: Item) -> f64 {
+    match (one, other) {
+        (Item::Stage(_), Item::Stage(_)) => 1.0,
+        (Item::Bend(..), Item::Bend(..)) => 2.0,
+        _ => 0.1,
     }
 }
 

@@ -52,7 +52,7 @@ pub enum Verdict {
     Better,
     /// Worse than the first row.
     Worse,
-    /// Too small to be printed.
+    /// Too small to be printed, or inside the 95 % interval of the first row.
     Same,
 }
 
@@ -189,7 +189,11 @@ impl Column {
             ChangeStyle::Points => {
                 let difference = metric.value - base.value;
                 let text = points(difference);
+                let ends = base.low.zip(base.high);
+                let is_noise =
+                    ends.is_some_and(|(low, high)| (low..=high).contains(&metric.value));
                 let verdict = match text.chars().next() {
+                    _ if is_noise => Verdict::Same,
                     Some('+') => Verdict::Better,
                     Some('−') => Verdict::Worse,
                     _ => Verdict::Same,

@@ -88,33 +88,53 @@ pub(crate) fn curves_of_runs(runs: &[RunRecord]) -> Vec<Plot> {
         .filter_map(|panel| {
             let (stage, series) = panel;
             let title = format!("{stage}: {}", last_part(series));
-            plot::curves(&title, Unit::of_series(series), &lines[&panel])
+            plot::curves(&title, last_part(series), Unit::of_series(series), &lines[&panel])
         })
         .collect()
 }
 
-/// Panels of the series whose name `is_wanted`.
+/// Panels of the series whose name `is_wanted`, validation first.
 ///
 /// Validation curves of all stages share a panel a metric, because they can be compared; losses of
 /// a stage share one, because they are parts of one sum; everything else stands alone.
 fn panels(run: &RunRecord, is_wanted: impl Fn(&str) -> bool) -> Vec<Plot> {
-    let mut panels: Vec<(String, Unit, Vec<Curve<'_>>)> = Vec::new();
+    let mut panels: Vec<Panel<'_>> = Vec::new();
     for (stage, series) in all_series(run).filter(|(_, series)| is_wanted(&series.name)) {
         let last = last_part(&series.name);
-        let (title, name) = if series.name.starts_with("validation/") {
-            (format!("validation {last}"), stage.name.clone())
-        } else if last.ends_with("loss") {
-            (format!("{}: loss", stage.name), last.to_owned())
+        let is_validation = series.name.starts_with("validation/");
+        let quantity = if last.ends_with("loss") { "loss".to_owned() } else { last.replace('-', " ") };
+        let title = if is_validation {
+            format!("validation {quantity}")
         } else {
-            (format!("{}: {}", stage.name, last.replace('-', " ")), last.to_owned())
+            format!("{}: {quantity}", stage.name)
         };
-        let curve = Curve { name, points: &series.points };
-        match panels.iter_mut().find(|panel| panel.0 == title) {
-            Some(panel) => panel.2.push(curve),
-            None => panels.push((title, Unit::of_series(&series.name), vec![curve])),
+        let name = if is_validation { &stage.name } else { last };
+        let line = Curve { name: name.to_owned(), points: &series.points };
+        match panels.iter_mut().find(|panel| panel.title == title) {
+            Some(panel) => panel.lines.push(line),
+            None => panels.push(Panel {
+                title,
+                quantity,
+                unit: Unit::of_series(&series.name),
+                is_validation,
+                lines: vec![line],
+            }),
         }
     }
-    panels.iter().filter_map(|(title, unit, lines)| plot::curves(title, *unit, lines)).collect()
+    panels.sort_by_key(|panel| !panel.is_validation);
+    panels
+        .iter()
+        .filter_map(|panel| plot::curves(&panel.title, &panel.quantity, panel.unit, &panel.lines))
+        .collect()
+}
+
+/// A plot to be, while its lines are collected.
+struct Panel<'run> {
+    title: String,
+    quantity: String,
+    unit: Unit,
+    is_validation: bool,
+    lines: Vec<Curve<'run>>,
 }
 
 /// Series over steps; those of candidates are no steps.

@@ -7,6 +7,19 @@ use serde::Serialize;
 use crate::chain::Model;
 use crate::quantity::{ABSENT, interval, quantity};
 
+/// Beginnings of names in the order they are read; other names follow, sorted.
+const READING_ORDER: [&str; 9] = [
+    "weights",
+    "size",
+    "flops",
+    "peak-memory",
+    "test/",
+    "validation/",
+    "latency",
+    "throughput",
+    "energy",
+];
+
 /// Rows of measurements, a column a model.
 #[derive(Debug, Serialize)]
 pub(crate) struct Grid {
@@ -25,7 +38,7 @@ pub(crate) struct GridRow {
 #[derive(Debug, Serialize)]
 pub(crate) struct GridValue {
     pub(crate) text: String,
-    /// Interval and number of samples, or why there is no number.
+    /// Interval and number of samples.
     pub(crate) detail: String,
 }
 
@@ -37,6 +50,10 @@ pub(crate) fn all(models: &[Model]) -> Grid {
         .map(String::as_str)
         .filter(|name| batch_and_sequence(name).is_none())
         .collect();
+    let mut names: Vec<&str> = names.into_iter().collect();
+    names.sort_by_key(|name| {
+        READING_ORDER.iter().position(|start| name.starts_with(start)).unwrap_or(usize::MAX)
+    });
     grid(models, names.into_iter().map(|name| (name.to_owned(), name.to_owned())))
 }
 
@@ -66,11 +83,11 @@ fn grid(models: &[Model], rows: impl Iterator<Item = (String, String)>) -> Grid 
 }
 
 fn value(model: &Model, name: &str) -> GridValue {
-    let metric = match model.measurement(name) {
-        Ok(metric) => metric,
-        Err(reason) => {
-            return GridValue { text: ABSENT.to_owned(), detail: reason.to_owned() };
-        }
+    let Ok(metric) = model.measurement(name) else {
+        // Reasons that were recorded have a list of their own.
+        let recorded = model.unavailable.contains_key(name);
+        let text = if recorded { "unavailable" } else { ABSENT };
+        return GridValue { text: text.to_owned(), detail: String::new() };
     };
     let mut details = Vec::new();
     if let Some((low, high)) = metric.low.zip(metric.high) {

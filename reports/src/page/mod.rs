@@ -130,11 +130,11 @@ pub(crate) struct GateView {
     pub(crate) passed: bool,
 }
 
-/// A metric that could not be measured.
+/// Metrics that a stage could not measure for one reason.
 #[derive(Debug, Serialize)]
 pub(crate) struct Missing {
     pub(crate) stage: String,
-    pub(crate) name: String,
+    pub(crate) names: Vec<String>,
     pub(crate) reason: String,
 }
 
@@ -339,12 +339,19 @@ fn rounded(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }
 
-fn missing(stage: &StageRecord) -> impl Iterator<Item = Missing> {
-    stage.unavailable.iter().map(|missing| Missing {
-        stage: stage.name.clone(),
-        name: missing.name.clone(),
-        reason: missing.reason.clone(),
-    })
+fn missing(stage: &StageRecord) -> Vec<Missing> {
+    let mut groups: Vec<Missing> = Vec::new();
+    for missing in &stage.unavailable {
+        match groups.iter_mut().find(|group| group.reason == missing.reason) {
+            Some(group) => group.names.push(missing.name.clone()),
+            None => groups.push(Missing {
+                stage: stage.name.clone(),
+                names: vec![missing.name.clone()],
+                reason: missing.reason.clone(),
+            }),
+        }
+    }
+    groups
 }
 
 fn source(source: &engine::history::SourceRecord) -> Provenance {

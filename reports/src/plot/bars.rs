@@ -69,16 +69,17 @@ impl Bars {
             largest.name,
             quantity(largest.value, unit)
         );
+        let factor = if axis_unit == Unit::Percent { 100.0 } else { 1.0 };
+        let size = values.iter().map(|bar| (bar.value * factor).abs()).fold(0.0, f64::max);
         let row = |(index, bar): (usize, &Bar)| {
             let end = scale.at(bar.value);
-            let value = quantity(bar.value, unit);
             Row {
                 y: TOP + ROW * index as f64,
                 x: zero.min(end),
                 width: round((end - zero).abs()),
                 name: shorten(&bar.name),
-                hover: format!("{}: {value}", bar.name),
-                value,
+                hover: format!("{}: {}", bar.name, quantity(bar.value, unit)),
+                value: beside(bar.value * factor, size),
                 is_negative: bar.value < 0.0,
             }
         };
@@ -100,9 +101,17 @@ impl Bars {
 
 fn axis_suffix(axis: Unit, unit: &str) -> String {
     match axis {
+        // Gains of a percentage.
+        Unit::Percent => " (percentage points)".to_owned(),
         Unit::Plain if !unit.is_empty() => format!(" ({unit})"),
         _ => axis.suffix().to_owned(),
     }
+}
+
+/// A value with as many decimals as give the largest, `size`, three digits.
+fn beside(value: f64, size: f64) -> String {
+    let decimals = if size > 0.0 { (2.0 - size.log10().floor()).clamp(0.0, 9.0) } else { 0.0 };
+    format!("{value:.0$}", decimals as usize).replacen('-', "−", 1)
 }
 
 /// Cuts out the middle of a long name: both ends tell layers apart.

@@ -2,12 +2,11 @@
 
 use super::scale::Scale;
 use super::{Axis, Frame, Key, Plot, Shape, Strip, Style, Unit, path_through};
-use crate::quantity::significant;
 
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 236.0;
 const FRAME: Frame = Frame { left: 50.0, top: 24.0, right: 350.0, bottom: 196.0 };
-/// Points drawn of a line; a longer one is averaged, more would not be seen.
+/// Points drawn of a line; a longer one is averaged, more would not be seen. The page says so.
 const MAX_POINTS: usize = 120;
 /// Parts of the frame that can be hovered.
 const MAX_STRIPS: usize = 60;
@@ -29,8 +28,14 @@ struct Bucket {
     values: Option<(f64, f64, f64)>,
 }
 
-/// A plot of `lines` over their steps; `None` when there is no finite value.
-pub(crate) fn curves(title: &str, unit: Unit, lines: &[Curve<'_>]) -> Option<Plot> {
+/// A plot of `lines`, which show `quantity`, over their steps; `None` when there is no finite
+/// value.
+pub(crate) fn curves(
+    title: &str,
+    quantity: &str,
+    unit: Unit,
+    lines: &[Curve<'_>],
+) -> Option<Plot> {
     let drawn: Vec<Vec<Bucket>> = lines.iter().map(|line| buckets(line.points)).collect();
     let means = || drawn.iter().flatten().filter_map(|bucket| bucket.values).map(|value| value.0);
     means().next()?;
@@ -45,8 +50,8 @@ pub(crate) fn curves(title: &str, unit: Unit, lines: &[Curve<'_>]) -> Option<Plo
         width: WIDTH,
         height: HEIGHT,
         frame: FRAME,
-        x: Axis { title: "step".to_owned(), ticks: x.ticks(4) },
-        y: Axis { title: format!("{title}{}", unit.suffix()), ticks: y.ticks(5) },
+        x: Axis { title: "step".to_owned(), ticks: x.ticks(5) },
+        y: Axis { title: format!("{quantity}{}", unit.suffix()), ticks: y.ticks(6) },
         ..Plot::default()
     };
     for (index, (line, points)) in lines.iter().zip(&drawn).enumerate() {
@@ -57,7 +62,9 @@ pub(crate) fn curves(title: &str, unit: Unit, lines: &[Curve<'_>]) -> Option<Plo
         let mean =
             |bucket: &Bucket| bucket.values.map(|(mean, ..)| (x.at(bucket.step), y.at(mean)));
         plot.lines.push(Shape { path: line_path(points.iter().map(mean)), style });
-        plot.legend.push(Key { style, mark: "", text: line.name.clone() });
+        if lines.len() > 1 {
+            plot.legend.push(Key { style, mark: "", text: line.name.clone() });
+        }
     }
     plot.strips = strips(lines, &drawn, x, unit);
     Some(plot)
@@ -154,23 +161,10 @@ fn summary(title: &str, unit: Unit, lines: &[Curve<'_>]) -> String {
 }
 
 fn note(lines: &[Curve<'_>]) -> String {
-    let mut notes = Vec::new();
-    if let Some(longest) = lines.iter().map(|line| line.points.len()).max()
-        && longest > MAX_POINTS
-    {
-        let size = longest.div_ceil(MAX_POINTS) as f64;
-        notes.push(format!(
-            "Line: mean of up to {} points; band: their lowest and highest, cut at the frame.",
-            significant(size)
-        ));
+    let is_lost = |point: &&(u64, Option<f64>)| point.1.is_none_or(|value| !value.is_finite());
+    match lines.iter().flat_map(|line| line.points).filter(is_lost).count() {
+        0 => String::new(),
+        1 => "One value was not finite and is left out.".to_owned(),
+        lost => format!("{lost} values were not finite and are left out."),
     }
-    let lost: usize = lines
-        .iter()
-        .flat_map(|line| line.points)
-        .filter(|point| point.1.is_none_or(|value| !value.is_finite()))
-        .count();
-    if lost > 0 {
-        notes.push(format!("{lost} values were not finite and are left out."));
-    }
-    notes.join(" ")
 }

@@ -70,7 +70,7 @@ pub(crate) struct Mark {
     /// Path around the origin.
     pub(crate) path: &'static str,
     pub(crate) style: Style,
-    /// Whether no other point is better in both directions.
+    /// Whether it gets a ring: no other point is better in both directions.
     pub(crate) on_front: bool,
     pub(crate) hover: String,
 }

@@ -9,6 +9,9 @@ use crate::quantity::{interval, quantity};
 const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 320.0;
 const FRAME: Frame = Frame { left: 50.0, top: 26.0, right: 428.0, bottom: 274.0 };
+/// Marks of candidates: small, there may be hundreds.
+const ON_FRONT: &str = "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z";
+const BEHIND: &str = "M-2.5-2.5h5v5h-5z";
 /// Width of a character of a label, on average.
 const CHARACTER: f64 = 6.4;
 const LINE: f64 = 13.0;
@@ -97,13 +100,13 @@ pub(crate) fn candidates(title: &str, candidates: &[Candidate]) -> Option<Plot> 
         candidates.iter().copied().partition(|one| one.on_front);
     for one in others.iter().chain(&on_front) {
         let at = (x.at(one.latency_ms), y.at(one.accuracy));
-        let index = usize::from(!one.on_front);
         plot.marks.push(Mark {
             x: at.0,
             y: at.1,
-            path: MARKS[index],
+            path: if one.on_front { ON_FRONT } else { BEHIND },
             style: Style { colour: if one.on_front { 0 } else { 5 }, dash: 0 },
-            on_front: one.on_front,
+            // The line through them says it.
+            on_front: false,
             hover: format!(
                 "candidate {}\naccuracy: {}\nlatency: {}",
                 one.index,
@@ -120,11 +123,11 @@ pub(crate) fn candidates(title: &str, candidates: &[Candidate]) -> Option<Plot> 
         path: path_through(front.into_iter().map(Some)),
         style: Style { colour: 0, dash: 1 },
     });
-    let keys = [(0, 0, "on the Pareto front"), (1, 5, "not on it")];
+    let keys = [(ON_FRONT, 0, "on the Pareto front"), (BEHIND, 5, "not on it")];
     plot.legend = keys
         .map(|(mark, colour, text)| Key {
             style: Style { colour, dash: 0 },
-            mark: MARKS[mark],
+            mark,
             text: text.to_owned(),
         })
         .to_vec();
