@@ -1,7 +1,6 @@
 //! Writes reports on made-up runs, to look at them in a browser:
 //! `cargo run -p reports --example fixture -- FOLDER`.
 
-#[allow(clippy::unwrap_used, reason = "shared with the tests")]
 #[path = "../tests/fixture/mod.rs"]
 mod fixture;
 

@@ -393,3 +393,74 @@ fn summary(run: &RunRecord) -> String {
     let stages: Vec<String> = run.stages.iter().map(one).collect();
     format!("Stages from first to last: {}", stages.join("; "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Graphs as stage counts and edges; sources come before targets, as in records.
+    const GRAPHS: [(usize, &[(usize, usize)]); 4] = [
+        (1, &[]),
+        (3, &[]),
+        (4, &[(0, 1), (0, 2), (1, 3), (2, 3)]),
+        (
+            7,
+            &[
+                (0, 1),
+                (0, 2),
+                (1, 2),
+                (0, 3),
+                (2, 3),
+                (3, 4),
+                (4, 5),
+                (0, 6),
+                (2, 6),
+                (3, 6),
+                (4, 6),
+            ],
+        ),
+    ];
+
+    fn layout((n_stages, edges): (usize, &[(usize, usize)])) -> Layout {
+        let mut layout = Layout::new(n_stages, edges.iter().copied());
+        layout.order();
+        layout.place();
+        layout
+    }
+
+    #[test]
+    fn nothing_in_a_layer_overlaps() {
+        for graph in GRAPHS {
+            let layout = layout(graph);
+            for layer in &layout.layers {
+                for pair in layer.windows(2) {
+                    let room = (width(pair[0]) + width(pair[1])) / 2.0;
+                    let distance = layout.centre[&pair[1]] - layout.centre[&pair[0]];
+                    assert!(distance >= room, "{pair:?} of {graph:?} are {distance} apart");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn edges_go_down_one_layer_at_a_time() {
+        for graph in GRAPHS {
+            let layout = layout(graph);
+            let layer_of =
+                |item: &Item| layout.layers.iter().position(|layer| layer.contains(item));
+            for (source, target) in graph.1 {
+                let way = layout.way(*source, *target);
+                let layers: Vec<usize> = way.iter().filter_map(layer_of).collect();
+                assert_eq!(layers.len(), way.len());
+                assert!(layers.windows(2).all(|pair| pair[1] == pair[0] + 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_chain_is_straight() {
+        let layout = layout((4, &[(0, 1), (1, 2), (2, 3)]));
+        let first = layout.centre[&Item::Stage(0)];
+        assert!(layout.centre.values().all(|centre| (centre - first).abs() < 1e-9));
+    }
+}

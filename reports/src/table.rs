@@ -167,15 +167,15 @@ impl Cell {
         }
     }
 
-    fn line(&self) -> String {
-        let mut line = self.text.clone();
-        if let Some(interval) = &self.interval {
-            line.push_str(&format!(" [{interval}]"));
+    fn value_line(&self) -> String {
+        match &self.interval {
+            Some(interval) => format!("{} [{interval}]", self.text),
+            None => self.text.clone(),
         }
-        if let Some(change) = &self.change {
-            line.push_str(&format!(" ({})", change.text));
-        }
-        line
+    }
+
+    fn change_line(&self) -> String {
+        self.change.as_ref().map_or_else(String::new, |change| change.text.clone())
     }
 }
 
@@ -190,8 +190,7 @@ impl Column {
                 let difference = metric.value - base.value;
                 let text = points(difference);
                 let ends = base.low.zip(base.high);
-                let is_noise =
-                    ends.is_some_and(|(low, high)| (low..=high).contains(&metric.value));
+                let is_noise = ends.is_some_and(|(low, high)| (low..=high).contains(&metric.value));
                 let verdict = match text.chars().next() {
                     _ if is_noise => Verdict::Same,
                     Some('+') => Verdict::Better,
@@ -253,11 +252,15 @@ impl Reasons {
 }
 
 impl fmt::Display for Table {
-    /// Aligned columns for a terminal, two spaces apart, notes below.
+    /// Aligned columns for a terminal, changes below their numbers, notes below the table.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let header: Vec<String> = self.columns.clone();
-        let body = self.rows.iter().map(|row| row.iter().map(Cell::line).collect());
-        let lines: Vec<Vec<String>> = std::iter::once(header).chain(body).collect();
+        let mut lines: Vec<Vec<String>> = vec![self.columns.clone()];
+        for row in &self.rows {
+            lines.push(row.iter().map(Cell::value_line).collect());
+            if row.iter().any(|cell| cell.change.is_some()) {
+                lines.push(row.iter().map(Cell::change_line).collect());
+            }
+        }
         let width = |column: usize| {
             lines.iter().filter_map(|line| line.get(column)).map(|text| text.chars().count()).max()
         };

@@ -102,7 +102,8 @@ fn panels(run: &RunRecord, is_wanted: impl Fn(&str) -> bool) -> Vec<Plot> {
     for (stage, series) in all_series(run).filter(|(_, series)| is_wanted(&series.name)) {
         let last = last_part(&series.name);
         let is_validation = series.name.starts_with("validation/");
-        let quantity = if last.ends_with("loss") { "loss".to_owned() } else { last.replace('-', " ") };
+        let quantity =
+            if last.ends_with("loss") { "loss".to_owned() } else { last.replace('-', " ") };
         let title = if is_validation {
             format!("validation {quantity}")
         } else {

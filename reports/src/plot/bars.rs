@@ -6,15 +6,15 @@ use super::scale::{Scale, Tick};
 use super::{Unit, round};
 use crate::quantity::quantity;
 
-const WIDTH: f64 = 440.0;
+const WIDTH: f64 = 400.0;
 const LEFT: f64 = 12.0;
-const RIGHT: f64 = 428.0;
+const RIGHT: f64 = 388.0;
 const TOP: f64 = 10.0;
 const ROW: f64 = 32.0;
 /// Height left for ticks and title of the axis.
 const AXIS: f64 = 40.0;
 /// Characters of a name that fit above its bar.
-const MAX_NAME: usize = 52;
+const MAX_NAME: usize = 46;
 
 /// A value and its name.
 #[derive(Debug, Clone, PartialEq)]

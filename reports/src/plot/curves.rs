@@ -30,12 +30,7 @@ struct Bucket {
 
 /// A plot of `lines`, which show `quantity`, over their steps; `None` when there is no finite
 /// value.
-pub(crate) fn curves(
-    title: &str,
-    quantity: &str,
-    unit: Unit,
-    lines: &[Curve<'_>],
-) -> Option<Plot> {
+pub(crate) fn curves(title: &str, quantity: &str, unit: Unit, lines: &[Curve<'_>]) -> Option<Plot> {
     let drawn: Vec<Vec<Bucket>> = lines.iter().map(|line| buckets(line.points)).collect();
     let means = || drawn.iter().flatten().filter_map(|bucket| bucket.values).map(|value| value.0);
     means().next()?;

@@ -6,9 +6,9 @@ use engine::Metric;
 
 use crate::quantity::{interval, quantity};
 
-const WIDTH: f64 = 440.0;
+const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 320.0;
-const FRAME: Frame = Frame { left: 50.0, top: 26.0, right: 428.0, bottom: 274.0 };
+const FRAME: Frame = Frame { left: 50.0, top: 26.0, right: 388.0, bottom: 274.0 };
 /// Marks of candidates: small, there may be hundreds.
 const ON_FRONT: &str = "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z";
 const BEHIND: &str = "M-2.5-2.5h5v5h-5z";
@@ -194,8 +194,14 @@ impl Plot {
         self.summary.push_str(&hover.replace('\n', ", "));
         let on_front = !all.iter().any(|other| dominates(other, model));
         self.marks.push(Mark { x, y, path: mark, style, on_front, hover });
-        let (anchor, text) = ("start", model.name.to_owned());
-        self.labels.push(Label { x, y, anchor, text });
+        let text = model.name.to_owned();
+        // The same model in two runs lies in one place and needs one label.
+        let is_labelled = self.labels.iter().any(|label| {
+            label.text == text && (label.x - x).abs() < LINE && (label.y - y).abs() < LINE
+        });
+        if !is_labelled {
+            self.labels.push(Label { x, y, anchor: "start", text });
+        }
     }
 
     /// Moves each label beside its mark, where it covers no mark and no earlier label.
@@ -207,12 +213,12 @@ impl Plot {
             let (x, y) = (label.x, label.y);
             let width = label.text.chars().count() as f64 * CHARACTER;
             let places = [
-                ("start", x + 11.0, y + 4.0),
-                ("end", x - 11.0, y + 4.0),
                 ("start", x + 9.0, y - 9.0),
-                ("start", x + 9.0, y + 18.0),
                 ("end", x - 9.0, y - 9.0),
+                ("start", x + 9.0, y + 18.0),
                 ("end", x - 9.0, y + 18.0),
+                ("start", x + 12.0, y + 4.0),
+                ("end", x - 12.0, y + 4.0),
             ];
             let boxed = |(anchor, x, y): (&str, f64, f64)| {
                 let left = if anchor == "end" { x - width } else { x };
