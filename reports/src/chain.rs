@@ -54,8 +54,9 @@ impl Model {
 
 /// The models of a run, upstream first.
 ///
-/// A model is what a stage wrote as an artifact of kind `model`, or what another stage wants
-/// from its port `model`: so a run that failed half-way still shows the whole chain.
+/// A model of the chain is what a stage wrote to its port `model`, or what another stage wants
+/// from there: so a run that failed half-way still shows the whole chain. Models on other ports,
+/// such as the supernet of a search, are means to an end.
 pub(crate) fn models(run: &RunRecord) -> Vec<Model> {
     run.stages
         .iter()
@@ -65,8 +66,8 @@ pub(crate) fn models(run: &RunRecord) -> Vec<Model> {
 }
 
 fn is_model(stage: &StageRecord, run: &RunRecord) -> bool {
-    let wanted = format!("{}.model", stage.name);
-    stage.artifacts.iter().any(|artifact| artifact.kind == "model")
+    let wanted = model_port(stage);
+    stage.artifacts.iter().any(|artifact| artifact.port == "model" && artifact.kind == "model")
         || run.stages.iter().flat_map(|other| &other.inputs).any(|edge| edge.from == wanted)
 }
 
@@ -78,7 +79,7 @@ fn read_model(stage: &StageRecord, run: &RunRecord) -> Model {
         unavailable: BTreeMap::new(),
         absent: absent_reason(stage, run),
     };
-    for (bench, port) in benches(stage, run) {
+    for (bench, port) in readers(stage, run) {
         let prefix = format!("{BENCH}{port}/");
         for metric in &bench.metrics {
             if let Some(name) = metric.name.strip_prefix(&prefix) {
@@ -101,16 +102,19 @@ fn read_model(stage: &StageRecord, run: &RunRecord) -> Model {
     model
 }
 
+fn model_port(stage: &StageRecord) -> String {
+    format!("{}.model", stage.name)
+}
+
 /// Stages that take the model of `stage`, and the port they take it by.
-fn benches<'run>(
+fn readers<'run>(
     stage: &StageRecord,
     run: &'run RunRecord,
 ) -> impl Iterator<Item = (&'run StageRecord, &'run str)> {
-    let prefix = format!("{}.", stage.name);
+    let wanted = model_port(stage);
     run.stages.iter().flat_map(move |other| {
-        let prefix = prefix.clone();
-        let edges = other.inputs.iter().filter(move |edge| edge.from.starts_with(&prefix));
-        edges.map(move |edge| (other, edge.port.as_str()))
+        let edge = other.inputs.iter().find(|edge| edge.from == wanted);
+        edge.map(|edge| (other, edge.port.as_str()))
     })
 }
 
@@ -125,10 +129,10 @@ fn absent_reason(stage: &StageRecord, run: &RunRecord) -> String {
         };
         Some(format!("stage `{}` {how}", stage.name))
     };
-    let consumers = benches(stage, run).map(|(other, _)| other);
+    let after = readers(stage, run).map(|(other, _)| other);
     // The last stage that reads a model is the one that measures it.
     std::iter::once(stage)
-        .chain(consumers.last())
+        .chain(after.last())
         .find_map(unfinished)
         .unwrap_or_else(|| "no stage of the run measured it".to_owned())
 }

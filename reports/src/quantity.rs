@@ -24,10 +24,12 @@ pub(crate) fn quantity(value: f64, unit: &str) -> String {
 
 /// The two ends of an interval around a value of `unit`, for instance `82.4–86.9 %`.
 pub(crate) fn interval(low: f64, high: f64, unit: &str) -> String {
+    // "−0.3–2.1" is hard to read.
+    let dash = if low < 0.0 { " to " } else { "–" };
     if unit == "fraction" {
-        return format!("{}–{} %", percent(low), percent(high));
+        return format!("{}{dash}{} %", percent(low), percent(high));
     }
-    format!("{}–{}", quantity(low, unit), quantity(high, unit))
+    format!("{}{dash}{}", quantity(low, unit), quantity(high, unit))
 }
 
 /// Seconds as `0.42 s`, `14.2 s`, `3 min 12 s` or `2 h 05 min`.
@@ -166,6 +168,13 @@ mod tests {
         check(123_456.0, "examples/s", "123 k examples/s");
         check(f64::NAN, "ms", ABSENT);
         check(-12.0, "widgets", "−12.0 widgets");
+    }
+
+    #[test]
+    fn intervals_read_well() {
+        assert_eq!(interval(0.824, 0.869, "fraction"), "82.4–86.9 %");
+        assert_eq!(interval(-0.003, 0.021, "fraction"), "−0.3 to 2.1 %");
+        assert_eq!(interval(1.5, 2.5, "ms"), "1.50 ms–2.50 ms");
     }
 
     #[test]

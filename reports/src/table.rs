@@ -52,7 +52,9 @@ pub enum Verdict {
     Better,
     /// Worse than the first row.
     Worse,
-    /// Too small to be printed, or inside the 95 % interval of the first row.
+    /// Too small to be printed or to be told from chance: the 95 % interval of the paired
+    /// difference has zero inside, or, where no pairs were compared, the number lies in the 95 %
+    /// interval of the first row.
     Same,
 }
 
@@ -140,8 +142,10 @@ pub(crate) fn of_models(models: &[Model]) -> Table {
         for (index, (model, row)) in models.iter().zip(&mut rows).enumerate() {
             row.push(match model.measurement(name) {
                 Ok(metric) => {
-                    let change = first.filter(|_| index > 0);
-                    Cell::metric(metric, change.and_then(|base| column.change(base, metric)))
+                    let drop = model.measurement(&format!("{name}-drop")).ok();
+                    let base = first.filter(|_| index > 0);
+                    let change = base.and_then(|base| column.change(base, metric, drop));
+                    Cell::metric(metric, change)
                 }
                 Err(reason) => {
                     reasons.add(reason, column.title, &model.name);
@@ -180,25 +184,14 @@ impl Cell {
 }
 
 impl Column {
-    /// How `metric` changed against `base`; `None` when the two cannot be compared.
-    pub(crate) fn change(&self, base: &Metric, metric: &Metric) -> Option<Change> {
+    /// How `metric` changed against `base`; `None` when the two cannot be compared. `drop` is
+    /// what a stage measured as lost, sample by sample.
+    fn change(&self, base: &Metric, metric: &Metric, drop: Option<&Metric>) -> Option<Change> {
         if base.unit != metric.unit {
             return None;
         }
         match self.change {
-            ChangeStyle::Points => {
-                let difference = metric.value - base.value;
-                let text = points(difference);
-                let ends = base.low.zip(base.high);
-                let is_noise = ends.is_some_and(|(low, high)| (low..=high).contains(&metric.value));
-                let verdict = match text.chars().next() {
-                    _ if is_noise => Verdict::Same,
-                    Some('+') => Verdict::Better,
-                    Some('−') => Verdict::Worse,
-                    _ => Verdict::Same,
-                };
-                Some(Change { text, verdict })
-            }
+            ChangeStyle::Points => Some(change_in_points(base, metric, drop)),
             ChangeStyle::Ratio { less, more, less_is_better } => {
                 if base.value <= 0.0 || metric.value <= 0.0 {
                     return None;
@@ -208,17 +201,35 @@ impl Column {
                     return Some(Change { text: "same".to_owned(), verdict: Verdict::Same });
                 }
                 let is_less = factor > 1.0;
-                let text = if is_less {
-                    format!("{} {less}", ratio(factor))
-                } else {
-                    format!("{} {more}", ratio(1.0 / factor))
-                };
-                let verdict =
-                    if is_less == less_is_better { Verdict::Better } else { Verdict::Worse };
-                Some(Change { text, verdict })
+                let (factor, word) = if is_less { (factor, less) } else { (1.0 / factor, more) };
+                let is_better = is_less == less_is_better;
+                Some(Change {
+                    text: format!("{} {word}", ratio(factor)),
+                    verdict: if is_better { Verdict::Better } else { Verdict::Worse },
+                })
             }
         }
     }
+}
+
+fn change_in_points(base: &Metric, metric: &Metric, drop: Option<&Metric>) -> Change {
+    let difference = metric.value - base.value;
+    let text = points(difference);
+    // A drop against another model than `base` says nothing here.
+    let paired = drop.filter(|drop| (drop.value + difference).abs() < 1e-6);
+    let is_noise = match paired.and_then(|drop| drop.low.zip(drop.high)) {
+        Some((low, high)) => (low..=high).contains(&0.0),
+        None => {
+            base.low.zip(base.high).is_some_and(|(low, high)| (low..=high).contains(&metric.value))
+        }
+    };
+    let verdict = match text.chars().next() {
+        _ if is_noise => Verdict::Same,
+        Some('+') => Verdict::Better,
+        Some('−') => Verdict::Worse,
+        _ => Verdict::Same,
+    };
+    Change { text, verdict }
 }
 
 /// Why cells are empty, grouped by reason in the order met.

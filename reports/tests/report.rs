@@ -52,19 +52,33 @@ fn the_summary_table_is_aligned() {
 }
 
 #[test]
-fn changes_inside_the_interval_are_no_verdict() {
-    let table = summary_table(&fixture::done());
-    let int8 = table.rows.last().unwrap();
-    let verdict = |column: usize| int8[column].change.as_ref().unwrap().verdict;
-    assert_eq!(verdict(2), Verdict::Better);
-    assert_eq!(verdict(3), Verdict::Same);
-
-    let mut run = fixture::done();
-    let bench = run.stages.last_mut().unwrap();
-    let accuracy = bench.metrics.iter_mut().find(|one| one.name == "bench/int8/test/accuracy");
-    accuracy.unwrap().value = 0.79;
-    let change = summary_table(&run).rows[3][3].change.clone().unwrap();
-    assert_eq!((change.text.as_str(), change.verdict), ("−5.7 pt", Verdict::Worse));
+fn changes_that_may_be_chance_are_no_verdict() {
+    let change = |accuracy: f64, drop: Option<(f64, f64)>| {
+        let mut run = fixture::done();
+        let metrics = &mut run.stages.last_mut().unwrap().metrics;
+        for metric in metrics.iter_mut() {
+            match metric.name.as_str() {
+                "bench/int8/test/accuracy" => metric.value = accuracy,
+                "bench/int8/test/accuracy-drop" => {
+                    metric.value = 0.847 - accuracy;
+                    (metric.low, metric.high) = drop.unzip();
+                }
+                _ => {}
+            }
+        }
+        let change = summary_table(&run).rows[3][3].change.clone().unwrap();
+        (change.text, change.verdict)
+    };
+    let check = |accuracy, drop, text: &str, verdict| {
+        assert_eq!(change(accuracy, drop), (text.to_owned(), verdict));
+    };
+    // Pairs decide where there are any, …
+    check(0.838, Some((0.004, 0.014)), "−0.9 pt", Verdict::Worse);
+    check(0.838, Some((-0.004, 0.022)), "−0.9 pt", Verdict::Same);
+    check(0.859, Some((-0.020, -0.004)), "+1.2 pt", Verdict::Better);
+    // … otherwise the interval of the teacher, 0.825 to 0.868.
+    check(0.838, None, "−0.9 pt", Verdict::Same);
+    check(0.790, None, "−5.7 pt", Verdict::Worse);
 }
 
 #[test]

@@ -273,16 +273,12 @@ fn read_stage(stage: &StageRecord) -> StageView {
         }
         text
     };
-    let mut reason = stage.reason.clone();
-    if let Some(origin) = stage.origin_run {
-        reason.push_str(&format!(" (work done in run {origin})"));
-    }
     StageView {
         name: stage.name.clone(),
         kind: stage.kind.clone(),
         state: dag::state_word(stage.state),
         duration: duration.to_owned(),
-        reason,
+        reason: stage.reason.clone(),
         // A single attempt says no more than the stage does.
         attempts: stage.attempts.iter().filter(|_| stage.attempts.len() > 1).map(attempt).collect(),
         parameters: compare::flatten(&stage.params),
