@@ -200,13 +200,18 @@ fn roots(
 
 #[cfg(test)]
 mod tests {
+    use graph::bert::{self, BertConfig, BertLayer};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::compile::Level;
+    use crate::kernel::choose;
+    use crate::module::Node;
+    use crate::pass;
 
     /// Finds overlaps without the planner's help: byte by byte in units of the alignment, step by
     /// step.
-    pub(super) fn overlap(requests: &[Request], offsets: &[usize]) -> Option<(usize, usize)> {
+    fn overlap(requests: &[Request], offsets: &[usize]) -> Option<(usize, usize)> {
         let steps = requests.iter().map(|request| request.last + 1).max().unwrap_or(0);
         for step in 0..steps {
             let mut owner = std::collections::BTreeMap::new();
@@ -260,5 +265,72 @@ mod tests {
         let step = |index| Request { bytes: 640, first: index, last: index + 1 };
         let requests: Vec<_> = (0..10).map(step).collect();
         assert_eq!(layout(&requests).1, 1280);
+    }
+
+    /// A model as it would run at this level.
+    fn prepared(level: Level) -> (Module, Vec<Prepared>) {
+        let layer = BertLayer { heads: 2, intermediate: 48 };
+        let config = BertConfig::uniform(30, 16, 3, layer);
+        let graph = bert::build(&config, &mut bert::initial_weights(1)).unwrap();
+        let mut module = Module::new(&graph);
+        pass::run(&mut module, level, &[]).unwrap();
+        let cpu = kernels::Cpu::best();
+        let steps = module.nodes.iter().map(|node| choose(&module, node, cpu).prepared).collect();
+        (module, steps)
+    }
+
+    fn sizes_of(batch: usize, sequence: usize) -> Bindings {
+        Bindings::new([("batch", batch), ("sequence", sequence)])
+    }
+
+    /// Whether a node's output keeps off everything that is still going to be read, views taken
+    /// one by one, as they are.
+    fn check_lifetimes(module: &Module, steps: &[Prepared], plan: &Plan) {
+        let last_read = |id: Id| {
+            let reads = |(step, node): (usize, &Node)| node.inputs.contains(&id).then_some(step);
+            let read = module.nodes.iter().enumerate().filter_map(reads).max();
+            if module.outputs.contains(&id) { Some(module.nodes.len()) } else { read }
+        };
+        for (step, node) in module.nodes.iter().enumerate() {
+            if matches!(steps[step], Prepared::View { .. }) {
+                continue;
+            }
+            let Place::Arena(written) = &plan.places[node.output.0] else { panic!("no place") };
+            assert!(written.end <= plan.bytes && written.start % ALIGNMENT == 0);
+            for other in &module.nodes[..step] {
+                let Place::Arena(kept) = &plan.places[other.output.0] else { continue };
+                let meets = written.start < kept.end && kept.start < written.end;
+                let dead = last_read(other.output).is_none_or(|last| last < step);
+                assert!(dead || !meets, "`{}` is written over `{}`", node.name, other.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_never_writes_over_what_it_reads_later() {
+        for level in [Level::O0, Level::O3] {
+            let (module, steps) = prepared(level);
+            for (batch, sequence) in [(1, 1), (3, 7), (8, 64)] {
+                let plan = Plan::new(&module, &steps, sizes_of(batch, sequence)).unwrap();
+                check_lifetimes(&module, &steps, &plan);
+            }
+        }
+    }
+
+    #[test]
+    fn fusion_and_reuse_shrink_the_arena() {
+        let bytes = |level| {
+            let (module, steps) = prepared(level);
+            let plan = Plan::new(&module, &steps, sizes_of(4, 64)).unwrap();
+            let all: usize = module
+                .nodes
+                .iter()
+                .map(|node| sizes(&module, &plan.shapes).unwrap()[node.output.0])
+                .sum();
+            (plan.bytes, all)
+        };
+        let ((plain, plain_all), (fused, _)) = (bytes(Level::O0), bytes(Level::O3));
+        assert!(4 * plain < plain_all, "{plain} of {plain_all}");
+        assert!(fused < plain, "{fused} of {plain}");
     }
 }

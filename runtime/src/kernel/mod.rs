@@ -15,7 +15,7 @@ use graph::{Bindings, DType};
 use kernels::{Cpu, Tier};
 
 use crate::explain::RejectedKernel;
-use crate::module::{Module, Node};
+use crate::module::{Module, Node, Operation};
 
 pub(crate) use reference::tensor;
 
@@ -33,7 +33,8 @@ impl<'a> Operand<'a> {
 
     /// The elements, of the type that the kernel accepted when the model was compiled.
     pub(crate) fn elements<T: bytemuck::Pod>(&self) -> &'a [T] {
-        bytemuck::cast_slice(self.bytes)
+        // No bytes may start anywhere; elements have to be aligned.
+        if self.bytes.is_empty() { &[] } else { bytemuck::cast_slice(self.bytes) }
     }
 }
 
@@ -54,7 +55,7 @@ impl<'a> Call<'a> {
 
 /// The elements of an output.
 pub(crate) fn elements_mut<T: bytemuck::Pod>(output: &mut [u8]) -> &mut [T] {
-    bytemuck::cast_slice_mut(output)
+    if output.is_empty() { &mut [] } else { bytemuck::cast_slice_mut(output) }
 }
 
 /// A node's kernel with whatever it prepared: packed weights, scales.
@@ -92,7 +93,7 @@ fn run(kernel: impl Kernel + 'static) -> Prepared {
 pub(crate) struct KernelEntry {
     /// What explanations call it.
     pub(crate) name: &'static str,
-    /// The kind of operation, see `Operation::kind`; `*` for every operator of the graph.
+    /// The kind of operation, see `Operation::kind`, or [`EVERY_OPERATOR`].
     pub(crate) operation: &'static str,
     /// The instructions it is made of; `None` where it takes what the model's tier has.
     pub(crate) tier: Option<Tier>,
@@ -103,6 +104,9 @@ pub(crate) struct KernelEntry {
     /// Makes it ready.
     pub(crate) prepare: fn(&Module, &Node, Cpu) -> Prepared,
 }
+
+/// Stands for every operator of the graph, fused operations excepted.
+const EVERY_OPERATOR: &str = "*";
 
 /// Every kernel. Of those that accept a node, the cheapest runs.
 pub(crate) const KERNELS: &[&[KernelEntry]] = &[
@@ -128,10 +132,14 @@ pub(crate) struct Choice {
 /// Chooses the cheapest kernel that accepts the node.
 pub(crate) fn choose(module: &Module, node: &Node, cpu: Cpu) -> Choice {
     let kind = node.operation.kind();
+    let of_graph = matches!(node.operation, Operation::Graph(_));
+    let fits = |entry: &&KernelEntry| {
+        entry.operation == kind || entry.operation == EVERY_OPERATOR && of_graph
+    };
     let mut rejected = Vec::new();
     let mut best: Option<(&KernelEntry, Cpu)> = None;
     let candidates = KERNELS.iter().copied().flatten();
-    for entry in candidates.filter(|entry| entry.operation == kind || entry.operation == "*") {
+    for entry in candidates.filter(fits) {
         let mut reject = |entry: &KernelEntry, reason| {
             rejected.push(RejectedKernel { kernel: entry.name.to_owned(), reason });
         };

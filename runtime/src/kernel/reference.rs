@@ -2,27 +2,20 @@
 
 use graph::{DType, Op, Tensor, TensorError};
 
-use super::{Call, Kernel, KernelEntry, Operand, run};
-use crate::module::{Module, Node, Operation};
+use super::{Call, EVERY_OPERATOR, Kernel, KernelEntry, Operand, any, run};
+use crate::module::Operation;
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "reference",
-    operation: "*",
+    operation: EVERY_OPERATOR,
     tier: None,
     cost: 1000,
-    accepts,
+    accepts: any,
     prepare: |_, node, _| match &node.operation {
         Operation::Graph(op) => run(Reference(op.clone())),
-        _ => unreachable!("`accepts` refuses fused operations"),
+        _ => unreachable!("the table pairs this kernel with operators of the graph"),
     },
 }];
-
-fn accepts(_: &Module, node: &Node) -> Result<(), String> {
-    match node.operation {
-        Operation::Graph(_) => Ok(()),
-        _ => Err("takes operators of the graph only".to_owned()),
-    }
-}
 
 struct Reference(Op);
 

@@ -13,8 +13,6 @@ mod merge_qkv;
 mod no_ops;
 mod quantize_epilogue;
 mod residual_layer_norm;
-#[cfg(test)]
-mod tests;
 
 use serde::Serialize;
 

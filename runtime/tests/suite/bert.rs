@@ -1,0 +1,174 @@
+//! Whole encoders, float and quantized.
+
+use graph::bert::{BertConfig, BertLayer, Pooling, build, normal};
+use graph::op::Gelu;
+use graph::rewrite::quantize::{PointKind, QuantizeOptions, insert, points, set_activation_scale};
+use graph::{Graph, Tensor, reference};
+use runtime::{CompileOptions, Level, Tier, compile};
+
+use crate::{assert_close, check, fired, floats, options, run};
+
+fn config(pooling: Pooling) -> BertConfig {
+    let layer = BertLayer { heads: 3, intermediate: 40 };
+    let layers = vec![layer, BertLayer { heads: 2, intermediate: 17 }];
+    BertConfig {
+        layers,
+        positions: 64,
+        pooling,
+        labels: 3,
+        ..BertConfig::uniform(50, 24, 2, layer)
+    }
+}
+
+fn float(pooling: Pooling) -> Graph {
+    build(&config(pooling), &mut |name, shape| {
+        let deviation = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.3 };
+        Ok(normal(3, name, shape, deviation))
+    })
+    .unwrap()
+}
+
+fn text(batch: usize, sequence: usize) -> Vec<(&'static str, Tensor)> {
+    let shape = [batch, sequence];
+    let ids = Tensor::from_fn(&shape, |i| (i as i64 * 29 + 3) % 50);
+    let counts = |i: usize| sequence - (i / sequence * 3) % sequence.div_ceil(2);
+    let mask = Tensor::from_fn(&shape, |i| i64::from(i % sequence < counts(i)));
+    vec![("input_ids", ids), ("attention_mask", mask)]
+}
+
+/// Quantized everywhere, activations scaled by what a text reaches.
+fn quantized(pooling: Pooling) -> Graph {
+    let mut graph = float(pooling);
+    insert(&mut graph, &QuantizeOptions { float: Vec::new(), embeddings: true }).unwrap();
+    let trace = reference::trace(&graph, &text(4, 20)).unwrap();
+    let points = points(&graph);
+    let scales: Vec<(String, f32)> = points
+        .iter()
+        .filter(|point| point.kind == PointKind::Activation)
+        .map(|point| {
+            let greatest = floats(&trace[&point.input]).iter().fold(0f32, |m, x| m.max(x.abs()));
+            (graph.value_name(point.scale).to_owned(), greatest / 127.0)
+        })
+        .collect();
+    for (name, scale) in scales {
+        set_activation_scale(&mut graph, &name, scale).unwrap();
+    }
+    graph
+}
+
+#[test]
+fn float_encoders_match_the_reference() {
+    for pooling in [Pooling::Mean, Pooling::Cls] {
+        let graph = float(pooling);
+        for (batch, sequence) in [(1, 1), (1, 7), (3, 33), (2, 64)] {
+            check(&graph, &text(batch, sequence), 1e-3);
+        }
+    }
+}
+
+#[test]
+fn the_tanh_gelu_is_its_own_function() {
+    let config = BertConfig { activation: Gelu::Tanh, ..config(Pooling::Mean) };
+    let graph = build(&config, &mut |name, shape| Ok(normal(3, name, shape, 0.3))).unwrap();
+    check(&graph, &text(2, 9), 1e-3);
+}
+
+#[test]
+fn an_encoder_is_fused_as_expected() {
+    let model = compile(&float(Pooling::Mean), &options(Level::O3)).unwrap();
+    for (pass, expected) in [
+        ("linear", 13),
+        ("bias", 13),
+        ("activation", 2),
+        ("attention", 2),
+        ("merge-qkv", 2),
+        ("residual-layer-norm", 4),
+    ] {
+        assert_eq!(fired(&model, pass), expected, "{pass}");
+    }
+    assert!(model.explain().nodes.iter().all(|node| node.kernel != "reference"));
+}
+
+#[test]
+fn quantized_encoders_run_in_integers() {
+    let model = compile(&quantized(Pooling::Mean), &options(Level::O3)).unwrap();
+    let explanation = model.explain();
+    assert_eq!(fired(&model, "integer-linear"), 13);
+    assert_eq!(fired(&model, "integer-gather"), 1);
+    assert_eq!(fired(&model, "merge-qkv"), 2);
+    assert_eq!(fired(&model, "quantize-epilogue"), 2);
+    assert_eq!(fired(&model, "linear"), 0);
+    assert!(explanation.nodes.iter().all(|node| node.kernel != "reference"));
+    assert!(explanation.packed_bytes > 0);
+    let vnni = explanation.nodes.iter().find(|node| node.operation == "IntegerLinear").unwrap();
+    assert_eq!(vnni.rejected.len(), 3);
+}
+
+/// The worst difference of logits, in steps of the classifier's weakest column.
+fn worst(found: &Tensor, expected: &Tensor) -> f32 {
+    let pairs = floats(found).iter().zip(floats(expected));
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn integers_agree_with_fake_quantized_floats() {
+    for pooling in [Pooling::Mean, Pooling::Cls] {
+        let graph = quantized(pooling);
+        for (batch, sequence) in [(1, 1), (1, 5), (3, 19), (2, 64)] {
+            let inputs = text(batch, sequence);
+            let expected = reference::evaluate(&graph, &inputs).unwrap();
+            let integer = run(&compile(&graph, &options(Level::O3)).unwrap(), &inputs);
+            let fake = run(&compile(&graph, &options(Level::O0)).unwrap(), &inputs);
+            let largest = floats(&expected[0]).iter().fold(0f32, |m, x| m.max(x.abs()));
+            // A value on the border of two steps may fall to either side and moves logits by
+            // about a 127th of their range.
+            let step = largest / 127.0;
+            for found in [&integer[0], &fake[0]] {
+                let error = worst(found, &expected[0]);
+                assert!(error <= step, "{batch}×{sequence}: {error} of {step}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tiers_agree_bit_for_bit() {
+    let inputs = text(2, 37);
+    for graph in [float(Pooling::Mean), quantized(Pooling::Mean)] {
+        let on = |tier: Tier| {
+            let options = CompileOptions { tier: Some(tier), ..options(Level::O3) };
+            run(&compile(&graph, &options).unwrap(), &inputs)
+        };
+        let portable = on(Tier::Portable);
+        for tier in Tier::ALL.into_iter().filter(|tier| tier.is_available()) {
+            assert_eq!(on(tier), portable, "{tier}");
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let inputs = text(5, 61);
+    for graph in [float(Pooling::Cls), quantized(Pooling::Cls)] {
+        let with = |threads| {
+            let threads = std::num::NonZeroUsize::new(threads);
+            let options = CompileOptions { threads, ..options(Level::O3) };
+            run(&compile(&graph, &options).unwrap(), &inputs)
+        };
+        assert_eq!(with(1), with(3));
+    }
+}
+
+#[test]
+fn a_folded_package_graph_gives_the_same_bits() {
+    let graph = quantized(Pooling::Mean);
+    let mut folded = graph.clone();
+    graph::rewrite::quantize::fold(&mut folded).unwrap();
+    let inputs = text(2, 11);
+    let [a, b] = [&graph, &folded].map(|graph| {
+        let model = compile(graph, &options(Level::O3)).unwrap();
+        run(&model, &inputs)
+    });
+    assert_eq!(a, b);
+    assert_close(&a, &b, 0.0);
+}

@@ -1,0 +1,358 @@
+//! Each pass: fires where it must, keeps off where it must not, and changes no result.
+
+use graph::op::{
+    Cast, Dequantize, Gather, Gelu, LayerNorm, Quantize, Reshape, Softmax, Transpose, Unsqueeze,
+};
+use graph::{DType, Dim, Graph, Op, Tensor, ValueId};
+use runtime::{CompileOptions, Level, compile, pass_names};
+
+use crate::{Sketch, assert_close, check, fired, numbers, options, run};
+
+/// f32 sums of a few hundred products in another order.
+const FLOAT: f32 = 1e-4;
+
+/// Checks the results at every level and with the pass alone disabled, and how often it fired.
+#[track_caller]
+fn check_pass(graph: &Graph, inputs: &[(&str, Tensor)], pass: &str, expected: usize) {
+    let model = check(graph, inputs, FLOAT);
+    assert_eq!(fired(&model, pass), expected, "{pass}: {:#?}", model.explain().nodes);
+    let disabled = CompileOptions { disabled_passes: vec![pass.to_owned()], ..options(Level::O3) };
+    let without = compile(graph, &disabled).unwrap();
+    assert_eq!(fired(&without, pass), 0);
+    assert_close(&run(&without, inputs), &run(&model, inputs), FLOAT);
+}
+
+fn rows(count: usize, columns: usize) -> [(&'static str, Tensor); 1] {
+    [("x", numbers(&[count, columns], 7, 1.0))]
+}
+
+#[test]
+fn linear_bias_activation() {
+    for (op, passes) in
+        [(Op::Gelu(Gelu::Erf), 1), (Op::Gelu(Gelu::Tanh), 1), (Op::Relu, 1), (Op::Tanh, 1)]
+    {
+        let (mut sketch, x) = Sketch::new(12);
+        let w = sketch.weight(numbers(&[12, 7], 1, 0.5));
+        let b = sketch.weight(numbers(&[7], 2, 0.5));
+        let product = sketch.node(Op::MatMul, &[x, w]);
+        let sum = sketch.node(Op::Add, &[b, product]);
+        let y = sketch.node(op, &[sum]);
+        let graph = sketch.finish(&[y]);
+        for pass in ["linear", "bias", "activation"] {
+            check_pass(&graph, &rows(5, 12), pass, passes);
+        }
+        let model = compile(&graph, &options(Level::O3)).unwrap();
+        let nodes = &model.explain().nodes;
+        assert_eq!(nodes.len(), 1);
+        assert_eq!(nodes[0].fused_from, ["node0", "node1", "node2"]);
+        assert_eq!(nodes[0].kernel, "linear.f32");
+    }
+}
+
+#[test]
+fn intermediates_that_are_outputs_or_read_elsewhere_stay() {
+    let build = |extra: fn(&mut Sketch, [ValueId; 2]) -> Vec<ValueId>| {
+        let (mut sketch, x) = Sketch::new(12);
+        let w = sketch.weight(numbers(&[12, 7], 1, 0.5));
+        let b = sketch.weight(numbers(&[7], 2, 0.5));
+        let product = sketch.node(Op::MatMul, &[x, w]);
+        let sum = sketch.node(Op::Add, &[product, b]);
+        let y = sketch.node(Op::Relu, &[sum]);
+        let mut outputs = vec![y];
+        outputs.extend(extra(&mut sketch, [product, sum]));
+        sketch.finish(&outputs)
+    };
+    let product_out = build(|_, [product, _]| vec![product]);
+    check_pass(&product_out, &rows(3, 12), "bias", 0);
+    let sum_out = build(|_, [_, sum]| vec![sum]);
+    check_pass(&sum_out, &rows(3, 12), "bias", 1);
+    check_pass(&sum_out, &rows(3, 12), "activation", 0);
+    let sum_read = build(|sketch, [_, sum]| vec![sketch.node(Op::Tanh, &[sum])]);
+    check_pass(&sum_read, &rows(3, 12), "activation", 0);
+}
+
+#[test]
+fn a_bias_is_a_constant_row() {
+    let (mut sketch, x) = Sketch::new(7);
+    let w = sketch.weight(numbers(&[7, 7], 1, 0.5));
+    let product = sketch.node(Op::MatMul, &[x, w]);
+    let y = sketch.node(Op::Add, &[product, x]);
+    check_pass(&sketch.finish(&[y]), &rows(3, 7), "bias", 0);
+    let (mut sketch, x) = Sketch::new(7);
+    let w = sketch.weight(numbers(&[7, 7], 1, 0.5));
+    let one = sketch.weight(numbers(&[1], 1, 0.5));
+    let product = sketch.node(Op::MatMul, &[x, w]);
+    let y = sketch.node(Op::Add, &[product, one]);
+    check_pass(&sketch.finish(&[y]), &rows(3, 7), "bias", 0);
+}
+
+#[test]
+fn products_of_two_values_are_no_linear_layers() {
+    let (mut sketch, x) = Sketch::shaped(vec![Dim::symbol("batch"), 4.into(), 4.into()]);
+    let y = sketch.node(Op::MatMul, &[x, x]);
+    let graph = sketch.finish(&[y]);
+    check_pass(&graph, &[("x", numbers(&[3, 4, 4], 1, 1.0))], "linear", 0);
+}
+
+#[test]
+fn constants_fold_and_dead_nodes_go() {
+    let (mut sketch, x) = Sketch::new(6);
+    let [a, b] = [1, 2].map(|seed| sketch.weight(numbers(&[6], seed, 1.0)));
+    let sum = sketch.node(Op::Add, &[a, b]);
+    let twice = sketch.node(Op::Mul, &[sum, sum]);
+    let y = sketch.node(Op::Mul, &[x, twice]);
+    sketch.node(Op::Relu, &[x]);
+    let graph = sketch.finish(&[y]);
+    check_pass(&graph, &rows(3, 6), "fold-constants", 2);
+    check_pass(&graph, &rows(3, 6), "dead-code", 1);
+    let (mut sketch, x) = Sketch::new(6);
+    let y = sketch.node(Op::Relu, &[x]);
+    let graph = sketch.finish(&[y]);
+    check_pass(&graph, &rows(3, 6), "fold-constants", 0);
+    check_pass(&graph, &rows(3, 6), "dead-code", 0);
+}
+
+#[test]
+fn no_ops_go_but_outputs_stay() {
+    let build = |output_too: bool| {
+        let (mut sketch, x) = Sketch::new(6);
+        let a = sketch.node(Op::Transpose(Transpose { permutation: vec![0, 1] }), &[x]);
+        let b = sketch.node(Op::Reshape(Reshape { shape: vec![0, 6] }), &[a]);
+        let c = sketch.node(Op::Cast(Cast { to: DType::F32 }), &[b]);
+        let y = sketch.node(Op::Relu, &[c]);
+        sketch.finish(&[y, c][..1 + usize::from(output_too)])
+    };
+    check_pass(&build(false), &rows(3, 6), "no-ops", 3);
+    check_pass(&build(true), &rows(3, 6), "no-ops", 2);
+    let (mut sketch, x) = Sketch::new(6);
+    let y = sketch.node(Op::Transpose(Transpose { permutation: vec![1, 0] }), &[x]);
+    check_pass(&sketch.finish(&[y]), &rows(3, 6), "no-ops", 0);
+}
+
+#[test]
+fn residual_layer_norm() {
+    let build = |broadcast: bool, output_too: bool| {
+        let (mut sketch, x) = Sketch::new(10);
+        let row = sketch.weight(numbers(&[10], 3, 1.0));
+        let residual = sketch.node(Op::Tanh, &[x]);
+        let sum = sketch.node(Op::Add, &[x, if broadcast { row } else { residual }]);
+        let [scale, bias] = [1, 2].map(|seed| sketch.weight(numbers(&[10], seed, 1.0)));
+        let norm = Op::LayerNorm(LayerNorm { epsilon: 1e-5 });
+        let y = sketch.node(norm, &[sum, scale, bias]);
+        sketch.finish(&[y, sum][..1 + usize::from(output_too)])
+    };
+    check_pass(&build(false, false), &rows(4, 10), "residual-layer-norm", 1);
+    check_pass(&build(true, false), &rows(4, 10), "residual-layer-norm", 0);
+    check_pass(&build(false, true), &rows(4, 10), "residual-layer-norm", 0);
+}
+
+/// `x → Q → DQ → ·int8 weight → + bias → relu → (Q → DQ → ·int8 weight)`.
+fn quantized(sketch: &mut Sketch, x: ValueId, between: bool) -> ValueId {
+    let q = sketch.quantize(x, 0.0625);
+    let dq = sketch.dequantize(q, 0.0625);
+    let w = sketch.int8_weight([12, 20]);
+    let b = sketch.weight(numbers(&[20], 2, 0.5));
+    let product = sketch.node(Op::MatMul, &[dq, w]);
+    let sum = sketch.node(Op::Add, &[product, b]);
+    let hidden = sketch.node(Op::Relu, &[sum]);
+    let q = sketch.quantize(hidden, 0.03125);
+    let dq = sketch.dequantize(q, 0.03125);
+    let w = sketch.int8_weight([20, 5]);
+    let y = sketch.node(Op::MatMul, &[dq, w]);
+    if between { sketch.node(Op::MatMul, &[hidden, w]) } else { y }
+}
+
+#[test]
+fn integer_linear_with_quantize_epilogue() {
+    let (mut sketch, x) = Sketch::new(12);
+    let y = quantized(&mut sketch, x, false);
+    let graph = sketch.finish(&[y]);
+    check_pass(&graph, &rows(6, 12), "integer-linear", 2);
+    check_pass(&graph, &rows(6, 12), "quantize-epilogue", 1);
+    check_pass(&graph, &rows(6, 12), "dequantize-weights", 0);
+    let model = compile(&graph, &options(Level::O3)).unwrap();
+    let kinds: Vec<_> = model.explain().nodes.iter().map(|node| node.operation.as_str()).collect();
+    assert_eq!(kinds, ["QuantizeLinear", "IntegerLinear", "IntegerLinear"]);
+}
+
+#[test]
+fn exact_scales_give_the_bits_of_the_reference() {
+    let (mut sketch, x) = Sketch::new(12);
+    let q = sketch.quantize(x, 0.0625);
+    let dq = sketch.dequantize(q, 0.0625);
+    let w = sketch.int8_weight([12, 20]);
+    let y = sketch.node(Op::MatMul, &[dq, w]);
+    // Powers of two: products and sums are exact in the reference too.
+    let model = check(&sketch.finish(&[y]), &rows(9, 12), 0.0);
+    assert_eq!(fired(&model, "integer-linear"), 1);
+}
+
+#[test]
+fn a_value_that_is_read_as_float_too_is_not_written_as_int8() {
+    let (mut sketch, x) = Sketch::new(12);
+    let q = sketch.quantize(x, 0.0625);
+    let dq = sketch.dequantize(q, 0.0625);
+    let w = sketch.int8_weight([12, 12]);
+    let hidden = sketch.node(Op::MatMul, &[dq, w]);
+    let q = sketch.quantize(hidden, 0.03125);
+    let dq = sketch.dequantize(q, 0.03125);
+    let y = sketch.node(Op::MatMul, &[dq, w]);
+    let z = sketch.node(Op::Add, &[y, hidden]);
+    let graph = sketch.finish(&[z]);
+    check_pass(&graph, &rows(6, 12), "integer-linear", 2);
+    check_pass(&graph, &rows(6, 12), "quantize-epilogue", 0);
+}
+
+#[test]
+fn weights_without_quantized_activations_run_as_floats() {
+    let (mut sketch, x) = Sketch::new(12);
+    let w = sketch.int8_weight([12, 5]);
+    let y = sketch.node(Op::MatMul, &[x, w]);
+    let graph = sketch.finish(&[y]);
+    check_pass(&graph, &rows(6, 12), "integer-linear", 0);
+    check_pass(&graph, &rows(6, 12), "dequantize-weights", 1);
+    check_pass(&graph, &rows(6, 12), "linear", 1);
+}
+
+#[test]
+fn unsigned_activations_are_left_to_the_reference() {
+    let (mut sketch, x) = Sketch::new(12);
+    let [scale, zero] =
+        [Tensor::scalar(0.0625f32), Tensor::scalar(128u8)].map(|tensor| sketch.weight(tensor));
+    let q = sketch.node(Op::Quantize(Quantize::default()), &[x, scale, zero]);
+    let dq = sketch.node(Op::Dequantize(Dequantize::default()), &[q, scale, zero]);
+    let w = sketch.int8_weight([12, 5]);
+    let y = sketch.node(Op::MatMul, &[dq, w]);
+    let graph = sketch.finish(&[y]);
+    check_pass(&graph, &rows(6, 12), "integer-linear", 0);
+    let model = compile(&graph, &options(Level::O3)).unwrap();
+    let node = &model.explain().nodes[0];
+    assert_eq!(node.kernel, "reference");
+    assert_eq!(node.rejected[0].reason, "takes i8 only, found u8");
+}
+
+#[test]
+fn integer_gather() {
+    let build = |axis: Option<usize>, gather_axis: usize| {
+        let mut graph = Graph::new("gather");
+        let shape = vec![Dim::symbol("batch"), Dim::symbol("sequence")];
+        let ids = graph.add_input("ids", DType::I64, shape).unwrap();
+        let mut sketch = Sketch { graph };
+        let size = axis.map_or(vec![], |axis| vec![[30, 8][axis]]);
+        let table = sketch.weight(Tensor::from_fn(&[30, 8], |i| (i * 7 % 251) as u8 as i8));
+        let scale = sketch.weight(Tensor::from_fn(&size, |i| 0.01 + i as f32 * 0.001));
+        let zero = sketch.weight(Tensor::from_fn(&size, |_| 0i8));
+        let op = Op::Dequantize(Dequantize { axis });
+        let table = sketch.node(op, &[table, scale, zero]);
+        let y = sketch.node(Op::Gather(Gather { axis: gather_axis }), &[table, ids]);
+        sketch.finish(&[y])
+    };
+    let ids = [("ids", Tensor::new(&[2, 3], vec![0i64, 7, 3, 1, 5, 7]).unwrap())];
+    for axis in [None, Some(0), Some(1)] {
+        check_pass(&build(axis, 0), &ids, "integer-gather", 1);
+    }
+    check_pass(&build(Some(0), 1), &ids, "integer-gather", 0);
+}
+
+/// Attention over `x`, projected three times; `change` may break the pattern.
+struct AttentionSketch {
+    scores_out: bool,
+    divide: bool,
+    mask_rank: usize,
+    project: bool,
+}
+
+impl AttentionSketch {
+    const PLAIN: Self = Self { scores_out: false, divide: false, mask_rank: 4, project: true };
+
+    fn build(&self) -> Graph {
+        let batch_tokens = || vec![Dim::symbol("batch"), Dim::symbol("sequence")];
+        let (mut sketch, x) = Sketch::shaped([batch_tokens(), vec![12.into()]].concat());
+        let mask = sketch.graph.add_input("mask", DType::F32, batch_tokens()).unwrap();
+        let heads = |sketch: &mut Sketch, seed: u64, permutation: [usize; 4]| {
+            let flat = if self.project {
+                let w = sketch.weight(numbers(&[12, 12], seed, 0.3));
+                let b = sketch.weight(numbers(&[12], seed + 10, 0.3));
+                let product = sketch.node(Op::MatMul, &[x, w]);
+                sketch.node(Op::Add, &[product, b])
+            } else {
+                x
+            };
+            let split = Op::Reshape(Reshape { shape: vec![0, 0, 3, 4] });
+            let split = sketch.node(split, &[flat]);
+            sketch.node(Op::Transpose(Transpose { permutation: permutation.to_vec() }), &[split])
+        };
+        let q = heads(&mut sketch, 1, [0, 2, 1, 3]);
+        let k = heads(&mut sketch, 2, [0, 2, 3, 1]);
+        let v = heads(&mut sketch, 3, [0, 2, 1, 3]);
+        let product = sketch.node(Op::MatMul, &[q, k]);
+        let factor = sketch.weight(Tensor::scalar(if self.divide { 2f32 } else { 0.5 }));
+        let op = if self.divide { Op::Div } else { Op::Mul };
+        let mut scores = sketch.node(op, &[product, factor]);
+        if self.mask_rank == 4 {
+            let axes = vec![1, 2];
+            let mask = sketch.node(Op::Unsqueeze(Unsqueeze { axes }), &[mask]);
+            scores = sketch.node(Op::Add, &[mask, scores]);
+        }
+        let weights = sketch.node(Op::Softmax(Softmax {}), &[scores]);
+        let context = sketch.node(Op::MatMul, &[weights, v]);
+        let order = Op::Transpose(Transpose { permutation: vec![0, 2, 1, 3] });
+        let context = sketch.node(order, &[context]);
+        let y = sketch.node(Op::Reshape(Reshape { shape: vec![0, 0, -1] }), &[context]);
+        let outputs = if self.scores_out { vec![y, weights] } else { vec![y] };
+        sketch.finish(&outputs)
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, Tensor)> {
+        let mask = Tensor::from_fn(&[3, 5], |i| if i % 5 > 2 { -1e4f32 } else { 0.0 });
+        vec![("x", numbers(&[3, 5, 12], 9, 1.0)), ("mask", mask)]
+    }
+}
+
+#[test]
+fn attention_and_merged_projections() {
+    for (divide, mask_rank) in [(false, 4), (true, 4), (false, 0)] {
+        let sketch = AttentionSketch { divide, mask_rank, ..AttentionSketch::PLAIN };
+        check_pass(&sketch.build(), &sketch.inputs(), "attention", 1);
+        check_pass(&sketch.build(), &sketch.inputs(), "merge-qkv", 1);
+    }
+    let model = compile(&AttentionSketch::PLAIN.build(), &options(Level::O3)).unwrap();
+    let kinds: Vec<_> = model.explain().nodes.iter().map(|node| node.operation.as_str()).collect();
+    assert_eq!(kinds, ["Linear", "Unsqueeze", "Attention"]);
+}
+
+#[test]
+fn attention_whose_weights_are_asked_for_stays() {
+    let sketch = AttentionSketch { scores_out: true, ..AttentionSketch::PLAIN };
+    check_pass(&sketch.build(), &sketch.inputs(), "attention", 0);
+    check_pass(&sketch.build(), &sketch.inputs(), "merge-qkv", 0);
+}
+
+#[test]
+fn attention_without_projections_has_nothing_to_merge() {
+    let sketch = AttentionSketch { project: false, ..AttentionSketch::PLAIN };
+    check_pass(&sketch.build(), &sketch.inputs(), "attention", 1);
+    check_pass(&sketch.build(), &sketch.inputs(), "merge-qkv", 0);
+}
+
+#[test]
+fn passes_have_names_of_their_own() {
+    let names: Vec<_> = pass_names().collect();
+    for (index, name) in names.iter().enumerate() {
+        assert!(!names[..index].contains(name));
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{name}");
+    }
+}
+
+#[test]
+fn an_unknown_pass_is_refused_with_the_known_ones() {
+    let (sketch, x) = Sketch::new(2);
+    let graph = sketch.finish(&[x]);
+    let disabled = vec!["atention".to_owned()];
+    let options = CompileOptions { disabled_passes: disabled, ..CompileOptions::default() };
+    let error = compile(&graph, &options).unwrap_err().to_string();
+    assert!(
+        error.starts_with("no pass is named `atention`; the passes are dead-code, "),
+        "{error}"
+    );
+}
