@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,7 +59,7 @@ fn work(table: StageTable, task: Task) -> TaskResult {
     }
     let outcome =
         watch_signals(&context).and_then(|()| prepare(table, &task)).and_then(|(stage, _lock)| {
-            stage.run(task.params.clone(), &context)?;
+            run_caught(stage, &task, &context)?;
             check_outputs(stage, &context)
         });
     let (metrics, unavailable) = context.finish();
@@ -71,6 +72,19 @@ fn work(table: StageTable, task: Task) -> TaskResult {
         }
     };
     TaskResult { outcome, causes, metrics, unavailable }
+}
+
+/// Runs the stage; a panic is an error that names its message, the log has the rest.
+fn run_caught(stage: &dyn AnyStage, task: &Task, context: &StageContext) -> Result<()> {
+    let run = AssertUnwindSafe(|| stage.run(task.params.clone(), context));
+    catch_unwind(run).unwrap_or_else(|payload| {
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        bail!("the stage panicked: {message}; its log says where")
+    })
 }
 
 /// Finds the stage, makes the folders and takes the lock that keeps a worker of a killed run,

@@ -4,6 +4,9 @@ mod hub;
 mod mirror;
 mod wheel;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};

@@ -16,10 +16,19 @@ const CLIENTS: &[&[&str]] =
 
 /// Gets the wheel and unpacks the wanted files of `inner` into the download folder.
 pub(super) fn fetch(fetch: &Fetch<'_>, requirement: &str, inner: &str) -> Result<PathBuf, String> {
+    fetch_with(CLIENTS, fetch, requirement, inner)
+}
+
+pub(super) fn fetch_with(
+    clients: &[&[&str]],
+    fetch: &Fetch<'_>,
+    requirement: &str,
+    inner: &str,
+) -> Result<PathBuf, String> {
     let wheel = match downloaded(&fetch.folder) {
         Some(wheel) => wheel,
         None => {
-            download(fetch, requirement)?;
+            download(clients, fetch, requirement)?;
             downloaded(&fetch.folder).ok_or_else(|| {
                 format!("pip succeeded but left no whole wheel in {}", fetch.folder.display())
             })?
@@ -43,9 +52,9 @@ fn downloaded(folder: &Path) -> Option<PathBuf> {
     })
 }
 
-fn download(fetch: &Fetch<'_>, requirement: &str) -> Result<(), String> {
+fn download(clients: &[&[&str]], fetch: &Fetch<'_>, requirement: &str) -> Result<(), String> {
     let mut tried = Vec::new();
-    for client in CLIENTS {
+    for client in clients {
         let (program, leading) = client.split_first().expect("a client has a program");
         let spawned = Command::new(program)
             .args(leading)

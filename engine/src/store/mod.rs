@@ -12,6 +12,9 @@ mod ingest;
 mod lock;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,95 @@
+//! Runs of toy manifests through the public face, with real worker processes.
+//!
+//! The program is the tests, the worker of the stages, and a run that tests can kill.
+
+mod cache;
+mod failures;
+mod kills;
+mod project;
+mod toys;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use engine::{Host, Project, RunOptions};
+
+type Test = (&'static str, fn());
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("worker") => engine::worker_main(toys::TOYS, Path::new(&arguments[1])),
+        Some("run") => run(&arguments[1], &arguments[2..]),
+        _ => tests(&arguments),
+    }
+}
+
+/// A run of its own, that tests can send signals to; its events go to standard output.
+fn run(manifest: &str, set: &[String]) -> ExitCode {
+    let project = Project::open(Path::new(manifest), toys::TOYS, host(), None);
+    let options = RunOptions { set: set.to_vec(), ..RunOptions::default() };
+    let report = project.run(&options, &mut |event| {
+        println!("{}", serde_json::to_string(event).unwrap());
+    });
+    match report {
+        Ok(report) => ExitCode::from(report.exit_code()),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn host() -> Host {
+    Host {
+        grace: std::time::Duration::from_millis(300),
+        backoff: std::time::Duration::from_millis(1),
+        ..Host::this_program(false).unwrap()
+    }
+}
+
+/// Runs every test whose name holds the filter, four at a time, and lists the failures.
+fn tests(arguments: &[String]) -> ExitCode {
+    let all: Vec<Test> = [cache::TESTS, failures::TESTS, kills::TESTS].concat();
+    if arguments.iter().any(|argument| argument == "--list") {
+        for (name, _) in &all {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let wanted =
+        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(*filter));
+    let queue = Mutex::new(all.into_iter().filter(|(name, _)| wanted(name)));
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().next();
+                    let Some((name, test)) = next else {
+                        return;
+                    };
+                    let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+                    println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+                    if !passed {
+                        failed.lock().unwrap().push(name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("\nfailed: {failed:?}");
+    ExitCode::FAILURE
+}
+
+/// Path of this program.
+fn program() -> PathBuf {
+    std::env::current_exe().unwrap()
+}
