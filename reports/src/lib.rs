@@ -13,7 +13,7 @@
 //! - `table`, `quantity`: numbers as people read them, with their change against the first model.
 //! - `compare`: parameters, those that differ between runs first.
 //! - `plot`, `dag`: geometry of the drawings; no markup.
-//! - `page`: all of the above as one struct that `templates/` print.
+//! - `page`: all of the above as one struct, which `template` prints through `templates/`.
 //!
 //! Start at `page` to change what a report says, in `templates/` to change how it looks.
 

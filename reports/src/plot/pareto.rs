@@ -34,7 +34,7 @@ pub(crate) struct Candidate {
     pub(crate) index: u64,
     /// Fraction.
     pub(crate) accuracy: f64,
-    /// Milliseconds.
+    /// Milliseconds, predicted.
     pub(crate) latency_ms: f64,
     /// Whether the search put it on its front.
     pub(crate) on_front: bool,
@@ -94,6 +94,8 @@ pub(crate) fn candidates(title: &str, candidates: &[Candidate]) -> Option<Plot> 
     let accuracies = candidates.iter().map(|one| one.accuracy);
     let y = Scale::linear(accuracies, FRAME.bottom, FRAME.top, Unit::Percent);
     let mut plot = empty(title, "accuracy", x, Unit::Milliseconds, y, Unit::Percent);
+    // Searches add up a table of layer latencies; only the chosen model is measured as a whole.
+    plot.x.title = format!("predicted {}", plot.x.title);
     let mut front: Vec<(f64, f64)> = Vec::new();
     // The front is drawn last, above the cloud.
     let (on_front, others): (Vec<Candidate>, Vec<Candidate>) =
@@ -108,7 +110,7 @@ pub(crate) fn candidates(title: &str, candidates: &[Candidate]) -> Option<Plot> 
             // The line through them says it.
             on_front: false,
             hover: format!(
-                "candidate {}\naccuracy: {}\nlatency: {}",
+                "candidate {}\naccuracy: {}\npredicted latency: {}",
                 one.index,
                 quantity(one.accuracy, "fraction"),
                 quantity(one.latency_ms, "ms")
