@@ -321,3 +321,6 @@ pub(crate) fn checked_elements(shape: &[usize]) -> Option<usize> {
     let bound = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size.max(1)))?;
     (bound <= ELEMENT_LIMIT).then(|| shape.iter().product())
 }
+
+#[cfg(test)]
+mod tests;
