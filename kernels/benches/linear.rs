@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kernels::int8::{self, Layer, Output, PackedWeights, Quantization};
-use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, linear};
+use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, Write, gemm, linear};
 
 fn main() {
     let cpu = Cpu::from_environment().expect("PIPELINE_KERNELS names a tier of this CPU");
@@ -19,6 +19,8 @@ fn main() {
         (32, 1536, 384),
         (128, 384, 1536),
         (128, 1536, 384),
+        (256, 384, 1536),
+        (256, 384, 384),
         (1024, 384, 1536),
     ] {
         linear_layers(cpu, m, k, n);
@@ -51,6 +53,8 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
     let (xm, wm) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
     let float = median(|| linear(cpu, xm, wm, Some(&bias), Activation::Gelu, black_box(&mut y)));
 
+    let product = median(|| gemm(xm, wm, black_box(&mut y), Write::Overwrite));
+
     let to = Quantization::symmetric(0.01);
     let (mut xq, mut wq, mut yq) = (vec![0; m * k], vec![0; k * n], vec![0; m * n]);
     int8::quantize(cpu, &x, to, &mut xq);
@@ -65,7 +69,7 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
     });
     let rate = |time: Duration| 2.0 * (m * k * n) as f64 / time.as_secs_f64() / 1e9;
     println!(
-        "linear+bias+gelu {m:>4}×{k}×{n}: f32 {float:>9.1?} ({:.0} Gop/s), int8 {integer:>9.1?} ({:.0} Gop/s), ×{:.2}",
+        "linear+bias+gelu {m:>4}×{k}×{n}: f32 product alone {product:>9.1?}, f32 {float:>9.1?} ({:.0} Gop/s), int8 {integer:>9.1?} ({:.0} Gop/s), ×{:.2}",
         rate(float),
         rate(integer),
         float.as_secs_f64() / integer.as_secs_f64()

@@ -86,6 +86,11 @@ impl<'a> Matrix<'a> {
         let skipped = (start * self.row_stride).min(self.data.len());
         Self::strided(&self.data[skipped..], [rows, self.cols], [self.row_stride, self.col_stride])
     }
+
+    /// The columns from `start`, at most `count`.
+    pub(crate) fn column_range(self, start: usize, count: usize) -> Self {
+        self.transposed().row_range(start, count).transposed()
+    }
 }
 
 /// What happens to the old content of the result.

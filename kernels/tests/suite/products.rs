@@ -71,7 +71,7 @@ proptest! {
 
 #[test]
 fn large_products_do_not_depend_on_threads() {
-    let (m, k, n) = (257, 130, 190);
+    let (m, k, n) = (257, 130, 390);
     let (x, w, bias) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3));
     let (xm, wm) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
     let expected = twin(&x, &w, [m, k, n]);
@@ -81,11 +81,18 @@ fn large_products_do_not_depend_on_threads() {
         y
     });
     assert_close("gemm", &y, &expected, 1e-4);
-    on_any_threads(|| {
+    let y = on_any_threads(|| {
         let mut y = vec![0.0; m * n];
-        linear(Cpu::best(), xm, wm, Some(&bias), Activation::Gelu, &mut y);
+        linear(Cpu::best(), xm, wm, Some(&bias), Activation::Relu, &mut y);
         y
     });
+    let activate = |(i, y): (usize, &f64)| (y + f64::from(bias[i % n])).max(0.0);
+    assert_close(
+        "linear",
+        &y,
+        &expected.iter().enumerate().map(activate).collect::<Vec<_>>(),
+        1e-4,
+    );
 }
 
 #[test]
