@@ -47,7 +47,7 @@ fn shown(manifest: &Manifest) -> String {
             "\n{} {kind} {} inputs={inputs:?} cache={} timeout={:?} retries={} gates={gates:?}",
             stage.name, stage.params, stage.cache, stage.timeout, stage.retries
         )
-        .unwrap();
+        .expect("a string takes all text");
     }
     text
 }

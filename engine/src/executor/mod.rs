@@ -8,7 +8,9 @@ mod drive;
 mod event;
 mod inputs;
 mod run;
+mod run_loop;
 mod slots;
+mod work;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

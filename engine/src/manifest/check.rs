@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Reference;
-use super::diagnostic::{did_you_mean, listed};
-use super::read::{Draft, DraftInput, Reader};
+use super::diagnostic::{article, did_you_mean, listed, only};
+use super::read::Reader;
+use super::sections::{Draft, DraftInput};
 use crate::stage::Port;
 
 /// Checks every edge and gives the stages' positions back, upstream first; what cannot be
@@ -101,11 +102,8 @@ impl Scope<'_> {
             return Some(kind);
         }
         let known = || known.iter().map(String::as_str);
-        let message = format!(
-            "stage `{}`: there is no `[{section}.{name}]`, only {}",
-            draft.name,
-            listed(known())
-        );
+        let message =
+            format!("stage `{}`: there is no `[{section}.{name}]`, {}", draft.name, only(known()));
         reader.error(&input.from_span, message, did_you_mean(name, known()));
         None
     }
@@ -120,11 +118,8 @@ impl Scope<'_> {
     ) -> (Option<&'static str>, Option<usize>) {
         let Some(&index) = self.names.get(stage) else {
             let others = || self.names.keys().copied().filter(|name| *name != draft.name);
-            let message = format!(
-                "stage `{}`: there is no stage `{stage}`, only {}",
-                draft.name,
-                listed(others())
-            );
+            let message =
+                format!("stage `{}`: there is no stage `{stage}`, {}", draft.name, only(others()));
             reader.error(&input.from_span, message, did_you_mean(stage, others()));
             return (None, None);
         };
@@ -135,10 +130,10 @@ impl Scope<'_> {
         if found.is_none() {
             let names = || kind.outputs().iter().map(|output| output.name);
             let message = format!(
-                "stage `{}`: stage `{stage}` of kind `{}` has no output `{port}`, only {}",
+                "stage `{}`: stage `{stage}` of kind `{}` has no output `{port}`, {}",
                 draft.name,
                 kind.kind(),
-                listed(names())
+                only(names())
             );
             reader.error(&input.from_span, message, did_you_mean(port, names()));
         }
@@ -166,8 +161,13 @@ impl Scope<'_> {
             _ => {}
         }
         let message = format!(
-            "stage `{}`: input `{}` takes a {}, but `{}` is a {found}",
-            draft.name, port.name, port.kind, input.from
+            "stage `{}`: input `{}` takes {} {}, but `{}` is {} {found}",
+            draft.name,
+            port.name,
+            article(port.kind),
+            port.kind,
+            input.from,
+            article(found)
         );
         let help = format!("of that kind: {}", listed(fitting.iter().map(String::as_str)));
         reader.error(&input.from_span, message, Some(help));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::document::Document;
+use super::document::{Document, OVERRIDE};
 
 /// Why a manifest was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +80,13 @@ impl fmt::Display for Diagnostic {
             .take(self.column - 1)
             .map(|character| if character == '\t' { '\t' } else { ' ' })
             .collect();
-        writeln!(formatter, "{}:{}:{}: {}", self.source, self.line, self.column, self.message)?;
-        writeln!(formatter, "{number} | {}", self.excerpt)?;
+        if self.source == OVERRIDE {
+            writeln!(formatter, "{}: {}", self.source, self.message)?;
+            writeln!(formatter, "{margin} | {}", self.excerpt)?;
+        } else {
+            writeln!(formatter, "{}:{}:{}: {}", self.source, self.line, self.column, self.message)?;
+            writeln!(formatter, "{number} | {}", self.excerpt)?;
+        }
         write!(formatter, "{margin} | {before}{}", "^".repeat(self.width))?;
         if let Some(help) = &self.help {
             write!(formatter, "\n{margin} = {help}")?;
@@ -130,4 +135,17 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
         let _infallible = write!(text, "{joint}`{name}`");
     }
     if text.is_empty() { "none".to_owned() } else { text }
+}
+
+/// What there is instead: `only …`, or that there is nothing.
+pub(crate) fn only<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    match listed(names).as_str() {
+        "none" => "nor any other".to_owned(),
+        names => format!("only {names}"),
+    }
+}
+
+/// `a` or `an` before a word.
+pub(crate) fn article(word: &str) -> &'static str {
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }

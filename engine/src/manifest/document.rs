@@ -10,7 +10,10 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, did_you_mean, listed};
+use super::diagnostic::{Diagnostic, article, did_you_mean, only};
+
+/// Source of errors in overrides.
+pub(super) const OVERRIDE: &str = "--set";
 
 /// The texts that spans point into.
 #[derive(Debug)]
@@ -38,14 +41,15 @@ impl Document {
     /// Name, text and offset in that text of a place in the continued text.
     pub(super) fn locate(&self, at: usize) -> (String, &str, usize) {
         match self.overrides.iter().rev().find(|(start, _)| *start <= at) {
-            Some((start, text)) => ("--set".to_owned(), text, at - start),
+            Some((start, text)) => (OVERRIDE.to_owned(), text, at - start),
             None => (self.name.clone(), &self.text, at),
         }
     }
 
     /// Parses the manifest and lays the overrides over it.
     pub(super) fn parse(&self) -> Result<Spanned<DeTable<'_>>, Vec<Diagnostic>> {
-        let (mut table, errors) = DeTable::parse_recoverable(&self.text);
+        let (mut table, mut errors) = DeTable::parse_recoverable(&self.text);
+        errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
         let mut diagnostics: Vec<_> = errors
             .iter()
             .map(|error| {
@@ -100,8 +104,8 @@ impl Document {
             let names = section_names(table, section);
             if !names.contains(name) {
                 let message = format!(
-                    "the manifest has no `{section}.{name}`, only {}",
-                    listed(names.iter().copied())
+                    "the manifest has no `{section}.{name}`, {}",
+                    only(names.iter().copied())
                 );
                 return Err(
                     Diagnostic::new(self, span, message).with_help(did_you_mean(name, names))
@@ -117,7 +121,10 @@ impl Document {
             table = match entry.get_mut() {
                 DeValue::Table(inner) => inner,
                 other => {
-                    let message = format!("`{key}` is a {}, not a table", other.type_str());
+                    let message = {
+                        let kind = other.type_str();
+                        format!("`{key}` is {} {kind}, not a table", article(kind))
+                    };
                     return Err(Diagnostic::new(self, span, message));
                 }
             };

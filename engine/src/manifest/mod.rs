@@ -8,6 +8,7 @@ mod diagnostic;
 mod document;
 mod read;
 mod schema;
+mod sections;
 mod spec;
 
 use std::collections::BTreeMap;

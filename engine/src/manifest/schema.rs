@@ -20,11 +20,16 @@ pub fn schema(table: StageTable) -> Value {
             stage_schema(*stage, &entry, params)
         })
         .collect();
-    let named = |value: Value| json!({ "type": "object", "additionalProperties": value });
+    let named = |about: &str, value: Value| json!({ "type": "object", "description": about, "additionalProperties": value });
     let properties = root["properties"].as_object_mut().expect("a struct has properties");
-    properties.insert("data".to_owned(), named(data));
-    properties.insert("models".to_owned(), named(models));
-    properties.insert("stages".to_owned(), named(json!({ "oneOf": kinds })));
+    properties.insert("data".to_owned(), named("Files of labelled texts.", data));
+    properties
+        .insert("models".to_owned(), named("Pretrained checkpoints and their mirrors.", models));
+    properties.insert(
+        "stages".to_owned(),
+        named("Stages, joined by their inputs.", json!({ "oneOf": kinds })),
+    );
+    root["required"].as_array_mut().expect("some keys are required").push(json!("stages"));
     root["title"] = json!("Pipeline manifest");
     root["description"] = json!("A model pipeline as a graph of stages.");
     let definitions = generator.take_definitions(true);

@@ -75,6 +75,7 @@ impl ModelSpec {
 pub(super) struct Header {
     /// Version of the manifest format, 1.
     #[schemars(range(min = 1, max = 1))]
+    #[expect(dead_code, reason = "its value is checked where its place is known")]
     pub(super) schema: u32,
     /// Name of the pipeline, shown in reports.
     pub(super) name: String,

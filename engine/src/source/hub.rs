@@ -7,12 +7,15 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Fetch;
 
 /// Longest wait for a connection and for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time between two reports of a download.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Gives a folder back that holds the files, from the cache or downloaded.
 pub(super) fn fetch(
@@ -156,7 +159,7 @@ fn download(
         .map_err(failed)?;
     let mut body = response.body_mut().as_reader();
     let mut buffer = vec![0; 1 << 18];
-    let mut done = start;
+    let (mut done, mut reported) = (start, Instant::now());
     loop {
         fetch.check_cancelled()?;
         let count = body.read(&mut buffer).map_err(failed)?;
@@ -166,8 +169,12 @@ fn download(
         out.write_all(&buffer[..count])
             .map_err(|error| format!("cannot write {}: {error}", partial.display()))?;
         done += count as u64;
-        fetch.report(file, done, total);
+        if reported.elapsed() >= REPORT_INTERVAL {
+            fetch.report(file, done, total);
+            reported = Instant::now();
+        }
     }
+    fetch.report(file, done, total);
     if total.is_some_and(|total| done < total) {
         return Err(format!("{url}: the connection ended early; what came so far is kept"));
     }

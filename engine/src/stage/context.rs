@@ -136,8 +136,14 @@ impl StageContext {
         &self.task.root
     }
 
-    /// Reports a summary metric.
+    /// Reports a summary metric; one that is not finite counts as not measured.
     pub fn metric(&self, metric: Metric) {
+        if !metric.value.is_finite() {
+            let reason = format!("the stage computed {}, which is no number", metric.value);
+            return self.unavailable(&metric.name, &reason);
+        }
+        let finite = |end: Option<f64>| end.filter(|end| end.is_finite());
+        let metric = Metric { low: finite(metric.low), high: finite(metric.high), ..metric };
         self.reported().metrics.push(metric.clone());
         (self.sink)(WorkerEvent::Metric(metric));
     }

@@ -101,10 +101,14 @@ impl Store {
 
     /// Takes the whole store for this process.
     pub(super) fn lock_whole(&self) -> Result<Lock, StoreError> {
-        match self.try_lock("store")? {
-            Attempt::Taken(lock) => Ok(lock),
-            Attempt::Held(_) => Err(StoreError::Busy { holder: "a run".to_owned() }),
+        // A process that is just being started holds copies of its parent's locks for a moment.
+        for _ in 0..20 {
+            if let Attempt::Taken(lock) = self.try_lock("store")? {
+                return Ok(lock);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
+        Err(StoreError::Busy { holder: "a run".to_owned() })
     }
 }
 

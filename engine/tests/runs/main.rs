@@ -1,6 +1,12 @@
 //! Runs of toy manifests through the public face, with real worker processes.
 //!
 //! The program is the tests, the worker of the stages, and a run that tests can kill.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "without the standard harness clippy does not see that this is a test"
+)]
 
 mod cache;
 mod failures;

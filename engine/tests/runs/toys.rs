@@ -222,7 +222,7 @@ impl Stage for Trouble {
                 How::Panic => panic!("toys panic"),
                 How::Abort => std::process::abort(),
                 How::NoOutput => return Ok(()),
-                How::Noise => println!("a library prints without asking"),
+                How::Noise => writeln!(std::io::stdout(), "a library prints without asking")?,
                 How::Hang => {
                     // A child of the worker has to end with it.
                     let child = std::process::Command::new("sleep").arg("1000").spawn()?;
