@@ -1,0 +1,229 @@
+//! `benchmark`: measures every model of a chain in the same way, on the test rows and on the clock.
+
+mod energy;
+mod timing;
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use engine::{Metric, Port, Stage, StageContext};
+use graph::package::Package;
+use graph::{Bindings, ModelFolder, Tensor, counts, structure};
+use runtime::CompiledModel;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use training::data::Dataset;
+use training::metrics::paired_difference;
+use training::tokenizer::Tokenizer;
+
+use self::energy::EnergyCounters;
+use self::timing::{Budget, Times};
+use crate::score::{self, Split};
+use crate::{predict, texts};
+
+/// Ports of the chain, in its order.
+const CHAIN: [&str; 4] = ["teacher", "student", "pruned", "int8"];
+
+/// The stage kind.
+pub(crate) struct Benchmark;
+
+/// Parameters of `benchmark`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Params {
+    /// Word pieces of the text whose latency is measured alone (batch 1).
+    sequence: NonZeroUsize,
+    /// Most counted runs of that text; p99 needs 1,000.
+    runs: NonZeroUsize,
+    /// Longest time spent on them a model, in seconds.
+    seconds: NonZeroUsize,
+    /// Batch sizes of the throughput table.
+    batches: Vec<NonZeroUsize>,
+    /// Sequence lengths of the throughput table.
+    sequences: Vec<NonZeroUsize>,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        let number = |value| NonZeroUsize::new(value).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            sequence: number(64),
+            runs: number(1_000),
+            seconds: number(20),
+            batches: vec![number(1), number(8), number(32)],
+            sequences: vec![number(32), number(128)],
+        }
+    }
+}
+
+impl Stage for Benchmark {
+    type Params = Params;
+    const KIND: &'static str = "benchmark";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "measures accuracy, latency, throughput, memory, size and energy of a chain of models";
+    const INPUTS: &'static [Port] = &[
+        Port { name: "data", kind: "dataset", required: true, about: "its test rows are used here, for reporting" },
+        Port { name: "teacher", kind: "model", required: true, about: "what the others are compared with" },
+        Port { name: "student", kind: "model", required: false, about: "distilled model" },
+        Port { name: "pruned", kind: "model", required: false, about: "pruned model" },
+        Port { name: "int8", kind: "model", required: false, about: "integer model" },
+        Port { name: "package", kind: "package", required: false, about: "self-tested on this machine before anything is measured" },
+    ];
+    const OUTPUTS: &'static [Port] =
+        &[Port { name: "answers", kind: "answers", required: true, about: "each model's logits for the test rows, as JSON" }];
+    const EXCLUSIVE: bool = true;
+
+    fn run(&self, params: Params, context: &StageContext) -> Result<()> {
+        if let Some(folder) = context.optional_input("package") {
+            let package = Package::read(folder)?;
+            predict::self_test(&package, &predict::compile(&package.model.graph, context.threads())?)?;
+        }
+        let dataset = texts::load(context)?;
+        let mut answers = serde_json::Map::new();
+        let mut baseline: Option<Vec<bool>> = None;
+        for port in CHAIN {
+            let Some(folder) = context.optional_input(port) else { continue };
+            context.log(format!("measuring {port}"));
+            let model = ModelFolder::read(folder).with_context(|| format!("reading `{port}`"))?;
+            let compiled = predict::compile(&model.graph, context.threads())?;
+            let bench = Bench { params: &params, context, port, model: &model, compiled: &compiled };
+            bench.size()?;
+            let (logits, correct) = bench.accuracy(&dataset)?;
+            match &baseline {
+                Some(teacher) => bench.drop(teacher, &correct)?,
+                None => baseline = Some(correct),
+            }
+            bench.latency()?;
+            bench.throughput()?;
+            answers.insert(port.to_owned(), serde_json::to_value(logits)?);
+            ensure!(!context.interrupted(), engine::Interrupted);
+        }
+        let path = context.output("answers");
+        std::fs::write(&path, serde_json::to_vec(&answers)?)
+            .with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+/// One model under measurement.
+struct Bench<'a> {
+    params: &'a Params,
+    context: &'a StageContext,
+    port: &'static str,
+    model: &'a ModelFolder,
+    compiled: &'a CompiledModel,
+}
+
+impl Bench<'_> {
+    fn name(&self, metric: &str) -> String {
+        format!("bench/{}/{metric}", self.port)
+    }
+
+    fn report(&self, metric: &str, value: f64, unit: &str, samples: Option<u64>) {
+        let name = self.name(metric);
+        self.context.metric(Metric { name, value, unit: unit.to_owned(), samples, ..Metric::default() });
+    }
+
+    fn size(&self) -> Result<()> {
+        self.report("weights", self.model.graph.weight_count() as f64, "count", None);
+        self.report("size", self.model.graph.weight_bytes() as f64, "bytes", None);
+        let sequence = self.params.sequence.get();
+        let bindings = Bindings::new([("batch", 1), ("sequence", sequence)]);
+        let counts = counts::count(&self.model.graph, &bindings)?;
+        self.report("flops", counts.flops as f64, "FLOP", None);
+        let peak = self.compiled.peak_bytes(&bindings)?;
+        self.report("peak-memory", (peak + self.model.graph.weight_bytes()) as f64, "bytes", None);
+        Ok(())
+    }
+
+    /// Scores on the test rows; gives the logits and which rows are right.
+    fn accuracy(&self, dataset: &Dataset) -> Result<(Vec<Vec<f32>>, Vec<bool>)> {
+        let tokenizer = Tokenizer::from_bytes(&self.model.tokenizer_json, self.model.info.max_length)?;
+        let test = texts::encode(&tokenizer, &dataset.test)?;
+        let logits = predict::logits(self.compiled, &test)?;
+        let prefix = format!("bench/{}/", self.port);
+        score::report(self.context, &prefix, Split::Test, &logits, &test)?;
+        let correct = score::correct(&logits, &test.labels);
+        Ok((logits, correct))
+    }
+
+    /// What is lost against the teacher on the same rows, with a paired interval.
+    fn drop(&self, teacher: &[bool], correct: &[bool]) -> Result<()> {
+        let lost = paired_difference(teacher, correct, self.context.seed())?;
+        self.context.metric(Metric {
+            name: self.name("test/accuracy-drop"),
+            value: lost.value,
+            unit: "fraction".to_owned(),
+            split: Some("test".to_owned()),
+            samples: Some(correct.len() as u64),
+            low: Some(lost.low),
+            high: Some(lost.high),
+        });
+        Ok(())
+    }
+
+    /// One text alone, again and again; energy is taken over the same runs.
+    fn latency(&self) -> Result<()> {
+        let budget = Budget {
+            warmup: 20,
+            runs: self.params.runs.get(),
+            time: Duration::from_secs(self.params.seconds.get() as u64),
+            least: 20,
+        };
+        let counters = EnergyCounters::open();
+        let before = counters.as_ref().map_err(Clone::clone).and_then(EnergyCounters::read);
+        let times = self.times(1, self.params.sequence.get(), budget)?;
+        let after = counters.as_ref().map_err(Clone::clone).and_then(EnergyCounters::read);
+        for (name, percent) in [("latency-p50", 50.0), ("latency-p90", 90.0), ("latency-p99", 99.0)] {
+            match times.percentile(percent) {
+                Ok(value) => self.report(name, value, "ms", Some(times.len() as u64)),
+                Err(reason) => self.context.unavailable(&self.name(name), &reason),
+            }
+        }
+        match (counters, before, after) {
+            (Ok(counters), Ok(before), Ok(after)) => {
+                let runs = times.len() + budget.warmup;
+                let joules = counters.joules(&before, &after) / runs as f64;
+                self.report("energy", joules, "J/inference", Some(runs as u64));
+            }
+            (Err(reason), ..) | (_, Err(reason), _) | (.., Err(reason)) => {
+                self.context.unavailable(&self.name("energy"), &reason);
+            }
+        }
+        Ok(())
+    }
+
+    fn throughput(&self) -> Result<()> {
+        let budget = Budget { warmup: 2, runs: 100, time: Duration::from_millis(500), least: 5 };
+        let mut best = 0.0f64;
+        for batch in self.params.batches.iter().map(|batch| batch.get()) {
+            for sequence in self.params.sequences.iter().map(|sequence| sequence.get()) {
+                if sequence > self.model.info.max_length {
+                    continue;
+                }
+                let times = self.times(batch, sequence, budget)?;
+                let rate = batch as f64 * 1e3 / times.median();
+                let name = format!("throughput-b{batch}-s{sequence}");
+                self.report(&name, rate, "examples/s", Some(times.len() as u64));
+                best = best.max(rate);
+            }
+        }
+        self.report("throughput", best, "examples/s", None);
+        Ok(())
+    }
+
+    fn times(&self, batch: usize, sequence: usize, budget: Budget) -> Result<Times> {
+        let graph = &self.model.graph;
+        let table = structure::word_embedding(graph)?.table;
+        let rows = graph.weight(table).map_or(1, |table| table.shape()[0]);
+        let shape = [batch, sequence.min(self.model.info.max_length)];
+        // Spread over the table, as words are, so that rows come from memory and not from cache.
+        let ids = Tensor::from_fn(&shape, |index| (index * 7_919 % rows) as i64);
+        let mask = Tensor::from_fn(&shape, |_| 1i64);
+        let mut session = self.compiled.session();
+        Times::measure(budget, || {
+            session.run(&[("input_ids", &ids), ("attention_mask", &mask)]).map(drop)
+        })
+        .map_err(Into::into)
+    }
+}

@@ -1,0 +1,208 @@
+//! `nas-search`: trains one network that contains all candidates, then searches among them.
+
+mod evolution;
+mod judge;
+mod latency;
+mod scaling;
+mod space;
+mod supernet;
+
+use std::fs;
+use std::num::NonZeroUsize;
+
+use anyhow::{Context as _, Result, bail};
+use engine::{Metric, Port, Stage, StageContext};
+use graph::ModelFolder;
+use rand::SeedableRng as _;
+use rand::rngs::ChaCha8Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use training::Device;
+use training::Examples;
+use training::tokenizer::Tokenizer;
+
+use self::evolution::Evolution;
+use self::judge::{Constraints, Evaluated, SubnetworkJudge};
+use self::latency::{Arithmetic, LatencyTable};
+use self::scaling::Scaling;
+use self::space::{Candidate, Space};
+use self::supernet::SupernetTraining;
+use crate::architecture::ChosenArchitecture;
+use crate::range::Fraction;
+use crate::recipe::Training;
+use crate::{teacher_logits, texts};
+
+/// Best candidates whose latency is also measured end to end.
+const MEASURED: usize = 5;
+
+/// The stage kind.
+pub(crate) struct NasSearch;
+
+/// Parameters of `nas-search`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Params {
+    /// Passes over the training rows in which the supernet is trained.
+    epochs: NonZeroUsize,
+    /// What may be chosen from.
+    space: Space,
+    /// What a candidate must keep to.
+    #[serde(default)]
+    constraints: Constraints,
+    /// How candidates are found.
+    #[serde(default)]
+    strategy: Strategy,
+    /// Random subnetworks trained in each step, besides the largest and the smallest.
+    #[serde(default = "one")]
+    random_subnetworks: usize,
+    /// Validation rows that a candidate is judged on.
+    #[serde(default = "default_rows")]
+    rows: NonZeroUsize,
+    /// Word pieces of the text that latency and FLOPs are about.
+    #[serde(default = "default_sequence")]
+    sequence: NonZeroUsize,
+    /// Arithmetic that latency is measured with.
+    #[serde(default)]
+    arithmetic: Arithmetic,
+    /// Weight of the teacher against the labels.
+    #[serde(default = "default_alpha")]
+    alpha: Fraction,
+    /// Optimizer and batches.
+    #[serde(default = "Training::recovery")]
+    training: Training,
+}
+
+/// How candidates are found.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) enum Strategy {
+    /// Mutation and crossover of the fittest (Once-for-all, arXiv:1908.09791).
+    Evolution(Evolution),
+    /// Depth, width and length grow together (EfficientNet, arXiv:1905.11946).
+    CompoundScaling(Scaling),
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        Self::Evolution(Evolution::default())
+    }
+}
+
+fn one() -> usize {
+    1
+}
+
+fn default_rows() -> NonZeroUsize {
+    NonZeroUsize::new(300).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn default_sequence() -> NonZeroUsize {
+    NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn default_alpha() -> Fraction {
+    Fraction::new(0.5)
+}
+
+impl Stage for NasSearch {
+    type Params = Params;
+    const KIND: &'static str = "nas-search";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "searches the architecture of a student in a supernet made of the teacher";
+    const INPUTS: &'static [Port] = &[
+        Port { name: "data", kind: "dataset", required: true, about: "training rows for the supernet, validation rows for the choice" },
+        Port { name: "teacher", kind: "model", required: true, about: "what the supernet starts from" },
+        Port { name: "logits", kind: "logits", required: true, about: "the teacher's logits for the training rows" },
+    ];
+    const OUTPUTS: &'static [Port] = &[
+        Port { name: "architecture", kind: "architecture", required: true, about: "the chosen architecture" },
+        Port { name: "supernet", kind: "model", required: true, about: "the trained supernet, which holds its weights" },
+        Port { name: "candidates", kind: "search-report", required: true, about: "every candidate evaluated, as JSON, the Pareto front marked" },
+    ];
+    /// Latency decides, so nothing else may run beside it.
+    const EXCLUSIVE: bool = true;
+
+    fn check(params: &Params) -> Result<(), String> {
+        params.space.check()
+    }
+
+    fn run(&self, params: Params, context: &StageContext) -> Result<()> {
+        let dataset = texts::load(context)?;
+        let teacher = ModelFolder::read(context.input("teacher")?)?;
+        let tokenizer = Tokenizer::from_bytes(&teacher.tokenizer_json, teacher.info.max_length)?;
+        let train = texts::encode(&tokenizer, &dataset.train)?;
+        let mut validation = texts::encode(&tokenizer, &dataset.validation)?;
+        let rows = params.rows.get().min(validation.len());
+        validation = Examples { ids: validation.ids[..rows].to_vec(), labels: validation.labels[..rows].to_vec() };
+
+        let mut supernet = supernet::start(&teacher.graph, &params.space)?;
+        let training = SupernetTraining {
+            space: &params.space,
+            random_subnetworks: params.random_subnetworks,
+            alpha: params.alpha.get(),
+            logits: teacher_logits::read(context.input("logits")?, &dataset.train)?,
+            recipe: params.training.recipe(params.epochs.get(), context.seed()),
+        };
+        let device = Device::from_name(context.device())?;
+        training.run(&mut supernet, &train, &device, context)?;
+
+        let sequence = params.sequence.get().min(teacher.info.max_length);
+        let table = LatencyTable::new(&supernet.config, sequence, context.threads(), params.arithmetic);
+        let mut judge = SubnetworkJudge::new(&supernet, &params.constraints, table, sequence, &validation, context);
+        let (chosen, max_length) = search(&params, &mut judge, context, teacher.info.max_length)?;
+        let chosen = ChosenArchitecture {
+            config: supernet.config_of(&chosen),
+            layers: supernet.layers_of(&chosen)?,
+            max_length,
+        };
+        judge.report(MEASURED)?;
+        write_json(&context.output("candidates"), &judge.evaluated())?;
+        chosen.write(&context.output("architecture"))?;
+        let model = ModelFolder { graph: supernet.graph, ..teacher };
+        Ok(model.write(&context.output("supernet"))?)
+    }
+}
+
+/// The best candidate and its longest text.
+fn search(
+    params: &Params,
+    judge: &mut SubnetworkJudge<'_>,
+    context: &StageContext,
+    max_length: usize,
+) -> Result<(Candidate, usize)> {
+    use evolution::Judge as _;
+    let nothing = "no candidate keeps to the constraints; loosen `constraints` or add smaller choices to `space`";
+    match &params.strategy {
+        Strategy::Evolution(settings) => {
+            let mut rng = ChaCha8Rng::seed_from_u64(context.seed());
+            let ranked = evolution::search(&params.space, settings, judge, &mut rng)?;
+            match ranked.into_iter().next() {
+                Some((best, _)) => Ok((best, max_length)),
+                None => bail!(nothing),
+            }
+        }
+        Strategy::CompoundScaling(scaling) => {
+            let walked = scaling.walk(&params.space, judge)?;
+            for scaled in &walked {
+                judge.fitness(&scaled.candidate)?;
+            }
+            match walked.into_iter().next_back() {
+                Some(largest) => {
+                    context.metric(Metric {
+                        name: "nas/phi".to_owned(),
+                        value: largest.phi,
+                        unit: "exponent".to_owned(),
+                        ..Metric::default()
+                    });
+                    Ok((largest.candidate, largest.length.min(max_length)))
+                }
+                None => bail!(nothing),
+            }
+        }
+    }
+}
+
+fn write_json(path: &std::path::Path, evaluated: &[Evaluated]) -> Result<()> {
+    let text = serde_json::to_vec_pretty(evaluated)?;
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,150 @@
+//! The network that contains all candidates: the teacher, with what matters most in front.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use engine::StageContext;
+use graph::Graph;
+use graph::bert::{self, BertConfig};
+use graph::rewrite::{importance, prune};
+use rand::SeedableRng as _;
+use rand::rngs::ChaCha8Rng;
+use training::loss::{CrossEntropy, Distillation};
+use training::objectives::{self, Subnetwork};
+use training::{Device, Examples, Network, NetworkOptions, Recipe, Step, fit};
+
+use super::space::{Candidate, Space};
+use crate::watch::Watch;
+
+/// Temperature of the supernet's distillation (DynaBERT distils at 1; 2 softens two classes a bit).
+const TEMPERATURE: f64 = 2.0;
+
+/// Purpose of the random numbers that choose a step's subnetworks.
+const CHOICE: u64 = 1;
+
+/// A network whose leading slices are the candidates.
+#[derive(Debug)]
+pub(super) struct Supernet {
+    /// With the present weights.
+    pub(super) graph: Graph,
+    /// Its sizes.
+    pub(super) config: BertConfig,
+}
+
+/// The largest candidate of `space` cut out of the teacher, whose hidden dimensions, heads and units
+/// are put in order of importance first: then a slice from the front is what matters most
+/// (DynaBERT, arXiv:2004.04037, §2.1).
+pub(super) fn start(teacher: &Graph, space: &Space) -> Result<Supernet> {
+    let mut graph = teacher.clone();
+    prune::keep_hidden(&mut graph, &importance::descending(&importance::hidden(&graph)?))?;
+    for (layer, scores) in importance::heads(&graph)?.iter().enumerate() {
+        prune::keep_heads(&mut graph, layer, &importance::descending(scores))?;
+    }
+    for (layer, scores) in importance::units(&graph)?.iter().enumerate() {
+        prune::keep_units(&mut graph, layer, &importance::descending(scores))?;
+    }
+    let whole = BertConfig::of(&graph)?;
+    let largest = space.largest();
+    let fits = largest.hidden <= whole.hidden
+        && largest.layers.len() <= whole.layers.len()
+        && whole.layers.iter().all(|layer| {
+            largest.layers.iter().all(|l| l.heads <= layer.heads && l.intermediate <= layer.intermediate)
+        });
+    ensure!(
+        fits,
+        "`space` is larger than the teacher, which has {} layers, {} hidden dimensions, {} heads and {} units a layer",
+        whole.layers.len(),
+        whole.hidden,
+        whole.layers[0].heads,
+        whole.layers[0].intermediate
+    );
+    let config = sized(&whole, &largest);
+    let layers = bert::choose_layers(whole.layers.len(), largest.layers.len())?;
+    let graph = bert::subnetwork(&graph, &whole, &config, &layers)?;
+    Ok(Supernet { graph, config })
+}
+
+/// `base` with the candidate's sizes.
+fn sized(base: &BertConfig, candidate: &Candidate) -> BertConfig {
+    let layers = candidate.layers.iter().map(|&layer| layer.into()).collect();
+    BertConfig { hidden: candidate.hidden, layers, ..base.clone() }
+}
+
+impl Supernet {
+    /// The configuration of a candidate.
+    pub(super) fn config_of(&self, candidate: &Candidate) -> BertConfig {
+        sized(&self.config, candidate)
+    }
+
+    /// The supernet's layers that a candidate is made of.
+    pub(super) fn layers_of(&self, candidate: &Candidate) -> Result<Vec<usize>> {
+        Ok(bert::choose_layers(self.config.layers.len(), candidate.layers.len())?)
+    }
+
+    /// The candidate's graph, with its slices of the supernet's weights.
+    pub(super) fn subnetwork(&self, candidate: &Candidate) -> Result<Graph> {
+        let layers = self.layers_of(candidate)?;
+        Ok(bert::subnetwork(&self.graph, &self.config, &self.config_of(candidate), &layers)?)
+    }
+}
+
+/// How a supernet is trained.
+pub(super) struct SupernetTraining<'a> {
+    pub(super) space: &'a Space,
+    pub(super) random_subnetworks: usize,
+    pub(super) alpha: f64,
+    pub(super) logits: Vec<Vec<f32>>,
+    pub(super) recipe: Recipe,
+}
+
+impl SupernetTraining<'_> {
+    /// Trains the supernet by the sandwich rule, towards the teacher's logits.
+    pub(super) fn run(self, supernet: &mut Supernet, train: &Examples, device: &Device, context: &StageContext) -> Result<()> {
+        let mut network = Network::new(&supernet.graph, device, &NetworkOptions::default())?;
+        let chooser = Chooser {
+            space: self.space.clone(),
+            random: self.random_subnetworks,
+            supernet: Supernet { graph: supernet.graph.clone(), config: supernet.config.clone() },
+            known: BTreeMap::new(),
+        };
+        let distillation = Distillation { alpha: self.alpha as f32, hard: CrossEntropy::default() };
+        let mut objective = objectives::Supernet::new(distillation, TEMPERATURE, self.logits, chooser.into_fn());
+        let mut watch = Watch::new(context, "supernet")?;
+        fit(&mut network, train, None, &mut objective, &self.recipe, &mut watch).context("training the supernet")?;
+        supernet.graph = network.graph();
+        Ok(())
+    }
+}
+
+/// Chooses each step's subnetworks: the smallest and some at random.
+struct Chooser {
+    space: Space,
+    random: usize,
+    supernet: Supernet,
+    /// Graphs that were built already.
+    known: BTreeMap<Candidate, Subnetwork>,
+}
+
+impl Chooser {
+    fn into_fn(mut self) -> objectives::Choose {
+        Box::new(move |step| self.choose(step))
+    }
+
+    fn choose(&mut self, step: &Step) -> Result<Vec<Subnetwork>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(step.random_seed(CHOICE));
+        let smallest = self.space.smallest();
+        let random = (0..self.random).map(|_| self.space.random(&mut rng)).collect::<Vec<_>>();
+        std::iter::once(smallest).chain(random).map(|candidate| self.subnetwork(candidate)).collect()
+    }
+
+    fn subnetwork(&mut self, candidate: Candidate) -> Result<Subnetwork> {
+        if let Some(known) = self.known.get(&candidate) {
+            return Ok(known.clone());
+        }
+        let graph = self.supernet.subnetwork(&candidate)?;
+        let slices = bert::weight_slices(&graph, &self.supernet.layers_of(&candidate)?);
+        let subnetwork = Subnetwork { graph, slices };
+        self.known.insert(candidate, subnetwork.clone());
+        Ok(subnetwork)
+    }
+}

@@ -1,0 +1,192 @@
+//! `qat`: int8 with training that knows about it (Jacob et al. 2018, arXiv:1712.05877).
+
+use std::num::NonZeroUsize;
+
+use anyhow::Result;
+use engine::{Port, Stage, StageContext};
+use graph::ModelFolder;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use training::loss::{CrossEntropy, Distillation};
+use training::objectives::{Distill, Teacher};
+use training::temperature::Temperature;
+use training::{Batch, Bucket, Loss, Network, NetworkOptions, Objective, Quantization, Step, fit};
+
+use crate::integer::{self, MixedPrecision, Observer, Work};
+use crate::range::Fraction;
+use crate::recipe::Training;
+use crate::watch::Watch;
+use crate::{teacher_logits, texts};
+
+/// Batches that learned scales start from.
+const START_BATCHES: usize = 4;
+
+/// The stage kind.
+pub(crate) struct Qat;
+
+/// Parameters of `qat`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Params {
+    /// Passes over the training rows.
+    epochs: NonZeroUsize,
+    /// How the first ranges of activations are found.
+    #[serde(default = "default_observer")]
+    observer: Observer,
+    /// Training rows they are found on.
+    #[serde(default = "default_rows")]
+    rows: NonZeroUsize,
+    /// How scales change while training.
+    #[serde(default)]
+    scales: Scales,
+    /// Linear layers that stay float, by name.
+    #[serde(default)]
+    float: Vec<String>,
+    /// Whether to measure how much each layer costs.
+    #[serde(default = "on")]
+    sensitivity: bool,
+    /// Give layers back to float until the accuracy holds.
+    #[serde(default)]
+    mixed_precision: Option<MixedPrecision>,
+    /// Weight of the teacher against the labels.
+    #[serde(default = "default_alpha")]
+    alpha: Fraction,
+    /// Temperature that softens teacher and student.
+    #[serde(default = "default_temperature")]
+    temperature: Temperature,
+    /// Optimizer and batches.
+    #[serde(default = "default_training")]
+    training: Training,
+}
+
+/// How scales change while training.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) enum Scales {
+    /// Scales of weights follow the weights; those of activations follow a moving average of what is
+    /// seen, and freeze on the way.
+    Observed {
+        /// Share of the past in the moving average.
+        momentum: Fraction,
+        /// Share of the steps after which scales of activations are frozen.
+        freeze_after: Fraction,
+    },
+    /// Scales are trained (LSQ, Esser et al. 2020, arXiv:1902.08153).
+    Learned,
+}
+
+impl Default for Scales {
+    fn default() -> Self {
+        Self::Observed { momentum: Fraction::new(0.99), freeze_after: Fraction::new(0.5) }
+    }
+}
+
+fn default_observer() -> Observer {
+    Observer::Mse
+}
+
+fn default_rows() -> NonZeroUsize {
+    NonZeroUsize::new(320).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn on() -> bool {
+    true
+}
+
+fn default_alpha() -> Fraction {
+    Fraction::new(0.5)
+}
+
+fn default_temperature() -> Temperature {
+    Temperature::Constant { value: 2.0 }
+}
+
+fn default_training() -> Training {
+    Training { learning_rate: crate::range::Positive::new(2e-5), ..Training::recovery() }
+}
+
+impl Stage for Qat {
+    type Params = Params;
+    const KIND: &'static str = "qat";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "makes a model int8 and trains it to live with that";
+    const INPUTS: &'static [Port] = &[
+        Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
+        Port { name: "model", kind: "model", required: true, about: "a trained float model" },
+        Port { name: "logits", kind: "logits", required: true, about: "the teacher's logits for the training rows" },
+    ];
+    const OUTPUTS: &'static [Port] =
+        &[Port { name: "model", kind: "model", required: true, about: "the int8 model" }];
+
+    fn run(&self, params: Params, context: &StageContext) -> Result<()> {
+        let dataset = texts::load(context)?;
+        let model = ModelFolder::read(context.input("model")?)?;
+        integer::check_float(&model.graph, &params.float)?;
+        let logits = teacher_logits::read(context.input("logits")?, &dataset.train)?;
+        let work = Work::new(&model, &dataset, context)?;
+        let start = work.insert(&model.graph, &params.float, params.observer, params.rows.get())?;
+
+        let learned = matches!(params.scales, Scales::Learned);
+        let (momentum, freeze_after) = match params.scales {
+            Scales::Observed { momentum, freeze_after } => (momentum.get(), freeze_after.get()),
+            Scales::Learned => (0.0, 0.0),
+        };
+        let quantization = Quantization { learned, momentum: momentum as f32, calibrated: true };
+        let options = NetworkOptions { quantization, ..NetworkOptions::default() };
+        let mut network = Network::new(&start, &work.device, &options)?;
+        if learned {
+            let batches = work.train.epoch(params.training.batch_size.get(), Bucket::ByLength, context.seed(), 0);
+            let inputs: Vec<_> =
+                batches.iter().take(START_BATCHES).map(|rows| work.train.batch(rows).inputs()).collect();
+            network.initialize_scales(&inputs)?;
+        }
+        let distillation = Distillation { alpha: params.alpha.get() as f32, hard: CrossEntropy::default() };
+        let teacher = Teacher { logits, network: None };
+        let inner = Distill::new(distillation, params.temperature, teacher, &start, Vec::new(), context.seed())?;
+        let mut objective = QuantizationAware { inner, freeze_after };
+        let recipe = params.training.recipe(params.epochs.get(), context.seed());
+        let mut watch = Watch::new(context, "qat")?;
+        fit(&mut network, &work.train, Some(&work.validation), &mut objective, &recipe, &mut watch)?;
+
+        let mut quantized = network.graph();
+        if params.sensitivity || params.mixed_precision.is_some() {
+            let worst_first = work.sensitivity(&quantized)?;
+            if let Some(settings) = &params.mixed_precision {
+                work.mix(&mut quantized, settings, &worst_first)?;
+            }
+        }
+        let graph = work.finish(&quantized, &model)?;
+        Ok(ModelFolder { graph, ..model }.write(&context.output("model"))?)
+    }
+}
+
+/// Distillation during which observers watch activations until they are frozen.
+struct QuantizationAware {
+    inner: Distill,
+    freeze_after: f64,
+}
+
+impl Objective for QuantizationAware {
+    fn extra(&self) -> Vec<(String, graph::Tensor)> {
+        self.inner.extra()
+    }
+
+    fn loss(&mut self, network: &Network, batch: &Batch, step: &Step) -> Result<Loss> {
+        self.inner.loss(network, batch, step)
+    }
+
+    fn before_step(&mut self, network: &mut Network, step: &Step) -> Result<()> {
+        network.set_observing(step.progress() < self.freeze_after);
+        self.inner.before_step(network, step)
+    }
+
+    fn after_step(&mut self, network: &mut Network, step: &Step) -> Result<()> {
+        // Validation between epochs must not move the scales.
+        network.set_observing(false);
+        self.inner.after_step(network, step)
+    }
+
+    fn gradient_scale(&self, extra: &str, step: &Step) -> f32 {
+        self.inner.gradient_scale(extra, step)
+    }
+}
