@@ -210,7 +210,9 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         self.window.started.get_or_insert_with(Instant::now);
         let mut step = self.step_at(0);
-        let failed = |source| Error::Objective { step: step.index, source };
+        let index = step.index;
+        let failed = |source| Error::Objective { step: index, source };
+        objective.before_step(network, &step).map_err(failed)?;
         for (part, rows) in batches.iter().enumerate() {
             step.part = part;
             let batch = self.train.batch(rows);

@@ -550,31 +550,16 @@ impl Values {
     ///
     /// When it was not tapped, is not `f32`, or has another rank.
     pub fn get<const D: usize>(&self, name: &str) -> Result<Tensor<D>> {
-        let value = self.values.get(name).ok_or_else(|| Error::Missing {
-            name: name.to_owned(),
-            hint: format!("tapped were {:?}", self.values.keys().collect::<Vec<_>>()),
-        })?;
-        let floats = value.floats(&self.device).map_err(|reason| {
-            Error::Graph(graph::GraphError::Input { name: name.to_owned(), reason })
-        })?;
-        typed(name, &floats)
+        typed(name, &self.floats(name)?)
     }
 
-    /// The value of this name, of any rank, on the host.
-    ///
-    /// # Errors
-    ///
-    /// When it was not tapped, or is not `f32`.
-    pub fn tensor(&self, name: &str) -> Result<graph::Tensor> {
+    pub(crate) fn floats(&self, name: &str) -> Result<Floats> {
         let value = self.values.get(name).ok_or_else(|| Error::Missing {
             name: name.to_owned(),
             hint: format!("tapped were {:?}", self.values.keys().collect::<Vec<_>>()),
         })?;
-        let floats = value.floats(&self.device).map_err(|reason| {
+        value.floats(&self.device).map_err(|reason| {
             Error::Graph(graph::GraphError::Input { name: name.to_owned(), reason })
-        })?;
-        let shape = floats.shape();
-        let elements = floats.inner().to_vec();
-        Ok(graph::Tensor::new(&shape, elements).expect("a value has the elements of its shape"))
+        })
     }
 }

@@ -85,7 +85,18 @@ pub trait Objective {
     /// Whatever keeps it from being computed; it ends the run.
     fn loss(&mut self, network: &Network, batch: &Batch, step: &Step) -> anyhow::Result<Loss>;
 
-    /// Called after each optimizer step: sparsity masks, frozen observers, schedules.
+    /// Called before each optimizer step, also the first after a resume: what is a function of the
+    /// step, such as whether observers watch.
+    ///
+    /// # Errors
+    ///
+    /// Whatever goes wrong; it ends the run.
+    fn before_step(&mut self, network: &mut Network, step: &Step) -> anyhow::Result<()> {
+        let _ = (network, step);
+        Ok(())
+    }
+
+    /// Called after each optimizer step: sparsity masks, schedules.
     ///
     /// # Errors
     ///
