@@ -10,9 +10,12 @@
 //! - [`Graph`] ([`model`]): values, nodes, weights; every edit goes through its methods.
 //! - [`Op`] ([`op`]): one file an operator family: shape rule, reference evaluation, cost.
 //! - [`reference`](mod@reference): evaluates a graph node by node; what every other execution is tested against.
-//! - [`bert`]: builds the graph of a BERT-style encoder classifier. The only place that knows it.
+//! - [`bert`]: builds the graph of a BERT-style encoder classifier. With [`huggingface`] the only place that knows it.
 //! - [`structure`]: what a graph is made of, found by pattern: linear layers, encoder layers, embeddings.
 //! - [`rewrite`]: pruning, sparsity masks, quantization.
+//! - [`counts`]: weights, operations and activation bytes for given sizes.
+//! - [`ModelFolder`]: a model as files, which is what stages pass on: [`document`] and [`weights`].
+//! - [`huggingface`]: the way in. [`onnx`]: the way out. [`package`]: what servers load.
 
 pub mod bert;
 pub mod counts;

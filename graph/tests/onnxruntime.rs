@@ -2,6 +2,12 @@
 //! packages `onnxruntime` and `numpy` (or a virtual environment `python` in the target folder);
 //! says so and passes where they are not there.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "all of this file is a test; clippy's exceptions reach only functions marked as tests"
+)]
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -68,7 +74,7 @@ fn check(name: &str, graph: &Graph, runs: &[Inputs], tolerance: f32) {
             inputs.iter().map(|(name, tensor)| ((*name).to_owned(), feed(tensor))).collect()
         })
         .collect();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onnxruntime.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run_onnx.py");
     let mut child = Command::new(python)
         .arg(script)
         .stdin(Stdio::piped())

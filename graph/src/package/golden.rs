@@ -160,8 +160,7 @@ fn compare(expected: &Tensor, found: &Tensor, tolerance: f32) -> Result<f32, Str
     let mut worst = 0f32;
     for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
         let difference = (expected - found).abs();
-        // Written so that NaN fails.
-        if !(difference <= tolerance) {
+        if difference.is_nan() || difference > tolerance {
             return Err(format!(
                 "expected {expected} ± {tolerance} at element {index}, found {found}"
             ));
