@@ -25,6 +25,7 @@ fn main() {
     ] {
         linear_layers(cpu, m, k, n);
     }
+    products(2048, 384, 1536);
     rows(cpu, 128, 384);
     heads(cpu, 8, 12, 128, 32);
 }
@@ -73,6 +74,24 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
         rate(float),
         rate(integer),
         float.as_secs_f64() / integer.as_secs_f64()
+    );
+}
+
+/// The three products of a linear layer in training: y = x·w, dx = dy·wᵀ, dw = xᵀ·dy.
+fn products(m: usize, k: usize, n: usize) {
+    let (x, w, dy) = (values(m * k), values(k * n), values(m * n));
+    let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; k * n]);
+    let (x, w) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
+    let dy = Matrix::row_major(&dy, m, n);
+    let rate = |time: Duration| 2.0 * (m * k * n) as f64 / time.as_secs_f64() / 1e9;
+    let forward = median(|| gemm(x, w, black_box(&mut y), Write::Overwrite));
+    let input = median(|| gemm(dy, w.transposed(), black_box(&mut dx), Write::Overwrite));
+    let weight = median(|| gemm(x.transposed(), dy, black_box(&mut dw), Write::Accumulate));
+    println!(
+        "training {m}×{k}×{n}: y {forward:.1?} ({:.0} Gop/s), dx {input:.1?} ({:.0}), dw {weight:.1?} ({:.0})",
+        rate(forward),
+        rate(input),
+        rate(weight)
     );
 }
 

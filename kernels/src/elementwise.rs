@@ -30,14 +30,6 @@ tiered! {
     }
 }
 
-tiered! {
-    fn scale_piece(x: &[f32], factor: f32, y: &mut [f32]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * factor;
-        }
-    }
-}
-
 /// `y = a + b`.
 ///
 /// # Shapes
@@ -48,15 +40,6 @@ pub fn add(cpu: Cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
     parallel::zip(a, b, y, CHUNK, |a, b, y| add_piece(cpu, a, b, y));
 }
 
-/// `y = y + x`.
-///
-/// # Shapes
-/// Both have the same length.
-pub fn add_assign(cpu: Cpu, y: &mut [f32], x: &[f32]) {
-    check_len("add_assign: x", x.len(), y.len());
-    parallel::map(x, y, CHUNK, |x, y| add_assign_piece(cpu, y, x));
-}
-
 /// `y = a · b`, element by element.
 ///
 /// # Shapes
@@ -65,15 +48,6 @@ pub fn mul(cpu: Cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
     check_len("mul: b", b.len(), a.len());
     check_len("mul: y", y.len(), a.len());
     parallel::zip(a, b, y, CHUNK, |a, b, y| mul_piece(cpu, a, b, y));
-}
-
-/// `y = factor · x`.
-///
-/// # Shapes
-/// `x` and `y` have the same length.
-pub fn scale(cpu: Cpu, x: &[f32], factor: f32, y: &mut [f32]) {
-    check_len("scale: y", y.len(), x.len());
-    parallel::map(x, y, CHUNK, |x, y| scale_piece(cpu, x, factor, y));
 }
 
 /// Adds `row` to every row of `y`.

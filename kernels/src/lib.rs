@@ -44,7 +44,7 @@ mod tier;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
 pub use attention::{Attention, Heads, Mask, attention};
-pub use elementwise::{add, add_assign, add_row, mul, scale};
+pub use elementwise::{add, add_row, mul};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
 pub use linear::linear;
 pub use matrix::{Batch, Matrix, Write, batched_gemm, gemm};

@@ -83,7 +83,7 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel,
     let choices: Vec<Choice> = module.nodes.iter().map(|node| choose(&module, node, cpu)).collect();
     let nodes = explain_nodes(&module, &choices);
     let steps: Vec<Prepared> = choices.into_iter().map(|choice| choice.prepared).collect();
-    release_packed(&mut module, &steps);
+    release_unread(&mut module, &steps);
     let pool = pool(options.threads)?;
     let explanation = Explanation {
         tier: cpu.tier().name().to_owned(),
@@ -149,24 +149,30 @@ fn explain_nodes(module: &Module, choices: &[Choice]) -> Vec<ExplainedNode> {
     module.nodes.iter().zip(choices).map(explain).collect()
 }
 
-/// Lets go of constants that were packed and that nothing else reads.
-fn release_packed(module: &mut Module, steps: &[Prepared]) {
-    for (index, step) in steps.iter().enumerate() {
-        let Prepared::Run(kernel) = step else { continue };
-        let Some(position) = kernel.packed_input() else { continue };
-        let id = module.nodes[index].inputs[position];
-        if module.uses(id) == 1 {
-            module.values[id.0].constant = None;
+/// Lets go of constants that nothing reads when the model runs: rewritten or packed ones.
+fn release_unread(module: &mut Module, steps: &[Prepared]) {
+    let mut read = vec![false; module.values.len()];
+    for output in &module.outputs {
+        read[output.0] = true;
+    }
+    for (node, step) in module.nodes.iter().zip(steps) {
+        let packed = match step {
+            Prepared::Run(kernel) => kernel.packed_input(),
+            Prepared::View { .. } => None,
+        };
+        for (position, input) in node.inputs.iter().enumerate() {
+            read[input.0] |= packed != Some(position);
         }
+    }
+    for (value, _) in module.values.iter_mut().zip(read).filter(|(_, read)| !read) {
+        value.constant = None;
     }
 }
 
+/// Bytes of the constants that are left.
 fn constant_bytes(module: &Module) -> usize {
-    let mut read: Vec<_> =
-        module.nodes.iter().flat_map(|node| &node.inputs).chain(&module.outputs).collect();
-    read.sort_unstable();
-    read.dedup();
-    read.into_iter().filter_map(|&id| module.constant(id)).map(graph::Tensor::size_bytes).sum()
+    let constants = module.values.iter().filter_map(|value| value.constant.as_ref());
+    constants.map(graph::Tensor::size_bytes).sum()
 }
 
 fn packed_bytes(step: &Prepared) -> usize {

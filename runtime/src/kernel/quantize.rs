@@ -20,6 +20,14 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     entry("quantize.int8", "QuantizeLinear", |module, node, cpu| {
         run(Quantize { cpu, to: parameters(module, node) })
     }),
+    KernelEntry {
+        name: "dequantize.columns",
+        operation: "DequantizeLinear",
+        tier: None,
+        cost: 1,
+        accepts: accepts_columns,
+        prepare: |_, _, cpu| run(DequantizeColumns { cpu }),
+    },
     entry("dequantize.int8", "DequantizeLinear", |module, node, cpu| {
         run(Dequantize { cpu, from: parameters(module, node) })
     }),
@@ -40,6 +48,21 @@ fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     }
     let found = per_tensor(module, node.inputs[1], node.inputs[2]);
     found.map(|_| ()).ok_or_else(|| "takes a constant scale > 0 and zero point only".to_owned())
+}
+
+fn accepts_columns(module: &Module, node: &Node) -> Result<(), String> {
+    let Operation::Graph(Op::Dequantize(op)) = &node.operation else {
+        return Err("takes dequantizations only".to_owned());
+    };
+    let rank = module.value(node.inputs[0]).shape.len();
+    if op.axis.is_none_or(|axis| axis + 1 != rank) {
+        return Err("takes one scale for each entry of the last dimension only".to_owned());
+    }
+    let zeros = module.constant(node.inputs[2]).and_then(|zeros| zeros.elements::<i8>().ok());
+    match zeros.is_some_and(|zeros| zeros.iter().all(|&zero| zero == 0)) {
+        true => Ok(()),
+        false => Err("takes constant i8 zero points of 0 only".to_owned()),
+    }
 }
 
 fn parameters(module: &Module, node: &Node) -> Quantization {
@@ -67,6 +90,18 @@ impl Kernel for Dequantize {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let x = call.inputs[0].elements();
         int8::dequantize(self.cpu, x, self.from, elements_mut(call.output));
+        Ok(())
+    }
+}
+
+struct DequantizeColumns {
+    cpu: Cpu,
+}
+
+impl Kernel for DequantizeColumns {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let (x, scales) = (call.inputs[0].elements(), call.f32(1));
+        int8::dequantize_columns(self.cpu, x, scales, elements_mut(call.output));
         Ok(())
     }
 }

@@ -38,7 +38,10 @@ fn text(batch: usize, sequence: usize) -> Vec<(&'static str, Tensor)> {
 
 /// Quantized everywhere, activations scaled by what a text reaches.
 fn quantized(pooling: Pooling) -> Graph {
-    let mut graph = float(pooling);
+    quantize(float(pooling))
+}
+
+fn quantize(mut graph: Graph) -> Graph {
     insert(&mut graph, &QuantizeOptions { float: Vec::new(), embeddings: true }).unwrap();
     let trace = reference::trace(&graph, &text(4, 20)).unwrap();
     let points = points(&graph);
@@ -100,8 +103,39 @@ fn quantized_encoders_run_in_integers() {
     assert_eq!(fired(&model, "linear"), 0);
     assert!(explanation.nodes.iter().all(|node| node.kernel != "reference"));
     assert!(explanation.packed_bytes > 0);
-    let vnni = explanation.nodes.iter().find(|node| node.operation == "IntegerLinear").unwrap();
-    assert_eq!(vnni.rejected.len(), 3);
+}
+
+#[test]
+fn the_cheapest_kernel_of_the_tier_runs_and_the_others_say_why_not() {
+    let options = CompileOptions { tier: Some(Tier::Portable), ..options(Level::O3) };
+    let model = compile(&quantized(Pooling::Mean), &options).unwrap();
+    let nodes = &model.explain().nodes;
+    let layer = nodes.iter().find(|node| node.operation == "IntegerLinear").unwrap();
+    assert_eq!(layer.kernel, "integer-linear.portable");
+    let reasons: Vec<_> =
+        layer.rejected.iter().map(|other| format!("{}: {}", other.kernel, other.reason)).collect();
+    assert_eq!(
+        reasons,
+        [
+            "integer-linear.avx2: needs tier avx2, the model runs at portable",
+            "integer-linear.avx512: needs tier avx512, the model runs at portable",
+            "integer-linear.vnni: needs tier vnni, the model runs at portable",
+        ]
+    );
+    let norm = nodes.iter().find(|node| node.operation == "LayerNormalization").unwrap();
+    assert_eq!(norm.rejected[0].reason, "cost 1000 against 1 of layer-norm.f32");
+}
+
+#[test]
+fn compiled_models_keep_only_what_they_read() {
+    let layer = BertLayer { heads: 2, intermediate: 256 };
+    let config = BertConfig { positions: 32, ..BertConfig::uniform(50, 128, 1, layer) };
+    let float = build(&config, &mut |name, shape| Ok(normal(3, name, shape, 0.3))).unwrap();
+    let float_bytes = float.weight_bytes();
+    let model = compile(&quantize(float), &options(Level::O3)).unwrap();
+    let kept = model.explain().constant_bytes + model.explain().packed_bytes;
+    // Position table, normalizations, biases and scales stay float.
+    assert!(3 * kept < float_bytes, "{kept} of {float_bytes}");
 }
 
 /// The worst difference of logits, in steps of the classifier's weakest column.

@@ -1,8 +1,8 @@
 //! Element by element and row by row.
 
 use kernels::{
-    Activation, LayerNorm, activate, add, add_assign, add_row, layer_norm, mul,
-    residual_layer_norm, scale, softmax_forward,
+    Activation, LayerNorm, activate, add, add_row, layer_norm, mul, residual_layer_norm,
+    softmax_forward,
 };
 use proptest::prelude::*;
 
@@ -38,18 +38,16 @@ pub(crate) fn softmax_twin(x: &[f64], row_len: usize) -> Vec<f64> {
 
 proptest! {
     #[test]
-    fn sums_and_products(len in 0usize..100, factor in -2f32..2.0, seed: u64) {
+    fn sums_and_products(len in 0usize..100, seed: u64) {
         let (a, b) = (numbers(len, seed), numbers(len, seed ^ 1));
-        let run = |kernel: &dyn Fn(kernels::Cpu, &mut [f32])| on_every_tier(|cpu| {
-            let mut y = a.clone();
-            kernel(cpu, &mut y);
+        let run = |kernel: fn(kernels::Cpu, &[f32], &[f32], &mut [f32])| on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; len];
+            kernel(cpu, &a, &b, &mut y);
             y
         });
         let pairs = || a.iter().zip(&b);
-        prop_assert_eq!(run(&|cpu, y| add(cpu, &a, &b, y)), pairs().map(|(a, b)| a + b).collect::<Vec<_>>());
-        prop_assert_eq!(run(&|cpu, y| add_assign(cpu, y, &b)), pairs().map(|(a, b)| a + b).collect::<Vec<_>>());
-        prop_assert_eq!(run(&|cpu, y| mul(cpu, &a, &b, y)), pairs().map(|(a, b)| a * b).collect::<Vec<_>>());
-        prop_assert_eq!(run(&|cpu, y| scale(cpu, &a, factor, y)), a.iter().map(|a| a * factor).collect::<Vec<_>>());
+        prop_assert_eq!(run(add), pairs().map(|(a, b)| a + b).collect::<Vec<_>>());
+        prop_assert_eq!(run(mul), pairs().map(|(a, b)| a * b).collect::<Vec<_>>());
     }
 
     #[test]
