@@ -489,6 +489,7 @@ impl RunLoop<'_> {
         };
         let duration_s = self.begun.elapsed().as_secs_f64();
         self.recorder.finish_run(self.shared.run, state, duration_s).await?;
+        self.recorder.close().await?;
         let report = RunReport { run: self.shared.run, state, duration_s, stages };
         (self.observer)(&RunEvent::RunFinished { report: report.clone() });
         Ok(report)

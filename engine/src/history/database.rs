@@ -18,7 +18,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     /// SQLite refused.
-    #[error("run database {}: cannot {action}: {source}", path.display())]
+    #[error("run database {}: cannot {action}: {source}{}", path.display(), advice(source))]
     Database {
         /// The database file.
         path: PathBuf,
@@ -111,8 +111,8 @@ impl Database {
         if !path.exists() {
             return Ok(None);
         }
-        let options =
-            SqliteConnectOptions::new().filename(&path).read_only(true).busy_timeout(BUSY_TIMEOUT);
+        // Not read-only: after a kill the first to open has to roll back or replay the journal.
+        let options = SqliteConnectOptions::new().filename(&path).busy_timeout(BUSY_TIMEOUT);
         let connection =
             options.connect().await.map_err(|source| failed(&path, "open it", source))?;
         let mut database = Self { path, connection };
@@ -150,4 +150,15 @@ impl Database {
 
 pub(super) fn failed(path: &Path, action: &'static str, source: sqlx::Error) -> HistoryError {
     HistoryError::Database { path: path.to_owned(), action, source }
+}
+
+/// What to do about the SQLite errors that are the user's to solve.
+fn advice(source: &sqlx::Error) -> &'static str {
+    let code = source.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        Some("13") => "; free some space, for instance with `pipeline gc`, and run again",
+        Some("8" | "14" | "1544") => "; set PIPELINE_HOME to a folder that can be written",
+        Some("11" | "26") => "; it is damaged: move it away, results in the store are not affected",
+        _ => "",
+    }
 }

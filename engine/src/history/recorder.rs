@@ -310,6 +310,12 @@ impl Recorder {
         written.await.map_err(|source| failed(path, "note the end of a stage", source))
     }
 
+    /// Closes the database, so that everything is in its one file when the process ends.
+    pub(crate) async fn close(self) -> Result<(), HistoryError> {
+        let Database { path, connection } = self.database;
+        connection.close().await.map_err(|source| failed(&path, "close it", source))
+    }
+
     /// Notes how the run ended.
     pub(crate) async fn finish_run(
         &mut self,

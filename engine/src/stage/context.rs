@@ -231,3 +231,112 @@ impl fmt::Debug for StageContext {
         formatter.debug_struct("StageContext").field("task", &self.task).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::protocol::{PROTOCOL, TaskInput};
+
+    fn context() -> (StageContext, Arc<Mutex<Vec<WorkerEvent>>>) {
+        let path = PathBuf::from("in");
+        let task = Task {
+            protocol: PROTOCOL,
+            kind: "toy".to_owned(),
+            version: 1,
+            stage: "teacher".to_owned(),
+            params: serde_json::json!({}),
+            inputs: BTreeMap::from([("model".to_owned(), TaskInput { path, dataset: None })]),
+            outputs: PathBuf::from("out"),
+            checkpoint: PathBuf::from("checkpoint"),
+            root: PathBuf::from("."),
+            result: PathBuf::from("result.json"),
+            seed: 7,
+            threads: 1,
+            device: "cpu".to_owned(),
+        };
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&events);
+        (StageContext::new(task, move |event| sink.lock().unwrap().push(event)), events)
+    }
+
+    #[test]
+    fn unconnected_ports_are_named() {
+        let (context, _) = context();
+        assert_eq!(context.input("model").unwrap(), Path::new("in"));
+        assert_eq!(context.optional_input("data"), None);
+        assert_eq!(
+            context.dataset("data").unwrap_err().to_string(),
+            "stage `teacher` has nothing connected to input `data` (connected: model); add it to `inputs`"
+        );
+        assert_eq!(
+            context.dataset("model").unwrap_err().to_string(),
+            "input `model` of stage `teacher` is no dataset; connect `data.NAME`"
+        );
+    }
+
+    #[test]
+    fn series_go_out_in_batches_and_never_get_lost() {
+        let (context, events) = context();
+        for step in 0..600 {
+            context.series("train/loss", step, if step == 3 { f64::NAN } else { 1.0 });
+        }
+        context.finish();
+        let events = events.lock().unwrap();
+        assert!(events.len() < 20, "{} events", events.len());
+        let points: Vec<_> = events
+            .iter()
+            .flat_map(|event| match event {
+                WorkerEvent::Series(points) => points.clone(),
+                _ => Vec::new(),
+            })
+            .collect();
+        assert_eq!(
+            points.iter().map(|point| point.step).collect::<Vec<_>>(),
+            (0..600).collect::<Vec<_>>()
+        );
+        assert_eq!((points[3].value, points[4].value), (None, Some(1.0)));
+    }
+
+    #[test]
+    fn progress_is_throttled_but_phases_and_the_end_get_through() {
+        let (context, events) = context();
+        for step in 0..=1000 {
+            let phase = if step < 500 { "warm-up" } else { "training" };
+            context.progress(Progress {
+                step,
+                total: 1000,
+                phase: phase.to_owned(),
+                ..Progress::default()
+            });
+        }
+        let events = events.lock().unwrap();
+        let step = |event: &WorkerEvent| match event {
+            WorkerEvent::Progress(progress) => progress.step,
+            _ => unreachable!(),
+        };
+        let steps: Vec<_> = events.iter().map(step).collect();
+        assert!(
+            steps.len() < 20 && steps.contains(&0) && steps.contains(&500) && steps.contains(&1000),
+            "{steps:?}"
+        );
+    }
+
+    #[test]
+    fn numbers_that_are_none_count_as_not_measured() {
+        let (context, _) = context();
+        let metric = |value| Metric {
+            name: "test/f1".to_owned(),
+            value,
+            low: Some(f64::NAN),
+            ..Metric::default()
+        };
+        context.metric(metric(f64::INFINITY));
+        context.metric(metric(0.5));
+        let (metrics, unavailable) = context.finish();
+        assert_eq!((metrics.len(), metrics[0].value, metrics[0].low), (1, 0.5, None));
+        assert_eq!(unavailable[0].reason, "the stage computed inf, which is no number");
+    }
+}

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("gates_fail_with_the_measured_value", gates_fail_with_the_measured_value),
     ("noise_on_stdout_is_log", noise_on_stdout_is_log),
     ("newer_databases_are_refused", newer_databases_are_refused),
+    ("damaged_databases_say_what_to_do", damaged_databases_say_what_to_do),
     ("cuda_is_never_replaced_silently", cuda_is_never_replaced_silently),
     ("state_folder_that_is_none", state_folder_that_is_none),
 ];
@@ -41,21 +42,18 @@ fn failures_stop_what_depends_on_them() {
     assert_eq!(on.stages[1].reason, "`bad` failed");
     assert_eq!(on.stages[0].error.as_deref(), Some("cannot bite: the disk is made of cheese"));
     assert_eq!(on.exit_code(), 1);
-    let other = Toy::new(BRANCHES);
-    let stop = other.run_with(&RunOptions { jobs: Some(1), ..RunOptions::default() }).0;
-    assert_eq!(states(&stop)[..2], ["bad failed", "after skipped"]);
-    // `good` may have had the slot before `bad`; what comes after it never starts.
-    assert_eq!(
-        (states(&stop)[3].as_str(), stop.stages[3].reason.as_str()),
-        ("last skipped", stop_reason(&stop))
-    );
-}
-
-fn stop_reason(report: &engine::RunReport) -> &'static str {
-    match report.stages[2].state {
-        StageState::Ran => "another stage failed",
-        _ => "`good` did not run",
+    // With one slot, `bad` has had its turn long before the end of a chain.
+    let mut chain = BRANCHES.to_owned();
+    let mut before = "good.value".to_owned();
+    for index in 0..10 {
+        chain += &format!("[stages.link-{index}]\nkind = \"add\"\ninputs.left = \"{before}\"\n");
+        before = format!("link-{index}.sum");
     }
+    let stop = Toy::new(&chain).run_with(&RunOptions { jobs: Some(1), ..RunOptions::default() }).0;
+    assert_eq!(states(&stop)[..2], ["bad failed", "after skipped"]);
+    let last = stop.stages.last().unwrap();
+    assert_eq!((last.name.as_str(), last.state), ("link-9", StageState::Skipped));
+    assert!(stop.stages.iter().any(|stage| stage.reason == "another stage failed"));
 }
 
 fn failures_are_never_cached() {
@@ -201,4 +199,22 @@ fn state_folder_that_is_none() {
     let error = project.run(&RunOptions::default(), &mut |_| {}).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().starts_with("cannot create folder "), "{error}");
+}
+
+fn damaged_databases_say_what_to_do() {
+    let toy = Toy::new(crate::cache::CHAIN);
+    // In a process of its own, so that nothing still has the database open.
+    assert!(toy.spawn("toy.toml", &[]).wait().unwrap().success());
+    let path = toy.home().join("runs.sqlite");
+    for name in ["runs.sqlite-wal", "runs.sqlite-shm"] {
+        let _absent = std::fs::remove_file(toy.home().join(name));
+    }
+    std::fs::write(&path, "this is no database, whatever its name says".repeat(100)).unwrap();
+    let error = toy.project().run(&RunOptions::default(), &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("it is damaged: move it away"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    let report = toy.run(&[]);
+    assert_eq!(states(&report), ["one hit", "two hit", "sum hit", "again hit"]);
+    let run = History::open(&toy.home()).unwrap().run(RunChoice::Latest).unwrap();
+    assert_eq!(run.stages[2].metrics[0].value, 3.0, "summaries come from the store");
 }
