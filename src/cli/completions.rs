@@ -1,0 +1,21 @@
+//! `pipeline completions SHELL`.
+
+use clap_complete::Shell;
+
+use super::answer::Answer;
+use super::failure::Failure;
+
+/// Prints a completion script for a shell.
+#[derive(Debug, clap::Args)]
+pub(super) struct Completions {
+    /// Shell
+    shell: Shell,
+}
+
+impl Completions {
+    pub(super) fn answer(&self) -> Result<Answer, Failure> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut super::grammar(), "pipeline", &mut script);
+        Ok(Answer::text(String::from_utf8_lossy(&script)))
+    }
+}

@@ -1,0 +1,62 @@
+//! `pipeline plan MANIFEST`.
+
+use std::fmt::Write as _;
+
+use engine::{Forecast, RunOptions};
+
+use super::answer::{Answer, Facts, columns};
+use super::arguments::{Asked, ManifestFile};
+use super::failure::Failure;
+use super::quantity::{maybe_seconds, seconds};
+
+/// Says what a run would do, hit or miss and why; runs, fetches and writes nothing.
+#[derive(Debug, clap::Args)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    manifest: ManifestFile,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    facts: Facts,
+}
+
+impl Plan {
+    pub(super) fn answer(&self) -> Result<Answer, Failure> {
+        look_ahead(&self.manifest, &self.asked.options(&self.manifest), self.facts)
+    }
+}
+
+/// What a run with these options would do.
+pub(super) fn look_ahead(
+    manifest: &ManifestFile,
+    options: &RunOptions,
+    facts: Facts,
+) -> Result<Answer, Failure> {
+    let plan = manifest.project()?.plan(options)?;
+    Ok(facts.answer(&plan, || text(&plan)))
+}
+
+fn text(plan: &engine::Plan) -> String {
+    let header = ["stage", "kind", "would", "expected", "why"].map(str::to_owned);
+    let rows = plan.stages.iter().map(|stage| {
+        let (would, expected) = match stage.forecast {
+            Forecast::Hit => ("hit", String::new()),
+            Forecast::Run => ("run", maybe_seconds(stage.expected_s)),
+            Forecast::Depends => ("depend", maybe_seconds(stage.expected_s)),
+        };
+        [stage.name.clone(), stage.kind.clone(), would.to_owned(), expected, stage.reason.clone()]
+    });
+    let mut text = columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>());
+    let _infallible = write!(text, "\ndevice: {}", plan.device);
+    if let Some(fallback) = &plan.fallback {
+        let _infallible = write!(text, " ({fallback})");
+    }
+    let all_hit = plan.stages.iter().all(|stage| stage.forecast == Forecast::Hit);
+    let outlook = match plan.expected_s {
+        _ if all_hit => "nothing to do".to_owned(),
+        Some(expected_s) => format!("expected time: {} of work at most", seconds(expected_s)),
+        None => "expected time: not known before the first run".to_owned(),
+    };
+    let _infallible = write!(text, "\n{outlook}\n");
+    text
+}
