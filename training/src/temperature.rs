@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// Temperature that softens student and teacher logits, unitless, > 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Temperature {
     /// The same all along (Hinton et al. 2015; DistilBERT takes 2).
     Constant {
@@ -117,7 +117,8 @@ impl Temperature {
             Self::Constant { value } => scalar(value),
             Self::Schedule { from, to, shape } => scalar(shape.between(from, to, progress)),
             Self::PerSample { method, base, beta, gamma } => {
-                let weights = method.weights(student.clone().detach(), teacher.clone().detach(), gamma);
+                let weights =
+                    method.weights(student.clone().detach(), teacher.clone().detach(), gamma);
                 let difference = weights.clone().mean() - weights;
                 (difference * beta + base).clamp_min(LOWEST)
             }
@@ -140,7 +141,9 @@ impl Temperature {
     /// a cosine wave, so that θ climbs the loss that the student descends.
     pub fn gradient_scale(&self, progress: f64) -> f32 {
         match *self {
-            Self::Learned { max_lambda, .. } => Shape::Cosine.between(0.0, -max_lambda, progress) as f32,
+            Self::Learned { max_lambda, .. } => {
+                Shape::Cosine.between(0.0, -max_lambda, progress) as f32
+            }
             _ => 1.0,
         }
     }

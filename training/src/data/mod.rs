@@ -121,17 +121,24 @@ impl Source {
         labels.sort_unstable();
         labels.dedup();
         if labels.len() < 2 || labels.len() != self.labels.len() {
-            return invalid(format!("expected at least two different labels, found {:?}", self.labels));
+            return invalid(format!(
+                "expected at least two different labels, found {:?}",
+                self.labels
+            ));
         }
         for (name, fraction) in [("validation", Some(self.validation)), ("test", self.test)] {
             if let Some(fraction) = fraction
                 && !(fraction > 0.0 && fraction < 1.0)
             {
-                return invalid(format!("expected `{name}` between 0 and 1, both excluded, found {fraction}"));
+                return invalid(format!(
+                    "expected `{name}` between 0 and 1, both excluded, found {fraction}"
+                ));
             }
         }
         if self.split.is_some() == self.test.is_some() {
-            return invalid("expected exactly one of `split` (a column) and `test` (a fraction)".to_owned());
+            return invalid(
+                "expected exactly one of `split` (a column) and `test` (a fraction)".to_owned(),
+            );
         }
         if self.limit == Some(0) {
             return invalid("expected `limit` of at least 1, found 0".to_owned());
@@ -193,7 +200,13 @@ impl fmt::Display for Listing<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
-            write!(formatter, "{separator}{}:{}: {}", self.path.display(), problem.line, problem.message)?;
+            write!(
+                formatter,
+                "{separator}{}:{}: {}",
+                self.path.display(),
+                problem.line,
+                problem.message
+            )?;
         }
         match self.total - self.problems.len() {
             0 => Ok(()),
@@ -218,9 +231,10 @@ impl Problems {
     }
 
     fn check(self, path: &Path) -> Result<(), DataError> {
-        if self.total == 0 {
-            return Ok(());
-        }
-        Err(DataError::Malformed { path: path.to_owned(), problems: self.listed, total: self.total })
+        if self.total == 0 { Ok(()) } else { Err(self.into_error(path)) }
+    }
+
+    fn into_error(self, path: &Path) -> DataError {
+        DataError::Malformed { path: path.to_owned(), problems: self.listed, total: self.total }
     }
 }

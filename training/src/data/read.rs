@@ -52,10 +52,7 @@ pub(super) fn records(bytes: &[u8], source: &Source) -> Result<Vec<Record>, Data
             None
         }
     };
-    let Some(columns) = columns else {
-        problems.check(&source.path)?;
-        unreachable!("missing columns are problems");
-    };
+    let Some(columns) = columns else { return Err(problems.into_error(&source.path)) };
     let labels: BTreeMap<&str, usize> =
         source.labels.iter().enumerate().map(|(id, label)| (label.as_str(), id)).collect();
     let mut records = Vec::new();
@@ -91,7 +88,12 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
         .map(|(index, line)| (index + 1, line.strip_suffix(b"\r").unwrap_or(line)))
 }
 
-fn columns(line: usize, header: &[u8], source: &Source, problems: &mut Problems) -> Option<Columns> {
+fn columns(
+    line: usize,
+    header: &[u8],
+    source: &Source,
+    problems: &mut Problems,
+) -> Option<Columns> {
     let header = match decode(header) {
         Ok(header) => header,
         Err(message) => {
@@ -106,12 +108,16 @@ fn columns(line: usize, header: &[u8], source: &Source, problems: &mut Problems)
             [place] => Some(place),
             [] => {
                 let found = names.join("`, `");
-                problems.add(line, format!("expected a column `{wanted}` (`{key}`), found `{found}`"));
+                problems
+                    .add(line, format!("expected a column `{wanted}` (`{key}`), found `{found}`"));
                 None
             }
             _ => {
                 let n_places = places.len();
-                problems.add(line, format!("expected one column `{wanted}` (`{key}`), found {n_places}"));
+                problems.add(
+                    line,
+                    format!("expected one column `{wanted}` (`{key}`), found {n_places}"),
+                );
                 None
             }
         }
@@ -140,7 +146,9 @@ fn record(
     let fields: Vec<&str> = content.split('\t').collect();
     if fields.len() != columns.n_columns {
         let (expected, found) = (columns.n_columns, fields.len());
-        return Err(vec![format!("expected {expected} tab-separated columns as in the header, found {found}")]);
+        return Err(vec![format!(
+            "expected {expected} tab-separated columns as in the header, found {found}"
+        )]);
     }
     let mut messages = Vec::new();
     let text = fields[columns.text];
@@ -159,7 +167,8 @@ fn record(
             "train" => Some(Declared::Train),
             "test" => Some(Declared::Test),
             other => {
-                messages.push(format!("expected the split `train` or `test`, found {}", quoted(other)));
+                messages
+                    .push(format!("expected the split `train` or `test`, found {}", quoted(other)));
                 None
             }
         };
@@ -182,7 +191,9 @@ fn decode(bytes: &[u8]) -> Result<&str, String> {
         format!("expected UTF-8, found byte 0x{byte:02x} at byte {} of the line", at + 1)
     })?;
     match text.find('\0') {
-        Some(at) => Err(format!("expected text, found a NUL character at byte {} of the line", at + 1)),
+        Some(at) => {
+            Err(format!("expected text, found a NUL character at byte {} of the line", at + 1))
+        }
         None => Ok(text),
     }
 }

@@ -23,11 +23,14 @@ enum Part {
 }
 
 pub(super) fn divide(records: Vec<Record>, source: &Source) -> Result<Dataset, DataError> {
-    let hashes: Vec<Hash> = records.iter().map(|record| *blake3::hash(record.row.text.as_bytes()).as_bytes()).collect();
+    let hashes: Vec<Hash> =
+        records.iter().map(|record| *blake3::hash(record.row.text.as_bytes()).as_bytes()).collect();
     check_declared(&records, &hashes, source)?;
     let mut parts: Vec<Part> = records
         .iter()
-        .map(|record| if record.declared == Some(Declared::Test) { Part::Test } else { Part::Train })
+        .map(
+            |record| if record.declared == Some(Declared::Test) { Part::Test } else { Part::Train },
+        )
         .collect();
     let mut units = units(&records, &hashes);
     units.retain(|unit| parts[unit.members[0]] == Part::Train);
@@ -36,12 +39,17 @@ pub(super) fn divide(records: Vec<Record>, source: &Source) -> Result<Dataset, D
     }
     draw(&mut units, source.validation, Part::Validation, &mut parts);
     if let Some(limit) = source.limit {
-        let mut train: Vec<usize> = units.iter().flat_map(|unit| unit.members.iter().copied()).collect();
+        let mut train: Vec<usize> =
+            units.iter().flat_map(|unit| unit.members.iter().copied()).collect();
         train.sort_unstable_by_key(|&index| (hashes[index], index));
         train.iter().skip(limit).for_each(|&index| parts[index] = Part::Dropped);
     }
-    let mut dataset =
-        Dataset { train: Vec::new(), validation: Vec::new(), test: Vec::new(), labels: source.labels.clone() };
+    let mut dataset = Dataset {
+        train: Vec::new(),
+        validation: Vec::new(),
+        test: Vec::new(),
+        labels: source.labels.clone(),
+    };
     for (record, part) in records.into_iter().zip(parts) {
         match part {
             Part::Train => dataset.train.push(record.row),
@@ -50,9 +58,13 @@ pub(super) fn divide(records: Vec<Record>, source: &Source) -> Result<Dataset, D
             Part::Dropped => {}
         }
     }
-    for (name, rows) in [("train", &dataset.train), ("validation", &dataset.validation), ("test", &dataset.test)] {
+    for (name, rows) in
+        [("train", &dataset.train), ("validation", &dataset.validation), ("test", &dataset.test)]
+    {
         if rows.is_empty() {
-            let message = format!("expected rows in every split, found none for {name}; check the fractions, the groups and the split column");
+            let message = format!(
+                "expected rows in every split, found none for {name}; check the fractions, the groups and the split column"
+            );
             return Err(DataError::Source { path: source.path.clone(), message });
         }
     }
@@ -98,7 +110,8 @@ fn units(records: &[Record], hashes: &[Hash]) -> Vec<Unit> {
             Some(group) => *blake3::hash(group.as_bytes()).as_bytes(),
             None => hashes[index],
         };
-        let unit = by_root.entry(sets.root(index)).or_insert(Unit { hash: key, members: Vec::new() });
+        let unit =
+            by_root.entry(sets.root(index)).or_insert(Unit { hash: key, members: Vec::new() });
         unit.hash = unit.hash.min(key);
         unit.members.push(index);
     }

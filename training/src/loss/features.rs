@@ -58,7 +58,11 @@ pub fn hidden(
 /// # Errors
 ///
 /// [`LossError`] when the shapes do not fit; both need the same number of heads.
-pub fn attention(student: Tensor<4>, teacher: Tensor<4>, mask: Tensor<2>) -> Result<Tensor<1>, LossError> {
+pub fn attention(
+    student: Tensor<4>,
+    teacher: Tensor<4>,
+    mask: Tensor<2>,
+) -> Result<Tensor<1>, LossError> {
     let [n_rows, n_heads, length, _] = student.dims();
     expect("student attention", &[n_rows, n_heads, length, length], &student.dims())?;
     expect("teacher attention", &student.dims(), &teacher.dims())?;
@@ -68,7 +72,8 @@ pub fn attention(student: Tensor<4>, teacher: Tensor<4>, mask: Tensor<2>) -> Res
         scores.mask_fill(masked, 0.0)
     };
     let difference = unmasked(student) - unmasked(teacher.detach());
-    let pairs: Tensor<4> = mask.clone().unsqueeze_dims::<4>(&[1, 3]) * mask.unsqueeze_dims::<4>(&[1, 2]);
+    let pairs: Tensor<4> =
+        mask.clone().unsqueeze_dims::<4>(&[1, 3]) * mask.unsqueeze_dims::<4>(&[1, 2]);
     let squares = (difference.clone() * difference).mean_dim(1) * pairs.clone();
     Ok(squares.sum() / pairs.sum())
 }
@@ -96,9 +101,13 @@ pub fn relations(
     let [n_rows, length, _] = student.dims();
     expect("mask", &[n_rows, length], &mask.dims())?;
     expect("teacher vectors", &[n_rows, length, teacher.dims()[2]], &teacher.dims())?;
-    let padding: Tensor<4, burn::tensor::Bool> =
-        mask.clone().equal_elem(0.0).unsqueeze_dims::<4>(&[1, 2]).expand([n_rows, relation_heads, length, length]);
-    let teacher = relation_scores(teacher.detach(), relation_heads)?.mask_fill(padding.clone(), EXCLUDED);
+    let padding: Tensor<4, burn::tensor::Bool> = mask
+        .clone()
+        .equal_elem(0.0)
+        .unsqueeze_dims::<4>(&[1, 2])
+        .expand([n_rows, relation_heads, length, length]);
+    let teacher =
+        relation_scores(teacher.detach(), relation_heads)?.mask_fill(padding.clone(), EXCLUDED);
     let student = relation_scores(student, relation_heads)?.mask_fill(padding, EXCLUDED);
     let tokens = divergence(teacher, student).mean_dim(1).reshape([n_rows, length]);
     Ok((tokens * mask.clone()).sum() / mask.sum())

@@ -138,7 +138,8 @@ fn divergence<const D: usize>(teacher: Tensor<D>, student: Tensor<D>) -> Tensor<
 pub fn balanced_class_weights(rows_by_class: &[usize]) -> Vec<f32> {
     let n_rows: usize = rows_by_class.iter().sum();
     let n_classes = rows_by_class.len();
-    let weight = |&rows: &usize| if rows == 0 { 0.0 } else { n_rows as f32 / (n_classes * rows) as f32 };
+    let weight =
+        |&rows: &usize| if rows == 0 { 0.0 } else { n_rows as f32 / (n_classes * rows) as f32 };
     rows_by_class.iter().map(weight).collect()
 }
 
@@ -156,7 +157,9 @@ pub enum LossError {
         found: Vec<usize>,
     },
     /// A hidden size cannot be cut into relation heads.
-    #[error("expected a hidden size that {relation_heads} relation heads divide, found {hidden_size}; choose another `relation-heads`")]
+    #[error(
+        "expected a hidden size that {relation_heads} relation heads divide, found {hidden_size}; choose another `relation-heads`"
+    )]
     RelationHeads {
         /// Heads asked for.
         relation_heads: usize,

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::MetricError;
+use super::{Confusion, MetricError};
+use crate::random::Stream;
 
 /// Resamples behind an interval: percentiles of 2.5 % rest on 50 of them.
 pub const RESAMPLES: usize = 2_000;
@@ -36,7 +37,7 @@ pub fn bootstrap(
     }
     let mut rows: Vec<usize> = (0..n_rows).collect();
     let value = statistic(&rows);
-    let mut random = SplitMix64(seed);
+    let mut random = Stream::new(seed);
     let mut resampled: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
             rows.iter_mut().for_each(|row| *row = random.below(n_rows));
@@ -47,6 +48,43 @@ pub fn bootstrap(
     Ok(Interval { value, low: percentile(&resampled, 0.025), high: percentile(&resampled, 0.975) })
 }
 
+/// How sure the headline metrics of a classifier are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Intervals {
+    /// Of the accuracy.
+    pub accuracy: Interval,
+    /// Of the macro-F1.
+    pub macro_f1: Interval,
+}
+
+impl Intervals {
+    /// Bootstraps accuracy and macro-F1 of class ids against class ids.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricError`] as of [`Confusion::new`].
+    pub fn of_predictions(
+        labels: &[usize],
+        predictions: &[usize],
+        n_classes: usize,
+        seed: u64,
+    ) -> Result<Self, MetricError> {
+        Confusion::new(labels, predictions, n_classes)?;
+        let statistic = |measure: fn(&Confusion) -> f64| {
+            bootstrap(labels.len(), seed, |rows| {
+                let mut confusion = Confusion { counts: vec![vec![0; n_classes]; n_classes] };
+                rows.iter().for_each(|&row| confusion.counts[labels[row]][predictions[row]] += 1);
+                measure(&confusion)
+            })
+        };
+        Ok(Self {
+            accuracy: statistic(Confusion::accuracy)?,
+            macro_f1: statistic(Confusion::macro_f1)?,
+        })
+    }
+}
+
 /// Difference in accuracy, `a` − `b`, of two models on the same rows.
 ///
 /// Both are resampled with the same rows, so that rows hard for both do not widen the interval.
@@ -54,7 +92,11 @@ pub fn bootstrap(
 /// # Errors
 ///
 /// [`MetricError`] when there are no rows or the slices differ in length.
-pub fn paired_difference(a_right: &[bool], b_right: &[bool], seed: u64) -> Result<Interval, MetricError> {
+pub fn paired_difference(
+    a_right: &[bool],
+    b_right: &[bool],
+    seed: u64,
+) -> Result<Interval, MetricError> {
     super::check_lengths(a_right.len(), b_right.len())?;
     bootstrap(a_right.len(), seed, |rows| {
         let difference = |&row: &usize| f64::from(i8::from(a_right[row]) - i8::from(b_right[row]));
@@ -71,7 +113,9 @@ pub fn paired_difference(a_right: &[bool], b_right: &[bool], seed: u64) -> Resul
 /// [`MetricError`] when there are no rows or the slices differ in length.
 pub fn mcnemar(a_right: &[bool], b_right: &[bool]) -> Result<f64, MetricError> {
     super::check_lengths(a_right.len(), b_right.len())?;
-    let only = |wanted: (bool, bool)| a_right.iter().copied().zip(b_right.iter().copied()).filter(|&pair| pair == wanted).count();
+    let only = |wanted: (bool, bool)| {
+        a_right.iter().copied().zip(b_right.iter().copied()).filter(|&pair| pair == wanted).count()
+    };
     let (a_only, b_only) = (only((true, false)), only((false, true)));
     let n_tosses = a_only + b_only;
     // In logarithms: 2^-n underflows from about a thousand tosses on.
@@ -89,22 +133,4 @@ fn percentile(sorted: &[f64], fraction: f64) -> f64 {
     let rank = fraction * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
     below + (above - below) * rank.fract()
-}
-
-/// Steele, Lea & Flood 2014: tiny, and its stream is fixed for ever, so intervals are reproducible.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Uniform in `0..bound`; the bias of one multiplication is below bound / 2^64.
-    fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
-    }
 }

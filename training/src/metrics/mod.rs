@@ -6,7 +6,7 @@ mod interval;
 #[cfg(test)]
 mod tests;
 
-pub use interval::{Interval, RESAMPLES, bootstrap, mcnemar, paired_difference};
+pub use interval::{Interval, Intervals, RESAMPLES, bootstrap, mcnemar, paired_difference};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,11 @@ impl Classification {
     ///
     /// [`MetricError`] when there are no rows, their numbers differ, a row has another number of
     /// logits, a label is out of range or a logit is not finite.
-    pub fn from_logits(logits: &[Vec<f32>], labels: &[usize], n_classes: usize) -> Result<Self, MetricError> {
+    pub fn from_logits(
+        logits: &[Vec<f32>],
+        labels: &[usize],
+        n_classes: usize,
+    ) -> Result<Self, MetricError> {
         check_lengths(logits.len(), labels.len())?;
         for (row, logits) in logits.iter().enumerate() {
             if logits.len() != n_classes {
@@ -86,7 +90,11 @@ impl Confusion {
     /// # Errors
     ///
     /// [`MetricError`] when there are no rows, their numbers differ or an id is out of range.
-    pub fn new(labels: &[usize], predictions: &[usize], n_classes: usize) -> Result<Self, MetricError> {
+    pub fn new(
+        labels: &[usize],
+        predictions: &[usize],
+        n_classes: usize,
+    ) -> Result<Self, MetricError> {
         check_lengths(predictions.len(), labels.len())?;
         let mut counts = vec![vec![0; n_classes]; n_classes];
         for (row, (&label, &prediction)) in labels.iter().zip(predictions).enumerate() {
@@ -201,7 +209,9 @@ pub enum MetricError {
         found: usize,
     },
     /// The model answered NaN or infinity.
-    #[error("expected finite logits, found {value} in row {row}; the model has diverged or its weights are damaged")]
+    #[error(
+        "expected finite logits, found {value} in row {row}; the model has diverged or its weights are damaged"
+    )]
     NotFinite {
         /// Row from 0.
         row: usize,

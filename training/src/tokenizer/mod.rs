@@ -34,9 +34,9 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(json)
             .map_err(|error| TokenizerError::Invalid { message: error.to_string() })?;
         inner.with_padding(None);
-        let n_special = inner.get_post_processor().map_or(0, |processor| {
-            tokenizers::PostProcessor::added_tokens(processor, false)
-        });
+        let n_special = inner
+            .get_post_processor()
+            .map_or(0, |processor| tokenizers::PostProcessor::added_tokens(processor, false));
         if max_length <= n_special {
             return Err(TokenizerError::MaxLength { n_special, found: max_length });
         }
@@ -63,7 +63,10 @@ impl Tokenizer {
     /// # Errors
     ///
     /// As [`Self::encode`].
-    pub fn encode_batch<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<Vec<u32>>, TokenizerError> {
+    pub fn encode_batch<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+    ) -> Result<Vec<Vec<u32>>, TokenizerError> {
         texts.par_iter().map(|text| self.encode(text.as_ref())).collect()
     }
 
@@ -72,7 +75,10 @@ impl Tokenizer {
     /// # Errors
     ///
     /// As [`Self::encode`].
-    pub fn used_pieces<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<BTreeSet<u32>, TokenizerError> {
+    pub fn used_pieces<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+    ) -> Result<BTreeSet<u32>, TokenizerError> {
         let mut unlimited = self.inner.clone();
         unlimited
             .with_truncation(None)
@@ -120,7 +126,9 @@ pub enum TokenizerError {
     #[error("expected a `[PAD]` token in the tokenizer, found none; BERT's checkpoints have one")]
     NoPadding,
     /// The length limit is too small for any text.
-    #[error("expected a maximum length above {n_special}, the number of special tokens, found {found}")]
+    #[error(
+        "expected a maximum length above {n_special}, the number of special tokens, found {found}"
+    )]
     MaxLength {
         /// Special tokens around a text.
         n_special: usize,
@@ -134,13 +142,17 @@ pub enum TokenizerError {
         message: String,
     },
     /// Only WordPiece vocabularies can lose pieces without losing texts.
-    #[error("expected a WordPiece model, found `{found}`; only WordPiece vocabularies can be pruned")]
+    #[error(
+        "expected a WordPiece model, found `{found}`; only WordPiece vocabularies can be pruned"
+    )]
     NotWordPiece {
         /// The model's type.
         found: String,
     },
     /// A piece to keep is not in the vocabulary.
-    #[error("expected ids of the vocabulary, found {id}, which it does not have; was it used with another tokenizer?")]
+    #[error(
+        "expected ids of the vocabulary, found {id}, which it does not have; was it used with another tokenizer?"
+    )]
     UnknownId {
         /// The id.
         id: u32,

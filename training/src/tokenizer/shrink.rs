@@ -29,7 +29,8 @@ pub struct Shrunk {
 /// unknown id.
 pub fn shrink(json: &[u8], keep: &BTreeSet<u32>) -> Result<Shrunk, TokenizerError> {
     let invalid = |message: String| TokenizerError::Invalid { message };
-    let mut document: Value = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+    let mut document: Value =
+        serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
     let model = &document["model"];
     let found = model["type"].as_str().unwrap_or("no type");
     if found != "WordPiece" {
@@ -37,8 +38,8 @@ pub fn shrink(json: &[u8], keep: &BTreeSet<u32>) -> Result<Shrunk, TokenizerErro
     }
     let prefix = model["continuing_subword_prefix"].as_str().unwrap_or("##");
     let unknown = model["unk_token"].as_str().unwrap_or("[UNK]");
-    let vocabulary: BTreeMap<String, u32> =
-        serde_json::from_value(model["vocab"].clone()).map_err(|error| invalid(format!("`vocab`: {error}")))?;
+    let vocabulary: BTreeMap<String, u32> = serde_json::from_value(model["vocab"].clone())
+        .map_err(|error| invalid(format!("`vocab`: {error}")))?;
     let added: BTreeMap<String, u32> = added_tokens(&document)?;
 
     let mut kept = characters(&vocabulary, prefix);
@@ -50,7 +51,8 @@ pub fn shrink(json: &[u8], keep: &BTreeSet<u32>) -> Result<Shrunk, TokenizerErro
     }
     kept.extend(keep);
 
-    let new_ids: BTreeMap<u32, usize> = kept.iter().enumerate().map(|(new, &old)| (old, new)).collect();
+    let new_ids: BTreeMap<u32, usize> =
+        kept.iter().enumerate().map(|(new, &old)| (old, new)).collect();
     let vocabulary: Map<String, Value> = vocabulary
         .into_iter()
         .filter_map(|(piece, old)| Some((piece, Value::from(*new_ids.get(&old)?))))
@@ -103,7 +105,10 @@ fn characters(vocabulary: &BTreeMap<String, u32>, prefix: &str) -> BTreeSet<u32>
 }
 
 /// Rewrites the ids in BERT's two kinds of post-processor.
-fn renumber_processor(processor: &mut Value, new_ids: &BTreeMap<u32, usize>) -> Result<(), TokenizerError> {
+fn renumber_processor(
+    processor: &mut Value,
+    new_ids: &BTreeMap<u32, usize>,
+) -> Result<(), TokenizerError> {
     if let Some(tokens) = processor.get_mut("special_tokens").and_then(Value::as_object_mut) {
         for id in tokens.values_mut().filter_map(|token| token["ids"].as_array_mut()).flatten() {
             renumber(id, new_ids)?;
@@ -114,7 +119,8 @@ fn renumber_processor(processor: &mut Value, new_ids: &BTreeMap<u32, usize>) -> 
             renumber(id, new_ids)?;
         }
     }
-    for part in processor.get_mut("processors").and_then(Value::as_array_mut).into_iter().flatten() {
+    for part in processor.get_mut("processors").and_then(Value::as_array_mut).into_iter().flatten()
+    {
         renumber_processor(part, new_ids)?;
     }
     Ok(())

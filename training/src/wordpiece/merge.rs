@@ -30,7 +30,11 @@ struct Merger {
 }
 
 /// At most `n_merges` pieces longer than a character, in the order of their merging.
-pub(super) fn merged_pieces(words: &BTreeMap<String, u64>, n_merges: usize, min_frequency: u64) -> Vec<String> {
+pub(super) fn merged_pieces(
+    words: &BTreeMap<String, u64>,
+    n_merges: usize,
+    min_frequency: u64,
+) -> Vec<String> {
     let mut merger = Merger::new(words);
     let mut merged = Vec::new();
     while merged.len() < n_merges {
@@ -59,7 +63,11 @@ impl Merger {
                 .chars()
                 .enumerate()
                 .map(|(place, character)| {
-                    let piece = if place == 0 { character.to_string() } else { format!("{PREFIX}{character}") };
+                    let piece = if place == 0 {
+                        character.to_string()
+                    } else {
+                        format!("{PREFIX}{character}")
+                    };
                     merger.id(&piece)
                 })
                 .collect();
@@ -112,7 +120,10 @@ impl Merger {
     /// Replaces a pair by its concatenation wherever it occurs.
     fn merge(&mut self, pair: Pair) -> Piece {
         let (left, right) = (&self.pieces[pair.0 as usize], &self.pieces[pair.1 as usize]);
-        let spelled = format!("{left}{}", right.strip_prefix(PREFIX).expect("a right piece continues a word"));
+        let spelled = format!(
+            "{left}{}",
+            right.strip_prefix(PREFIX).expect("a right piece continues a word")
+        );
         let merged = self.id(&spelled);
         let (_, places) = self.pairs.remove(&pair).expect("a queued pair has occurrences");
         let mut grown = BTreeSet::new();

@@ -52,7 +52,8 @@ impl WordPiece {
         let mut words = count_words(texts)?;
         let alphabet = self.alphabet(&words);
         words.retain(|word, _| {
-            word.chars().count() <= LONGEST_WORD && word.chars().all(|character| alphabet.contains(&character))
+            word.chars().count() <= LONGEST_WORD
+                && word.chars().all(|character| alphabet.contains(&character))
         });
         if words.is_empty() {
             return Err(WordPieceError::NoWords { n_texts: texts.len() });
@@ -63,7 +64,10 @@ impl WordPiece {
             pieces.push(format!("{PREFIX}{character}"));
         }
         if pieces.len() > self.vocabulary_size {
-            return Err(WordPieceError::TooSmall { needed: pieces.len(), found: self.vocabulary_size });
+            return Err(WordPieceError::TooSmall {
+                needed: pieces.len(),
+                found: self.vocabulary_size,
+            });
         }
         let n_merges = self.vocabulary_size - pieces.len();
         pieces.extend(merge::merged_pieces(&words, n_merges, self.min_frequency.max(1)));
@@ -110,12 +114,20 @@ fn normalizer() -> BertNormalizer {
 fn tokenizer_json(pieces: &[String]) -> Vec<u8> {
     let vocabulary: Map<String, Value> =
         pieces.iter().enumerate().map(|(id, piece)| (piece.clone(), Value::from(id))).collect();
-    let added: Vec<Value> = SPECIAL.iter().enumerate().map(|(id, content)| json!({
-        "id": id, "content": content, "special": true,
-        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-    })).collect();
-    let special = |name: &str, type_id: u32| json!({ "SpecialToken": { "id": name, "type_id": type_id } });
-    let sequence = |name: &str, type_id: u32| json!({ "Sequence": { "id": name, "type_id": type_id } });
+    let added: Vec<Value> = SPECIAL
+        .iter()
+        .enumerate()
+        .map(|(id, content)| {
+            json!({
+                "id": id, "content": content, "special": true,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        })
+        .collect();
+    let special =
+        |name: &str, type_id: u32| json!({ "SpecialToken": { "id": name, "type_id": type_id } });
+    let sequence =
+        |name: &str, type_id: u32| json!({ "Sequence": { "id": name, "type_id": type_id } });
     let token = |name: &str| json!({ "id": name, "ids": [vocabulary[name]], "tokens": [name] });
     let document = json!({
         "version": "1.0",
@@ -155,7 +167,9 @@ pub enum WordPieceError {
         n_texts: usize,
     },
     /// The characters alone fill the vocabulary.
-    #[error("expected a vocabulary size of at least {needed}, the special tokens and the characters of the texts, found {found}; raise it or limit the alphabet")]
+    #[error(
+        "expected a vocabulary size of at least {needed}, the special tokens and the characters of the texts, found {found}; raise it or limit the alphabet"
+    )]
     TooSmall {
         /// Special tokens and characters.
         needed: usize,
