@@ -156,7 +156,6 @@ impl Job<'_> {
 
 tiered! {
     /// `values[r, c] = (sums[r, c] − zero_point·column_sums[c])·scales[c] + bias[c]`.
-    #[allow(clippy::too_many_arguments, reason = "a tile and the parameters of its columns")]
     fn rescale(sums: &[i32], column_sums: &[i32], zero_point: i32, scales: &[f32], bias: &[f32], values: &mut [f32]) {
         let width = scales.len();
         let rows = sums.chunks_exact(column_sums.len()).zip(values.chunks_exact_mut(width));
