@@ -14,7 +14,7 @@
 //! # Layout
 //!
 //! - [`Cpu`] and [`Tier`]: which instruction set may run. Start here: every kernel takes a `Cpu`.
-//! - [`gemm`], [`batched_gemm`], [`linear`]: `f32` matrix products.
+//! - [`gemm()`], [`batched_gemm`], [`linear`]: `f32` matrix products.
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],

@@ -1,7 +1,7 @@
 //! Integer linear algebra: int8 in, exact int32 sums, one rounding at the end.
 //!
 //! Every tier computes the same sums, so all results are equal bit for bit. Sums are exact while
-//! they fit an `i32`: with full-range operands up to 131,072 products.
+//! they fit an `i32`: with full-range operands for fewer than 131,072 products.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -15,7 +15,7 @@ pub(crate) fn tile(x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
         for (x, line) in row.chunks(GROUP).zip(w.lines) {
             for (sum, w) in sums.iter_mut().zip(line.0.as_chunks::<GROUP>().0) {
                 for (&x, &w) in x.iter().zip(w) {
-                    *sum += i32::from(x) * i32::from(w);
+                    *sum = sum.wrapping_add(i32::from(x) * i32::from(w));
                 }
             }
         }
