@@ -553,6 +553,17 @@ impl Values {
         typed(name, &self.floats(name)?)
     }
 
+    /// The value of this name, of any rank, on the host.
+    ///
+    /// # Errors
+    ///
+    /// When it was not tapped, or is not `f32`.
+    pub fn tensor(&self, name: &str) -> Result<graph::Tensor> {
+        let floats = self.floats(name)?;
+        let elements = floats.clone().inner().to_vec();
+        Ok(graph::Tensor::new(&floats.shape(), elements).expect("a value has its shape's elements"))
+    }
+
     pub(crate) fn floats(&self, name: &str) -> Result<Floats> {
         let value = self.values.get(name).ok_or_else(|| Error::Missing {
             name: name.to_owned(),

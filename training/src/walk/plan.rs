@@ -14,8 +14,6 @@ use crate::error::{Error, Result};
 /// One step of a walk.
 #[derive(Clone, Debug)]
 pub(crate) struct Instruction {
-    /// Name of the node whose value this is.
-    pub(crate) name: String,
     pub(crate) kernel: Kernel,
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) output: ValueId,
@@ -329,9 +327,8 @@ impl<'a> Planner<'a> {
                 }
                 None => (Kernel::Device(node.op.clone()), node.inputs.clone()),
             };
-            let (name, output) = (node.name.clone(), node.output);
-            let (dropout, release) = (None, Vec::new());
-            instructions.push(Instruction { name, kernel, inputs, output, dropout, release });
+            let (output, dropout, release) = (node.output, None, Vec::new());
+            instructions.push(Instruction { kernel, inputs, output, dropout, release });
         }
         self.mark_dropout(&mut instructions);
         self.mark_releases(&mut instructions);
