@@ -40,5 +40,7 @@ pub use manifest::schema;
 pub use plan::{Explanation, Forecast, Plan, PlannedStage, Selection};
 pub use project::{KindDescription, Project, RunOptions, kinds, state_folder};
 pub use protocol::{Metric, Progress};
-pub use stage::{AnyStage, DatasetInput, Interrupted, Port, Stage, StageContext, StageTable};
+pub use stage::{
+    AnyStage, BadInput, DatasetInput, Interrupted, Port, Stage, StageContext, StageTable,
+};
 pub use worker::worker_main;

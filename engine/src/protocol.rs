@@ -76,6 +76,8 @@ pub enum Outcome {
     Done,
     /// The stage gave an error back.
     Failed,
+    /// The stage found something wrong with what it was given.
+    BadInput,
     /// The stage was asked to stop, left a checkpoint and stopped.
     Interrupted,
 }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use context::{DatasetInput, Interrupted, StageContext};
+pub use context::{BadInput, DatasetInput, Interrupted, StageContext};
 pub use erased::{AnyStage, ParamsError, StageTable};
 
 /// A named input or output of a stage kind.

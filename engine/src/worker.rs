@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 
 use crate::protocol::{Outcome, PROTOCOL, Task, TaskResult, WorkerEvent};
-use crate::stage::{AnyStage, Interrupted, StageContext, StageTable};
+use crate::stage::{AnyStage, BadInput, Interrupted, StageContext, StageTable};
 use crate::store::write_atomically;
 
 /// Set by a parent that talks through standard input: its end means that the parent is gone.
@@ -20,8 +20,8 @@ pub(crate) const ATTACHED: &str = "PIPELINE_WORKER_ATTACHED";
 /// Line on standard input that asks for a checkpoint and an end.
 pub(crate) const INTERRUPT: &str = "interrupt";
 
-/// Body of the hidden verb `worker TASK`: 0 when the stage is done, 1 when it failed, 130 when
-/// it was interrupted. What happened is in the task's result file.
+/// Body of the hidden verb `worker TASK`: 0 when the stage is done, 1 when it failed, 2 when what
+/// it was given is wrong, 130 when it was interrupted. What happened is in the task's result file.
 pub fn worker_main(table: StageTable, task_path: &Path) -> ExitCode {
     let task = match read_task(task_path) {
         Ok(task) => task,
@@ -35,6 +35,7 @@ pub fn worker_main(table: StageTable, task_path: &Path) -> ExitCode {
     let code = match result.outcome {
         Outcome::Done => 0,
         Outcome::Failed => 1,
+        Outcome::BadInput => 2,
         Outcome::Interrupted => 130,
     };
     let text = serde_json::to_vec_pretty(&result).expect("a result is plain JSON");
@@ -67,7 +68,12 @@ fn work(table: StageTable, task: Task) -> TaskResult {
         Ok(()) => (Outcome::Done, Vec::new()),
         Err(error) => {
             let interrupted = error.chain().any(|cause| cause.is::<Interrupted>());
-            let outcome = if interrupted { Outcome::Interrupted } else { Outcome::Failed };
+            let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
+            let outcome = match (interrupted, bad_input) {
+                (true, _) => Outcome::Interrupted,
+                (false, true) => Outcome::BadInput,
+                (false, false) => Outcome::Failed,
+            };
             (outcome, error.chain().map(ToString::to_string).collect())
         }
     };

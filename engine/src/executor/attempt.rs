@@ -23,6 +23,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// A deadline that never comes.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
+/// Outcome of an attempt whose input is wrong; no other attempt would go better.
+pub(super) const BAD_INPUT: &str = "bad-input";
+
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum AttemptEnd {
@@ -30,7 +33,7 @@ pub(super) enum AttemptEnd {
     Done(TaskResult),
     /// The stage gave an error back, or ended without a result.
     Failed {
-        /// Word for the database: `failed`, `crashed` or `timeout`.
+        /// Word for the database: `failed`, `crashed`, `timeout` or [`BAD_INPUT`].
         outcome: &'static str,
         error: String,
     },
@@ -272,6 +275,9 @@ async fn verdict(
                 "a signal from outside stopped it; what it did is in its checkpoint".to_owned(),
             ),
             Outcome::Failed => failed(result.causes.join(": ")),
+            Outcome::BadInput => {
+                AttemptEnd::Failed { outcome: BAD_INPUT, error: result.causes.join(": ") }
+            }
         },
         None if stopped => AttemptEnd::Interrupted,
         None => {

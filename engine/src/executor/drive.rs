@@ -116,7 +116,7 @@ pub(super) enum StageOutcome {
     Ran(Box<Action>),
     Failed {
         identity: Option<Identity>,
-        error: String,
+        fault: Fault,
     },
     Interrupted,
     /// It never started.
@@ -126,15 +126,34 @@ pub(super) enum StageOutcome {
     },
 }
 
+/// What went wrong, and whether what the stage was given is to blame.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) error: String,
+    pub(super) bad_input: bool,
+}
+
+impl From<String> for Fault {
+    fn from(error: String) -> Self {
+        Self { error, bad_input: false }
+    }
+}
+
 /// Why a step did not lead on: an error, or a request to stop.
 pub(super) enum Halted {
-    Failed(String),
+    Failed(Fault),
     Stopped,
+}
+
+impl Halted {
+    pub(super) fn failed(error: String) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 impl From<StoreError> for Halted {
     fn from(error: StoreError) -> Self {
-        Self::Failed(error.to_string())
+        Self::Failed(error.to_string().into())
     }
 }
 
@@ -151,13 +170,13 @@ pub(super) async fn drive(shared: Arc<Shared>, job: Job) -> StageOutcome {
     };
     let contents = match driver.contents(&job.upstream).await {
         Ok(contents) => contents,
-        Err(Halted::Failed(error)) => return StageOutcome::Failed { identity: None, error },
+        Err(Halted::Failed(fault)) => return StageOutcome::Failed { identity: None, fault },
         Err(Halted::Stopped) => return StageOutcome::Skipped { identity: None, reason: stopped() },
     };
     let identity = driver.identity(&contents);
     match driver.resolve(&job, &identity, &contents).await {
         Ok(outcome) => outcome,
-        Err(Halted::Failed(error)) => StageOutcome::Failed { identity: Some(identity), error },
+        Err(Halted::Failed(fault)) => StageOutcome::Failed { identity: Some(identity), fault },
         Err(Halted::Stopped) => {
             StageOutcome::Skipped { identity: Some(identity), reason: stopped() }
         }
@@ -193,7 +212,7 @@ impl Driver<'_> {
             let manifest = &shared.manifest;
             match &reference {
                 Reference::Data(name) => inputs::dataset(manifest, name, &manifest.data[name])
-                    .map_err(|error| error.to_string()),
+                    .map_err(|error| Fault::from(error.to_string())),
                 Reference::Model(name) => {
                     let report = |progress| {
                         let message = Message::Fetching { model: name.clone(), progress };
@@ -208,7 +227,10 @@ impl Driver<'_> {
                         &shared.cancelled,
                         &report,
                     )
-                    .map_err(|error| error.to_string())
+                    .map_err(|error| Fault {
+                        bad_input: error.is_wrong_digest(),
+                        error: error.to_string(),
+                    })
                 }
                 Reference::Stage { .. } => unreachable!("stages are no sources"),
             }
@@ -221,7 +243,7 @@ impl Driver<'_> {
                 Ok(content)
             }
             Err(_) if *self.shared.stop.borrow() >= Stop::Checkpoint => Err(Halted::Stopped),
-            Err(error) => Err(Halted::Failed(error)),
+            Err(fault) => Err(Halted::Failed(fault)),
         }
     }
 
@@ -258,7 +280,7 @@ impl Driver<'_> {
             Err(reason) => reason,
         };
         if job.cached_only {
-            return Err(Halted::Failed(format!(
+            return Err(Halted::failed(format!(
                 "`--from` and `--only` leave this stage out, but it has no cached result ({reason}); run without them once"
             )));
         }

@@ -178,10 +178,13 @@ pub struct RunReport {
 }
 
 impl RunReport {
-    /// Exit code of the command: 0 done, 1 a stage or gate failed, 130 interrupted.
+    /// Exit code of the command: 0 done, 1 a stage or gate failed, 2 nothing failed but on what
+    /// it was given, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
+        let mut failed = self.stages.iter().filter(|stage| stage.state == StageState::Failed);
         match self.state {
             RunState::Done => 0,
+            RunState::Failed if failed.all(|stage| stage.bad_input) => 2,
             RunState::Failed | RunState::Running => 1,
             RunState::Interrupted => 130,
         }
@@ -202,4 +205,6 @@ pub struct StageReport {
     pub duration_s: f64,
     /// What went wrong.
     pub error: Option<String>,
+    /// Whether what it was given is to blame: data, checkpoint or package.
+    pub bad_input: bool,
 }

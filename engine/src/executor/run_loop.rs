@@ -66,11 +66,12 @@ struct End {
     error: Option<String>,
     action: Option<Box<Action>>,
     gates: Vec<crate::history::GateRecord>,
+    bad_input: bool,
 }
 
 impl End {
     fn plain(state: StageState, error: Option<String>) -> Self {
-        Self { state, error, action: None, gates: Vec::new() }
+        Self { state, error, action: None, gates: Vec::new(), bad_input: false }
     }
 }
 
@@ -354,7 +355,7 @@ impl RunLoop<'_> {
             StageOutcome::Interrupted => {
                 self.conclude(index, End::plain(StageState::Interrupted, None)).await
             }
-            StageOutcome::Failed { identity, error } => {
+            StageOutcome::Failed { identity, fault } => {
                 if self.stages[index].row.is_none() {
                     let reason = "it could not start";
                     let row = self
@@ -363,7 +364,8 @@ impl RunLoop<'_> {
                     self.stages[index].row = Some(row);
                     self.stages[index].reason = reason.to_owned();
                 }
-                self.conclude(index, End::plain(StageState::Failed, Some(error))).await
+                let end = End::plain(StageState::Failed, Some(fault.error));
+                self.conclude(index, End { bad_input: fault.bad_input, ..end }).await
             }
             StageOutcome::Skipped { identity, reason } => {
                 self.skip(index, identity.as_ref(), reason).await
@@ -387,7 +389,7 @@ impl RunLoop<'_> {
         } else {
             (StageState::Failed, Some(complaints.join("; ")))
         };
-        self.conclude(index, End { state, error, action: Some(action), gates }).await
+        self.conclude(index, End { action: Some(action), gates, ..End::plain(state, error) }).await
     }
 
     async fn skip(
@@ -447,6 +449,7 @@ impl RunLoop<'_> {
             reason: stage.reason.clone(),
             duration_s,
             error: end.error.clone(),
+            bad_input: end.bad_input,
         });
         self.tell_end(index, end, duration_s);
         Ok(())

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Stop;
-use super::attempt::{self, Attempt, AttemptEnd};
-use super::drive::{Driver, Halted, Identity, Message, StageOutcome, Started, blocking};
+use super::attempt::{self, Attempt, AttemptEnd, BAD_INPUT};
+use super::drive::{Driver, Fault, Halted, Identity, Message, StageOutcome, Started, blocking};
 use super::inputs::Content;
 use crate::protocol::{PROTOCOL, Task, TaskInput, TaskResult};
 use crate::store::{Action, hash_file};
@@ -28,7 +28,7 @@ impl Driver<'_> {
         self.clear(&work).await?;
         let log_path = self.shared.logs.join(format!("{}.log", self.spec.name));
         let mut log = tokio::fs::File::create(&log_path).await.map_err(|error| {
-            Halted::Failed(format!("cannot create {}: {error}", log_path.display()))
+            Halted::failed(format!("cannot create {}: {error}", log_path.display()))
         })?;
         let started = Started {
             index: self.index,
@@ -62,16 +62,22 @@ impl Driver<'_> {
                 AttemptEnd::Done(result) => {
                     return self.finish(identity, contents, &task, result, begun.elapsed()).await;
                 }
-                AttemptEnd::Failed { error, .. } if number > self.spec.retries => {
+                AttemptEnd::Failed { error, outcome }
+                    if number > self.spec.retries || outcome == BAD_INPUT =>
+                {
                     self.clear(&work).await?;
-                    return Ok(StageOutcome::Failed { identity: Some(identity.clone()), error });
+                    let fault = Fault { error, bad_input: outcome == BAD_INPUT };
+                    return Ok(StageOutcome::Failed { identity: Some(identity.clone()), fault });
                 }
                 AttemptEnd::Failed { error, .. } => {
                     if self.pause(number, error.clone()).await.is_err() {
                         return Ok(if *self.shared.stop.borrow() >= Stop::Checkpoint {
                             StageOutcome::Interrupted
                         } else {
-                            StageOutcome::Failed { identity: Some(identity.clone()), error }
+                            StageOutcome::Failed {
+                                identity: Some(identity.clone()),
+                                fault: error.into(),
+                            }
                         });
                     }
                 }
@@ -87,7 +93,7 @@ impl Driver<'_> {
         log: &mut tokio::fs::File,
     ) -> Result<(AttemptEnd, Duration), Halted> {
         let io = |error: std::io::Error| {
-            Halted::Failed(format!("cannot write {}: {error}", folder.display()))
+            Halted::failed(format!("cannot write {}: {error}", folder.display()))
         };
         tokio::fs::create_dir_all(folder).await.map_err(io)?;
         let task_path = folder.join("task.json");
@@ -175,7 +181,7 @@ impl Driver<'_> {
             for content in datasets {
                 if hash_file(&content.path)?.0 != content.digest {
                     let path = content.path.display();
-                    return Err(Halted::Failed(format!(
+                    return Err(Halted::failed(format!(
                         "{path} changed while the stage read it; its result is not kept, run again"
                     )));
                 }
@@ -215,7 +221,7 @@ impl Driver<'_> {
         })
         .await;
         cleared.map_err(|error| {
-            Halted::Failed(format!("cannot prepare the stage's work folder: {error}"))
+            Halted::failed(format!("cannot prepare the stage's work folder: {error}"))
         })
     }
 }

@@ -119,17 +119,24 @@ impl History {
         let sources = self.sources(id)?;
         let (datasets, models) =
             sources.into_iter().partition(|source: &SourceRecord| source.name.starts_with("data."));
-        let stages = self
+        let summary = summary(row)?;
+        let mut stages = self
             .rows(
                 "SELECT * FROM stage_runs WHERE run_id = ? ORDER BY position",
                 &[Bind::Number(id)],
             )?
             .iter()
             .map(|row| self.stage(row))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        if summary.state != RunState::Running {
+            // Killed with its run.
+            for stage in stages.iter_mut().filter(|stage| stage.state == StageState::Running) {
+                stage.state = StageState::Interrupted;
+            }
+        }
         let seed: String = row.get("seed");
         Ok(RunRecord {
-            summary: summary(row)?,
+            summary,
             seed: seed.parse().map_err(|_| unreadable("seed", seed))?,
             device: row.get("device"),
             manifest_text: row.get("manifest_text"),
@@ -436,17 +443,26 @@ enum Bind<'a> {
 }
 
 fn summary(row: &SqliteRow) -> Result<RunSummary, HistoryError> {
+    let state = word("state", row.get("state"))?;
+    let killed = state == RunState::Running && !alive(row.get("pid"));
     Ok(RunSummary {
         id: row.get("id"),
         manifest: row.get("manifest"),
         manifest_path: PathBuf::from(row.get::<String, _>("manifest_path")),
-        state: word("state", row.get("state"))?,
+        state: if killed { RunState::Interrupted } else { state },
         started_at: timestamp(row.get("started_at"))?,
         duration_s: row.get("duration_s"),
         ran: row.get("n_ran"),
         hits: row.get("n_hits"),
         failed: row.get("n_failed"),
     })
+}
+
+/// Whether a process of this number is there.
+fn alive(pid: i32) -> bool {
+    let gone = rustix::io::Errno::SRCH;
+    rustix::process::Pid::from_raw(pid)
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(gone))
 }
 
 fn document(row: &SqliteRow) -> Result<Value, HistoryError> {

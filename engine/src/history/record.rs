@@ -11,13 +11,13 @@ use crate::protocol::{Metric, Unavailable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
-    /// Its process is at work, or was killed before it could say how it ended.
+    /// Its process is at work.
     Running,
     /// Every stage asked for is there.
     Done,
     /// A stage or a gate failed.
     Failed,
-    /// Someone stopped it.
+    /// Someone stopped or killed it.
     Interrupted,
 }
 

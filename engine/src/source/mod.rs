@@ -38,6 +38,21 @@ pub enum SourceError {
     Interrupted(String),
 }
 
+impl SourceError {
+    /// Whether a mirror has the model, but with other content than the manifest says.
+    pub fn is_wrong_digest(&self) -> bool {
+        match self {
+            Self::NoMirror { reasons, .. } => {
+                reasons.iter().any(|(_, reason)| reason.starts_with(WRONG_DIGEST))
+            }
+            Self::Store(_) | Self::Interrupted(_) => false,
+        }
+    }
+}
+
+/// How the reason of a mirror with other content starts.
+const WRONG_DIGEST: &str = "wrong digest";
+
 fn listing(reasons: &[(String, String)]) -> String {
     reasons.iter().map(|(mirror, reason)| format!("\n  {mirror}: {reason}")).collect()
 }
@@ -114,6 +129,11 @@ pub(crate) fn obtain(
     let identity = identity(spec);
     let _alone = store.lock(&format!("model-{identity}"))?;
     if let Some(checkpoint) = cached(store, spec) {
+        if let Some(record) = record_path(store, spec) {
+            // Only its age for collection is at stake.
+            let _unchanged = fs::File::open(record)
+                .and_then(|file| file.set_modified(std::time::SystemTime::now()));
+        }
         return Ok(checkpoint);
     }
     let downloads = store.home().join("downloads").join(identity.as_str());
@@ -132,7 +152,7 @@ pub(crate) fn obtain(
                     .map_err(|error| io_at("create folder", &fetch.folder)(error).to_string())?;
                 mirror.fetch(&fetch, root)
             })
-            .and_then(|folder| check_digest(&folder, spec).map(|()| folder));
+            .and_then(|folder| check_digest(&folder, spec, &downloads).map(|()| folder));
         match fetched {
             Ok(folder) => {
                 let checkpoint = keep(store, spec, &folder, source)?;
@@ -151,7 +171,7 @@ pub(crate) fn obtain(
 
 /// Compares the weights with the manifest's digest; a file of another digest is removed, so
 /// that it is not taken for a finished download.
-fn check_digest(folder: &Path, spec: &ModelSpec) -> Result<(), String> {
+fn check_digest(folder: &Path, spec: &ModelSpec, downloads: &Path) -> Result<(), String> {
     let Some(expected) = &spec.sha256 else {
         return Ok(());
     };
@@ -162,15 +182,11 @@ fn check_digest(folder: &Path, spec: &ModelSpec) -> Result<(), String> {
     if found.eq_ignore_ascii_case(expected) {
         return Ok(());
     }
-    if !folder_is_foreign(folder) {
+    // Files outside belong to the user or to the hub's cache.
+    if folder.starts_with(downloads) {
         let _leftover = fs::remove_file(&path);
     }
-    Err(format!("wrong digest of {file}: expected sha256 {expected}, found {found}"))
-}
-
-/// Whether a folder belongs to the user and not to the downloads.
-fn folder_is_foreign(folder: &Path) -> bool {
-    !folder.ancestors().any(|ancestor| ancestor.ends_with("downloads"))
+    Err(format!("{WRONG_DIGEST} of {file}: expected sha256 {expected}, found {found}"))
 }
 
 /// Copies the files into the store and notes where they are.

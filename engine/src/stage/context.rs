@@ -24,6 +24,12 @@ const SERIES_BATCH: usize = 256;
 #[error("interrupted; what was done so far is in the checkpoint")]
 pub struct Interrupted;
 
+/// The error a stage gives back (anywhere in its chain) when its data, checkpoint or package is
+/// wrong, not its work: trying again is pointless, and the command ends with exit code 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadInput(pub String);
+
 /// A data file and how to read it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DatasetInput {

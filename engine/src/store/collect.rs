@@ -12,7 +12,7 @@ use super::{Action, Artifact, Digest, Form, Store, StoreError, io_at};
 /// What [`Store::collect`] may remove beyond leftovers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CollectOptions {
-    /// Also actions, checkpoints and models that nobody used for this long.
+    /// Also actions, checkpoints, models and partial downloads that nobody used for this long.
     pub older_than: Option<Duration>,
     /// Also the actions that were not used for longest, until the store is this small.
     pub max_bytes: Option<u64>,
@@ -92,6 +92,12 @@ impl Store {
         }
         for path in children(&self.tmp())? {
             sweep.remove(&path, size_of(&path))?;
+        }
+        for path in children(&self.home.join("downloads"))? {
+            let used = fs::metadata(&path).and_then(|metadata| metadata.modified()).unwrap_or(now);
+            if expired(used) {
+                sweep.remove(&path, size_of(&path))?;
+            }
         }
         for path in children(&self.home.join("work"))? {
             let key = path.file_name().and_then(|name| name.to_str()).and_then(Digest::parse);

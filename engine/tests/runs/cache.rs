@@ -290,6 +290,7 @@ inputs.checkpoint = "models.tiny"
     toy.write("model/model.safetensors", "12345");
     let wrong = toy.run(&[&format!("models.tiny.sha256=\"{}\"", "0".repeat(64))]);
     let error = wrong.stages[0].error.clone().unwrap();
+    assert_eq!(wrong.exit_code(), 2);
     assert!(error.contains("wrong digest of model.safetensors: expected sha256 0000"), "{error}");
     let sha256 = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5";
     let set = format!("models.tiny.sha256=\"{sha256}\"");

@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("failures_are_never_cached", failures_are_never_cached),
     ("every_kind_of_failure_is_told", every_kind_of_failure_is_told),
     ("retries_come_with_pauses", retries_come_with_pauses),
+    ("bad_input_is_not_tried_again", bad_input_is_not_tried_again),
     ("timeouts_end_the_whole_group", timeouts_end_the_whole_group),
     ("gates_fail_with_the_measured_value", gates_fail_with_the_measured_value),
     ("noise_on_stdout_is_log", noise_on_stdout_is_log),
@@ -98,6 +99,16 @@ fn retries_come_with_pauses() {
     let outcomes: Vec<_> =
         run.stages[0].attempts.iter().map(|attempt| attempt.outcome.as_str()).collect();
     assert_eq!(outcomes, ["crashed", "crashed", "done"]);
+}
+
+fn bad_input_is_not_tried_again() {
+    let toy = Toy::new(
+        "[stages.bad]\nkind = \"trouble\"\nparams = { how = \"bad-input\" }\nretries = 5\n",
+    );
+    let report = toy.run(&[]);
+    assert_eq!(report.stages[0].error.as_deref(), Some("reviews.tsv:3: unknown label `meh`"));
+    assert_eq!(report.exit_code(), 2);
+    assert_eq!(toy.executed(), ["bad"]);
 }
 
 fn timeouts_end_the_whole_group() {

@@ -75,7 +75,7 @@ fn killed_engine_takes_its_worker_along() {
     child.wait().unwrap();
     wait_until("the end of the worker", || !alive(&worker));
     let history = History::open(&toy.home()).unwrap();
-    assert_eq!(history.run(RunChoice::Latest).unwrap().summary.state, RunState::Running);
+    assert_eq!(history.run(RunChoice::Latest).unwrap().summary.state, RunState::Interrupted);
     assert_resumed(&toy);
     let killed = History::open(&toy.home()).unwrap().run(RunChoice::Id(1)).unwrap();
     assert_eq!(killed.summary.state, RunState::Interrupted);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use engine::{Interrupted, Metric, Port, Progress, Stage, StageContext, StageTable};
+use engine::{BadInput, Interrupted, Metric, Port, Progress, Stage, StageContext, StageTable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -198,6 +198,7 @@ pub(crate) enum How {
     Hang,
     NoOutput,
     Noise,
+    BadInput,
 }
 
 impl Stage for Trouble {
@@ -222,6 +223,7 @@ impl Stage for Trouble {
                 How::Panic => panic!("toys panic"),
                 How::Abort => std::process::abort(),
                 How::NoOutput => return Ok(()),
+                How::BadInput => bail!(BadInput("reviews.tsv:3: unknown label `meh`".to_owned())),
                 How::Noise => writeln!(std::io::stdout(), "a library prints without asking")?,
                 How::Hang => {
                     // A child of the worker has to end with it.
