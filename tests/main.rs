@@ -1,3 +1,12 @@
 //! End-to-end tests: what a user meets at the command line.
 
+mod bad_input;
+mod chain;
+mod checkpoint;
+mod command;
+mod concurrent;
+mod kill;
+mod manifests;
+mod reference;
+mod sandbox;
 mod tidy;

@@ -93,7 +93,10 @@ fn summary(report: &RunReport, record: &RunRecord, page: &Path) -> String {
     let header = ["stage", "state", "time", "why"].map(str::to_owned);
     let rows = report.stages.iter().map(|stage| {
         let time = if stage.duration_s > 0.0 { seconds(stage.duration_s) } else { String::new() };
-        [stage.name.clone(), word(&stage.state), time, stage.reason.clone()]
+        // A failure's details were told when it happened; here one line has to do.
+        let failure = stage.error.as_ref().and_then(|error| error.lines().next());
+        let why = failure.unwrap_or(&stage.reason).to_owned();
+        [stage.name.clone(), word(&stage.state), time, why]
     });
     let mut text = columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>());
     let table = reports::summary_table(record);

@@ -77,7 +77,7 @@ fn reference(schema: &Value, kinds: &[KindDescription]) -> String {
          command line with `--set KEY.KEY=VALUE`. Relative paths start at the project root: the \
          nearest folder at or above the manifest that holds `.git`, `Cargo.toml` or `.pipeline`.\n",
     );
-    let top: Vec<Key> = keys(schema, schema).into_iter().filter(|key| is_scalar(key)).collect();
+    let top: Vec<Key> = keys(schema, schema).into_iter().filter(is_scalar).collect();
     let properties = &schema["properties"];
     let _infallible = write!(text, "\n## Top level\n\n{}", markdown(&top));
     for (name, about) in [

@@ -76,7 +76,7 @@ impl Live {
     fn line(&mut self, name: &str) -> &mut Line {
         let screen = &self.screen;
         self.running.entry(name.to_owned()).or_insert_with(|| {
-            let template = "{spinner} {prefix:10} {bar:16} {elapsed:>4}  {wide_msg}";
+            let template = "{spinner} {prefix:8} {bar:10} {wide_msg}";
             let style = ProgressStyle::with_template(template).expect("a sound template");
             let bar = screen.add(ProgressBar::new(1).with_style(style));
             bar.set_prefix(name.to_owned());

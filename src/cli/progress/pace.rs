@@ -45,10 +45,10 @@ pub(super) fn describe(progress: &Progress, left: Option<Duration>) -> String {
         0 => format!("step {}", progress.step),
         total => format!("{}/{total}", progress.step),
     });
-    parts.extend(progress.loss.map(|loss| format!("loss {loss:.4}")));
+    parts.extend(progress.loss.map(|loss| format!("loss {loss:.3}")));
     parts.extend(progress.rate.map(|rate| format!("{rate:.0} {}/s", progress.rate_unit)));
     parts.extend(left.map(|left| format!("{} left", seconds(left.as_secs_f64()))));
-    parts.join("  ")
+    parts.join(" · ")
 }
 
 #[cfg(test)]
@@ -77,6 +77,6 @@ mod tests {
     #[test]
     fn a_line_says_it_all() {
         let line = describe(&at(30, "epoch 1"), Some(Duration::from_secs(63)));
-        assert_eq!(line, "epoch 1  30/100  loss 0.2500  840 examples/s  1 min 03 s left");
+        assert_eq!(line, "epoch 1 · 30/100 · loss 0.250 · 840 examples/s · 1 min 03 s left");
     }
 }

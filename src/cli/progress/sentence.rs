@@ -15,7 +15,8 @@ pub(super) fn sentence(event: &RunEvent) -> Option<String> {
             format!("waiting for {}, which is at work on this manifest", whom(holder.as_ref()))
         }
         RunEvent::RunStarted { run, manifest, device, fallback, stages } => {
-            let mut text = format!("run {run} of {manifest}: {} stages on {device}", stages.len());
+            let stages = stages.join(", ");
+            let mut text = format!("run {run} of {manifest} on {device}: {stages}");
             if let Some(fallback) = fallback {
                 let _infallible = write!(text, " ({fallback})");
             }
