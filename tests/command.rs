@@ -13,6 +13,7 @@ fn completions_know_every_verb_but_the_hidden_one() {
         for verb in ["run", "plan", "explain", "doctor"] {
             assert!(script.contains(verb), "{shell}: {verb}");
         }
+        assert!(!script.contains("worker"), "{shell}");
     }
     assert_eq!(sandbox.run(&["completions", "tcsh"]).code, Some(2));
 }

@@ -25,7 +25,7 @@ fn the_second_run_waits_says_for_whom_and_hits() {
 
     let (code, events) = sandbox.events(&["twice.toml"]);
     assert_eq!(code, Some(0));
-    let waiting = events.iter().filter(|event| event["event"] == "waiting-for-run").next_back();
+    let waiting = events.iter().rfind(|event| event["event"] == "waiting-for-run");
     let holder = &waiting.expect("the second run waits")["holder"];
     assert_eq!((&holder["pid"], &holder["run"]), (&Value::from(first.id()), &Value::from(1)));
     assert_eq!(stages(&events, "stage-hit"), ["teacher"]);

@@ -15,7 +15,14 @@ pub(super) struct Completions {
 impl Completions {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut super::grammar(), "pipeline", &mut script);
+        clap_complete::generate(self.shell, &mut visible(), "pipeline", &mut script);
         Ok(Answer::text(String::from_utf8_lossy(&script)))
     }
+}
+
+/// The grammar without verbs that only the program itself uses.
+fn visible() -> clap::Command {
+    let whole = super::grammar();
+    let verbs = whole.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
+    clap::Command::new("pipeline").version(env!("CARGO_PKG_VERSION")).subcommands(verbs)
 }

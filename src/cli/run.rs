@@ -58,14 +58,21 @@ impl Run {
             report?
         };
         let record = project.history()?.run(RunChoice::Id(report.run))?;
-        let page = write_page(&project, &record)?;
+        // A run that is done stays done, with its page or without.
+        let page = match write_page(&project, &record) {
+            Ok(page) => Some(page),
+            Err(failure) => {
+                failure.print();
+                None
+            }
+        };
         let code = report.exit_code();
         if self.json {
             let table = reports::summary_table(&record);
             print_line(&json!({ "event": "report-written", "path": page, "summary": table }));
             return Ok(Answer::default().with_code(code));
         }
-        Ok(Answer::text(summary(&report, &record, &page)).with_code(code))
+        Ok(Answer::text(summary(&report, &record, page.as_deref())).with_code(code))
     }
 }
 
@@ -83,13 +90,18 @@ fn write_page(project: &Project, record: &RunRecord) -> Result<PathBuf, Failure>
     let path = folder.join(format!("{}.html", record.summary.id));
     let page = reports::render(std::slice::from_ref(record), Format::Html)
         .context("cannot make the report")?;
-    std::fs::create_dir_all(&folder)
-        .and_then(|()| std::fs::write(&path, page))
-        .with_context(|| format!("cannot write the report {}", path.display()))?;
+    let written = || {
+        std::fs::create_dir_all(&folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+        file.write_all(page.as_bytes())?;
+        file.persist(&path)?;
+        io::Result::Ok(())
+    };
+    written().with_context(|| format!("cannot write the report {}", path.display()))?;
     Ok(path)
 }
 
-fn summary(report: &RunReport, record: &RunRecord, page: &Path) -> String {
+fn summary(report: &RunReport, record: &RunRecord, page: Option<&Path>) -> String {
     let header = ["stage", "state", "time", "why"].map(str::to_owned);
     let rows = report.stages.iter().map(|stage| {
         let time = if stage.duration_s > 0.0 { seconds(stage.duration_s) } else { String::new() };
@@ -105,7 +117,10 @@ fn summary(report: &RunReport, record: &RunRecord, page: &Path) -> String {
     }
     let (run, state) = (report.run, word(&report.state));
     let took = seconds(report.duration_s);
-    let _infallible = write!(text, "\nrun {run}: {state} in {took}\nreport: {}\n", shown(page));
+    let _infallible = write!(text, "\nrun {run}: {state} in {took}\n");
+    if let Some(page) = page {
+        let _infallible = writeln!(text, "report: {}", shown(page));
+    }
     text
 }
 

@@ -1,6 +1,7 @@
 //! One line a running stage, redrawn in place.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use engine::RunEvent;
@@ -95,5 +96,7 @@ impl Live {
     pub(super) fn end(&mut self) {
         let names: Vec<_> = self.running.keys().cloned().collect();
         names.iter().for_each(|name| self.remove(name));
+        // The last line is padded to the terminal's width and leaves the cursor behind it.
+        let _unheard = writeln!(io::stderr());
     }
 }
