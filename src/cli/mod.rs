@@ -11,6 +11,7 @@ mod check;
 mod completions;
 mod doctor;
 mod explain;
+mod explain_model;
 mod failure;
 mod gc;
 mod init;
@@ -51,6 +52,7 @@ enum Verb {
     Run(run::Run),
     Plan(plan::Plan),
     Explain(explain::Explain),
+    ExplainModel(explain_model::ExplainModel),
     Check(check::Check),
     Stages(stages::Stages),
     Schema(schema::Schema),
@@ -85,6 +87,7 @@ impl Verb {
             Self::Run(verb) => verb.answer(),
             Self::Plan(verb) => verb.answer(),
             Self::Explain(verb) => verb.answer(),
+            Self::ExplainModel(verb) => verb.answer(),
             Self::Check(verb) => verb.answer(),
             Self::Stages(verb) => verb.answer(),
             Self::Schema(verb) => verb.answer(),
