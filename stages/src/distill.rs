@@ -17,13 +17,13 @@ use training::{Network, NetworkOptions};
 use training::objectives::{self, Match, Teacher};
 use training::temperature::Temperature;
 use training::tokenizer::Tokenizer;
-use training::{evaluate, fit};
+use training::evaluate;
 
 use crate::architecture::{Architecture, ChosenArchitecture};
 use crate::range::{Fraction, Positive, Share};
 use crate::recipe::Training;
 use crate::score::{self, Split};
-use crate::watch::Watch;
+use crate::watch::{Rows, fit};
 use crate::{teacher_logits, texts};
 
 /// The stage kind.
@@ -179,8 +179,8 @@ impl Stage for Distill {
         )?;
         let mut network = Network::new(&start.graph, &device, &NetworkOptions::default())?;
         let recipe = params.training.recipe(params.epochs.get(), context.seed());
-        let mut watch = Watch::new(context, "distill")?;
-        fit(&mut network, &train, Some(&validation), &mut objective, &recipe, &mut watch)?;
+        let rows = Rows { train: &train, validation: Some(&validation) };
+        fit(context, "distill", &mut network, rows, &mut objective, &recipe)?;
 
         let answers = evaluate(&network, &validation, recipe.batch_size)?;
         score::report(context, "", Split::Validation, &answers.logits, &validation)?;

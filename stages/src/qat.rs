@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use training::loss::{CrossEntropy, Distillation};
 use training::objectives::{Distill, Teacher};
 use training::temperature::Temperature;
-use training::{Batch, Bucket, Loss, Network, NetworkOptions, Objective, Quantization, Step, fit};
+use training::{Batch, Bucket, Loss, Network, NetworkOptions, Objective, Quantization, Step};
 
 use crate::integer::{self, MixedPrecision, Observer, Work};
 use crate::range::Fraction;
 use crate::recipe::Training;
-use crate::watch::Watch;
+use crate::watch::{Rows, fit};
 use crate::{teacher_logits, texts};
 
 /// Batches that learned scales start from.
@@ -145,8 +145,8 @@ impl Stage for Qat {
         let inner = Distill::new(distillation, params.temperature, teacher, &start, Vec::new(), context.seed())?;
         let mut objective = QuantizationAware { inner, freeze_after };
         let recipe = params.training.recipe(params.epochs.get(), context.seed());
-        let mut watch = Watch::new(context, "qat")?;
-        fit(&mut network, &work.train, Some(&work.validation), &mut objective, &recipe, &mut watch)?;
+        let rows = Rows { train: &work.train, validation: Some(&work.validation) };
+        fit(context, "qat", &mut network, rows, &mut objective, &recipe)?;
 
         let mut quantized = network.graph();
         if params.sensitivity || params.mixed_precision.is_some() {

@@ -1,7 +1,7 @@
 //! The labelled texts of a stage, as rows and as word-piece ids.
 
-use anyhow::{Context as _, Result};
-use engine::{DatasetInput, StageContext};
+use anyhow::Result;
+use engine::{BadInput, DatasetInput, StageContext};
 use training::data::{Dataset, Row, Source};
 use training::Examples;
 use training::tokenizer::Tokenizer;
@@ -24,7 +24,7 @@ pub(crate) fn load(context: &StageContext) -> Result<Dataset> {
         limit: spec.limit,
     };
     // The store names files by digest; the manifest's own name is what the reader knows.
-    Dataset::load(&source).with_context(|| format!("reading {}", spec.path.display()))
+    Dataset::load(&source).map_err(|error| BadInput(format!("{}: {error}", spec.path.display())).into())
 }
 
 /// The texts of `rows` as ids, with their labels.

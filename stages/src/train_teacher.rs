@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use anyhow::{Context as _, Result, bail};
-use engine::{Port, Stage, StageContext};
+use engine::{BadInput, Port, Stage, StageContext};
 use graph::{ModelFolder, bert, huggingface, model_folder::ModelInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,13 +13,13 @@ use training::{Network, NetworkOptions};
 use training::objectives::Supervised;
 use training::tokenizer::Tokenizer;
 use training::wordpiece::WordPiece;
-use training::{evaluate, fit};
+use training::evaluate;
 
 use crate::architecture::{Architecture, TextVector};
 use crate::range::Share;
 use crate::recipe::Training;
 use crate::score::{self, Split};
-use crate::watch::Watch;
+use crate::watch::{Rows, fit};
 use crate::{teacher_logits, texts};
 
 /// The stage kind.
@@ -100,8 +100,8 @@ impl Stage for TrainTeacher {
         let mut objective =
             Supervised::new(dataset.labels.len(), params.label_smoothing.get(), balanced);
         let recipe = params.training.recipe(params.epochs.get(), context.seed());
-        let mut watch = Watch::new(context, "fine-tune")?;
-        fit(&mut network, &train, Some(&validation), &mut objective, &recipe, &mut watch)?;
+        let rows = Rows { train: &train, validation: Some(&validation) };
+        fit(context, "fine-tune", &mut network, rows, &mut objective, &recipe)?;
 
         let answers = evaluate(&network, &validation, recipe.batch_size)?;
         score::report(context, "", Split::Validation, &answers.logits, &validation)?;
@@ -120,15 +120,18 @@ fn initial_model(params: &Params, dataset: &Dataset, context: &StageContext) -> 
     let max_length = params.max_length.get();
     let info = ModelInfo { labels: dataset.labels.clone(), max_length };
     match (context.optional_input("checkpoint"), &params.architecture) {
-        (Some(_), Some(_)) => bail!(
-            "both a `checkpoint` and an `architecture` are given; a checkpoint has an architecture of its own, remove one of them"
-        ),
-        (None, None) => bail!("neither a `checkpoint` nor an `architecture` is given; add one of them"),
+        (Some(_), Some(_)) => bail!(BadInput(
+            "both a `checkpoint` and an `architecture` are given; a checkpoint has an architecture of its own, remove one of them".to_owned()
+        )),
+        (None, None) => bail!(BadInput(
+            "neither a `checkpoint` nor an `architecture` is given; add one of them".to_owned()
+        )),
         (Some(folder), None) => {
-            let checkpoint = huggingface::load(folder, n_labels, params.pooling.into(), context.seed())?;
+            let checkpoint = huggingface::load(folder, n_labels, params.pooling.into(), context.seed())
+                .map_err(|error| BadInput(error.to_string()))?;
             let positions = checkpoint.config.positions;
             if max_length > positions {
-                bail!("`max-length` = {max_length} is more than the checkpoint's {positions} positions");
+                bail!(BadInput(format!("`max-length` = {max_length} is more than the checkpoint's {positions} positions")));
             }
             Ok(ModelFolder { graph: checkpoint.graph, tokenizer_json: checkpoint.tokenizer_json, info })
         }

@@ -4,10 +4,12 @@ mod energy;
 mod timing;
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use engine::{Metric, Port, Stage, StageContext};
+use graph::model_folder::WEIGHTS_FILE;
 use graph::package::Package;
 use graph::{Bindings, ModelFolder, Tensor, counts, structure};
 use runtime::CompiledModel;
@@ -88,7 +90,7 @@ impl Stage for Benchmark {
             let model = ModelFolder::read(folder).with_context(|| format!("reading `{port}`"))?;
             let compiled = predict::compile(&model.graph, context.threads())?;
             let bench = Bench { params: &params, context, port, model: &model, compiled: &compiled };
-            bench.size()?;
+            bench.size(folder)?;
             let (logits, correct) = bench.accuracy(&dataset)?;
             match &baseline {
                 Some(teacher) => bench.drop(teacher, &correct)?,
@@ -124,9 +126,13 @@ impl Bench<'_> {
         self.context.metric(Metric { name, value, unit: unit.to_owned(), samples, ..Metric::default() });
     }
 
-    fn size(&self) -> Result<()> {
+    /// What the model takes; memory is that of its weights and of the arena that is planned for one
+    /// text.
+    fn size(&self, folder: &Path) -> Result<()> {
+        let file = folder.join(WEIGHTS_FILE);
+        let size = file.metadata().with_context(|| format!("reading the size of {}", file.display()))?.len();
         self.report("weights", self.model.graph.weight_count() as f64, "count", None);
-        self.report("size", self.model.graph.weight_bytes() as f64, "bytes", None);
+        self.report("size", size as f64, "bytes", None);
         let sequence = self.params.sequence.get();
         let bindings = Bindings::new([("batch", 1), ("sequence", sequence)]);
         let counts = counts::count(&self.model.graph, &bindings)?;

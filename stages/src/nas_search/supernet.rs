@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use engine::StageContext;
 use graph::Graph;
 use graph::bert::{self, BertConfig};
@@ -11,10 +11,10 @@ use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
 use training::loss::{CrossEntropy, Distillation};
 use training::objectives::{self, Subnetwork};
-use training::{Device, Examples, Network, NetworkOptions, Recipe, Step, fit};
+use training::{Device, Examples, Network, NetworkOptions, Recipe, Step};
 
 use super::space::{Candidate, Space};
-use crate::watch::Watch;
+use crate::watch::{Rows, fit};
 
 /// Temperature of the supernet's distillation (DynaBERT distils at 1; 2 softens two classes a bit).
 const TEMPERATURE: f64 = 2.0;
@@ -36,7 +36,8 @@ pub(super) struct Supernet {
 /// (DynaBERT, arXiv:2004.04037, §2.1).
 pub(super) fn start(teacher: &Graph, space: &Space) -> Result<Supernet> {
     let mut graph = teacher.clone();
-    prune::keep_hidden(&mut graph, &importance::descending(&importance::hidden(&graph)?))?;
+    let order = importance::descending(&importance::hidden(&graph)?);
+    prune::keep_hidden(&mut graph, &order)?;
     for (layer, scores) in importance::heads(&graph)?.iter().enumerate() {
         prune::keep_heads(&mut graph, layer, &importance::descending(scores))?;
     }
@@ -109,8 +110,8 @@ impl SupernetTraining<'_> {
         };
         let distillation = Distillation { alpha: self.alpha as f32, hard: CrossEntropy::default() };
         let mut objective = objectives::Supernet::new(distillation, TEMPERATURE, self.logits, chooser.into_fn());
-        let mut watch = Watch::new(context, "supernet")?;
-        fit(&mut network, train, None, &mut objective, &self.recipe, &mut watch).context("training the supernet")?;
+        let rows = Rows { train, validation: None };
+        fit(context, "supernet", &mut network, rows, &mut objective, &self.recipe)?;
         supernet.graph = network.graph();
         Ok(())
     }

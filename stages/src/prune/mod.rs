@@ -18,10 +18,8 @@ use serde::{Deserialize, Serialize};
 use training::data::Dataset;
 use training::Device;
 use training::{Bucket, Examples};
-use training::fit;
 use training::loss::{CrossEntropy, Distillation};
 use training::{Network, NetworkOptions};
-use training::Objective;
 use training::objectives::{Distill, Teacher};
 use training::temperature::Temperature;
 use training::tokenizer::Tokenizer;
@@ -30,10 +28,10 @@ use self::choose::Scope;
 use self::gradual::{Gradual, choose};
 use self::importance::{Importance, Probe, layer_influence};
 use self::vocabulary::{Vocabulary, prune_vocabulary};
-use crate::range::{Fraction, Positive};
+use crate::range::Fraction;
 use crate::recipe::Training;
 use crate::score::{self, Split};
-use crate::watch::Watch;
+use crate::watch::{Rows, fit};
 use crate::{predict, teacher_logits, texts};
 
 /// Batches of training rows that scores are taken from.
@@ -320,8 +318,8 @@ impl Work<'_> {
                 let recipe = self.params.training.recipe(phase.epochs.get(), self.context.seed());
                 let events = phase.events.get() as u64;
                 let mut gradual = Gradual::new(objective, self.params, events, probe, report);
-                let mut watch = Watch::new(self.context, "prune")?;
-                fit(&mut network, &self.train, None, &mut gradual, &recipe, &mut watch)?;
+                let rows = Rows { train: &self.train, validation: None };
+                fit(self.context, "prune", &mut network, rows, &mut gradual, &recipe)?;
                 *graph = network.graph();
                 let Some(kept) = gradual.into_kept() else {
                     bail!("training ended before anything was pruned; use fewer `gradual.events`")
@@ -352,9 +350,8 @@ impl Work<'_> {
         };
         let mut objective = self.objective(&model.graph)?;
         let recipe = self.params.training.recipe(self.params.epochs.get(), self.context.seed());
-        let mut watch = Watch::new(self.context, "recover")?;
-        let objective: &mut dyn Objective = &mut objective;
-        fit(&mut network, &self.train, Some(&self.validation), objective, &recipe, &mut watch)?;
+        let rows = Rows { train: &self.train, validation: Some(&self.validation) };
+        fit(self.context, "recover", &mut network, rows, &mut objective, &recipe)?;
         model.graph = network.graph();
         Ok(sparsity)
     }
