@@ -177,8 +177,8 @@ fn data_that_is_wrong_is_told_with_its_line() {
     let unknown_label = sound.replacen("number 2\tgreat", "number 2\tgrate", 1);
     let no_column = sound.replacen("text\tlabel", "review\tlabel", 1);
     let cases: &[(&str, String, &[&str])] = &[
-        ("a row with a field missing", broken_row, &["texts.tsv", "line 3"]),
-        ("an unknown label", unknown_label, &["texts.tsv", "line 4", "grate", "great"]),
+        ("a row with a field missing", broken_row, &["texts.tsv:3: ", "columns"]),
+        ("an unknown label", unknown_label, &["texts.tsv:4: ", "grate", "great"]),
         ("a missing column", no_column, &["texts.tsv", "text"]),
         ("an empty file", String::new(), &["texts.tsv"]),
     ];
