@@ -19,44 +19,54 @@ pub(crate) struct Key {
 
 /// The keys of a table's schema, nested tables flattened; `root` holds the definitions.
 pub(crate) fn keys(root: &Value, schema: &Value) -> Vec<Key> {
-    let mut found = Vec::new();
-    collect(root, schema, "", None, &mut found);
-    found
+    let mut reader = Reader { root, found: Vec::new() };
+    reader.table(schema, "", None, None);
+    reader.found
 }
 
-fn collect(
-    root: &Value,
-    schema: &Value,
-    prefix: &str,
-    defaults: Option<&Value>,
-    found: &mut Vec<Key>,
-) {
-    let schema = resolve(root, schema);
-    let required: Vec<&str> =
-        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let Some(properties) = schema["properties"].as_object() else { return };
-    for (name, property) in properties {
-        let path = format!("{prefix}{name}");
-        let target = resolve(root, property);
-        let default =
-            defaults.and_then(|defaults| defaults.get(name)).or_else(|| property.get("default"));
-        let shown = match default {
-            Some(Value::Object(_)) if target["properties"].is_object() => String::new(),
-            Some(Value::Null) => String::new(),
-            Some(value) => value.to_string(),
-            None if required.contains(&name.as_str()) => "required".to_owned(),
-            None => String::new(),
+struct Reader<'a> {
+    root: &'a Value,
+    found: Vec<Key>,
+}
+
+impl Reader<'_> {
+    /// Adds the keys of a table. `choice` is what is said of the table where it is one of several
+    /// forms of a value; its key is what chooses the form, so it is not called required.
+    fn table(
+        &mut self,
+        schema: &Value,
+        prefix: &str,
+        defaults: Option<&Value>,
+        choice: Option<&str>,
+    ) {
+        let root = self.root;
+        let schema = resolve(root, schema);
+        let required = |name: &String| {
+            let names = schema["required"].as_array();
+            choice.is_none() && names.is_some_and(|names| names.iter().any(|one| one == name))
         };
-        let about = property["description"].as_str().or(target["description"].as_str());
-        let about = about.unwrap_or_default().replace('\n', " ");
-        found.push(Key {
-            path: path.clone(),
-            kind: describe(root, property),
-            default: shown,
-            about,
-        });
-        for alternative in std::iter::once(target).chain(alternatives(root, target)) {
-            collect(root, alternative, &format!("{path}."), default, found);
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{prefix}{name}");
+            let target = resolve(root, property);
+            let own = defaults.and_then(|defaults| defaults.get(name));
+            let default = own.or_else(|| property.get("default"));
+            let shown = match default {
+                Some(Value::Object(_)) if target["properties"].is_object() => String::new(),
+                Some(Value::Null) => String::new(),
+                Some(value) => value.to_string(),
+                None if required(name) => "required".to_owned(),
+                None => String::new(),
+            };
+            let about = property["description"].as_str().or(target["description"].as_str());
+            let about = choice.or(about).unwrap_or_default().replace('\n', " ");
+            let kind = describe(root, property);
+            self.found.push(Key { path: path.clone(), kind, default: shown, about });
+            let inner = format!("{path}.");
+            self.table(target, &inner, default, None);
+            for form in alternatives(root, target) {
+                let about = form["description"].as_str().unwrap_or_default();
+                self.table(form, &inner, default, Some(about));
+            }
         }
     }
 }
@@ -160,7 +170,10 @@ mod tests {
                 "training": { "$ref": "#/$defs/Training", "default": { "rate": 0.5 } },
                 "student": { "oneOf": [
                     { "const": "search" },
-                    { "properties": { "layers": { "type": "array", "items": { "type": "integer" } } } }
+                    {
+                        "properties": { "layers": { "type": "array", "items": { "type": "integer" } } },
+                        "required": ["layers"]
+                    }
                 ] }
             },
             "required": ["epochs"],
@@ -178,5 +191,6 @@ mod tests {
         );
         assert_eq!(row("student").kind, "`\"search\"` or `{ layers = … }`");
         assert_eq!(row("student.layers").kind, "list of integer");
+        assert_eq!(row("student.layers").default, "", "only one of the choices is needed");
     }
 }

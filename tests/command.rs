@@ -103,3 +103,13 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(stderr.lines().count(), 0);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
+
+#[test]
+fn a_full_disk_is_told() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux");
+    let sandbox = Sandbox::new();
+    let output = sandbox.command(&["schema"]).stdout(full).output().expect("it starts");
+    let answer = Answer::of(&output);
+    assert_eq!(answer.code, Some(2), "{answer:?}");
+    assert!(answer.stderr.contains("No space left on device"), "{answer:?}");
+}

@@ -147,25 +147,33 @@ fn sigkill_anywhere_loses_nothing_and_changes_no_bit() {
 #[test]
 fn killed_workers_fail_their_stage_and_interrupted_ones_resume() {
     let sandbox = project();
-    let mut run = Running::start(&sandbox);
-    assert!(run.reach("stage-progress", "teacher"));
-    send(run.worker(), Signal::KILL);
-    assert_eq!(run.end(), Some(1), "a killed worker is a failed stage");
-    let shown = sandbox.json(&["show", "latest"]);
-    let attempt = &shown["stages"][0]["attempts"][0];
-    assert_eq!(attempt["outcome"], "crashed", "{attempt:#}");
-
     for stage in ["teacher", "student", "int8"] {
+        for kind in ["stage-started", "stage-progress"] {
+            let mut run = Running::start(&sandbox);
+            assert!(run.reach(kind, stage), "{kind} of {stage}");
+            send(run.worker(), Signal::KILL);
+            assert_eq!(run.end(), Some(1), "{stage}: a killed worker is a failed stage");
+            assert_eq!(outcome(&sandbox, stage), "crashed", "{kind} of {stage}");
+        }
         let mut run = Running::start(&sandbox);
         assert!(run.reach("stage-progress", stage), "{stage}");
         run.signal(Signal::INT);
         assert_eq!(run.end(), Some(130), "{stage}");
-        let shown = sandbox.json(&["show", "latest"]);
-        assert_eq!(shown["summary"]["state"], "interrupted", "{stage}");
+        assert_eq!(outcome(&sandbox, stage), "interrupted", "{stage}");
     }
     sandbox.ask(&["run", "killed.toml"]);
 
     let undisturbed = project();
     undisturbed.ask(&["run", "killed.toml"]);
     assert_eq!(digests(&sandbox), digests(&undisturbed), "{OUTPUTS:?}");
+}
+
+/// How the last attempt of a stage in the newest run ended.
+fn outcome(sandbox: &Sandbox, stage: &str) -> String {
+    let shown = sandbox.json(&["show", "latest"]);
+    let recorded = shown["stages"].as_array().expect("stages");
+    let stage = recorded.iter().find(|recorded| recorded["name"] == stage).expect("the stage");
+    let attempts = stage["attempts"].as_array().expect("attempts");
+    let last = attempts.last().expect("an attempt");
+    last["outcome"].as_str().expect("a word").to_owned()
 }

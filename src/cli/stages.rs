@@ -53,13 +53,16 @@ fn describe(kind: &KindDescription) -> String {
         let rows: Vec<_> = ports.iter().map(|port| port_row(port, title == "inputs")).collect();
         let _infallible = write!(text, "\n{title}:\n{}", columns(&rows));
     }
-    let rows: Vec<_> = keys(&kind.params, &kind.params)
-        .into_iter()
-        .map(|Key { path, kind, default, about }| {
-            [format!("  {path}"), kind.replace('`', ""), default, about]
-        })
-        .collect();
-    let _infallible = write!(text, "\nparams (key, type, default, meaning):\n{}", columns(&rows));
+    text.push_str("\nparams:\n");
+    for Key { path, kind, default, about } in keys(&kind.params, &kind.params) {
+        let kind = kind.replace('`', "");
+        let default = match default.as_str() {
+            "" => String::new(),
+            "required" => ", required".to_owned(),
+            value => format!(", default {value}"),
+        };
+        let _infallible = writeln!(text, "  {path}: {kind}{default}\n      {about}");
+    }
     text
 }
 
