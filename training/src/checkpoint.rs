@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
@@ -81,7 +80,10 @@ impl Snapshot {
 
     /// The tensors under names that start with `prefix`.
     fn named(&self, prefix: &str) -> Vec<(String, Floats)> {
-        let parameters = self.parameters.iter().map(|(name, value)| (format!("{prefix}/parameter/{name}"), value.clone()));
+        let parameters = self
+            .parameters
+            .iter()
+            .map(|(name, value)| (format!("{prefix}/parameter/{name}"), value.clone()));
         let observed = self.observed.iter().map(|(name, value, seen)| {
             let kind = if *seen { "observed" } else { "unseen" };
             (format!("{prefix}/{kind}/{name}"), value.clone())
@@ -184,9 +186,7 @@ fn write(
         .collect();
     let views = views.map_err(|error| error.to_string())?;
     let metadata = Some([(HEADER.to_owned(), header)].into_iter().collect());
-    serialize_to_file(views, metadata, path).map_err(|error| error.to_string())?;
-    let mut file = File::options().append(true).open(path).map_err(|error| error.to_string())?;
-    file.flush().map_err(|error| error.to_string())
+    serialize_to_file(views, metadata, path).map_err(|error| error.to_string())
 }
 
 /// The checkpoint in `folder`; `None` when there is none.
@@ -214,7 +214,8 @@ impl Loaded {
         optimizer: &mut Optimizer,
     ) -> Result<Option<Snapshot>> {
         let fail = |reason: String| Error::Checkpoint { path: self.path.clone(), reason };
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| fail(error.to_string()))?;
+        let file =
+            SafeTensors::deserialize(&self.bytes).map_err(|error| fail(error.to_string()))?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.tensors() {
             let elements = bytemuck::pod_collect_to_vec::<u8, f32>(view.data());

@@ -28,7 +28,8 @@ impl Device {
     /// there. There is no silent fallback: only `auto` may choose the CPU, and [`Self::name`] says
     /// what it chose.
     pub fn from_name(name: &str) -> Result<Self> {
-        let fail = |reason: &str| Error::Device { name: name.to_owned(), reason: reason.to_owned() };
+        let fail =
+            |reason: &str| Error::Device { name: name.to_owned(), reason: reason.to_owned() };
         match name {
             "cpu" => Ok(Self::cpu()),
             "auto" => Ok(Self::cuda(0).unwrap_or_else(|_| Self::cpu())),

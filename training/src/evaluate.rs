@@ -60,6 +60,7 @@ fn cross_entropy(scores: &[f32], label: usize) -> f64 {
 
 /// Index of the first greatest score.
 fn greatest(scores: &[f32]) -> usize {
-    let better = |best: usize, index: usize| if scores[index] > scores[best] { index } else { best };
+    let better =
+        |best: usize, index: usize| if scores[index] > scores[best] { index } else { best };
     (0..scores.len()).fold(0, better)
 }

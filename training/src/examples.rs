@@ -73,7 +73,13 @@ impl Examples {
     /// The rows of each batch of one epoch: every example once, in an order that is a function of
     /// `seed` and `epoch`. With `bucket`, texts of a similar length share a batch, which saves most
     /// of the padding; the batches themselves stay in random order.
-    pub fn epoch(&self, batch_size: usize, bucket: Bucket, seed: u64, epoch: usize) -> Vec<Vec<usize>> {
+    pub fn epoch(
+        &self,
+        batch_size: usize,
+        bucket: Bucket,
+        seed: u64,
+        epoch: usize,
+    ) -> Vec<Vec<usize>> {
         let mut stream = Stream::new(derive(seed, epoch as u64));
         let mut rows: Vec<usize> = (0..self.len()).collect();
         stream.shuffle(&mut rows);
@@ -142,7 +148,8 @@ mod tests {
 
     fn examples(count: usize) -> Examples {
         let mut stream = Stream::new(5);
-        let ids: Vec<Vec<u32>> = (0..count).map(|row| vec![row as u32; 1 + stream.below(30)]).collect();
+        let ids: Vec<Vec<u32>> =
+            (0..count).map(|row| vec![row as u32; 1 + stream.below(30)]).collect();
         Examples { labels: ids.iter().map(|ids| ids.len() % 2).collect(), ids }
     }
 

@@ -369,7 +369,8 @@ impl<'a> Run<'a> {
         };
         let Some(found) = checkpoint::load(&folder)? else { return Ok(()) };
         if found.header.fingerprint != self.fingerprint {
-            monitor.log("the checkpoint is of another run (recipe, data or model differ): not used");
+            monitor
+                .log("the checkpoint is of another run (recipe, data or model differ): not used");
             return Ok(());
         }
         self.best = found.apply(network, &mut self.optimizer)?;
@@ -409,10 +410,14 @@ fn classifier(network: &Network) -> Vec<String> {
         return Vec::new();
     };
     let products = last.inputs.iter().filter_map(|&input| graph.producer(input));
-    let product = products.filter(|node| node.op == graph::Op::MatMul).flat_map(|node| &node.inputs);
+    let product =
+        products.filter(|node| node.op == graph::Op::MatMul).flat_map(|node| &node.inputs);
     let own = last.inputs.iter().chain(product).copied();
     let through = own.map(|value| quantized_source(graph, value));
-    through.filter(|&id| graph.weight(id).is_some()).map(|id| graph.value_name(id).to_owned()).collect()
+    through
+        .filter(|&id| graph.weight(id).is_some())
+        .map(|id| graph.value_name(id).to_owned())
+        .collect()
 }
 
 /// What `value` is a quantized and dequantized form of, or itself.
@@ -425,3 +430,6 @@ fn quantized_source(graph: &graph::Graph, value: graph::ValueId) -> graph::Value
         _ => value,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! A graph on a device, with the weights that are trained.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use graph::{Bindings, DType, Graph, ValueId};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::examples::Inputs;
-use crate::scales::{Quantization, Scales};
+use crate::scales::{Quantization, ScaleState, Scales};
 use crate::walk::floats::Floats;
 use crate::walk::plan::{FakeQuantize, Plan};
 use crate::walk::{Source, Value, Walk};
@@ -37,7 +37,10 @@ impl NetworkOptions {
 
 impl fmt::Debug for NetworkOptions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("NetworkOptions").field("quantization", &self.quantization).finish_non_exhaustive()
+        formatter
+            .debug_struct("NetworkOptions")
+            .field("quantization", &self.quantization)
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,6 +131,8 @@ pub struct Network {
     by_name: BTreeMap<String, usize>,
     scales: Mutex<Scales>,
     plans: Mutex<BTreeMap<Vec<ValueId>, Arc<Plan>>>,
+    /// Real values of folded weights.
+    constants: Mutex<BTreeMap<ValueId, Floats>>,
     /// Whether to use the CPU's one-node operations.
     fuse: bool,
 }
@@ -147,6 +152,7 @@ impl Network {
             parameters: Vec::new(),
             by_name: BTreeMap::new(),
             plans: Mutex::default(),
+            constants: Mutex::default(),
             fuse: device.is_cpu(),
             scales: Mutex::default(),
         };
@@ -284,12 +290,14 @@ impl Network {
                 found: tensor.shape().to_vec(),
             });
         }
-        let reason = |reason| Error::Graph(graph::GraphError::Weight { name: name.to_owned(), reason });
+        let reason =
+            |reason| Error::Graph(graph::GraphError::Weight { name: name.to_owned(), reason });
         Value::Host(tensor.clone()).floats(&self.device).map_err(reason)
     }
 
     /// Switches the observers of activation ranges on or off. While they are on, every forward pass
-    /// moves each activation's scale towards what it saw. They start switched off.
+    /// in [`Mode::Train`] moves each activation's scale towards what it saw; evaluation never does,
+    /// so that validation rows leave no trace. They start switched off.
     pub fn set_observing(&mut self, observing: bool) {
         self.scales_mut().observing = observing;
     }
@@ -314,9 +322,9 @@ impl Network {
         self.scales_mut().start_initializing();
         let outputs = self.graph.outputs().to_vec();
         let outputs: Vec<&str> = outputs.iter().map(|&id| self.graph.value_name(id)).collect();
-        let outcome = inputs.iter().try_for_each(|inputs| {
-            self.forward(inputs, &outputs, Mode::Evaluate).map(|_| ())
-        });
+        let outcome = inputs
+            .iter()
+            .try_for_each(|inputs| self.forward(inputs, &outputs, Mode::Evaluate).map(|_| ()));
         let found = self.scales_mut().finish_initializing();
         outcome?;
         for (name, scale) in found {
@@ -386,7 +394,8 @@ impl Network {
         let walk = Walk { graph, device, source, bindings, dropout, fuse: self.fuse };
         let mut values = walk.run(plan, values)?;
         let mut named = BTreeMap::new();
-        for &tap in taps {
+        let taps: BTreeSet<ValueId> = taps.iter().copied().collect();
+        for tap in taps {
             let value = match values.remove(&tap) {
                 Some(value) => value,
                 None => walk.weight(tap)?,
@@ -397,16 +406,13 @@ impl Network {
     }
 
     /// The sizes of the graph's symbols, and its inputs: floats on the device, the rest on the host.
-    fn bind(
-        &self,
-        graph: &Graph,
-        inputs: &Inputs,
-    ) -> Result<(Bindings, BTreeMap<ValueId, Value>)> {
+    fn bind(&self, graph: &Graph, inputs: &Inputs) -> Result<(Bindings, BTreeMap<ValueId, Value>)> {
         let mut bindings = Bindings::default();
         let mut values = BTreeMap::new();
         for &id in graph.inputs() {
             let name = graph.value_name(id);
-            let fail = |reason| Error::Graph(graph::GraphError::Input { name: name.to_owned(), reason });
+            let fail =
+                |reason| Error::Graph(graph::GraphError::Input { name: name.to_owned(), reason });
             let given = inputs.0.iter().find(|(given, _)| given == name);
             let (_, tensor) =
                 given.ok_or_else(|| fail("expected a tensor, none was given".to_owned()))?;
@@ -484,6 +490,17 @@ struct Own<'a> {
 }
 
 impl Source for Own<'_> {
+    fn constant(&self, id: ValueId, compute: &dyn Fn() -> Result<Floats>) -> Result<Floats> {
+        let constants = &self.network.constants;
+        if let Some(known) = constants.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(known.clone());
+        }
+        let value = compute()?;
+        let mut constants = constants.lock().unwrap_or_else(PoisonError::into_inner);
+        constants.insert(id, value.clone());
+        Ok(value)
+    }
+
     fn weight(&self, name: &str) -> Result<Floats> {
         let value = self.network.named(name)?.value.clone();
         Ok(if self.taped { value } else { value.inner() })
@@ -501,7 +518,8 @@ impl Source for Own<'_> {
             self.network.named(weight).is_ok_and(|parameter| parameter.trained)
         });
         let mut scales = self.network.scales.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(scales.scale(quantization, x, trained, learned))
+        let state = ScaleState { trained, learned, taped: self.taped };
+        Ok(scales.scale(quantization, x, state))
     }
 }
 
@@ -512,6 +530,10 @@ struct Shared<'a> {
 }
 
 impl Source for Shared<'_> {
+    fn constant(&self, _: ValueId, compute: &dyn Fn() -> Result<Floats>) -> Result<Floats> {
+        compute()
+    }
+
     fn weight(&self, name: &str) -> Result<Floats> {
         let slice = self.slices.get(name).ok_or_else(|| Error::Missing {
             name: name.to_owned(),

@@ -161,7 +161,12 @@ fn step_on_cpu(
     let factor = clip.map_or(1.0, |clip| clip.to_vec()[0]);
     let update = AdamW { gradient_scale: update.gradient_scale * factor, ..*update };
     let gradient = fused::plain_tensor(gradient.0);
-    let zeros = || Floats(fused::plain(fused::tensor(&fused::shape(&gradient), vec![0.0; gradient.layout().num_elements()])));
+    let zeros = || {
+        Floats(fused::plain(fused::tensor(
+            &fused::shape(&gradient),
+            vec![0.0; gradient.layout().num_elements()],
+        )))
+    };
     let Moments { first, second } =
         moments.take().unwrap_or_else(|| Moments { first: zeros(), second: zeros() });
     // The leaf is taken apart so that its memory has one owner and is written in place.
@@ -212,4 +217,3 @@ fn step_on_device(
     parameter.set(value.sub(first.clone().div(denominator).scale(rate)));
     *moments = Some(Moments { first, second });
 }
-

@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn the_learning_rate_rises_then_falls() {
-        let recipe = |schedule| Recipe { learning_rate: 1.0, warmup: 0.2, schedule, ..Recipe::default() };
+        let recipe =
+            |schedule| Recipe { learning_rate: 1.0, warmup: 0.2, schedule, ..Recipe::default() };
         let check = |schedule, expected: [f64; 5]| {
             let found = [0, 1, 2, 6, 9].map(|step| recipe(schedule).learning_rate(step, 10));
             for (found, expected) in found.iter().zip(expected) {

@@ -1,6 +1,6 @@
 //! Scales of quantize-dequantize pairs: computed from weights, observed, or learned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use graph::{Graph, Op, Tensor};
 use serde::{Deserialize, Serialize};
@@ -46,10 +46,23 @@ struct Scale {
     start: (f64, usize),
 }
 
+/// What decides which scale is used.
+#[derive(Debug)]
+pub(crate) struct ScaleState {
+    /// Whether what is quantized is a weight that is trained.
+    pub(crate) trained: bool,
+    /// The trained scale, where there is one.
+    pub(crate) learned: Option<Floats>,
+    /// Whether the forward pass is trained through.
+    pub(crate) taped: bool,
+}
+
 /// The scales of one network.
 #[derive(Debug, Default)]
 pub(crate) struct Scales {
     scales: BTreeMap<String, Scale>,
+    /// Scales of folded weights, which are constants.
+    folded: BTreeSet<String>,
     momentum: f32,
     learned: bool,
     initializing: bool,
@@ -70,20 +83,29 @@ impl Scales {
             return Ok(scales);
         }
         for step in Plan::new(graph, graph.outputs())?.instructions {
-            let Kernel::FakeQuantize(quantization) = step.kernel else { continue };
+            let quantization = match step.kernel {
+                Kernel::FakeQuantize(quantization) => quantization,
+                Kernel::Constant(folded) => {
+                    scales.folded.insert(folded.scale);
+                    continue;
+                }
+                _ => continue,
+            };
             let id = graph.find(&quantization.scale).expect("the plan took the name from here");
             let tensor = graph.weight(id).expect("the plan checked that it is a constant");
             let elements = tensor.elements::<f32>().expect("the shape rules checked the type");
             let value = Floats(device.upload(&[elements.len()], elements.to_vec()));
             let name = quantization.scale.clone();
-            scales.scales.insert(name, Scale { quantization, value, seen: calibrated, start: (0.0, 0) });
+            scales
+                .scales
+                .insert(name, Scale { quantization, value, seen: calibrated, start: (0.0, 0) });
         }
         Ok(scales)
     }
 
     /// Whether a scale has this name.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.scales.contains_key(name)
+        self.scales.contains_key(name) || self.folded.contains(name)
     }
 
     /// Where learned scales start: 2·mean|v|/√127 for weights, the graph's for activations.
@@ -102,15 +124,14 @@ impl Scales {
         Ok(initial)
     }
 
-    /// The scale for quantizing `x` now; `None` to leave `x` as it is. `learned` is the trained
-    /// scale, where there is one.
+    /// The scale for quantizing `x` now; `None` to leave `x` as it is.
     pub(crate) fn scale(
         &mut self,
         quantization: &FakeQuantize,
         x: &Floats,
-        trained: bool,
-        learned: Option<Floats>,
+        state: ScaleState,
     ) -> Option<Floats> {
+        let ScaleState { trained, learned, taped } = state;
         let (momentum, observing, initializing) =
             (self.momentum, self.observing, self.initializing);
         let scale = self.scales.get_mut(&quantization.scale)?;
@@ -122,7 +143,7 @@ impl Scales {
         if let Some(learned) = learned {
             return Some(scale.learned(x, learned));
         }
-        if activation && observing && scale.is_symmetric() {
+        if activation && observing && taped && scale.is_symmetric() {
             scale.observe(x, momentum);
         }
         if !activation && trained && scale.is_symmetric() {
@@ -190,7 +211,8 @@ impl Scales {
 impl Scale {
     /// Whether a range around 0 can be observed for it.
     fn is_symmetric(&self) -> bool {
-        self.quantization.range.0 < 0.0 && self.quantization.zero_points.iter().all(|&zero| zero == 0.0)
+        self.quantization.range.0 < 0.0
+            && self.quantization.zero_points.iter().all(|&zero| zero == 0.0)
     }
 
     fn collect(&mut self, x: &Floats, learned: bool) {

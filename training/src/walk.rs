@@ -63,6 +63,9 @@ pub(crate) trait Source {
 
     /// The scale for quantizing `x`, `[1]` or `[channels]`; `None` to leave `x` as it is.
     fn scale(&self, quantization: &FakeQuantize, x: &Floats) -> Result<Option<Floats>>;
+
+    /// The constant `id`, computed when it is not known yet.
+    fn constant(&self, id: ValueId, compute: &dyn Fn() -> Result<Floats>) -> Result<Floats>;
 }
 
 /// What a walk runs in.
@@ -130,8 +133,11 @@ impl Walk<'_> {
         let floats = |index: usize| inputs[index].floats(self.device).map_err(fail);
         Ok(Value::Device(match &step.kernel {
             Kernel::Host(op) => {
-                let tensors: Vec<&Tensor> =
-                    inputs.iter().map(|value| value.host()).collect::<std::result::Result<_, _>>().map_err(fail)?;
+                let tensors: Vec<&Tensor> = inputs
+                    .iter()
+                    .map(|value| value.host())
+                    .collect::<std::result::Result<_, _>>()
+                    .map_err(fail)?;
                 let output = op.operator().evaluate(&tensors, &self.bindings).map_err(fail)?;
                 return Ok(Value::Host(output));
             }
@@ -151,22 +157,22 @@ impl Walk<'_> {
                 }
             }
             Kernel::Constant(quantization) => {
-                let constant = inputs[0].host().map_err(fail)?;
-                let x = plan::integers(constant);
-                let x = Floats(self.device.upload(constant.shape(), x));
-                self.dequantize(quantization, constant.shape(), x)?
+                let integers = inputs[0].host().map_err(fail)?;
+                let compute = || self.dequantize(quantization, integers);
+                self.source.constant(step.output, &compute)?
             }
             Kernel::Device(op) => self.operator(op, inputs).map_err(fail)?,
         }))
     }
 
     /// The real values of a folded weight.
-    fn dequantize(&self, quantization: &FakeQuantize, shape: &[usize], x: Floats) -> Result<Floats> {
-        let spread = quantize::channel_shape(quantization.axis, shape);
+    fn dequantize(&self, quantization: &FakeQuantize, integers: &Tensor) -> Result<Floats> {
         let id = self.graph.find(&quantization.scale).expect("the plan took the name from here");
-        let scale = self.weight(id)?.floats(self.device).expect("scales are f32").reshape(&spread);
+        let scale = self.weight(id)?.floats(self.device).expect("scales are f32").inner();
+        let spread = quantize::channel_shape(quantization.axis, integers.shape());
+        let x = Floats(self.device.upload(integers.shape(), plan::integers(integers)));
         let zero_points = self.device.upload(&spread, quantization.zero_points.clone());
-        Ok(x.sub(Floats(zero_points)).mul(scale))
+        Ok(x.sub(Floats(zero_points)).mul(scale.reshape(&spread)))
     }
 
     fn operator(&self, op: &Op, inputs: &[&Value]) -> std::result::Result<Floats, String> {

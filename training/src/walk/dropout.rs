@@ -28,9 +28,10 @@ impl Dropout {
     fn run(&self, x: &FlexTensor) -> FlexTensor {
         let elements = fused::elements(x);
         let mut y = vec![0f32; elements.len()];
-        y.par_chunks_mut(CHUNK).zip(elements.par_chunks(CHUNK)).enumerate().for_each(
-            |(chunk, (y, x))| self.fill(chunk * (CHUNK / GROUP), x, y),
-        );
+        y.par_chunks_mut(CHUNK)
+            .zip(elements.par_chunks(CHUNK))
+            .enumerate()
+            .for_each(|(chunk, (y, x))| self.fill(chunk * (CHUNK / GROUP), x, y));
         fused::tensor(&fused::shape(x), y)
     }
 

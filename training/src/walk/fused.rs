@@ -43,12 +43,7 @@ struct Taped<O>(O);
 impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Taped<O> {
     type State = O::Saved;
 
-    fn backward(
-        self,
-        ops: Ops<Self::State, N>,
-        gradients: &mut Gradients,
-        _: &mut Checkpointer,
-    ) {
+    fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node);
         let wanted = ops.parents.each_ref().map(Option::is_some);
         let found = self.0.backward(ops.state, &gradient, wanted);
@@ -102,6 +97,12 @@ pub(crate) fn plain_tensor(tensor: DispatchTensor) -> FlexTensor {
     <DispatchTensor as DispatchKindConversion<Flex>>::try_into_backend(tensor)
         .expect("fused operations run on CPU tensors only")
         .float()
+}
+
+/// The CPU memory of a tensor that is on no tape; `None` when it is elsewhere.
+pub(crate) fn on_cpu(tensor: &DispatchTensor) -> Option<FlexTensor> {
+    let found = <DispatchTensor as DispatchKindConversion<Flex>>::try_into_backend(tensor.clone());
+    found.ok().map(BackendTensor::float)
 }
 
 /// The tensor of `data` that is on no tape.

@@ -1,6 +1,5 @@
 //! Matrix products: the linear layer in one kernel, anything else through Burn.
 
-use burn::backend::DispatchTensor;
 use burn::backend::flex::FlexTensor;
 use kernels::{Cpu, Matrix, Write};
 
@@ -18,14 +17,14 @@ fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&FlexTensor>) -> Fl
     let x_elements = fused::elements(x);
     let weights = fused::matrix(weight);
     let (k, n) = (weights.rows(), weights.cols());
-    let m = x_elements.len() / k;
+    let mut shape = fused::shape(x);
+    *shape.last_mut().expect("a matrix has columns") = n;
+    let m = shape[..shape.len() - 1].iter().product();
     let mut y = vec![0f32; m * n];
     kernels::gemm(Matrix::row_major(&x_elements, m, k), weights, &mut y, Write::Overwrite);
     if let Some(bias) = bias {
         kernels::add_row(Cpu::best(), &mut y, &fused::elements(bias));
     }
-    let mut shape = fused::shape(x);
-    *shape.last_mut().expect("a matrix has columns") = n;
     fused::tensor(&shape, y)
 }
 
@@ -39,12 +38,13 @@ fn backward(
     let dy_elements = fused::elements(gradient);
     let weights = fused::matrix(weight);
     let (k, n) = (weights.rows(), weights.cols());
-    let m = dy_elements.len() / n;
+    let shape = fused::shape(x);
+    let m = shape[..shape.len() - 1].iter().product();
     let dy = Matrix::row_major(&dy_elements, m, n);
     let dx = wanted[0].then(|| {
         let mut dx = vec![0f32; m * k];
         kernels::gemm(dy, weights.transposed(), &mut dx, Write::Overwrite);
-        fused::tensor(&fused::shape(x), dx)
+        fused::tensor(&shape, dx)
     });
     let dweight = wanted[1].then(|| {
         let x_elements = fused::elements(x);
@@ -101,17 +101,14 @@ impl Operation<2> for Linear {
 /// `x·weight + bias`.
 pub(super) fn linear(fuse: bool, x: Floats, weight: Floats, bias: Option<Floats>) -> Floats {
     if fuse {
-        let (x, weight) = (x.0, weight.0);
-        let apply: fn(DispatchTensor, DispatchTensor, Option<DispatchTensor>) -> DispatchTensor =
-            |x, weight, bias| match bias {
-                Some(bias) => fused::apply(&Linear, [x, weight, bias]),
-                None => fused::apply(&Linear, [x, weight]),
-            };
-        return Floats(apply(x, weight, bias.map(|bias| bias.0)));
+        return Floats(match bias {
+            Some(bias) => fused::apply(&Linear, [x.0, weight.0, bias.0]),
+            None => fused::apply(&Linear, [x.0, weight.0]),
+        });
     }
     let mut shape = x.shape();
     let [k, n] = weight.shape()[..] else { unreachable!("linear weights have rank 2") };
-    let rows = shape.iter().product::<usize>() / k;
+    let rows = shape[..shape.len() - 1].iter().product();
     *shape.last_mut().expect("x has columns") = n;
     let product = x.reshape(&[rows, k]).matmul(weight);
     let sum = match bias {

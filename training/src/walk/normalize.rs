@@ -82,8 +82,7 @@ impl Operation<3> for LayerNorm {
         let width = gamma.len();
         let mut dx = vec![0f32; x.len()];
         let (mut dgamma, mut dbeta) = (vec![0f32; width], vec![0f32; width]);
-        let out =
-            LayerNormGradients { dx: &mut dx, dgamma: &mut dgamma, dbeta: &mut dbeta };
+        let out = LayerNormGradients { dx: &mut dx, dgamma: &mut dgamma, dbeta: &mut dbeta };
         kernels::layer_norm_backward(Cpu::best(), &x, &gamma, &mean, &rstd, &dy, out);
         [
             Some(fused::tensor(&fused::shape(&saved.x), dx)),

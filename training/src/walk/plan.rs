@@ -189,7 +189,9 @@ impl<'a> Planner<'a> {
             return None;
         };
         let source = reshape.inputs[0];
-        let [_, _, heads, _] = &self.graph.value_type(reshape.output).shape[..] else { return None };
+        let [_, _, heads, _] = &self.graph.value_type(reshape.output).shape[..] else {
+            return None;
+        };
         let kept = self.graph.value_type(source).shape[..2]
             == self.graph.value_type(reshape.output).shape[..2];
         if found.permutation != order || !kept || self.graph.value_type(source).shape.len() != 3 {
@@ -200,7 +202,11 @@ impl<'a> Planner<'a> {
     }
 
     /// The scores without their mask, with it; the mask must be known on the host.
-    fn masked(&self, scores: ValueId, inside: &mut Vec<NodeId>) -> Option<(ValueId, Option<ValueId>)> {
+    fn masked(
+        &self,
+        scores: ValueId,
+        inside: &mut Vec<NodeId>,
+    ) -> Option<(ValueId, Option<ValueId>)> {
         let (id, node) = self.inner(scores)?;
         if node.op != Op::Add {
             return Some((scores, None));
@@ -373,7 +379,14 @@ impl<'a> Planner<'a> {
                     }
                 }
                 Kernel::Linear if self.graph.outputs().contains(&step.output) => {
-                    places.extend(by_output.get(&step.inputs[0]));
+                    // Before a quantization, which has to stay next to what it quantizes for.
+                    let read = by_output.get(&step.inputs[0]).copied();
+                    places.extend(read.and_then(|index| match &instructions[index] {
+                        Instruction { kernel: Kernel::FakeQuantize(_), inputs, .. } => {
+                            by_output.get(&inputs[0]).copied()
+                        }
+                        _ => Some(index),
+                    }));
                 }
                 _ => {}
             }
@@ -404,7 +417,8 @@ fn host_values(graph: &Graph) -> BTreeSet<ValueId> {
     let inputs = graph.inputs().iter().copied();
     let mut host: BTreeSet<ValueId> =
         inputs.filter(|&id| graph.value_type(id).dtype != DType::F32).collect();
-    let constant = |tensor: &graph::Tensor| tensor.dtype() != DType::F32 || tensor.shape().is_empty();
+    let constant =
+        |tensor: &graph::Tensor| tensor.dtype() != DType::F32 || tensor.shape().is_empty();
     host.extend(graph.weights().filter(|(_, tensor)| constant(tensor)).map(|(id, _)| id));
     for (_, node) in graph.nodes() {
         if node.inputs.iter().all(|input| host.contains(input)) {

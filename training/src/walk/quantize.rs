@@ -66,7 +66,12 @@ struct Fake {
 impl Fake {
     fn channel(&self, scales: &[f32], index: usize) -> Channel {
         let (low, high) = self.quantization.range;
-        Channel { scale: scales[index], zero_point: self.quantization.zero_points[index], low, high }
+        Channel {
+            scale: scales[index],
+            zero_point: self.quantization.zero_points[index],
+            low,
+            high,
+        }
     }
 
     /// Channels, and elements from one entry of the axis to the next.
@@ -222,16 +227,51 @@ pub(super) fn channel_shape(axis: Option<usize>, shape: &[usize]) -> Vec<usize> 
     (0..shape.len()).map(|index| if Some(index) == axis { shape[index] } else { 1 }).collect()
 }
 
-/// Greatest magnitude of each entry of `axis`, or of all, `[entries]` or `[1]`.
+/// Greatest magnitude of each entry of `axis`, or of all, `[entries]` or `[1]`. `x` is on no tape.
 pub(crate) fn greatest_magnitude(x: Floats, axis: Option<usize>) -> Floats {
-    let mut shape = x.shape();
-    let mut magnitude = x.abs();
-    let Some(axis) = axis else {
-        let all: usize = shape.iter().product();
-        return magnitude.reshape(&[1, all]).max_axis(1).reshape(&[1]);
+    let shape = x.shape();
+    let (entries, inner) = match axis {
+        None => (1, shape.iter().product::<usize>().max(1)),
+        Some(axis) => (shape[axis], shape[axis + 1..].iter().product::<usize>().max(1)),
     };
-    let (outer, entries) = (shape[..axis].iter().product(), shape[axis]);
-    let inner: usize = shape.drain(axis + 1..).product();
-    magnitude = magnitude.reshape(&[outer, entries, inner]).max_axis(2);
+    if let Some(tensor) = fused::on_cpu(&x.0) {
+        let found = magnitudes(&fused::elements(&tensor), entries, inner);
+        return Floats(fused::plain(fused::tensor(&[entries], found)));
+    }
+    let outer = shape.iter().product::<usize>() / (entries * inner).max(1);
+    let magnitude = x.abs().reshape(&[outer, entries, inner]).max_axis(2);
     magnitude.reshape(&[outer, entries]).max_axis(0).reshape(&[entries])
+}
+
+/// Greatest magnitude of each of `entries`, whose elements come in runs of `inner`.
+fn magnitudes(x: &[f32], entries: usize, inner: usize) -> Vec<f32> {
+    let greatest = |x: &[f32]| x.iter().fold(0f32, |greatest, x| greatest.max(x.abs()));
+    let merged = |mut left: Vec<f32>, right: Vec<f32>| {
+        for (left, right) in left.iter_mut().zip(right) {
+            *left = left.max(right);
+        }
+        left
+    };
+    if entries == 1 {
+        return vec![x.par_chunks(CHUNK).map(greatest).reduce(|| 0.0, f32::max)];
+    }
+    let block = entries * inner;
+    if inner > 1 {
+        let of = |entry: usize| {
+            let runs = x.chunks_exact(block).map(|block| &block[entry * inner..][..inner]);
+            runs.map(greatest).fold(0f32, f32::max)
+        };
+        return (0..entries).into_par_iter().map(of).collect();
+    }
+    let pieces = x.par_chunks((CHUNK / block).max(1) * block);
+    let columns = |piece: &[f32]| {
+        let mut found = vec![0f32; entries];
+        for row in piece.chunks_exact(block) {
+            for (found, x) in found.iter_mut().zip(row) {
+                *found = found.max(x.abs());
+            }
+        }
+        found
+    };
+    pieces.map(columns).reduce(|| vec![0f32; entries], merged)
 }
