@@ -54,7 +54,9 @@ impl Architecture {
         if hidden.is_multiple_of(heads) {
             return Ok(());
         }
-        Err(format!("`architecture.hidden` = {hidden} is no multiple of `architecture.heads` = {heads}"))
+        Err(format!(
+            "`architecture.hidden` = {hidden} is no multiple of `architecture.heads` = {heads}"
+        ))
     }
 
     /// The full configuration.
@@ -66,7 +68,8 @@ impl Architecture {
         pooling: Pooling,
     ) -> BertConfig {
         let layer = BertLayer { heads: self.heads.get(), intermediate: self.intermediate.get() };
-        let config = BertConfig::uniform(vocabulary_size, self.hidden.get(), self.layers.get(), layer);
+        let config =
+            BertConfig::uniform(vocabulary_size, self.hidden.get(), self.layers.get(), layer);
         BertConfig { positions, labels, pooling, ..config }
     }
 }

@@ -56,17 +56,25 @@ impl Stage for Deploy {
     type Params = Params;
     const KIND: &'static str = "deploy";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "makes a package the live version of a service, after its self-test";
+    const ABOUT: &'static str =
+        "makes a package the live version of a service, after its self-test";
     const INPUTS: &'static [Port] =
         &[Port { name: "package", kind: "package", required: true, about: "what goes live" }];
-    const OUTPUTS: &'static [Port] =
-        &[Port { name: "deployment", kind: "deployment", required: true, about: "name, version and digest of what is live" }];
+    const OUTPUTS: &'static [Port] = &[Port {
+        name: "deployment",
+        kind: "deployment",
+        required: true,
+        about: "name, version and digest of what is live",
+    }];
     const EXTERNAL: bool = true;
 
     fn check(params: &Params) -> Result<(), String> {
         let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
         if params.name.is_empty() || !params.name.chars().all(fits) {
-            return Err(format!("`name` = {:?}: expected letters, digits, `-` and `_`", params.name));
+            return Err(format!(
+                "`name` = {:?}: expected letters, digits, `-` and `_`",
+                params.name
+            ));
         }
         Ok(())
     }
@@ -77,7 +85,8 @@ impl Stage for Deploy {
         let digest = digest(source)?;
         let version = match live_version(&service)? {
             Some((version, live)) if live == digest => {
-                context.log(format!("version {version} of `{}` is this package already", params.name));
+                context
+                    .log(format!("version {version} of `{}` is this package already", params.name));
                 version
             }
             _ => put(source, &service, context)?,
@@ -122,16 +131,22 @@ fn put(source: &Path, service: &Path, context: &StageContext) -> Result<u64> {
     for entry in fs::read_dir(source).with_context(|| format!("reading {}", source.display()))? {
         let from = entry?.path();
         let to = incoming.path().join(from.file_name().unwrap_or_default());
-        fs::copy(&from, &to).with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
-        fs::File::open(&to).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", to.display()))?;
+        fs::copy(&from, &to)
+            .with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+        fs::File::open(&to)
+            .and_then(|file| file.sync_all())
+            .with_context(|| format!("syncing {}", to.display()))?;
     }
-    let package = Package::read(incoming.path()).context("the package is not whole; the live version stays")?;
+    let package = Package::read(incoming.path())
+        .context("the package is not whole; the live version stays")?;
     let compiled = predict::compile(&package.model.graph, context.threads())?;
-    predict::self_test(&package, &compiled).context("the self-test failed; the live version stays")?;
+    predict::self_test(&package, &compiled)
+        .context("the self-test failed; the live version stays")?;
     ensure!(!context.interrupted(), engine::Interrupted);
 
     let folder = versions.join(version.to_string());
-    fs::rename(incoming.keep(), &folder).with_context(|| format!("renaming to {}", folder.display()))?;
+    fs::rename(incoming.keep(), &folder)
+        .with_context(|| format!("renaming to {}", folder.display()))?;
     let link = service.join(format!(".{LIVE}-{version}"));
     match fs::remove_file(&link) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -141,7 +156,8 @@ fn put(source: &Path, service: &Path, context: &StageContext) -> Result<u64> {
     }
     let target = Path::new(VERSIONS).join(version.to_string());
     symlink(target, &link).with_context(|| format!("linking {}", link.display()))?;
-    fs::rename(&link, service.join(LIVE)).with_context(|| format!("switching {} to version {version}", service.display()))?;
+    fs::rename(&link, service.join(LIVE))
+        .with_context(|| format!("switching {} to version {version}", service.display()))?;
     context.log(format!("version {version} is live in {}", service.display()));
     Ok(version)
 }
@@ -153,7 +169,9 @@ fn create_folder(path: &Path) -> Result<()> {
 /// The greatest version number in the folder; 0 when there is none.
 fn newest_version(versions: &Path) -> Result<u64> {
     let mut newest = 0;
-    for entry in fs::read_dir(versions).with_context(|| format!("reading {}", versions.display()))? {
+    for entry in
+        fs::read_dir(versions).with_context(|| format!("reading {}", versions.display()))?
+    {
         let name = entry?.file_name();
         newest = newest.max(name.to_string_lossy().parse().unwrap_or(0));
     }

@@ -12,12 +12,12 @@ use graph::{Graph, ModelFolder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::Device;
+use training::evaluate;
 use training::loss::{CrossEntropy, Distillation};
-use training::{Network, NetworkOptions};
 use training::objectives::{self, Match, Teacher};
 use training::temperature::Temperature;
 use training::tokenizer::Tokenizer;
-use training::evaluate;
+use training::{Network, NetworkOptions};
 
 use crate::architecture::{Architecture, ChosenArchitecture};
 use crate::range::{Fraction, Positive, Share};
@@ -130,9 +130,24 @@ impl Stage for Distill {
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
         Port { name: "teacher", kind: "model", required: true, about: "whom the student imitates" },
-        Port { name: "logits", kind: "logits", required: true, about: "the teacher's logits for the training rows" },
-        Port { name: "architecture", kind: "architecture", required: false, about: "for `student = \"search\"`" },
-        Port { name: "supernet", kind: "model", required: false, about: "where the searched architecture has its weights from" },
+        Port {
+            name: "logits",
+            kind: "logits",
+            required: true,
+            about: "the teacher's logits for the training rows",
+        },
+        Port {
+            name: "architecture",
+            kind: "architecture",
+            required: false,
+            about: "for `student = \"search\"`",
+        },
+        Port {
+            name: "supernet",
+            kind: "model",
+            required: false,
+            about: "where the searched architecture has its weights from",
+        },
     ];
     const OUTPUTS: &'static [Port] =
         &[Port { name: "model", kind: "model", required: true, about: "the student" }];
@@ -148,7 +163,8 @@ impl Stage for Distill {
         }
         match &params.matching.layers {
             Some(layers) if !ascending(layers) => {
-                Err("`matching.layers`: expected the teacher's layers in ascending order".to_owned())
+                Err("`matching.layers`: expected the teacher's layers in ascending order"
+                    .to_owned())
             }
             _ => Ok(()),
         }
@@ -165,9 +181,13 @@ impl Stage for Distill {
 
         let matches = matches(&params.matching, &start.graph, &teacher.graph)?;
         let needs_teacher = !params.matching.is_off();
-        let frozen = needs_teacher.then(|| Network::new(&teacher.graph, &device, &NetworkOptions::frozen()));
+        let frozen =
+            needs_teacher.then(|| Network::new(&teacher.graph, &device, &NetworkOptions::frozen()));
         let logits = teacher_logits::read(context.input("logits")?, &dataset.train)?;
-        let hard = CrossEntropy { class_weights: None, label_smoothing: params.label_smoothing.get() as f32 };
+        let hard = CrossEntropy {
+            class_weights: None,
+            label_smoothing: params.label_smoothing.get() as f32,
+        };
         let distillation = Distillation { alpha: params.alpha.get() as f32, hard };
         let mut objective = objectives::Distill::new(
             distillation,
@@ -191,7 +211,11 @@ impl Stage for Distill {
 }
 
 /// The student before training, with the teacher's tokenizer and labels.
-fn initial_student(student: &Student, teacher: &ModelFolder, context: &StageContext) -> Result<ModelFolder> {
+fn initial_student(
+    student: &Student,
+    teacher: &ModelFolder,
+    context: &StageContext,
+) -> Result<ModelFolder> {
     let with = |graph: Graph, max_length: usize| ModelFolder {
         graph,
         tokenizer_json: teacher.tokenizer_json.clone(),
@@ -210,15 +234,24 @@ fn initial_student(student: &Student, teacher: &ModelFolder, context: &StageCont
             let mut graph = teacher.graph.clone();
             let n_layers = structure::encoder_layers(&graph)?.len();
             if let Some(layer) = layers.iter().find(|&&layer| layer >= n_layers) {
-                bail!("`student.layers` names layer {layer}; the teacher has layers 0 to {}", n_layers - 1);
+                bail!(
+                    "`student.layers` names layer {layer}; the teacher has layers 0 to {}",
+                    n_layers - 1
+                );
             }
-            let dropped: Vec<usize> = (0..n_layers).filter(|layer| !layers.contains(layer)).collect();
+            let dropped: Vec<usize> =
+                (0..n_layers).filter(|layer| !layers.contains(layer)).collect();
             prune::drop_layers(&mut graph, &dropped)?;
             Ok(with(graph, teacher.info.max_length))
         }
         Student::Architecture(architecture) => {
             let like = BertConfig::of(&teacher.graph)?;
-            let config = architecture.config(like.vocabulary_size, like.positions, like.labels, like.pooling);
+            let config = architecture.config(
+                like.vocabulary_size,
+                like.positions,
+                like.labels,
+                like.pooling,
+            );
             let graph = bert::build(&config, &mut bert::initial_weights(context.seed()))?;
             Ok(with(graph, teacher.info.max_length))
         }
@@ -230,7 +263,8 @@ fn matches(matching: &Matching, student: &Graph, teacher: &Graph) -> Result<Vec<
     if matching.is_off() {
         return Ok(Vec::new());
     }
-    let (students, teachers) = (structure::encoder_layers(student)?, structure::encoder_layers(teacher)?);
+    let (students, teachers) =
+        (structure::encoder_layers(student)?, structure::encoder_layers(teacher)?);
     let map = match &matching.layers {
         Some(map) => map.clone(),
         None => bert::choose_layers(teachers.len(), students.len())?,
@@ -247,7 +281,10 @@ fn matches(matching: &Matching, student: &Graph, teacher: &Graph) -> Result<Vec<
     let mut found = Vec::new();
     if let Some(Weight { weight }) = matching.hidden {
         let weight = weight.get() / (pairs.len() + 1) as f64;
-        let embeddings = (structure::word_embedding(student)?.output, structure::word_embedding(teacher)?.output);
+        let embeddings = (
+            structure::word_embedding(student)?.output,
+            structure::word_embedding(teacher)?.output,
+        );
         let outputs = pairs.iter().map(|(a, b)| (a.output, b.output));
         let all = std::iter::once(embeddings).chain(outputs);
         found.extend(all.map(|(a, b)| Match::Hidden { student: s(a), teacher: t(b), weight }));

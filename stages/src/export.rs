@@ -38,11 +38,20 @@ impl Stage for Export {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "writes the package that is served, and ONNX";
     const INPUTS: &'static [Port] = &[
-        Port { name: "data", kind: "dataset", required: true, about: "texts; a few validation rows become the package's self-test" },
+        Port {
+            name: "data",
+            kind: "dataset",
+            required: true,
+            about: "texts; a few validation rows become the package's self-test",
+        },
         Port { name: "model", kind: "model", required: true, about: "what is packed" },
     ];
-    const OUTPUTS: &'static [Port] =
-        &[Port { name: "package", kind: "package", required: true, about: "graph, weights, tokenizer, golden answers, ONNX" }];
+    const OUTPUTS: &'static [Port] = &[Port {
+        name: "package",
+        kind: "package",
+        required: true,
+        about: "graph, weights, tokenizer, golden answers, ONNX",
+    }];
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
         let model = ModelFolder::read(context.input("model")?)?;
@@ -62,9 +71,20 @@ impl Stage for Export {
         let package = Package::read(&folder).context("reading the package back")?;
         let compiled = predict::compile(&package.model.graph, context.threads())?;
         predict::self_test(&package, &compiled)?;
-        for (name, file) in [("package/weights-size", "weights.safetensors"), ("package/onnx-size", "model.onnx")] {
-            let size_bytes = folder.join(file).metadata().with_context(|| format!("reading the size of {file}"))?.len();
-            context.metric(Metric { name: name.to_owned(), value: size_bytes as f64, unit: "bytes".to_owned(), ..Metric::default() });
+        for (name, file) in
+            [("package/weights-size", "weights.safetensors"), ("package/onnx-size", "model.onnx")]
+        {
+            let size_bytes = folder
+                .join(file)
+                .metadata()
+                .with_context(|| format!("reading the size of {file}"))?
+                .len();
+            context.metric(Metric {
+                name: name.to_owned(),
+                value: size_bytes as f64,
+                unit: "bytes".to_owned(),
+                ..Metric::default()
+            });
         }
         Ok(())
     }

@@ -43,7 +43,9 @@ impl From<Observer> for Method {
     fn from(observer: Observer) -> Self {
         match observer {
             Observer::Ema { momentum } => Self::MovingAverage { momentum: momentum.get() },
-            Observer::Percentile { percentile } => Self::Percentile { percentile: percentile.get() },
+            Observer::Percentile { percentile } => {
+                Self::Percentile { percentile: percentile.get() }
+            }
             Observer::Mse => Self::Mse,
             Observer::MinMax => Self::MinMax,
         }
@@ -71,7 +73,11 @@ pub(crate) struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Encodes the rows and asks the float model for its answers.
-    pub(crate) fn new(model: &ModelFolder, dataset: &'a Dataset, context: &'a StageContext) -> Result<Self> {
+    pub(crate) fn new(
+        model: &ModelFolder,
+        dataset: &'a Dataset,
+        context: &'a StageContext,
+    ) -> Result<Self> {
         let tokenizer = Tokenizer::from_bytes(&model.tokenizer_json, model.info.max_length)?;
         let validation = texts::encode(&tokenizer, &dataset.validation)?;
         let compiled = predict::compile(&model.graph, context.threads())?;
@@ -86,7 +92,13 @@ impl<'a> Work<'a> {
     }
 
     /// `graph` with quantize/dequantize pairs whose activation scales come from training rows.
-    pub(crate) fn insert(&self, graph: &Graph, float: &[String], observer: Observer, rows: usize) -> Result<Graph> {
+    pub(crate) fn insert(
+        &self,
+        graph: &Graph,
+        float: &[String],
+        observer: Observer,
+        rows: usize,
+    ) -> Result<Graph> {
         let mut quantized = graph.clone();
         let options = QuantizeOptions { float: float.to_vec(), embeddings: true };
         quantize::insert(&mut quantized, &options)?;
@@ -117,7 +129,11 @@ impl<'a> Work<'a> {
     }
 
     fn scores(&self, answers: &[Vec<f32>]) -> Result<Classification> {
-        Ok(Classification::from_logits(answers, &self.validation.labels, self.dataset.labels.len())?)
+        Ok(Classification::from_logits(
+            answers,
+            &self.validation.labels,
+            self.dataset.labels.len(),
+        )?)
     }
 
     /// What int8 loses in accuracy on the validation rows.
@@ -150,7 +166,12 @@ impl<'a> Work<'a> {
     }
 
     /// Reverts the worst layers until the accuracy holds; gives their names.
-    pub(crate) fn mix(&self, quantized: &mut Graph, settings: &MixedPrecision, worst_first: &[(String, f64)]) -> Result<Vec<String>> {
+    pub(crate) fn mix(
+        &self,
+        quantized: &mut Graph,
+        settings: &MixedPrecision,
+        worst_first: &[(String, f64)],
+    ) -> Result<Vec<String>> {
         let limit = settings.accuracy_drop_max.get();
         let mut reverted = Vec::new();
         let mut drop = self.accuracy_drop(&self.answers(quantized)?)?;
@@ -192,13 +213,19 @@ impl<'a> Work<'a> {
     /// Holds the integer runtime against the fake-quantized forward pass of training, on every test
     /// row: the same class, and logits within one step of an int8 output, the greatest magnitude of
     /// the validation logits by 127. Labels are not looked at.
-    fn check_agreement(&self, quantized: &Graph, folded: &Graph, model: &ModelFolder) -> Result<()> {
+    fn check_agreement(
+        &self,
+        quantized: &Graph,
+        folded: &Graph,
+        model: &ModelFolder,
+    ) -> Result<()> {
         let tokenizer = Tokenizer::from_bytes(&model.tokenizer_json, model.info.max_length)?;
         let test = texts::encode(&tokenizer, &self.dataset.test)?;
         let network = Network::new(quantized, &self.device, &NetworkOptions::frozen())?;
         let promised = evaluate(&network, &test, BATCH)?.logits;
         let served = predict::logits(&predict::compile(folded, self.context.threads())?, &test)?;
-        let greatest = self.float_answers.iter().flatten().fold(0f32, |most, logit| most.max(logit.abs()));
+        let greatest =
+            self.float_answers.iter().flatten().fold(0f32, |most, logit| most.max(logit.abs()));
         let step = greatest / quantize::LEVELS;
         let (mut worst, mut other_class) = (0f32, 0usize);
         for (promised, served) in promised.iter().zip(&served) {
@@ -246,6 +273,10 @@ pub(crate) fn check_float(graph: &Graph, float: &[String]) -> Result<()> {
     let names: Vec<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
     match float.iter().find(|name| !names.contains(&name.as_str())) {
         None => Ok(()),
-        Some(name) => Err(anyhow::anyhow!("no linear layer is named `{name}`; there are: {}", names.join(", "))).context("`float`"),
+        Some(name) => Err(anyhow::anyhow!(
+            "no linear layer is named `{name}`; there are: {}",
+            names.join(", ")
+        ))
+        .context("`float`"),
     }
 }

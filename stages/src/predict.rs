@@ -44,7 +44,8 @@ pub(crate) fn inputs(batch: &Batch) -> Result<[(&'static str, Tensor); 2]> {
 
 fn answer(session: &mut Session, batch: &Batch) -> Result<Tensor> {
     let inputs = inputs(batch)?;
-    let borrowed: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let borrowed: Vec<(&str, &Tensor)> =
+        inputs.iter().map(|(name, tensor)| (*name, tensor)).collect();
     let mut outputs = session.run(&borrowed)?;
     ensure!(!outputs.is_empty(), "the model has no output");
     Ok(outputs.swap_remove(0))
@@ -63,7 +64,8 @@ pub(crate) fn self_test(package: &Package, model: &CompiledModel) -> Result<()> 
     let outputs = package.golden.examples.iter().flat_map(|example| &example.outputs);
     let mut greatest = f32::MIN_POSITIVE;
     for (_, tensor) in outputs {
-        greatest = tensor.elements::<f32>()?.iter().fold(greatest, |most, value| most.max(value.abs()));
+        greatest =
+            tensor.elements::<f32>()?.iter().fold(greatest, |most, value| most.max(value.abs()));
     }
     let mut session = model.session();
     let run = |example: &GoldenExample| {
@@ -71,7 +73,10 @@ pub(crate) fn self_test(package: &Package, model: &CompiledModel) -> Result<()> 
             example.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         session.run(&inputs)
     };
-    package.golden.verify(TOLERANCE * greatest, run).context("the package must not be served on this machine")?;
+    package
+        .golden
+        .verify(TOLERANCE * greatest, run)
+        .context("the package must not be served on this machine")?;
     Ok(())
 }
 

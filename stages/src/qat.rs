@@ -61,7 +61,7 @@ pub(crate) struct Params {
 
 /// How scales change while training.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub(crate) enum Scales {
     /// Scales of weights follow the weights; those of activations follow a moving average of what is
     /// seen, and freeze on the way.
@@ -113,7 +113,12 @@ impl Stage for Qat {
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
         Port { name: "model", kind: "model", required: true, about: "a trained float model" },
-        Port { name: "logits", kind: "logits", required: true, about: "the teacher's logits for the training rows" },
+        Port {
+            name: "logits",
+            kind: "logits",
+            required: true,
+            about: "the teacher's logits for the training rows",
+        },
     ];
     const OUTPUTS: &'static [Port] =
         &[Port { name: "model", kind: "model", required: true, about: "the int8 model" }];
@@ -135,14 +140,30 @@ impl Stage for Qat {
         let options = NetworkOptions { quantization, ..NetworkOptions::default() };
         let mut network = Network::new(&start, &work.device, &options)?;
         if learned {
-            let batches = work.train.epoch(params.training.batch_size.get(), Bucket::ByLength, context.seed(), 0);
-            let inputs: Vec<_> =
-                batches.iter().take(START_BATCHES).map(|rows| work.train.batch(rows).inputs()).collect();
+            let batches = work.train.epoch(
+                params.training.batch_size.get(),
+                Bucket::ByLength,
+                context.seed(),
+                0,
+            );
+            let inputs: Vec<_> = batches
+                .iter()
+                .take(START_BATCHES)
+                .map(|rows| work.train.batch(rows).inputs())
+                .collect();
             network.initialize_scales(&inputs)?;
         }
-        let distillation = Distillation { alpha: params.alpha.get() as f32, hard: CrossEntropy::default() };
+        let distillation =
+            Distillation { alpha: params.alpha.get() as f32, hard: CrossEntropy::default() };
         let teacher = Teacher { logits, network: None };
-        let inner = Distill::new(distillation, params.temperature, teacher, &start, Vec::new(), context.seed())?;
+        let inner = Distill::new(
+            distillation,
+            params.temperature,
+            teacher,
+            &start,
+            Vec::new(),
+            context.seed(),
+        )?;
         let mut objective = QuantizationAware { inner, freeze_after };
         let recipe = params.training.recipe(params.epochs.get(), context.seed());
         let rows = Rows { train: &work.train, validation: Some(&work.validation) };

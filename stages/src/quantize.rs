@@ -48,7 +48,12 @@ impl Stage for Quantize {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "makes a model int8 without training it";
     const INPUTS: &'static [Port] = &[
-        Port { name: "data", kind: "dataset", required: true, about: "training rows for ranges, validation rows for scores" },
+        Port {
+            name: "data",
+            kind: "dataset",
+            required: true,
+            about: "training rows for ranges, validation rows for scores",
+        },
         Port { name: "model", kind: "model", required: true, about: "a float model" },
     ];
     const OUTPUTS: &'static [Port] =
@@ -59,7 +64,8 @@ impl Stage for Quantize {
         let model = ModelFolder::read(context.input("model")?)?;
         integer::check_float(&model.graph, &params.float)?;
         let work = Work::new(&model, &dataset, context)?;
-        let mut quantized = work.insert(&model.graph, &params.float, params.observer, params.rows.get())?;
+        let mut quantized =
+            work.insert(&model.graph, &params.float, params.observer, params.rows.get())?;
         if params.sensitivity || params.mixed_precision.is_some() {
             let worst_first = work.sensitivity(&quantized)?;
             if let Some(settings) = &params.mixed_precision {

@@ -93,7 +93,10 @@ mod tests {
     #[test]
     fn a_value_out_of_range_is_refused_with_the_range() {
         let error = serde_json::from_str::<Fraction>("1.5").unwrap_err().to_string();
-        assert!(error.contains("invalid value: floating point `1.5`, expected a number from 0 to 1"), "{error}");
+        assert!(
+            error.contains("invalid value: floating point `1.5`, expected a number from 0 to 1"),
+            "{error}"
+        );
         assert!(serde_json::from_str::<Positive>("0").is_err());
         assert_eq!(serde_json::from_str::<NonNegative>("0").unwrap().get(), 0.0);
         assert!(serde_json::from_str::<Share>("1.0").is_err());

@@ -4,7 +4,7 @@ use anyhow::Result;
 use engine::{Metric, StageContext};
 use graph::Graph;
 use training::Examples;
-use training::metrics::{Classification, argmax, bootstrap};
+use training::metrics::{Classification, Interval, Intervals, argmax};
 
 /// A split of the data, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) fn correct(logits: &[Vec<f32>], labels: &[usize]) -> Vec<bool> {
     logits.iter().zip(labels).map(|(logits, &label)| argmax(logits) == label).collect()
 }
 
-/// Reports accuracy (with a bootstrap interval), macro-F1 and cross-entropy under
+/// Reports accuracy and macro-F1 (with bootstrap intervals) and cross-entropy under
 /// `<prefix><split>/…` and gives them back.
 pub(crate) fn report(
     context: &StageContext,
@@ -40,10 +40,9 @@ pub(crate) fn report(
 ) -> Result<Classification> {
     let n_classes = logits.first().map_or(0, Vec::len);
     let scores = Classification::from_logits(logits, &examples.labels, n_classes)?;
-    let correct = correct(logits, &examples.labels);
-    let interval = bootstrap(correct.len(), context.seed(), |rows| {
-        rows.iter().filter(|&&row| correct[row]).count() as f64 / rows.len() as f64
-    })?;
+    let predictions: Vec<usize> = logits.iter().map(|logits| argmax(logits)).collect();
+    let intervals =
+        Intervals::of_predictions(&examples.labels, &predictions, n_classes, context.seed())?;
     let metric = |name: &str, value: f64, unit: &str| Metric {
         name: format!("{prefix}{}/{name}", split.name()),
         value,
@@ -53,9 +52,14 @@ pub(crate) fn report(
         low: None,
         high: None,
     };
-    let accuracy = metric("accuracy", scores.accuracy, "fraction");
-    context.metric(Metric { low: Some(interval.low), high: Some(interval.high), ..accuracy });
-    context.metric(metric("macro-f1", scores.macro_f1, "fraction"));
+    let ranges = [
+        ("accuracy", scores.accuracy, &intervals.accuracy),
+        ("macro-f1", scores.macro_f1, &intervals.macro_f1),
+    ];
+    for (name, value, Interval { low, high, .. }) in ranges {
+        let (low, high) = (Some(*low), Some(*high));
+        context.metric(Metric { low, high, ..metric(name, value, "fraction") });
+    }
     context.metric(metric("cross-entropy", scores.cross_entropy, "nats"));
     Ok(scores)
 }

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use engine::{BadInput, DatasetInput, StageContext};
-use training::data::{Dataset, Row, Source};
 use training::Examples;
+use training::data::{Dataset, Row, Source};
 use training::tokenizer::Tokenizer;
 
 /// Input port of the data.
@@ -24,7 +24,8 @@ pub(crate) fn load(context: &StageContext) -> Result<Dataset> {
         limit: spec.limit,
     };
     // The store names files by digest; the manifest's own name is what the reader knows.
-    Dataset::load(&source).map_err(|error| BadInput(format!("{}: {error}", spec.path.display())).into())
+    Dataset::load(&source)
+        .map_err(|error| BadInput(format!("{}: {error}", spec.path.display())).into())
 }
 
 /// The texts of `rows` as ids, with their labels.

@@ -7,13 +7,13 @@ use engine::{BadInput, Port, Stage, StageContext};
 use graph::{ModelFolder, bert, huggingface, model_folder::ModelInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::data::{Dataset, Row};
 use training::Device;
-use training::{Network, NetworkOptions};
+use training::data::{Dataset, Row};
+use training::evaluate;
 use training::objectives::Supervised;
 use training::tokenizer::Tokenizer;
 use training::wordpiece::WordPiece;
-use training::evaluate;
+use training::{Network, NetworkOptions};
 
 use crate::architecture::{Architecture, TextVector};
 use crate::range::Share;
@@ -74,11 +74,21 @@ impl Stage for TrainTeacher {
     const ABOUT: &'static str = "fine-tunes a pretrained encoder, or trains one from scratch";
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
-        Port { name: "checkpoint", kind: "checkpoint", required: false, about: "pretrained encoder; without it `architecture` is trained from scratch" },
+        Port {
+            name: "checkpoint",
+            kind: "checkpoint",
+            required: false,
+            about: "pretrained encoder; without it `architecture` is trained from scratch",
+        },
     ];
     const OUTPUTS: &'static [Port] = &[
         Port { name: "model", kind: "model", required: true, about: "the trained classifier" },
-        Port { name: "logits", kind: "logits", required: true, about: "its logits for every training row" },
+        Port {
+            name: "logits",
+            kind: "logits",
+            required: true,
+            about: "its logits for every training row",
+        },
     ];
 
     fn check(params: &Params) -> Result<(), String> {
@@ -90,6 +100,11 @@ impl Stage for TrainTeacher {
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
         let dataset = texts::load(context)?;
+        let counts = dataset.counts();
+        context.log(format!(
+            "rows by class {:?}: train {:?}, validation {:?}, test {:?}",
+            counts.labels, counts.train, counts.validation, counts.test
+        ));
         let start = initial_model(&params, &dataset, context)?;
         let tokenizer = Tokenizer::from_bytes(&start.tokenizer_json, start.info.max_length)?;
         let train = texts::encode(&tokenizer, &dataset.train)?;
@@ -115,7 +130,11 @@ impl Stage for TrainTeacher {
 }
 
 /// The classifier before training: from the checkpoint, or of the architecture asked for.
-fn initial_model(params: &Params, dataset: &Dataset, context: &StageContext) -> Result<ModelFolder> {
+fn initial_model(
+    params: &Params,
+    dataset: &Dataset,
+    context: &StageContext,
+) -> Result<ModelFolder> {
     let n_labels = dataset.labels.len();
     let max_length = params.max_length.get();
     let info = ModelInfo { labels: dataset.labels.clone(), max_length };

@@ -18,7 +18,8 @@ pub(crate) fn fit(
     recipe: &Recipe,
 ) -> Result<()> {
     let folder = context.checkpoint_dir().join(phase);
-    fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.display()))?;
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("creating the folder {}", folder.display()))?;
     let mut watch = Watch { context, phase, folder };
     match training::fit(network, rows.train, rows.validation, objective, recipe, &mut watch) {
         Ok(_) => Ok(()),

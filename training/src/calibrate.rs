@@ -37,11 +37,15 @@ pub fn calibrate(
             }
             let width: usize = shape[2..].iter().product();
             let tokens = elements.chunks(width.max(1)).zip(&batch.mask);
-            let kept: Vec<f32> =
-                tokens.filter(|(_, mask)| **mask != 0).flat_map(|(token, _)| token).copied().collect();
+            let kept: Vec<f32> = tokens
+                .filter(|(_, mask)| **mask != 0)
+                .flat_map(|(token, _)| token)
+                .copied()
+                .collect();
             observer.observe(&kept)?;
         }
     }
-    let scales = observers.into_iter().map(|(tap, observer)| Ok((tap.to_owned(), observer.scale()?)));
+    let scales =
+        observers.into_iter().map(|(tap, observer)| Ok((tap.to_owned(), observer.scale()?)));
     scales.collect()
 }

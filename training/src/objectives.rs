@@ -3,6 +3,8 @@
 mod distill;
 mod supernet;
 mod supervised;
+#[cfg(test)]
+mod tests;
 
 pub use distill::{Distill, Match, Teacher};
 pub use supernet::{Choose, Subnetwork, Supernet};
@@ -38,7 +40,10 @@ fn rows_of(table: &[Vec<f32>], batch: &Batch, device: &Device) -> anyhow::Result
     let mut elements = Vec::with_capacity(batch.len() * columns);
     for &row in &batch.rows {
         let logits = table.get(row).ok_or_else(|| {
-            anyhow::anyhow!("expected teacher logits for every training row, found {} rows", table.len())
+            anyhow::anyhow!(
+                "expected teacher logits for every training row, found {} rows",
+                table.len()
+            )
         })?;
         elements.extend_from_slice(logits);
     }

@@ -39,7 +39,9 @@ impl EnergyCounters {
         // `intel-rapl:0` is a package, `intel-rapl:0:1` a part of it that is counted in it already.
         zones.retain(|zone| {
             let name = zone.file_name().map(|name| name.to_string_lossy().into_owned());
-            name.is_some_and(|name| name.starts_with("intel-rapl:") && name.matches(':').count() == 1)
+            name.is_some_and(|name| {
+                name.starts_with("intel-rapl:") && name.matches(':').count() == 1
+            })
         });
         if zones.is_empty() {
             return Err(format!("no RAPL counters in {}", folder.display()));
@@ -69,7 +71,9 @@ impl EnergyCounters {
 
 fn read(file: &Path) -> Result<u64, String> {
     let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    text.trim().parse().map_err(|_| format!("{}: expected a number, found {:?}", file.display(), text.trim()))
+    text.trim()
+        .parse()
+        .map_err(|_| format!("{}: expected a number, found {:?}", file.display(), text.trim()))
 }
 
 #[cfg(test)]

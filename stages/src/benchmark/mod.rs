@@ -16,7 +16,7 @@ use runtime::CompiledModel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::data::Dataset;
-use training::metrics::paired_difference;
+use training::metrics::{mcnemar, paired_difference};
 use training::tokenizer::Tokenizer;
 
 use self::energy::EnergyCounters;
@@ -63,23 +63,46 @@ impl Stage for Benchmark {
     type Params = Params;
     const KIND: &'static str = "benchmark";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "measures accuracy, latency, throughput, memory, size and energy of a chain of models";
+    const ABOUT: &'static str =
+        "measures accuracy, latency, throughput, memory, size and energy of a chain of models";
     const INPUTS: &'static [Port] = &[
-        Port { name: "data", kind: "dataset", required: true, about: "its test rows are used here, for reporting" },
-        Port { name: "teacher", kind: "model", required: true, about: "what the others are compared with" },
+        Port {
+            name: "data",
+            kind: "dataset",
+            required: true,
+            about: "its test rows are used here, for reporting",
+        },
+        Port {
+            name: "teacher",
+            kind: "model",
+            required: true,
+            about: "what the others are compared with",
+        },
         Port { name: "student", kind: "model", required: false, about: "distilled model" },
         Port { name: "pruned", kind: "model", required: false, about: "pruned model" },
         Port { name: "int8", kind: "model", required: false, about: "integer model" },
-        Port { name: "package", kind: "package", required: false, about: "self-tested on this machine before anything is measured" },
+        Port {
+            name: "package",
+            kind: "package",
+            required: false,
+            about: "self-tested on this machine before anything is measured",
+        },
     ];
-    const OUTPUTS: &'static [Port] =
-        &[Port { name: "answers", kind: "answers", required: true, about: "each model's logits for the test rows, as JSON" }];
+    const OUTPUTS: &'static [Port] = &[Port {
+        name: "answers",
+        kind: "answers",
+        required: true,
+        about: "each model's logits for the test rows, as JSON",
+    }];
     const EXCLUSIVE: bool = true;
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
         if let Some(folder) = context.optional_input("package") {
             let package = Package::read(folder)?;
-            predict::self_test(&package, &predict::compile(&package.model.graph, context.threads())?)?;
+            predict::self_test(
+                &package,
+                &predict::compile(&package.model.graph, context.threads())?,
+            )?;
         }
         let dataset = texts::load(context)?;
         let mut answers = serde_json::Map::new();
@@ -89,7 +112,8 @@ impl Stage for Benchmark {
             context.log(format!("measuring {port}"));
             let model = ModelFolder::read(folder).with_context(|| format!("reading `{port}`"))?;
             let compiled = predict::compile(&model.graph, context.threads())?;
-            let bench = Bench { params: &params, context, port, model: &model, compiled: &compiled };
+            let bench =
+                Bench { params: &params, context, port, model: &model, compiled: &compiled };
             bench.size(folder)?;
             let (logits, correct) = bench.accuracy(&dataset)?;
             match &baseline {
@@ -123,14 +147,23 @@ impl Bench<'_> {
 
     fn report(&self, metric: &str, value: f64, unit: &str, samples: Option<u64>) {
         let name = self.name(metric);
-        self.context.metric(Metric { name, value, unit: unit.to_owned(), samples, ..Metric::default() });
+        self.context.metric(Metric {
+            name,
+            value,
+            unit: unit.to_owned(),
+            samples,
+            ..Metric::default()
+        });
     }
 
     /// What the model takes; memory is that of its weights and of the arena that is planned for one
     /// text.
     fn size(&self, folder: &Path) -> Result<()> {
         let file = folder.join(WEIGHTS_FILE);
-        let size = file.metadata().with_context(|| format!("reading the size of {}", file.display()))?.len();
+        let size = file
+            .metadata()
+            .with_context(|| format!("reading the size of {}", file.display()))?
+            .len();
         self.report("weights", self.model.graph.weight_count() as f64, "count", None);
         self.report("size", size as f64, "bytes", None);
         let sequence = self.params.sequence.get();
@@ -144,7 +177,8 @@ impl Bench<'_> {
 
     /// Scores on the test rows; gives the logits and which rows are right.
     fn accuracy(&self, dataset: &Dataset) -> Result<(Vec<Vec<f32>>, Vec<bool>)> {
-        let tokenizer = Tokenizer::from_bytes(&self.model.tokenizer_json, self.model.info.max_length)?;
+        let tokenizer =
+            Tokenizer::from_bytes(&self.model.tokenizer_json, self.model.info.max_length)?;
         let test = texts::encode(&tokenizer, &dataset.test)?;
         let logits = predict::logits(self.compiled, &test)?;
         let prefix = format!("bench/{}/", self.port);
@@ -153,18 +187,22 @@ impl Bench<'_> {
         Ok((logits, correct))
     }
 
-    /// What is lost against the teacher on the same rows, with a paired interval.
+    /// What is lost against the teacher on the same rows: a paired interval, and McNemar's exact test.
     fn drop(&self, teacher: &[bool], correct: &[bool]) -> Result<()> {
         let lost = paired_difference(teacher, correct, self.context.seed())?;
-        self.context.metric(Metric {
-            name: self.name("test/accuracy-drop"),
-            value: lost.value,
-            unit: "fraction".to_owned(),
+        let metric = |name: &str, value: f64, unit: &str| Metric {
+            name: self.name(name),
+            value,
+            unit: unit.to_owned(),
             split: Some("test".to_owned()),
             samples: Some(correct.len() as u64),
-            low: Some(lost.low),
-            high: Some(lost.high),
-        });
+            ..Metric::default()
+        };
+        let (low, high) = (Some(lost.low), Some(lost.high));
+        let drop = metric("test/accuracy-drop", lost.value, "fraction");
+        self.context.metric(Metric { low, high, ..drop });
+        let p = mcnemar(teacher, correct)?;
+        self.context.metric(metric("test/mcnemar-p", p, "probability"));
         Ok(())
     }
 
@@ -180,7 +218,8 @@ impl Bench<'_> {
         let before = counters.as_ref().map_err(Clone::clone).and_then(EnergyCounters::read);
         let times = self.times(1, self.params.sequence.get(), budget)?;
         let after = counters.as_ref().map_err(Clone::clone).and_then(EnergyCounters::read);
-        for (name, percent) in [("latency-p50", 50.0), ("latency-p90", 90.0), ("latency-p99", 99.0)] {
+        for (name, percent) in [("latency-p50", 50.0), ("latency-p90", 90.0), ("latency-p99", 99.0)]
+        {
             match times.percentile(percent) {
                 Ok(value) => self.report(name, value, "ms", Some(times.len() as u64)),
                 Err(reason) => self.context.unavailable(&self.name(name), &reason),

@@ -33,7 +33,9 @@ impl Times {
         }
         let start = Instant::now();
         let mut times = Vec::with_capacity(budget.runs);
-        while times.len() < budget.runs && (start.elapsed() < budget.time || times.len() < budget.least) {
+        while times.len() < budget.runs
+            && (start.elapsed() < budget.time || times.len() < budget.least)
+        {
             let start = Instant::now();
             once()?;
             times.push(start.elapsed().as_secs_f64() * 1e3);
@@ -60,7 +62,10 @@ impl Times {
         let beyond = self.len() as f64 * (1.0 - percent / 100.0);
         if beyond < TAIL as f64 - 1e-9 {
             let needed = (TAIL as f64 / (1.0 - percent / 100.0)).ceil();
-            return Err(format!("{} runs are too few for p{percent}; {needed} are needed", self.len()));
+            return Err(format!(
+                "{} runs are too few for p{percent}; {needed} are needed",
+                self.len()
+            ));
         }
         let rank = (self.len() as f64 * percent / 100.0).ceil() as usize;
         Ok(self.0[rank.clamp(1, self.len()) - 1])

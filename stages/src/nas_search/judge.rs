@@ -119,7 +119,8 @@ impl<'a> SubnetworkJudge<'a> {
             point("nas/pareto", f64::from(u8::from(candidate.pareto)));
         }
         let metric = |name: &str, value: f64, unit: &str, samples: usize| {
-            let (name, unit, samples) = (format!("nas/{name}"), unit.to_owned(), Some(samples as u64));
+            let (name, unit, samples) =
+                (format!("nas/{name}"), unit.to_owned(), Some(samples as u64));
             self.context.metric(Metric { name, value, unit, samples, ..Metric::default() });
         };
         let mean = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
@@ -136,7 +137,8 @@ fn flops(graph: &Graph, sequence: usize) -> Result<u64> {
 
 impl Judge for SubnetworkJudge<'_> {
     fn allows(&mut self, candidate: &Candidate) -> Result<bool> {
-        let within = |limit: Option<NonZeroU64>, value: u64| limit.is_none_or(|limit| value <= limit.get());
+        let within =
+            |limit: Option<NonZeroU64>, value: u64| limit.is_none_or(|limit| value <= limit.get());
         // Counting is cheap, latency is not: it is asked for last, and only when it matters.
         let graph = self.supernet.subnetwork(candidate)?;
         if !within(self.constraints.params_max, graph.weight_count() as u64)
@@ -209,7 +211,8 @@ mod tests {
             validation_cross_entropy: 0.0,
             pareto: false,
         };
-        let mut all = vec![one(1.0, 0.7), one(2.0, 0.8), one(3.0, 0.8), one(0.5, 0.6), one(2.0, 0.8)];
+        let mut all =
+            vec![one(1.0, 0.7), one(2.0, 0.8), one(3.0, 0.8), one(0.5, 0.6), one(2.0, 0.8)];
         mark_front(&mut all);
         let front: Vec<bool> = all.iter().map(|one| one.pareto).collect();
         assert_eq!(front, [true, true, false, true, true]);

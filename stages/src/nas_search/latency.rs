@@ -44,9 +44,15 @@ pub(super) struct LatencyTable {
 
 impl LatencyTable {
     /// An empty table; entries are measured when they are first asked for.
-    pub(super) fn new(supernet: &BertConfig, sequence: usize, threads: usize, arithmetic: Arithmetic) -> Self {
+    pub(super) fn new(
+        supernet: &BertConfig,
+        sequence: usize,
+        threads: usize,
+        arithmetic: Arithmetic,
+    ) -> Self {
         // A lookup costs the same in a small table, which is built faster.
-        let base = BertConfig { vocabulary_size: WORDS.min(supernet.vocabulary_size), ..supernet.clone() };
+        let base =
+            BertConfig { vocabulary_size: WORDS.min(supernet.vocabulary_size), ..supernet.clone() };
         let (layers, rest) = (BTreeMap::new(), BTreeMap::new());
         Self { base, sequence, threads, arithmetic, layers, rest }
     }

@@ -108,16 +108,47 @@ impl Stage for NasSearch {
     type Params = Params;
     const KIND: &'static str = "nas-search";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "searches the architecture of a student in a supernet made of the teacher";
+    const ABOUT: &'static str =
+        "searches the architecture of a student in a supernet made of the teacher";
     const INPUTS: &'static [Port] = &[
-        Port { name: "data", kind: "dataset", required: true, about: "training rows for the supernet, validation rows for the choice" },
-        Port { name: "teacher", kind: "model", required: true, about: "what the supernet starts from" },
-        Port { name: "logits", kind: "logits", required: true, about: "the teacher's logits for the training rows" },
+        Port {
+            name: "data",
+            kind: "dataset",
+            required: true,
+            about: "training rows for the supernet, validation rows for the choice",
+        },
+        Port {
+            name: "teacher",
+            kind: "model",
+            required: true,
+            about: "what the supernet starts from",
+        },
+        Port {
+            name: "logits",
+            kind: "logits",
+            required: true,
+            about: "the teacher's logits for the training rows",
+        },
     ];
     const OUTPUTS: &'static [Port] = &[
-        Port { name: "architecture", kind: "architecture", required: true, about: "the chosen architecture" },
-        Port { name: "supernet", kind: "model", required: true, about: "the trained supernet, which holds its weights" },
-        Port { name: "candidates", kind: "search-report", required: true, about: "every candidate evaluated, as JSON, the Pareto front marked" },
+        Port {
+            name: "architecture",
+            kind: "architecture",
+            required: true,
+            about: "the chosen architecture",
+        },
+        Port {
+            name: "supernet",
+            kind: "model",
+            required: true,
+            about: "the trained supernet, which holds its weights",
+        },
+        Port {
+            name: "candidates",
+            kind: "search-report",
+            required: true,
+            about: "every candidate evaluated, as JSON, the Pareto front marked",
+        },
     ];
     /// Latency decides, so nothing else may run beside it.
     const EXCLUSIVE: bool = true;
@@ -133,7 +164,10 @@ impl Stage for NasSearch {
         let train = texts::encode(&tokenizer, &dataset.train)?;
         let mut validation = texts::encode(&tokenizer, &dataset.validation)?;
         let rows = params.rows.get().min(validation.len());
-        validation = Examples { ids: validation.ids[..rows].to_vec(), labels: validation.labels[..rows].to_vec() };
+        validation = Examples {
+            ids: validation.ids[..rows].to_vec(),
+            labels: validation.labels[..rows].to_vec(),
+        };
 
         let mut supernet = supernet::start(&teacher.graph, &params.space)?;
         let training = SupernetTraining {
@@ -147,8 +181,16 @@ impl Stage for NasSearch {
         training.run(&mut supernet, &train, &device, context)?;
 
         let sequence = params.sequence.get().min(teacher.info.max_length);
-        let table = LatencyTable::new(&supernet.config, sequence, context.threads(), params.arithmetic);
-        let mut judge = SubnetworkJudge::new(&supernet, &params.constraints, table, sequence, &validation, context);
+        let table =
+            LatencyTable::new(&supernet.config, sequence, context.threads(), params.arithmetic);
+        let mut judge = SubnetworkJudge::new(
+            &supernet,
+            &params.constraints,
+            table,
+            sequence,
+            &validation,
+            context,
+        );
         let (chosen, max_length) = search(&params, &mut judge, context, teacher.info.max_length)?;
         let chosen = ChosenArchitecture {
             config: supernet.config_of(&chosen),

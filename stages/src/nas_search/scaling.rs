@@ -68,7 +68,11 @@ impl Scaling {
 
     /// The architectures from φ = 0 upwards that the constraints allow, smallest first; stops at
     /// the first that breaks one. Neighbouring φ that snap to the same sizes appear once.
-    pub(crate) fn walk(&self, space: &Space, judge: &mut impl Judge) -> anyhow::Result<Vec<Scaled>> {
+    pub(crate) fn walk(
+        &self,
+        space: &Space,
+        judge: &mut impl Judge,
+    ) -> anyhow::Result<Vec<Scaled>> {
         let steps = (self.phi_max.get() / STEP).floor() as usize;
         let mut allowed: Vec<Scaled> = Vec::new();
         for step in 0..=steps {

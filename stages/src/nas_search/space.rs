@@ -90,18 +90,26 @@ impl Space {
 
     /// The architecture that contains all others.
     pub(crate) fn largest(&self) -> Candidate {
-        let layer = Layer { heads: largest(&self.heads), intermediate: largest(&self.intermediate) };
+        let layer =
+            Layer { heads: largest(&self.heads), intermediate: largest(&self.intermediate) };
         Candidate { hidden: largest(&self.hidden), layers: vec![layer; largest(&self.layers)] }
     }
 
     /// The architecture that all others contain.
     pub(crate) fn smallest(&self) -> Candidate {
-        let layer = Layer { heads: smallest(&self.heads), intermediate: smallest(&self.intermediate) };
+        let layer =
+            Layer { heads: smallest(&self.heads), intermediate: smallest(&self.intermediate) };
         Candidate { hidden: smallest(&self.hidden), layers: vec![layer; smallest(&self.layers)] }
     }
 
     /// The uniform architecture whose sizes come closest to those wanted.
-    pub(crate) fn nearest(&self, layers: f64, heads: f64, intermediate: f64, hidden: f64) -> Candidate {
+    pub(crate) fn nearest(
+        &self,
+        layers: f64,
+        heads: f64,
+        intermediate: f64,
+        hidden: f64,
+    ) -> Candidate {
         let layer = Layer {
             heads: nearest(&self.heads, heads),
             intermediate: nearest(&self.intermediate, intermediate),
@@ -175,7 +183,8 @@ mod tests {
     }
 
     fn contains(space: &Space, candidate: &Candidate) -> bool {
-        let has = |choices: &[NonZeroUsize], value: usize| numbers(choices).any(|choice| choice == value);
+        let has =
+            |choices: &[NonZeroUsize], value: usize| numbers(choices).any(|choice| choice == value);
         has(&space.layers, candidate.layers.len())
             && has(&space.hidden, candidate.hidden)
             && candidate.layers.iter().all(|layer| {

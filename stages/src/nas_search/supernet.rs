@@ -49,7 +49,10 @@ pub(super) fn start(teacher: &Graph, space: &Space) -> Result<Supernet> {
     let fits = largest.hidden <= whole.hidden
         && largest.layers.len() <= whole.layers.len()
         && whole.layers.iter().all(|layer| {
-            largest.layers.iter().all(|l| l.heads <= layer.heads && l.intermediate <= layer.intermediate)
+            largest
+                .layers
+                .iter()
+                .all(|l| l.heads <= layer.heads && l.intermediate <= layer.intermediate)
         });
     ensure!(
         fits,
@@ -100,7 +103,13 @@ pub(super) struct SupernetTraining<'a> {
 
 impl SupernetTraining<'_> {
     /// Trains the supernet by the sandwich rule, towards the teacher's logits.
-    pub(super) fn run(self, supernet: &mut Supernet, train: &Examples, device: &Device, context: &StageContext) -> Result<()> {
+    pub(super) fn run(
+        self,
+        supernet: &mut Supernet,
+        train: &Examples,
+        device: &Device,
+        context: &StageContext,
+    ) -> Result<()> {
         let mut network = Network::new(&supernet.graph, device, &NetworkOptions::default())?;
         let chooser = Chooser {
             space: self.space.clone(),
@@ -109,7 +118,8 @@ impl SupernetTraining<'_> {
             known: BTreeMap::new(),
         };
         let distillation = Distillation { alpha: self.alpha as f32, hard: CrossEntropy::default() };
-        let mut objective = objectives::Supernet::new(distillation, TEMPERATURE, self.logits, chooser.into_fn());
+        let mut objective =
+            objectives::Supernet::new(distillation, TEMPERATURE, self.logits, chooser.into_fn());
         let rows = Rows { train, validation: None };
         fit(context, "supernet", &mut network, rows, &mut objective, &self.recipe)?;
         supernet.graph = network.graph();
@@ -135,7 +145,10 @@ impl Chooser {
         let mut rng = ChaCha8Rng::seed_from_u64(step.random_seed(CHOICE));
         let smallest = self.space.smallest();
         let random = (0..self.random).map(|_| self.space.random(&mut rng)).collect::<Vec<_>>();
-        std::iter::once(smallest).chain(random).map(|candidate| self.subnetwork(candidate)).collect()
+        std::iter::once(smallest)
+            .chain(random)
+            .map(|candidate| self.subnetwork(candidate))
+            .collect()
     }
 
     fn subnetwork(&mut self, candidate: Candidate) -> Result<Subnetwork> {

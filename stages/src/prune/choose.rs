@@ -28,7 +28,9 @@ pub(super) fn cubic(final_share: f64, progress: f64) -> f64 {
 /// Indices to keep in each layer, ascending, when a share of `keep` stays in all.
 pub(super) fn kept(scores: &[Vec<f64>], keep: f64, scope: Scope) -> Vec<Vec<usize>> {
     match scope {
-        Scope::Layer => scores.iter().map(|layer| greatest(layer, count(layer.len(), keep))).collect(),
+        Scope::Layer => {
+            scores.iter().map(|layer| greatest(layer, count(layer.len(), keep))).collect()
+        }
         Scope::Global => globally(scores, keep),
     }
 }
@@ -48,7 +50,8 @@ fn globally(scores: &[Vec<f64>], keep: f64) -> Vec<Vec<usize>> {
     let total: usize = scores.iter().map(Vec::len).sum();
     let mut all = Vec::with_capacity(total);
     for (layer, scores) in scores.iter().enumerate() {
-        let norm = scores.iter().map(|score| score * score).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        let norm =
+            scores.iter().map(|score| score * score).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
         let best = descending(scores).first().copied();
         for (index, score) in scores.iter().enumerate() {
             // The best of each layer always stays: a layer without units is no layer.
@@ -74,7 +77,8 @@ mod tests {
 
     #[test]
     fn the_cubic_schedule_prunes_fast_then_slowly() {
-        let check = |progress, expected: f64| assert!((cubic(0.8, progress) - expected).abs() < 1e-12);
+        let check =
+            |progress, expected: f64| assert!((cubic(0.8, progress) - expected).abs() < 1e-12);
         check(0.0, 0.0);
         check(0.5, 0.7); // 0.8 · (1 − 0.125)
         check(1.0, 0.8);

@@ -78,7 +78,10 @@ fn mask_outputs(graph: &Graph, linear: &Linear, on: &[f32], masks: &mut BTreeMap
     let matrix = Tensor::from_fn(&[linear.inputs, columns], |index| on[index % columns]);
     masks.insert(graph.value_name(linear.weight).to_owned(), matrix);
     if let Some(bias) = linear.bias {
-        masks.insert(graph.value_name(bias).to_owned(), Tensor::from_fn(&[columns], |index| on[index]));
+        masks.insert(
+            graph.value_name(bias).to_owned(),
+            Tensor::from_fn(&[columns], |index| on[index]),
+        );
     }
 }
 

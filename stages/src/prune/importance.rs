@@ -63,14 +63,16 @@ fn taylor(
     probe: &Probe<'_>,
 ) -> Result<Vec<Vec<f64>>> {
     let layers = structure::encoder_layers(network.source())?;
-    let mut scores: Vec<Vec<f64>> = layers.iter().map(|layer| vec![0.0; count(layer, part)]).collect();
+    let mut scores: Vec<Vec<f64>> =
+        layers.iter().map(|layer| vec![0.0; count(layer, part)]).collect();
     for rows in probe.batches {
         let step = Step { index: 0, total: 1, part: 0, epoch: 0, epochs: 1, dropout: 0.0, seed: 0 };
         let loss = objective.loss(network, &probe.examples.batch(rows), &step)?;
         let gradients = network.gradients(&loss.total);
         for (layer, scores) in layers.iter().zip(&mut scores) {
             let name = network.source().value_name(reader(layer, part));
-            let gradient = gradients.get(name).with_context(|| format!("no gradient reaches `{name}`"))?;
+            let gradient =
+                gradients.get(name).with_context(|| format!("no gradient reaches `{name}`"))?;
             let weight = network.tensor(name)?;
             let effects = row_products(&weight, gradient)?;
             let width = effects.len() / scores.len().max(1);
@@ -107,19 +109,29 @@ fn row_products(weight: &Tensor, gradient: &Tensor) -> Result<Vec<f64>> {
 
 /// Block influence of each layer, 1 − mean over tokens of cos(input, output) (ShortGPT, Men et al.
 /// 2024, arXiv:2403.03853): a layer that hardly turns its input matters little.
-pub(super) fn layer_influence(graph: &Graph, network: &Network, probe: &Probe<'_>) -> Result<Vec<f64>> {
+pub(super) fn layer_influence(
+    graph: &Graph,
+    network: &Network,
+    probe: &Probe<'_>,
+) -> Result<Vec<f64>> {
     let layers = structure::encoder_layers(graph)?;
     let mut sums = vec![(0.0, 0usize); layers.len()];
     for rows in probe.batches {
         let batch = probe.examples.batch(rows);
-        let taps: Vec<&str> =
-            layers.iter().flat_map(|layer| [layer.input, layer.output]).map(|id| graph.value_name(id)).collect();
+        let taps: Vec<&str> = layers
+            .iter()
+            .flat_map(|layer| [layer.input, layer.output])
+            .map(|id| graph.value_name(id))
+            .collect();
         let values = network.forward(&batch.inputs(), &taps, Mode::Evaluate)?;
         for (layer, (sum, tokens)) in layers.iter().zip(&mut sums) {
-            let (input, output) =
-                (values.tensor(graph.value_name(layer.input))?, values.tensor(graph.value_name(layer.output))?);
+            let (input, output) = (
+                values.tensor(graph.value_name(layer.input))?,
+                values.tensor(graph.value_name(layer.output))?,
+            );
             let width = input.shape().last().copied().unwrap_or(1).max(1);
-            let pairs = input.elements::<f32>()?.chunks(width).zip(output.elements::<f32>()?.chunks(width));
+            let pairs =
+                input.elements::<f32>()?.chunks(width).zip(output.elements::<f32>()?.chunks(width));
             for ((input, output), _) in pairs.zip(&batch.mask).filter(|(_, mask)| **mask != 0) {
                 *sum += cosine(input, output);
                 *tokens += 1;
@@ -130,7 +142,9 @@ pub(super) fn layer_influence(graph: &Graph, network: &Network, probe: &Probe<'_
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>()
+    };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE)
 }
 
@@ -141,7 +155,8 @@ mod tests {
     #[test]
     fn row_products_sum_each_row() {
         let tensor = |values: [f32; 4]| Tensor::new(&[2, 2], values.to_vec()).unwrap();
-        let products = row_products(&tensor([1.0, 2.0, 3.0, 4.0]), &tensor([1.0, 1.0, -1.0, 0.5])).unwrap();
+        let products =
+            row_products(&tensor([1.0, 2.0, 3.0, 4.0]), &tensor([1.0, 1.0, -1.0, 0.5])).unwrap();
         assert_eq!(products, [3.0, -1.0]);
     }
 

@@ -15,14 +15,14 @@ use graph::rewrite::{masks, prune};
 use graph::{Graph, ModelFolder, structure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::data::Dataset;
 use training::Device;
-use training::{Bucket, Examples};
+use training::data::Dataset;
 use training::loss::{CrossEntropy, Distillation};
-use training::{Network, NetworkOptions};
 use training::objectives::{Distill, Teacher};
 use training::temperature::Temperature;
 use training::tokenizer::Tokenizer;
+use training::{Bucket, Examples};
+use training::{Network, NetworkOptions};
 
 use self::choose::Scope;
 use self::gradual::{Gradual, choose};
@@ -152,11 +152,17 @@ impl Stage for Prune {
     type Params = Params;
     const KIND: &'static str = "prune";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "removes word pieces, layers, heads and units, then recovers with the teacher's help";
+    const ABOUT: &'static str =
+        "removes word pieces, layers, heads and units, then recovers with the teacher's help";
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
         Port { name: "model", kind: "model", required: true, about: "what is pruned" },
-        Port { name: "logits", kind: "logits", required: true, about: "the teacher's logits for the training rows" },
+        Port {
+            name: "logits",
+            kind: "logits",
+            required: true,
+            about: "the teacher's logits for the training rows",
+        },
     ];
     const OUTPUTS: &'static [Port] =
         &[Port { name: "model", kind: "model", required: true, about: "the smaller model" }];
@@ -168,14 +174,21 @@ impl Stage for Prune {
             && params.units.is_none()
             && params.zeros.is_none();
         if nothing {
-            return Err("nothing to prune: give `vocabulary`, `layers`, `heads`, `units` or `zeros`".to_owned());
+            return Err(
+                "nothing to prune: give `vocabulary`, `layers`, `heads`, `units` or `zeros`"
+                    .to_owned(),
+            );
         }
         if params.gradual.is_some() && params.heads.is_none() && params.units.is_none() {
-            return Err("`gradual` is about `heads` and `units`; give one of them or remove it".to_owned());
+            return Err(
+                "`gradual` is about `heads` and `units`; give one of them or remove it".to_owned()
+            );
         }
         for (name, part) in [("heads", &params.heads), ("units", &params.units)] {
             if part.as_ref().is_some_and(|part| part.keep.get() == 0.0) {
-                return Err(format!("`{name}.keep` = 0 leaves nothing; use `layers` to drop whole layers"));
+                return Err(format!(
+                    "`{name}.keep` = 0 leaves nothing; use `layers` to drop whole layers"
+                ));
             }
         }
         Ok(())
@@ -207,7 +220,10 @@ impl Stage for Prune {
         after.report(&before, context);
         if let Some(sparsity) = sparsity {
             metric(context, "prune/sparsity", sparsity, "fraction");
-            context.unavailable("prune/sparse-speedup", "zeros are stored and multiplied like other weights: no sparse kernel is built in");
+            context.unavailable(
+                "prune/sparse-speedup",
+                "zeros are stored and multiplied like other weights: no sparse kernel is built in",
+            );
         }
         work.score(&model, &dataset)?;
         score::report_size(context, &model.graph);
@@ -216,7 +232,12 @@ impl Stage for Prune {
 }
 
 fn metric(context: &StageContext, name: &str, value: f64, unit: &str) {
-    context.metric(Metric { name: name.to_owned(), value, unit: unit.to_owned(), ..Metric::default() });
+    context.metric(Metric {
+        name: name.to_owned(),
+        value,
+        unit: unit.to_owned(),
+        ..Metric::default()
+    });
 }
 
 fn encode(model: &ModelFolder, rows: &[training::data::Row]) -> Result<Examples> {
@@ -259,7 +280,8 @@ impl Work<'_> {
     fn shrink(&self, model: &mut ModelFolder) -> Result<()> {
         let done = self.context.checkpoint_dir().join("shrunk");
         if done.exists() {
-            *model = ModelFolder::read(&done).context("reading what was pruned before the interruption")?;
+            *model = ModelFolder::read(&done)
+                .context("reading what was pruned before the interruption")?;
             return Ok(());
         }
         if let Some(layers) = &self.params.layers {
@@ -270,7 +292,8 @@ impl Work<'_> {
         }
         let partial = self.context.checkpoint_dir().join("shrunk.partial");
         if partial.exists() {
-            fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
+            fs::remove_dir_all(&partial)
+                .with_context(|| format!("removing {}", partial.display()))?;
         }
         model.write(&partial)?;
         fs::rename(&partial, &done).with_context(|| format!("renaming to {}", done.display()))
@@ -279,7 +302,10 @@ impl Work<'_> {
     fn drop_layers(&self, graph: &mut Graph, layers: &Layers) -> Result<()> {
         let n_layers = structure::encoder_layers(graph)?.len();
         let drop = layers.drop.get();
-        ensure!(drop < n_layers, "`layers.drop` = {drop}: the model has {n_layers} layers and needs one");
+        ensure!(
+            drop < n_layers,
+            "`layers.drop` = {drop}: the model has {n_layers} layers and needs one"
+        );
         let dropped = match layers.order {
             LayerOrder::Top => (n_layers - drop..n_layers).collect(),
             LayerOrder::Influence => {
@@ -287,7 +313,12 @@ impl Work<'_> {
                 let probe = Probe { examples: &self.train, batches: &batches };
                 let influence = layer_influence(graph, &self.network(graph)?, &probe)?;
                 for (layer, influence) in influence.iter().enumerate() {
-                    metric(self.context, &format!("prune/influence-layer-{layer}"), *influence, "1 - cosine");
+                    metric(
+                        self.context,
+                        &format!("prune/influence-layer-{layer}"),
+                        *influence,
+                        "1 - cosine",
+                    );
                 }
                 let mut order: Vec<usize> = (0..n_layers).collect();
                 order.sort_by(|&a, &b| influence[a].total_cmp(&influence[b]));
@@ -337,9 +368,12 @@ impl Work<'_> {
             None => None,
             Some(zeros) => {
                 let linears = structure::linears(&model.graph);
-                let names: Vec<&str> = linears.iter().map(|linear| model.graph.value_name(linear.weight)).collect();
+                let names: Vec<&str> =
+                    linears.iter().map(|linear| model.graph.value_name(linear.weight)).collect();
                 let masks = match zeros {
-                    Zeros::Unstructured { sparsity } => masks::magnitude(&model.graph, &names, sparsity.get())?,
+                    Zeros::Unstructured { sparsity } => {
+                        masks::magnitude(&model.graph, &names, sparsity.get())?
+                    }
                     Zeros::TwoOfFour => masks::two_of_four(&model.graph, &names)?,
                 };
                 for (name, mask) in &masks {
@@ -373,7 +407,8 @@ struct Footprint {
 
 impl Footprint {
     fn of(graph: &Graph, model: &ModelFolder, context: &StageContext) -> Result<Self> {
-        let latency_ms = predict::median_latency_ms(graph, model.info.max_length.min(64), context.threads())?;
+        let latency_ms =
+            predict::median_latency_ms(graph, model.info.max_length.min(64), context.threads())?;
         Ok(Self { size_bytes: graph.weight_bytes(), latency_ms })
     }
 

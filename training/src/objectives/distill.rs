@@ -127,7 +127,9 @@ impl Distill {
         }
         for pair in &matches {
             let network = teacher.network.as_ref().ok_or_else(|| {
-                anyhow::anyhow!("layers are matched, so the teacher itself is needed, not only its logits")
+                anyhow::anyhow!(
+                    "layers are matched, so the teacher itself is needed, not only its logits"
+                )
             })?;
             let (s, t) = pair.names();
             let (from, to) = (width(student, s)?, width(network.source(), t)?);
@@ -147,7 +149,8 @@ impl Distill {
 
     /// The teacher's matched values for a batch; `None` where nothing is matched.
     fn teacher_values(&self, batch: &Batch) -> anyhow::Result<Option<Values>> {
-        let Some(network) = self.teacher.network.as_ref().filter(|_| !self.matches.is_empty()) else {
+        let Some(network) = self.teacher.network.as_ref().filter(|_| !self.matches.is_empty())
+        else {
             return Ok(None);
         };
         let taps: Vec<&str> = self.matches.iter().map(|pair| pair.names().1).collect();
@@ -158,7 +161,8 @@ impl Distill {
 /// The last dimension of a value.
 fn width(graph: &graph::Graph, name: &str) -> anyhow::Result<usize> {
     let id = graph.find(name);
-    let id = id.ok_or_else(|| anyhow::anyhow!("graph `{}` has no value `{name}` to match", graph.name))?;
+    let id =
+        id.ok_or_else(|| anyhow::anyhow!("graph `{}` has no value `{name}` to match", graph.name))?;
     Ok(graph.value_type(id).shape.last().and_then(graph::Dim::fixed).unwrap_or(0))
 }
 

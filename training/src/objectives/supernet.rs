@@ -45,7 +45,10 @@ impl Supernet {
 
 impl std::fmt::Debug for Supernet {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Supernet").field("distillation", &self.distillation).finish_non_exhaustive()
+        formatter
+            .debug_struct("Supernet")
+            .field("distillation", &self.distillation)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,7 +67,8 @@ impl Objective for Supernet {
         let mut sum = largest.clone();
         for subnetwork in &subnetworks {
             let Subnetwork { graph, slices } = subnetwork;
-            let values = network.forward_subnetwork(graph, slices, &inputs, &[name], step.mode())?;
+            let values =
+                network.forward_subnetwork(graph, slices, &inputs, &[name], step.mode())?;
             sum = sum + loss(values.get(name)?)?.total;
         }
         let total = sum / (1.0 + subnetworks.len() as f64);

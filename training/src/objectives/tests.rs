@@ -1,0 +1,119 @@
+use graph::Graph;
+use graph::bert::{self, BertConfig, BertLayer};
+
+use super::{Distill, Match, Subnetwork, Supernet, Teacher};
+use crate::loss::{CrossEntropy, Distillation};
+use crate::objective::Silent;
+use crate::temperature::Temperature;
+use crate::{Device, Examples, Network, NetworkOptions, Recipe, evaluate, fit};
+
+fn config(hidden: usize, layers: usize) -> BertConfig {
+    let layer = BertLayer { heads: hidden / 4, intermediate: 2 * hidden };
+    BertConfig { positions: 8, ..BertConfig::uniform(20, hidden, layers, layer) }
+}
+
+fn network(graph: &Graph, options: &NetworkOptions) -> Network {
+    Network::new(graph, &Device::cpu(), options).unwrap()
+}
+
+fn build(config: &BertConfig, seed: u64) -> Graph {
+    bert::build(config, &mut |name, shape| Ok(bert::normal(seed, name, shape, 0.3))).unwrap()
+}
+
+/// Rows whose class is whether the second token is large.
+fn rows() -> Examples {
+    let ids: Vec<Vec<u32>> = (0..32).map(|row| vec![1, row % 20, (row * 7) % 20, 2]).collect();
+    let labels = ids.iter().map(|ids| usize::from(ids[1] >= 10)).collect();
+    Examples { ids, labels }
+}
+
+fn recipe(epochs: usize) -> Recipe {
+    Recipe { epochs, batch_size: 8, learning_rate: 1e-2, dropout: 0.0, ..Recipe::default() }
+}
+
+fn distillation(alpha: f32) -> Distillation {
+    Distillation { alpha, hard: CrossEntropy::default() }
+}
+
+/// Mean squared difference between two tables of logits.
+fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64
+}
+
+#[test]
+fn a_student_comes_closer_to_its_teacher() {
+    let (rows, teacher) = (rows(), build(&config(8, 2), 1));
+    let frozen = network(&teacher, &NetworkOptions::frozen());
+    let logits = evaluate(&frozen, &rows, 8).unwrap().logits;
+    let start = build(&config(4, 1), 2);
+    let mut student = network(&start, &NetworkOptions::default());
+    let before = distance(&evaluate(&student, &rows, 8).unwrap().logits, &logits);
+    let matches = vec![Match::Hidden {
+        student: "encoder.layer.0.output.LayerNorm".to_owned(),
+        teacher: "encoder.layer.1.output.LayerNorm".to_owned(),
+        weight: 0.1,
+    }];
+    let given = Teacher { logits: logits.clone(), network: Some(frozen) };
+    let temperature =
+        Temperature::Learned { floor: 1.0, span: 20.0, initial: 1.0, max_lambda: 1.0 };
+    let mut objective =
+        Distill::new(distillation(1.0), temperature, given, &start, matches, 3).unwrap();
+    fit(&mut student, &rows, None, &mut objective, &recipe(15), &mut Silent).unwrap();
+    let after = distance(&evaluate(&student, &rows, 8).unwrap().logits, &logits);
+    assert!(after < before / 2.0, "{before} {after}");
+    let learned = student.tensor("distill.temperature").unwrap();
+    assert_ne!(learned.elements::<f32>().unwrap(), [1.0], "the temperature is trained too");
+}
+
+#[test]
+fn what_cannot_be_matched_is_named() {
+    let graph = build(&config(4, 1), 1);
+    let pair = |name: &str| Match::Attention {
+        student: name.to_owned(),
+        teacher: "encoder.layer.0.attention.self.scores".to_owned(),
+        weight: 1.0,
+    };
+    let check = |frozen: Option<Network>, name: &str, expected: &str| {
+        let teacher = Teacher { logits: Vec::new(), network: frozen };
+        let constant = Temperature::Constant { value: 2.0 };
+        let made = Distill::new(distillation(0.5), constant, teacher, &graph, vec![pair(name)], 0);
+        assert_eq!(made.unwrap_err().to_string(), expected);
+    };
+    let frozen = network(&graph, &NetworkOptions::frozen());
+    check(Some(frozen), "nothing", "graph `bert` has no value `nothing` to match");
+    check(
+        None,
+        "encoder.layer.0.attention.self.scores",
+        "layers are matched, so the teacher itself is needed, not only its logits",
+    );
+}
+
+#[test]
+fn a_supernet_improves_its_subnetworks() {
+    let (rows, whole) = (rows(), config(8, 2));
+    let graph = build(&whole, 4);
+    let logits: Vec<Vec<f32>> = rows
+        .labels
+        .iter()
+        .map(|&label| if label == 1 { vec![-3.0, 3.0] } else { vec![3.0, -3.0] })
+        .collect();
+    let small = BertConfig { hidden: 4, ..config(8, 1) };
+    let small = BertConfig { layers: vec![BertLayer { heads: 1, intermediate: 8 }], ..small };
+    let subnetwork = |graph: &Graph| bert::subnetwork(graph, &whole, &small, &[1]).unwrap();
+    let part = subnetwork(&graph);
+    let choice = Subnetwork { slices: bert::weight_slices(&part, &[1]), graph: part };
+    let mut objective = Supernet::new(
+        distillation(1.0),
+        1.0,
+        logits.clone(),
+        Box::new(move |_| Ok(vec![choice.clone()])),
+    );
+    let mut trained = network(&graph, &NetworkOptions::default());
+    fit(&mut trained, &rows, None, &mut objective, &recipe(20), &mut Silent).unwrap();
+    let loss = |graph: &Graph| {
+        evaluate(&network(&subnetwork(graph), &NetworkOptions::frozen()), &rows, 8).unwrap().loss
+    };
+    let (before, after) = (loss(&graph), loss(&trained.graph()));
+    assert!(after < before / 2.0, "{before} {after}");
+}
