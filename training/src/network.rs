@@ -305,7 +305,7 @@ impl Network {
     /// The current scale of every quantization, by name, on the host.
     pub fn scales(&self) -> BTreeMap<String, graph::Tensor> {
         let scales = self.scales.lock().unwrap_or_else(PoisonError::into_inner);
-        scales.current(&|name| self.named(name).map(|parameter| parameter.clone()))
+        scales.current(&|name| self.named(name).cloned())
     }
 
     pub(crate) fn scales_mut(&mut self) -> &mut Scales {

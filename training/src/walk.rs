@@ -19,6 +19,7 @@ mod reduce;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use graph::{Bindings, DType, Graph, Op, Tensor, ValueId};
 
@@ -89,8 +90,8 @@ impl Walk<'_> {
     ) -> Result<BTreeMap<ValueId, Value>> {
         for step in &plan.instructions {
             for &input in &step.inputs {
-                if !values.contains_key(&input) {
-                    values.insert(input, self.weight(input)?);
+                if let Entry::Vacant(place) = values.entry(input) {
+                    place.insert(self.weight(input)?);
                 }
             }
             let inputs: Vec<&Value> = step.inputs.iter().map(|input| &values[input]).collect();
