@@ -17,7 +17,12 @@ fn network(graph: &Graph, options: &NetworkOptions) -> Network {
 }
 
 fn build(config: &BertConfig, seed: u64) -> Graph {
-    bert::build(config, &mut |name, shape| Ok(bert::normal(seed, name, shape, 0.3))).unwrap()
+    let mut initial = bert::initial_weights(seed);
+    let mut weight = |name: &str, shape: &[usize]| match shape {
+        [_, _] => Ok(bert::normal(seed, name, shape, 0.3)),
+        _ => initial(name, shape),
+    };
+    bert::build(config, &mut weight).unwrap()
 }
 
 /// Rows whose class is whether the second token is large.
@@ -35,10 +40,12 @@ fn distillation(alpha: f32) -> Distillation {
     Distillation { alpha, hard: CrossEntropy::default() }
 }
 
-/// Mean squared difference between two tables of logits.
+/// Mean squared difference between two tables of logits, of what softmax sees of them: how far the
+/// second class is above the first.
 fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
-    let pairs = a.iter().flatten().zip(b.iter().flatten());
-    pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64
+    let margin = |logits: &Vec<f32>| f64::from(logits[1] - logits[0]);
+    let pairs = a.iter().zip(b);
+    pairs.map(|(a, b)| (margin(a) - margin(b)).powi(2)).sum::<f64>() / a.len() as f64
 }
 
 #[test]
