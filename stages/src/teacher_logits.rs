@@ -26,7 +26,7 @@ pub(crate) fn write(path: &Path, rows: &[Row], logits: &[Vec<f32>]) -> Result<()
     let classes = logits.first().map_or(0, Vec::len);
     let tensor = Tensor::new(&[logits.len(), classes], logits.concat())?;
     let tensors = [(LOGITS, &tensor), (ROWS, &digest(rows))];
-    Ok(weights::write(path, tensors.into_iter())?)
+    Ok(weights::write(path, tensors)?)
 }
 
 /// Reads the logits back, in the order of `rows`.

@@ -198,7 +198,7 @@ impl Stage for NasSearch {
             max_length,
         };
         judge.report(MEASURED)?;
-        write_json(&context.output("candidates"), &judge.evaluated())?;
+        write_json(&context.output("candidates"), judge.evaluated())?;
         chosen.write(&context.output("architecture"))?;
         let model = ModelFolder { graph: supernet.graph, ..teacher };
         Ok(model.write(&context.output("supernet"))?)
