@@ -1,5 +1,9 @@
 //! A graph on a device, with the weights that are trained.
 
+mod parameter;
+mod source;
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +12,15 @@ use burn::tensor::Tensor;
 use graph::bert::WeightSlice;
 use graph::{Bindings, DType, Graph, ValueId};
 
+pub(crate) use self::parameter::{Parameter, Role};
+use self::source::{Own, Shared};
+pub use self::values::Values;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::examples::Inputs;
-use crate::scales::{Quantization, ScaleState, Scales};
+use crate::scales::{Quantization, Scales};
 use crate::walk::floats::Floats;
-use crate::walk::plan::{FakeQuantize, Plan};
+use crate::walk::plan::Plan;
 use crate::walk::{Source, Value, Walk};
 
 /// Tells by a weight's name whether something applies to it.
@@ -56,67 +63,6 @@ pub enum Mode {
     },
     /// Without a tape and without dropout.
     Evaluate,
-}
-
-/// What a tensor of the network is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// A weight of the graph.
-    Weight,
-    /// A learned quantization scale.
-    Scale,
-    /// A tensor that an objective brought along.
-    Extra,
-}
-
-/// A tensor of the network.
-#[derive(Clone, Debug)]
-pub(crate) struct Parameter {
-    pub(crate) name: String,
-    pub(crate) role: Role,
-    /// Sizes, empty for a scalar, which is held as one element.
-    pub(crate) shape: Vec<usize>,
-    pub(crate) trained: bool,
-    /// On the tape when trained.
-    pub(crate) value: Floats,
-    /// What the value is multiplied by after each step.
-    pub(crate) mask: Option<Floats>,
-}
-
-impl Parameter {
-    pub(crate) fn new(
-        device: &Device,
-        role: Role,
-        name: &str,
-        tensor: &graph::Tensor,
-        trained: bool,
-    ) -> Result<Self> {
-        let shape = tensor.shape().to_vec();
-        let value = Value::Host(tensor.clone()).floats(device).map_err(|reason| {
-            Error::Graph(graph::GraphError::Weight { name: name.to_owned(), reason })
-        })?;
-        let value = if trained { value.leaf() } else { value };
-        Ok(Self { name: name.to_owned(), role, shape, trained, value, mask: None })
-    }
-
-    /// The current value, on the host.
-    pub(crate) fn tensor(&self) -> graph::Tensor {
-        let elements = self.value.clone().inner().to_vec();
-        graph::Tensor::new(&self.shape, elements).expect("a parameter keeps its shape")
-    }
-
-    /// Takes a new value.
-    pub(crate) fn set(&mut self, value: Floats) {
-        self.value = if self.trained { value.leaf() } else { value.inner() };
-    }
-
-    /// Multiplies the value by its mask.
-    pub(crate) fn apply_mask(&mut self) {
-        if let Some(mask) = &self.mask {
-            let masked = self.value.clone().inner().mul(mask.clone());
-            self.set(masked);
-        }
-    }
 }
 
 /// A graph on a device.
@@ -481,118 +427,4 @@ fn typed<const D: usize>(name: &str, value: &Floats) -> Result<Tensor<D>> {
         return Err(Error::Shape { name: name.to_owned(), expected, found });
     }
     Ok(value.clone().typed())
-}
-
-/// The network's own weights.
-struct Own<'a> {
-    network: &'a Network,
-    taped: bool,
-}
-
-impl Source for Own<'_> {
-    fn constant(&self, id: ValueId, compute: &dyn Fn() -> Result<Floats>) -> Result<Floats> {
-        let constants = &self.network.constants;
-        if let Some(known) = constants.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            return Ok(known.clone());
-        }
-        let value = compute()?;
-        let mut constants = constants.lock().unwrap_or_else(PoisonError::into_inner);
-        constants.insert(id, value.clone());
-        Ok(value)
-    }
-
-    fn weight(&self, name: &str) -> Result<Floats> {
-        let value = self.network.named(name)?.value.clone();
-        Ok(if self.taped { value } else { value.inner() })
-    }
-
-    fn scale(&self, quantization: &FakeQuantize, x: &Floats) -> Result<Option<Floats>> {
-        let learned = match self.network.by_name.get(&quantization.scale) {
-            Some(&index) if self.network.parameters[index].role == Role::Scale => {
-                Some(self.weight(&quantization.scale)?)
-            }
-            _ => None,
-        };
-        let weight = quantization.weight.as_ref();
-        let trained = weight.is_some_and(|weight| {
-            self.network.named(weight).is_ok_and(|parameter| parameter.trained)
-        });
-        let mut scales = self.network.scales.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = ScaleState { trained, learned, taped: self.taped };
-        Ok(scales.scale(quantization, x, state))
-    }
-}
-
-/// Leading parts of another network's weights.
-struct Shared<'a> {
-    own: Own<'a>,
-    slices: BTreeMap<&'a str, &'a WeightSlice>,
-}
-
-impl Source for Shared<'_> {
-    fn constant(&self, _: ValueId, compute: &dyn Fn() -> Result<Floats>) -> Result<Floats> {
-        compute()
-    }
-
-    fn weight(&self, name: &str) -> Result<Floats> {
-        let slice = self.slices.get(name).ok_or_else(|| Error::Missing {
-            name: name.to_owned(),
-            hint: "expected a slice for each weight of the smaller graph".to_owned(),
-        })?;
-        let weight = self.own.weight(&slice.source)?;
-        let shape = weight.shape();
-        let fits = shape.len() == slice.sizes.len()
-            && shape.iter().zip(&slice.sizes).all(|(whole, part)| part <= whole);
-        if !fits {
-            let expected = format!("at least {:?}", slice.sizes);
-            return Err(Error::Shape { name: slice.source.clone(), expected, found: shape });
-        }
-        Ok(weight.leading(&slice.sizes))
-    }
-
-    fn scale(&self, quantization: &FakeQuantize, _: &Floats) -> Result<Option<Floats>> {
-        Err(Error::Missing {
-            name: quantization.scale.clone(),
-            hint: "a graph that shares weights cannot be quantized".to_owned(),
-        })
-    }
-}
-
-/// The tapped values of a forward pass.
-#[derive(Clone, Debug)]
-pub struct Values {
-    values: BTreeMap<String, Value>,
-    device: Device,
-}
-
-impl Values {
-    /// The value of this name.
-    ///
-    /// # Errors
-    ///
-    /// When it was not tapped, is not `f32`, or has another rank.
-    pub fn get<const D: usize>(&self, name: &str) -> Result<Tensor<D>> {
-        typed(name, &self.floats(name)?)
-    }
-
-    /// The value of this name, of any rank, on the host.
-    ///
-    /// # Errors
-    ///
-    /// When it was not tapped, or is not `f32`.
-    pub fn tensor(&self, name: &str) -> Result<graph::Tensor> {
-        let floats = self.floats(name)?;
-        let elements = floats.clone().inner().to_vec();
-        Ok(graph::Tensor::new(&floats.shape(), elements).expect("a value has its shape's elements"))
-    }
-
-    pub(crate) fn floats(&self, name: &str) -> Result<Floats> {
-        let value = self.values.get(name).ok_or_else(|| Error::Missing {
-            name: name.to_owned(),
-            hint: format!("tapped were {:?}", self.values.keys().collect::<Vec<_>>()),
-        })?;
-        value.floats(&self.device).map_err(|reason| {
-            Error::Graph(graph::GraphError::Input { name: name.to_owned(), reason })
-        })
-    }
 }
