@@ -88,6 +88,7 @@ impl Walk<'_> {
         plan: &Plan,
         mut values: BTreeMap<ValueId, Value>,
     ) -> Result<BTreeMap<ValueId, Value>> {
+        let mut scales = BTreeMap::new();
         for step in &plan.instructions {
             for &input in &step.inputs {
                 if let Entry::Vacant(place) = values.entry(input) {
@@ -95,7 +96,7 @@ impl Walk<'_> {
                 }
             }
             let inputs: Vec<&Value> = step.inputs.iter().map(|input| &values[input]).collect();
-            let value = self.execute(step, &inputs)?;
+            let value = self.execute(step, &inputs, &mut scales)?;
             values.insert(step.output, self.dropped(step, value));
             for value in &step.release {
                 values.remove(value);
@@ -126,7 +127,13 @@ impl Walk<'_> {
         }
     }
 
-    fn execute(&self, step: &Instruction, inputs: &[&Value]) -> Result<Value> {
+    /// `scales` are those of the symmetric quantizations so far, by the value they made.
+    fn execute(
+        &self,
+        step: &Instruction,
+        inputs: &[&Value],
+        scales: &mut BTreeMap<ValueId, Vec<f32>>,
+    ) -> Result<Value> {
         let fail = |reason: String| {
             let id = self.graph.producer_id(step.output).expect("a step computes a node's value");
             plan::node_error(self.graph.node(id), reason)
@@ -142,7 +149,10 @@ impl Walk<'_> {
                 let output = op.operator().evaluate(&tensors, &self.bindings).map_err(fail)?;
                 return Ok(Value::Host(output));
             }
-            Kernel::Linear => linear::linear(self.fuse, floats(0)?, floats(1)?, Some(floats(2)?)),
+            Kernel::Linear => {
+                let steps = steps(scales.get(&step.inputs[0]), scales.get(&step.inputs[1]));
+                linear::linear(self.fuse, floats(0)?, floats(1)?, Some(floats(2)?), steps)
+            }
             Kernel::Attention(sizes) => {
                 let mask = inputs.get(3).map(|mask| mask.host()).transpose().map_err(fail)?;
                 let inputs = [floats(0)?, floats(1)?, floats(2)?];
@@ -152,6 +162,9 @@ impl Walk<'_> {
                 let x = floats(0)?;
                 match self.source.scale(quantization, &x)? {
                     Some(scale) => {
+                        if self.fuse && quantization.is_symmetric() {
+                            scales.insert(step.output, scale.clone().inner().to_vec());
+                        }
                         quantize::fake_quantize(self.fuse, self.device, quantization, x, scale)
                     }
                     None => x,
@@ -209,4 +222,10 @@ impl Walk<'_> {
             }
         })
     }
+}
+
+/// The steps of a product of two quantized factors: one scale for `x`, one a column for `weight`.
+fn steps(x: Option<&Vec<f32>>, weight: Option<&Vec<f32>>) -> Option<linear::Steps> {
+    let &[x] = x?.as_slice() else { return None };
+    Some(linear::Steps { x, weight: weight?.clone().into() })
 }

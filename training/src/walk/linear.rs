@@ -1,7 +1,10 @@
 //! Matrix products: the linear layer in one kernel, anything else through Burn.
 
+use std::sync::Arc;
+
 use burn::backend::flex::FlexTensor;
 use kernels::{Cpu, Matrix, Write};
+use rayon::prelude::*;
 
 use super::floats::Floats;
 use super::fused::{self, Operation};
@@ -11,17 +14,87 @@ use super::fused::{self, Operation};
 /// # Shapes
 /// `x`: `[…, k]`; `weight`: `[k, n]`, any strides; `bias`: `[n]`; output: `[…, n]`.
 #[derive(Clone, Debug)]
-struct Linear;
+struct Linear {
+    steps: Option<Steps>,
+}
 
-fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&FlexTensor>) -> FlexTensor {
+/// Quantization steps of a product whose factors are both whole numbers of steps.
+#[derive(Clone, Debug)]
+pub(super) struct Steps {
+    /// Step of every element of `x`.
+    pub(super) x: f32,
+    /// Step of each column of `weight`.
+    pub(super) weight: Arc<Vec<f32>>,
+}
+
+/// Terms of one sum of products of 8-bit numbers that a float holds exactly: 1024·128·127 < 2²⁴.
+const EXACT_TERMS: usize = 1024;
+
+/// Elements that one thread takes at once.
+const CHUNK: usize = 16 * 1024;
+
+impl Steps {
+    /// `x·weight` as integers do it: the sums of whole numbers are exact, in whatever order they are
+    /// taken, and are scaled once, as the integer kernels scale theirs.
+    ///
+    /// # Shapes
+    /// `x`: `[m, k]`, `weight`: `[k, n]`, output: `[m, n]`, all row-major.
+    fn product(&self, x: &[f32], weight: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
+        let mut whole_x = vec![0f32; x.len()];
+        let pieces = whole_x.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+        pieces.for_each(|(whole, x)| {
+            whole.iter_mut().zip(x).for_each(|(whole, x)| *whole = (x / self.x).round());
+        });
+        let mut whole_weight = vec![0f32; weight.len()];
+        let rows = whole_weight.par_chunks_mut(n.max(1)).zip(weight.par_chunks(n.max(1)));
+        rows.for_each(|(whole, weight)| {
+            let columns = weight.iter().zip(self.weight.iter());
+            whole.iter_mut().zip(columns).for_each(|(whole, (w, step))| *whole = (w / step).round());
+        });
+        let mut y = vec![0f32; m * n];
+        let mut part = vec![0f32; if k > EXACT_TERMS { m * n } else { 0 }];
+        let mut sums = vec![0i32; part.len()];
+        for start in (0..k).step_by(EXACT_TERMS) {
+            let end = (start + EXACT_TERMS).min(k);
+            let left = Matrix::strided(&whole_x[start..], [m, end - start], [k, 1]);
+            let right = Matrix::row_major(&whole_weight[start * n..end * n], end - start, n);
+            let target = if part.is_empty() { &mut y } else { &mut part };
+            kernels::gemm(left, right, target, Write::Overwrite);
+            sums.iter_mut().zip(&part).for_each(|(sum, part)| *sum += *part as i32);
+        }
+        y.iter_mut().zip(&sums).for_each(|(y, sum)| *y = *sum as f32);
+        for row in y.chunks_exact_mut(n.max(1)) {
+            for (y, step) in row.iter_mut().zip(self.weight.iter()) {
+                *y *= self.x * step;
+            }
+        }
+        y
+    }
+}
+
+fn forward(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: Option<&FlexTensor>,
+    steps: Option<&Steps>,
+) -> FlexTensor {
     let x_elements = fused::elements(x);
     let weights = fused::matrix(weight);
     let (k, n) = (weights.rows(), weights.cols());
     let mut shape = fused::shape(x);
     *shape.last_mut().expect("a matrix has columns") = n;
     let m = shape[..shape.len() - 1].iter().product();
-    let mut y = vec![0f32; m * n];
-    kernels::gemm(Matrix::row_major(&x_elements, m, k), weights, &mut y, Write::Overwrite);
+    let mut y = match steps.filter(|steps| steps.weight.len() == n) {
+        Some(steps) => {
+            let weight = fused::contiguous(weight);
+            steps.product(&x_elements, &fused::elements(&weight), [m, k, n])
+        }
+        None => {
+            let mut y = vec![0f32; m * n];
+            kernels::gemm(Matrix::row_major(&x_elements, m, k), weights, &mut y, Write::Overwrite);
+            y
+        }
+    };
     if let Some(bias) = bias {
         kernels::add_row(Cpu::best(), &mut y, &fused::elements(bias));
     }
@@ -66,7 +139,7 @@ impl Operation<3> for Linear {
 
     fn forward(&self, [x, weight, bias]: &[FlexTensor; 3]) -> (FlexTensor, Self::Saved) {
         let x = fused::contiguous(x);
-        (forward(&x, weight, Some(bias)), [x, weight.clone()])
+        (forward(&x, weight, Some(bias), self.steps.as_ref()), [x, weight.clone()])
     }
 
     fn backward(
@@ -84,7 +157,7 @@ impl Operation<2> for Linear {
 
     fn forward(&self, [x, weight]: &[FlexTensor; 2]) -> (FlexTensor, Self::Saved) {
         let x = fused::contiguous(x);
-        (forward(&x, weight, None), [x, weight.clone()])
+        (forward(&x, weight, None, self.steps.as_ref()), [x, weight.clone()])
     }
 
     fn backward(
@@ -98,12 +171,20 @@ impl Operation<2> for Linear {
     }
 }
 
-/// `x·weight + bias`.
-pub(super) fn linear(fuse: bool, x: Floats, weight: Floats, bias: Option<Floats>) -> Floats {
+/// `x·weight + bias`; `steps` where both factors were quantized, which the CPU then multiplies
+/// exactly.
+pub(super) fn linear(
+    fuse: bool,
+    x: Floats,
+    weight: Floats,
+    bias: Option<Floats>,
+    steps: Option<Steps>,
+) -> Floats {
     if fuse {
+        let operation = Linear { steps };
         return Floats(match bias {
-            Some(bias) => fused::apply(&Linear, [x.0, weight.0, bias.0]),
-            None => fused::apply(&Linear, [x.0, weight.0]),
+            Some(bias) => fused::apply(&operation, [x.0, weight.0, bias.0]),
+            None => fused::apply(&operation, [x.0, weight.0]),
         });
     }
     let mut shape = x.shape();
@@ -120,5 +201,5 @@ pub(super) fn linear(fuse: bool, x: Floats, weight: Floats, bias: Option<Floats>
 
 /// `a·b` over the last two dimensions, the others broadcast.
 pub(super) fn matmul(fuse: bool, a: Floats, b: Floats) -> Floats {
-    if b.shape().len() == 2 { linear(fuse, a, b, None) } else { a.matmul(b) }
+    if b.shape().len() == 2 { linear(fuse, a, b, None, None) } else { a.matmul(b) }
 }

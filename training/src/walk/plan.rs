@@ -63,6 +63,13 @@ pub(crate) struct FakeQuantize {
     pub(crate) range: (f32, f32),
 }
 
+impl FakeQuantize {
+    /// Whether 0 stands for 0 in every channel.
+    pub(crate) fn is_symmetric(&self) -> bool {
+        self.zero_points.iter().all(|&zero_point| zero_point == 0.0)
+    }
+}
+
 /// The steps of one call.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
