@@ -41,6 +41,9 @@ fn every_option_does_its_work() {
         assert!(metric(&run, stage, "agreement/worst-difference") <= 1.0, "{stage}");
         assert_eq!(metric(&run, stage, "agreement/other-class"), 0.0, "{stage}");
     }
-    assert!(metric(&run, "calibrated", "validation/accuracy-drop") <= 0.0, "layers went back to float");
+    assert!(
+        metric(&run, "calibrated", "validation/accuracy-drop") <= 0.0,
+        "layers went back to float"
+    );
     assert!(metric(&run, "lsq", "model/size") < metric(&run, "gradual", "model/size") / 2.0);
 }

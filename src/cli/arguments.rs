@@ -49,8 +49,11 @@ pub(super) struct ManifestFile {
 impl ManifestFile {
     /// The manifest with its state folder; nothing is read yet.
     pub(super) fn project(&self) -> Result<Project, Failure> {
-        let host = Host::this_program(cfg!(feature = "cuda"))
+        let mut host = Host::this_program(cfg!(feature = "cuda"))
             .map_err(|error| anyhow::Error::new(error).context("cannot find this program"))?;
+        // Training frees and asks for the same large tensors every step: an allocator that gives
+        // them back to the system in between pays for page faults.
+        host.environment.push(("MIMALLOC_PURGE_DELAY".into(), "-1".into()));
         let home = self.state.home.as_deref().map(absolute);
         Ok(Project::open(&self.manifest, STAGES, host, home.as_deref()))
     }

@@ -128,6 +128,7 @@ fn spawn(attempt: &Attempt<'_>) -> std::io::Result<Child> {
         .arg(task_path)
         .env(ATTACHED, "1")
         .env("RAYON_NUM_THREADS", task.threads.to_string())
+        .envs(host.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(&task.root)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

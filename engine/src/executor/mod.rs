@@ -27,6 +27,8 @@ pub struct Host {
     pub program: PathBuf,
     /// Its arguments before the path of the task file.
     pub arguments: Vec<OsString>,
+    /// Environment variables that workers get besides this process's own.
+    pub environment: Vec<(OsString, OsString)>,
     /// Whether this build can use CUDA.
     pub cuda: bool,
     /// Time between asking a worker to stop and killing it, after a timeout.
@@ -44,6 +46,7 @@ impl Host {
         Ok(Self {
             program: std::env::current_exe()?,
             arguments: vec!["worker".into()],
+            environment: Vec::new(),
             cuda,
             grace: Duration::from_secs(10),
             backoff: Duration::from_secs(1),

@@ -49,7 +49,10 @@ impl Steps {
         let rows = whole_weight.par_chunks_mut(n.max(1)).zip(weight.par_chunks(n.max(1)));
         rows.for_each(|(whole, weight)| {
             let columns = weight.iter().zip(self.weight.iter());
-            whole.iter_mut().zip(columns).for_each(|(whole, (w, step))| *whole = (w / step).round());
+            whole
+                .iter_mut()
+                .zip(columns)
+                .for_each(|(whole, (w, step))| *whole = (w / step).round());
         });
         let mut y = vec![0f32; m * n];
         let mut part = vec![0f32; if k > EXACT_TERMS { m * n } else { 0 }];
@@ -202,4 +205,26 @@ pub(super) fn linear(
 /// `a·b` over the last two dimensions, the others broadcast.
 pub(super) fn matmul(fuse: bool, a: Floats, b: Floats) -> Floats {
     if b.shape().len() == 2 { linear(fuse, a, b, None, None) } else { a.matmul(b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against sums of integers, with more terms than a float holds and the greatest factors.
+    #[test]
+    fn quantized_factors_are_multiplied_exactly() {
+        let (m, k, n) = (3, 2 * EXACT_TERMS + 5, 4);
+        let steps = Steps { x: 0.037, weight: Arc::new(vec![0.1, 0.003, 1.7, 0.05]) };
+        let whole = |index: usize| [127, -127, 126, -3, 127][index % 5] - (index % 7 == 0) as i64;
+        let x: Vec<f32> = (0..m * k).map(|index| whole(index) as f32 * steps.x).collect();
+        let weight: Vec<f32> =
+            (0..k * n).map(|index| whole(index / n) as f32 * steps.weight[index % n]).collect();
+        let y = steps.product(&x, &weight, [m, k, n]);
+        for (index, y) in y.into_iter().enumerate() {
+            let (row, column) = (index / n, index % n);
+            let sum: i64 = (0..k).map(|term| whole(row * k + term) * whole(term)).sum();
+            assert_eq!(y, sum as i32 as f32 * (steps.x * steps.weight[column]), "{row} {column}");
+        }
+    }
 }
