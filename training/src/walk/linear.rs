@@ -216,7 +216,9 @@ mod tests {
     fn quantized_factors_are_multiplied_exactly() {
         let (m, k, n) = (3, 2 * EXACT_TERMS + 5, 4);
         let steps = Steps { x: 0.037, weight: Arc::new(vec![0.1, 0.003, 1.7, 0.05]) };
-        let whole = |index: usize| [127, -127, 126, -3, 127][index % 5] - (index % 7 == 0) as i64;
+        let whole = |index: usize| {
+            [127, -127, 126, -3, 127][index % 5] - i64::from(index.is_multiple_of(7))
+        };
         let x: Vec<f32> = (0..m * k).map(|index| whole(index) as f32 * steps.x).collect();
         let weight: Vec<f32> =
             (0..k * n).map(|index| whole(index / n) as f32 * steps.weight[index % n]).collect();
