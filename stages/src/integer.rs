@@ -143,7 +143,7 @@ impl<'a> Work<'a> {
 
     /// How much each linear layer costs: the validation cross-entropy that is gained when it alone
     /// goes back to float. Worst first.
-    pub(crate) fn sensitivity(&self, quantized: &Graph) -> Result<Vec<(String, f64)>> {
+    fn sensitivity(&self, quantized: &Graph) -> Result<Vec<(String, f64)>> {
         let base = self.scores(&self.answers(quantized)?)?.cross_entropy;
         let mut gains = Vec::new();
         for linear in linears(quantized) {
@@ -165,30 +165,54 @@ impl<'a> Work<'a> {
         Ok(gains)
     }
 
-    /// Reverts the worst layers until the accuracy holds; gives their names.
-    pub(crate) fn mix(
+    /// Reverts the worst layers until the accuracy holds.
+    fn mix(
         &self,
         quantized: &mut Graph,
         settings: &MixedPrecision,
         worst_first: &[(String, f64)],
-    ) -> Result<Vec<String>> {
+    ) -> Result<()> {
         let limit = settings.accuracy_drop_max.get();
-        let mut reverted = Vec::new();
+        let mut n_reverted = 0;
         let mut drop = self.accuracy_drop(&self.answers(quantized)?)?;
         for (linear, _) in worst_first {
             if drop <= limit {
                 break;
             }
             quantize::revert(quantized, linear)?;
-            reverted.push(linear.clone());
+            n_reverted += 1;
             drop = self.accuracy_drop(&self.answers(quantized)?)?;
             self.context.log(format!("`{linear}` back to float: accuracy drop {drop:.4}"));
         }
-        Ok(reverted)
+        self.context.metric(Metric {
+            name: "mixed/float-layers".to_owned(),
+            value: f64::from(n_reverted),
+            unit: "count".to_owned(),
+            ..Metric::default()
+        });
+        Ok(())
+    }
+
+    /// What both stages do once they have scales: measure what each layer costs (when `sensitivity`
+    /// is on, or somebody has to be given back to float), mix, fold, check and report.
+    pub(crate) fn complete(
+        &self,
+        mut quantized: Graph,
+        model: &ModelFolder,
+        sensitivity: bool,
+        mixed_precision: Option<&MixedPrecision>,
+    ) -> Result<Graph> {
+        if sensitivity || mixed_precision.is_some() {
+            let worst_first = self.sensitivity(&quantized)?;
+            if let Some(settings) = mixed_precision {
+                self.mix(&mut quantized, settings, &worst_first)?;
+            }
+        }
+        self.finish(&quantized, model)
     }
 
     /// Folds, checks and reports the quantized model: what the stage hands on.
-    pub(crate) fn finish(&self, quantized: &Graph, model: &ModelFolder) -> Result<Graph> {
+    fn finish(&self, quantized: &Graph, model: &ModelFolder) -> Result<Graph> {
         let mut folded = quantized.clone();
         quantize::fold(&mut folded)?;
         self.check_agreement(quantized, &folded, model)?;

@@ -169,14 +169,9 @@ impl Stage for Qat {
         let rows = Rows { train: &work.train, validation: Some(&work.validation) };
         fit(context, "qat", &mut network, rows, &mut objective, &recipe)?;
 
-        let mut quantized = network.graph();
-        if params.sensitivity || params.mixed_precision.is_some() {
-            let worst_first = work.sensitivity(&quantized)?;
-            if let Some(settings) = &params.mixed_precision {
-                work.mix(&mut quantized, settings, &worst_first)?;
-            }
-        }
-        let graph = work.finish(&quantized, &model)?;
+        let quantized = network.graph();
+        let graph =
+            work.complete(quantized, &model, params.sensitivity, params.mixed_precision.as_ref())?;
         Ok(ModelFolder { graph, ..model }.write(&context.output("model"))?)
     }
 }

@@ -64,15 +64,10 @@ impl Stage for Quantize {
         let model = ModelFolder::read(context.input("model")?)?;
         integer::check_float(&model.graph, &params.float)?;
         let work = Work::new(&model, &dataset, context)?;
-        let mut quantized =
+        let quantized =
             work.insert(&model.graph, &params.float, params.observer, params.rows.get())?;
-        if params.sensitivity || params.mixed_precision.is_some() {
-            let worst_first = work.sensitivity(&quantized)?;
-            if let Some(settings) = &params.mixed_precision {
-                work.mix(&mut quantized, settings, &worst_first)?;
-            }
-        }
-        let graph = work.finish(&quantized, &model)?;
+        let graph =
+            work.complete(quantized, &model, params.sensitivity, params.mixed_precision.as_ref())?;
         Ok(ModelFolder { graph, ..model }.write(&context.output("model"))?)
     }
 }
