@@ -112,12 +112,15 @@ fn free_space(home: &Path) -> Finding {
 }
 
 fn database(state: &State) -> Finding {
-    match state.history().and_then(|history| Ok(history.runs(1)?)) {
-        Ok(runs) => {
-            let newest = runs.first().map_or_else(
-                || "no runs yet".to_owned(),
-                |run| format!("readable, newest run {}", run.id),
-            );
+    let read =
+        |history: engine::history::History| Ok((history.schema_version()?, history.runs(1)?));
+    match state.history().and_then(read) {
+        Ok((schema, runs)) => {
+            let newest = match (schema, runs.first()) {
+                (Some(schema), Some(run)) => format!("schema {schema}, newest run {}", run.id),
+                (Some(schema), None) => format!("schema {schema}, no runs yet"),
+                (None, _) => "made by the first run".to_owned(),
+            };
             finding("run database", Health::Good, newest)
         }
         Err(failure) => finding("run database", Health::Bad, failure.message()),

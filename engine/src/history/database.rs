@@ -3,13 +3,28 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
 
 use crate::store::{Store, StoreError};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("src/history/migrations");
+/// What made the tables of each schema version, 1 for the first: description, statements.
+/// (`sqlx::migrate!` would collect them too, at the price of compiling SQLite a second time.)
+const MIGRATIONS: &[(&str, &str)] = &[("runs", include_str!("migrations/0001_runs.sql"))];
+
+fn migrator() -> Migrator {
+    let numbered = MIGRATIONS.iter().zip(1..).map(|(&(description, statements), version)| {
+        let statements = statements.into_sql_str();
+        Migration::new(version, description.into(), MigrationType::Simple, statements, false)
+    });
+    Migrator::with_migrations(numbered.collect())
+}
+
+/// The newest schema version that is known here.
+fn newest_schema() -> i64 {
+    MIGRATIONS.len() as i64
+}
 
 /// Longest wait for another writer; its transactions take milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -98,7 +113,7 @@ impl Database {
             options.connect().await.map_err(|source| failed(&path, "open it", source))?;
         let mut database = Self { path, connection };
         database.refuse_newer().await?;
-        MIGRATIONS
+        migrator()
             .run_direct(None, &mut database.connection, false)
             .await
             .map_err(|source| HistoryError::Migration { path: database.path.clone(), source })?;
@@ -122,7 +137,7 @@ impl Database {
     }
 
     async fn refuse_newer(&mut self) -> Result<(), HistoryError> {
-        let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+        let known = newest_schema();
         match self.schema_version().await? {
             Some(found) if found > known => {
                 Err(HistoryError::Newer { path: self.path.clone(), found, known })
@@ -131,7 +146,7 @@ impl Database {
         }
     }
 
-    async fn schema_version(&mut self) -> Result<Option<i64>, HistoryError> {
+    pub(super) async fn schema_version(&mut self) -> Result<Option<i64>, HistoryError> {
         let tables: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'",
         )

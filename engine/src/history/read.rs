@@ -79,6 +79,18 @@ impl History {
         Ok(Self { store: Store::at(home), runtime, database: Mutex::new(database) })
     }
 
+    /// Version of the tables; `None` before the first run.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn schema_version(&self) -> Result<Option<i64>, HistoryError> {
+        let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        match guard.as_mut() {
+            Some(database) => self.runtime.block_on(database.schema_version()),
+            None => Ok(None),
+        }
+    }
+
     /// The newest runs, newest first.
     ///
     /// # Errors
