@@ -12,7 +12,7 @@ use crate::examples::Examples;
 use crate::network::{Network, Parameter};
 use crate::objective::{Monitor, Objective, Progress, Step};
 use crate::optimizer::{Optimizer, Settings};
-use crate::recipe::Recipe;
+use crate::recipe::{Keep, Recipe};
 use crate::walk::floats::Floats;
 
 /// Steps whose losses are read from the device together.
@@ -50,14 +50,13 @@ pub struct EpochRecord {
 pub struct FitReport {
     /// Every epoch that was run.
     pub history: Vec<EpochRecord>,
-    /// The epoch whose weights the network has now: the best on the validation rows, else the last.
+    /// The epoch whose weights the network has now, as [`Recipe::keep`] says.
     pub best_epoch: usize,
     /// Optimizer steps done.
     pub steps: u64,
 }
 
-/// Trains `network` on `train` and leaves the best weights in it: those of the epoch with the
-/// highest validation accuracy (ties: lower loss), or the last ones without validation rows.
+/// Trains `network` on `train` and leaves the weights in it that [`Recipe::keep`] asks for.
 ///
 /// With a folder for checkpoints, the run's state is written there from time to time, when it is
 /// interrupted and when it is done; the same call then goes on from there. On the CPU the result is
@@ -167,7 +166,10 @@ impl<'a> Run<'a> {
         let last = self.state.history.len().saturating_sub(1);
         FitReport {
             history: self.state.history.clone(),
-            best_epoch: self.state.best.map_or(last, |(epoch, _)| epoch),
+            best_epoch: match (self.recipe.keep, self.state.best) {
+                (Keep::Best, Some((epoch, _))) => epoch,
+                _ => last,
+            },
             steps: self.state.step,
         }
     }
@@ -317,7 +319,9 @@ impl<'a> Run<'a> {
             if self.state.best.is_none_or(|(_, best)| score.is_better_than(&best)) {
                 self.state.best = Some((epoch, score));
                 self.state.stale = 0;
-                self.best = Some(Snapshot::of(network));
+                if self.recipe.keep == Keep::Best {
+                    self.best = Some(Snapshot::of(network));
+                }
             } else {
                 self.state.stale += 1;
             }

@@ -45,5 +45,5 @@ pub use examples::{Batch, Bucket, Examples, Inputs};
 pub use fit::{EpochRecord, FitReport, Score, fit};
 pub use network::{Mode, Network, NetworkOptions, Predicate, Values};
 pub use objective::{Loss, Monitor, Objective, Progress, Silent, Step};
-pub use recipe::{Recipe, Schedule};
+pub use recipe::{Keep, Recipe, Schedule};
 pub use scales::Quantization;

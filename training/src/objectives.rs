@@ -6,7 +6,7 @@ mod supervised;
 #[cfg(test)]
 mod tests;
 
-pub use distill::{Distill, Match, Teacher};
+pub use distill::{Distill, Masking, Match, Teacher};
 pub use supernet::{Choose, Subnetwork, Supernet};
 pub use supervised::Supervised;
 

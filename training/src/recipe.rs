@@ -33,10 +33,24 @@ pub struct Recipe {
     pub dropout: f64,
     /// Epochs without a better validation score after which training ends, ≥ 1; never when absent.
     pub early_stopping: Option<usize>,
+    /// Which epoch's weights a run ends with.
+    pub keep: Keep,
     /// Whether texts of a similar length share a batch. Saves padding.
     pub bucket: bool,
     /// Seed of shuffling and dropout.
     pub seed: u64,
+}
+
+/// Which epoch's weights a training run ends with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Those of the best validation accuracy (ties: lower loss); the last without validation rows.
+    #[default]
+    Best,
+    /// Those of the last epoch: with few validation rows the best one is largely luck, and a rate
+    /// that has come down to 0 has settled.
+    Last,
 }
 
 /// What the learning rate does after the warm-up.
@@ -66,6 +80,7 @@ impl Default for Recipe {
             clip_norm: 1.0,
             dropout: 0.1,
             early_stopping: None,
+            keep: Keep::Best,
             bucket: true,
             seed: 0,
         }

@@ -12,6 +12,7 @@ use crate::network::{Mode, NetworkOptions};
 use crate::objective::{Loss, Silent};
 use crate::objectives::Supervised;
 use crate::random::Stream;
+use crate::recipe::Keep;
 use crate::scales::Quantization;
 
 fn graph() -> Graph {
@@ -97,6 +98,14 @@ fn learns_and_reports() {
     let best = report.history[report.best_epoch].validation.unwrap();
     assert_eq!((best.accuracy, best.loss), (found.accuracy, found.loss));
     assert!(found.accuracy > 0.9, "{report:?}");
+    // Without a choice by validation, the last epoch's weights stay.
+    let recipe = Recipe { keep: Keep::Last, epochs: 3, ..recipe };
+    let report =
+        fit(&mut network, &train, Some(&validation), &mut supervised(), &recipe, &mut Silent)
+            .unwrap();
+    let found = evaluate(&network, &validation, 8).unwrap();
+    assert_eq!(report.best_epoch, 2);
+    assert_eq!(report.history[2].validation.unwrap().loss, found.loss);
     // The trained weights leave as a graph that gives the same answers.
     let batch = validation.batch(&[0]);
     let inputs = batch.inputs();

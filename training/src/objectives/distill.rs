@@ -8,6 +8,7 @@ use crate::examples::Batch;
 use crate::loss::{self, Distillation};
 use crate::network::{Mode, Network, Values};
 use crate::objective::{Loss, Objective, Step};
+use crate::random::mix;
 use crate::temperature::Temperature;
 
 /// Name of the learned temperature among a network's extra tensors.
@@ -26,7 +27,7 @@ pub struct Teacher {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Match {
     /// Hidden states `[batch, sequence, width]`: mean squared error, through a learned projection
-    /// where the widths differ (TinyBERT, arXiv:1909.10351).
+    /// where the widths differ or where it is asked for (TinyBERT, arXiv:1909.10351).
     Hidden {
         /// The student's value.
         student: String,
@@ -34,6 +35,8 @@ pub enum Match {
         teacher: String,
         /// Factor in the loss.
         weight: f64,
+        /// Whether dimensions of one width do not mean the same in both.
+        projected: bool,
     },
     /// Attention scores before softmax `[batch, heads, sequence, sequence]`: mean squared error.
     Attention {
@@ -96,6 +99,39 @@ impl Match {
     }
 }
 
+/// Word pieces that student and teacher do not get to see, others in each epoch: the few training
+/// texts become many, and the teacher is asked about each (Tang et al. 2019, arXiv:1903.12136, §3.2).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Masking {
+    /// Part of each text's word pieces, in 0..1; the first and the last always stay.
+    pub share: f64,
+    /// Id that takes their place.
+    pub id: u32,
+}
+
+impl Masking {
+    /// `batch` with other word pieces masked for each `seed`.
+    pub(super) fn apply(self, batch: &Batch, seed: u64) -> Batch {
+        let mut batch = batch.clone();
+        let threshold = (self.share * 65_536.0).round() as u64;
+        let rows = batch.ids.chunks_mut(batch.length).zip(batch.mask.chunks(batch.length));
+        for (row, (ids, mask)) in rows.enumerate() {
+            let length = mask.iter().filter(|&&mask| mask != 0).count();
+            for (position, id) in ids.iter_mut().enumerate().take(length.saturating_sub(1)).skip(1)
+            {
+                let index = (row * batch.length + position) as u64;
+                if mix(seed.wrapping_add(index)) & 0xffff < threshold {
+                    *id = i64::from(self.id);
+                }
+            }
+        }
+        batch
+    }
+}
+
+/// Purpose of the random numbers that choose what is masked.
+const MASKING: u64 = 2;
+
 /// α·T²·KL + (1 − α)·CE + Σ weight·match.
 #[derive(Debug)]
 pub struct Distill {
@@ -103,6 +139,7 @@ pub struct Distill {
     temperature: Temperature,
     teacher: Teacher,
     matches: Vec<Match>,
+    masking: Option<Masking>,
     extra: Vec<(String, graph::Tensor)>,
 }
 
@@ -133,28 +170,53 @@ impl Distill {
             })?;
             let (s, t) = pair.names();
             let (from, to) = (width(student, s)?, width(network.source(), t)?);
-            if matches!(pair, Match::Hidden { .. }) && from != to {
+            if matches!(pair, Match::Hidden { projected, .. } if *projected || from != to) {
                 let deviation = 1.0 / (from as f64).sqrt();
                 let name = pair.projection();
                 let projection = normal(seed, &name, &[from, to], deviation);
                 extra.push((name, projection));
             }
         }
-        Ok(Self { distillation, temperature, teacher, matches, extra })
+        Ok(Self { distillation, temperature, teacher, matches, masking: None, extra })
+    }
+
+    /// Masks word pieces; the teacher's logits are then its answers to the masked texts.
+    ///
+    /// # Errors
+    ///
+    /// When there is no teacher network to answer.
+    pub fn with_masking(self, masking: Masking) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            self.teacher.network.is_some(),
+            "word pieces are masked, so the teacher itself is needed, not only its logits"
+        );
+        Ok(Self { masking: Some(masking), ..self })
     }
 
     fn student_taps<'a>(&'a self, logits: &'a str) -> Vec<&'a str> {
         std::iter::once(logits).chain(self.matches.iter().map(|pair| pair.names().0)).collect()
     }
 
-    /// The teacher's matched values for a batch; `None` where nothing is matched.
-    fn teacher_values(&self, batch: &Batch) -> anyhow::Result<Option<Values>> {
-        let Some(network) = self.teacher.network.as_ref().filter(|_| !self.matches.is_empty())
-        else {
-            return Ok(None);
+    /// What the teacher says to a batch: its logits, and its matched values where there are any.
+    fn teacher_says(
+        &self,
+        batch: &Batch,
+        device: &Device,
+    ) -> anyhow::Result<(Tensor<2>, Option<Values>)> {
+        let known = || super::rows_of(&self.teacher.logits, batch, device);
+        let asked = self.masking.is_some() || !self.matches.is_empty();
+        let Some(network) = self.teacher.network.as_ref().filter(|_| asked) else {
+            return Ok((known()?, None));
         };
-        let taps: Vec<&str> = self.matches.iter().map(|pair| pair.names().1).collect();
-        Ok(Some(network.forward(&batch.inputs(), &taps, Mode::Evaluate)?))
+        let logits = super::logits_name(network);
+        let matched = self.matches.iter().map(|pair| pair.names().1);
+        let taps: Vec<&str> = self.masking.iter().map(|_| logits).chain(matched).collect();
+        let values = network.forward(&batch.inputs(), &taps, Mode::Evaluate)?;
+        let target = match self.masking {
+            Some(_) => values.get(logits)?,
+            None => known()?,
+        };
+        Ok((target, Some(values)))
     }
 }
 
@@ -172,11 +234,13 @@ impl Objective for Distill {
     }
 
     fn loss(&mut self, network: &Network, batch: &Batch, step: &Step) -> anyhow::Result<Loss> {
+        let masked = self.masking.map(|masking| masking.apply(batch, step.random_seed(MASKING)));
+        let batch = masked.as_ref().unwrap_or(batch);
         let device: &Device = network.device();
         let name = super::logits_name(network);
         let student = network.forward(&batch.inputs(), &self.student_taps(name), step.mode())?;
         let logits = student.get::<2>(name)?;
-        let target = super::rows_of(&self.teacher.logits, batch, device)?;
+        let (target, teacher) = self.teacher_says(batch, device)?;
         let parameter = network.parameter::<1>(TEMPERATURE).ok();
         let temperature = self.temperature.of_batch(step.progress(), &logits, &target, parameter);
         let labels = super::labels(batch, device);
@@ -185,7 +249,7 @@ impl Objective for Distill {
             .with("soft-loss", distilled.soft)
             .with("hard-loss", distilled.hard)
             .with("temperature", temperature.mean());
-        if let Some(teacher) = self.teacher_values(batch)? {
+        if let Some(teacher) = teacher.filter(|_| !self.matches.is_empty()) {
             let mask = super::mask(batch, device);
             let mut sum = Tensor::zeros([1], device.burn());
             for pair in &self.matches {

@@ -1,7 +1,7 @@
 use graph::Graph;
 use graph::bert::{self, BertConfig, BertLayer};
 
-use super::{Distill, Match, Subnetwork, Supernet, Teacher};
+use super::{Distill, Masking, Match, Subnetwork, Supernet, Teacher};
 use crate::loss::{CrossEntropy, Distillation};
 use crate::objective::Silent;
 use crate::temperature::Temperature;
@@ -60,6 +60,7 @@ fn a_student_comes_closer_to_its_teacher() {
         student: "encoder.layer.0.output.LayerNorm".to_owned(),
         teacher: "encoder.layer.1.output.LayerNorm".to_owned(),
         weight: 0.1,
+        projected: false,
     }];
     let given = Teacher { logits: logits.clone(), network: Some(frozen) };
     let temperature =
@@ -123,4 +124,47 @@ fn a_supernet_improves_its_subnetworks() {
     };
     let (before, after) = (loss(&graph), loss(&trained.graph()));
     assert!(after < before / 2.0, "{before} {after}");
+}
+
+#[test]
+fn masking_hides_its_share_of_the_inner_word_pieces() {
+    let ids: Vec<Vec<u32>> = (0..40).map(|row| vec![5; 20 + row]).collect();
+    let rows = Examples { labels: vec![0; ids.len()], ids };
+    let batch = rows.batch(&(0..40).collect::<Vec<_>>());
+    let masking = Masking { share: 0.25, id: 9 };
+    let masked = masking.apply(&batch, 1);
+    assert_eq!(masked, masking.apply(&batch, 1));
+    assert_ne!(masked, masking.apply(&batch, 2));
+    let hidden = masked.ids.iter().filter(|&&id| id == 9).count();
+    let share = hidden as f64 / batch.tokens() as f64;
+    assert!((0.2..0.3).contains(&share), "{share}");
+    for (row, ids) in masked.ids.chunks(batch.length).enumerate() {
+        let length = 20 + row;
+        assert_eq!((ids[0], ids[length - 1]), (5, 5), "the special pieces stay");
+        assert!(ids[length..].iter().all(|&id| id == 0), "padding stays");
+    }
+}
+
+#[test]
+fn with_masked_texts_the_teacher_itself_answers() {
+    let (rows, teacher) = (rows(), build(&config(8, 2), 1));
+    let start = build(&config(8, 1), 2);
+    let nobody = || Teacher { logits: vec![vec![0.0; 2]; rows.len()], network: None };
+    let objective = |teacher| {
+        let temperature = Temperature::Constant { value: 2.0 };
+        Distill::new(distillation(1.0), temperature, teacher, &start, Vec::new(), 3).unwrap()
+    };
+    let masking = Masking { share: 0.3, id: 3 };
+    assert!(objective(nobody()).with_masking(masking).is_err());
+
+    // The stored logits are all alike and would teach nothing.
+    let frozen = network(&teacher, &NetworkOptions::frozen());
+    let answers = evaluate(&frozen, &rows, 8).unwrap().logits;
+    let mut student = network(&start, &NetworkOptions::default());
+    let before = distance(&evaluate(&student, &rows, 8).unwrap().logits, &answers);
+    let given = Teacher { network: Some(frozen), ..nobody() };
+    let mut objective = objective(given).with_masking(masking).unwrap();
+    fit(&mut student, &rows, None, &mut objective, &recipe(15), &mut Silent).unwrap();
+    let after = distance(&evaluate(&student, &rows, 8).unwrap().logits, &answers);
+    assert!(after < before / 2.0, "{before} to {after}");
 }

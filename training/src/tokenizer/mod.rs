@@ -102,6 +102,11 @@ impl Tokenizer {
     pub fn padding_id(&self) -> u32 {
         self.padding_id
     }
+
+    /// Id of `[MASK]`, which stands for a word piece that is hidden; `None` without such a piece.
+    pub fn mask_id(&self) -> Option<u32> {
+        self.inner.token_to_id("[MASK]")
+    }
 }
 
 pub(crate) const PADDING: &str = "[PAD]";
