@@ -84,6 +84,8 @@ pub(crate) struct ChosenArchitecture {
     pub(crate) layers: Vec<usize>,
     /// Most word pieces of a text.
     pub(crate) max_length: usize,
+    /// Whether its hidden dimensions are in another order than the teacher's.
+    pub(crate) reordered: bool,
 }
 
 impl ChosenArchitecture {

@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use engine::{Port, Stage, StageContext};
 use graph::bert::{self, BertConfig};
 use graph::model_folder::ModelInfo;
-use graph::rewrite::prune;
 use graph::structure::{self, EncoderLayer};
 use graph::{Graph, ModelFolder};
 use schemars::JsonSchema;
@@ -14,14 +13,14 @@ use serde::{Deserialize, Serialize};
 use training::Device;
 use training::evaluate;
 use training::loss::{CrossEntropy, Distillation};
-use training::objectives::{self, Match, Teacher};
+use training::objectives::{self, Masking, Match, Teacher};
 use training::temperature::Temperature;
 use training::tokenizer::Tokenizer;
 use training::{Network, NetworkOptions};
 
 use crate::architecture::{Architecture, ChosenArchitecture};
 use crate::range::{Fraction, Positive, Share};
-use crate::recipe::Training;
+use crate::recipe::{Learn, Training};
 use crate::score::{self, Split};
 use crate::watch::{Rows, fit};
 use crate::{teacher_logits, texts};
@@ -44,14 +43,18 @@ pub(crate) struct Params {
     #[serde(default = "default_temperature")]
     temperature: Temperature,
     /// Share of each label that is spread over all classes.
-    #[serde(default = "no_smoothing")]
+    #[serde(default = "nothing")]
     label_smoothing: Share,
+    /// Share of each text's word pieces that student and teacher see as `[MASK]`, others in each
+    /// epoch: more texts to ask the teacher about (arXiv:1903.12136, §3.2).
+    #[serde(default = "nothing")]
+    masking: Share,
     /// Layers of the student that are to compute what the teacher's do.
     #[serde(default)]
     matching: Matching,
     /// Optimizer and batches.
     #[serde(default)]
-    training: Training,
+    training: Training<Learn>,
 }
 
 /// What a student is made of.
@@ -73,9 +76,10 @@ pub(crate) struct Matching {
     /// The teacher's layer that each student layer is matched with, ascending; evenly spaced when
     /// absent.
     layers: Option<Vec<usize>>,
-    /// Hidden states, embeddings included, by mean squared error (TinyBERT, arXiv:1909.10351).
+    /// Hidden states, embeddings included, by mean squared error (TinyBERT, arXiv:1909.10351);
+    /// through a learned projection where the student's dimensions are not the teacher's.
     hidden: Option<Weight>,
-    /// Attention scores by mean squared error; student and teacher need equally many heads.
+    /// Attention scores by mean squared error; student and teacher need the same heads.
     attention: Option<Weight>,
     /// Relations among queries, keys and values of the last layer (MiniLMv2, arXiv:2012.15828).
     relations: Option<Relations>,
@@ -108,7 +112,7 @@ fn default_temperature() -> Temperature {
     Temperature::Constant { value: 2.0 }
 }
 
-fn no_smoothing() -> Share {
+fn nothing() -> Share {
     Share::new(0.0)
 }
 
@@ -125,7 +129,7 @@ impl Matching {
 impl Stage for Distill {
     type Params = Params;
     const KIND: &'static str = "distill";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "trains a smaller model to answer like the teacher";
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
@@ -173,14 +177,15 @@ impl Stage for Distill {
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
         let dataset = texts::load(context)?;
         let teacher = ModelFolder::read(context.input("teacher")?)?;
-        let start = initial_student(&params.student, &teacher, context)?;
+        let Start { model: start, order } = initial_student(&params.student, &teacher, context)?;
         let tokenizer = Tokenizer::from_bytes(&start.tokenizer_json, start.info.max_length)?;
         let train = texts::encode(&tokenizer, &dataset.train)?;
         let validation = texts::encode(&tokenizer, &dataset.validation)?;
         let device = Device::from_name(context.device())?;
 
-        let matches = matches(&params.matching, &start.graph, &teacher.graph)?;
-        let needs_teacher = !params.matching.is_off();
+        let matches = matches(&params.matching, &start.graph, order, &teacher.graph)?;
+        let masks = params.masking.get() > 0.0;
+        let needs_teacher = masks || !params.matching.is_off();
         let frozen =
             needs_teacher.then(|| Network::new(&teacher.graph, &device, &NetworkOptions::frozen()));
         let logits = teacher_logits::read(context.input("logits")?, &dataset.train)?;
@@ -197,6 +202,12 @@ impl Stage for Distill {
             matches,
             context.seed(),
         )?;
+        if masks {
+            let id = tokenizer.mask_id().context(
+                "`masking` needs a tokenizer with a [MASK] piece; this teacher's has none",
+            )?;
+            objective = objective.with_masking(Masking { share: params.masking.get(), id })?;
+        }
         let mut network = Network::new(&start.graph, &device, &NetworkOptions::default())?;
         let recipe = params.training.recipe(params.epochs.get(), context.seed());
         let rows = Rows { train: &train, validation: Some(&validation) };
@@ -210,17 +221,36 @@ impl Stage for Distill {
     }
 }
 
-/// The student before training, with the teacher's tokenizer and labels.
+/// A student before training.
+struct Start {
+    model: ModelFolder,
+    order: Order,
+}
+
+/// What a student has in another order than the teacher.
+#[derive(Debug, Clone, Copy, Default)]
+struct Order {
+    /// Heads and units of its layers.
+    layers: bool,
+    /// Dimensions of the residual stream.
+    hidden: bool,
+}
+
+/// The student before training, with the teacher's tokenizer and labels, and with no more positions
+/// than its texts can reach.
 fn initial_student(
     student: &Student,
     teacher: &ModelFolder,
     context: &StageContext,
-) -> Result<ModelFolder> {
-    let with = |graph: Graph, max_length: usize| ModelFolder {
-        graph,
-        tokenizer_json: teacher.tokenizer_json.clone(),
-        info: ModelInfo { labels: teacher.info.labels.clone(), max_length },
+) -> Result<Start> {
+    let with = |graph: Graph, max_length: usize, order: Order| {
+        let info = ModelInfo { labels: teacher.info.labels.clone(), max_length };
+        let tokenizer_json = teacher.tokenizer_json.clone();
+        Start { model: ModelFolder { graph, tokenizer_json, info }, order }
     };
+    let max_length = teacher.info.max_length;
+    let like = BertConfig::of(&teacher.graph)?;
+    let positions = like.positions.min(max_length);
     match student {
         Student::Search => {
             let need = "`student = \"search\"` needs the inputs `architecture` and `supernet` of a nas-search stage";
@@ -228,38 +258,38 @@ fn initial_student(
             let supernet = ModelFolder::read(context.input("supernet").context(need)?)?;
             let config = BertConfig::of(&supernet.graph)?;
             let graph = bert::subnetwork(&supernet.graph, &config, &chosen.config, &chosen.layers)?;
-            Ok(with(graph, chosen.max_length))
+            let order = Order { layers: true, hidden: chosen.reordered };
+            Ok(with(graph, chosen.max_length, order))
         }
         Student::Layers(layers) => {
-            let mut graph = teacher.graph.clone();
-            let n_layers = structure::encoder_layers(&graph)?.len();
+            let n_layers = like.layers.len();
             if let Some(layer) = layers.iter().find(|&&layer| layer >= n_layers) {
                 bail!(
                     "`student.layers` names layer {layer}; the teacher has layers 0 to {}",
                     n_layers - 1
                 );
             }
-            let dropped: Vec<usize> =
-                (0..n_layers).filter(|layer| !layers.contains(layer)).collect();
-            prune::drop_layers(&mut graph, &dropped)?;
-            Ok(with(graph, teacher.info.max_length))
+            let kept = layers.iter().map(|&layer| like.layers[layer]).collect();
+            let config = BertConfig { layers: kept, positions, ..like.clone() };
+            let graph = bert::subnetwork(&teacher.graph, &like, &config, layers)?;
+            Ok(with(graph, max_length, Order::default()))
         }
         Student::Architecture(architecture) => {
-            let like = BertConfig::of(&teacher.graph)?;
-            let config = architecture.config(
-                like.vocabulary_size,
-                like.positions,
-                like.labels,
-                like.pooling,
-            );
+            let config =
+                architecture.config(like.vocabulary_size, positions, like.labels, like.pooling);
             let graph = bert::build(&config, &mut bert::initial_weights(context.seed()))?;
-            Ok(with(graph, teacher.info.max_length))
+            Ok(with(graph, max_length, Order::default()))
         }
     }
 }
 
 /// The pairs of values that are matched, found in both graphs.
-fn matches(matching: &Matching, student: &Graph, teacher: &Graph) -> Result<Vec<Match>> {
+fn matches(
+    matching: &Matching,
+    student: &Graph,
+    order: Order,
+    teacher: &Graph,
+) -> Result<Vec<Match>> {
     if matching.is_off() {
         return Ok(Vec::new());
     }
@@ -287,9 +317,19 @@ fn matches(matching: &Matching, student: &Graph, teacher: &Graph) -> Result<Vec<
         );
         let outputs = pairs.iter().map(|(a, b)| (a.output, b.output));
         let all = std::iter::once(embeddings).chain(outputs);
-        found.extend(all.map(|(a, b)| Match::Hidden { student: s(a), teacher: t(b), weight }));
+        let projected = order.hidden;
+        found.extend(all.map(|(a, b)| Match::Hidden {
+            student: s(a),
+            teacher: t(b),
+            weight,
+            projected,
+        }));
     }
     if let Some(Weight { weight }) = matching.attention {
+        ensure!(
+            !order.layers,
+            "`matching.attention`: a searched student has the teacher's heads in order of importance, so its heads are not the teacher's; use `relations` instead"
+        );
         let weight = weight.get() / pairs.len() as f64;
         for (index, (a, b)) in pairs.iter().enumerate() {
             let (have, want) = (a.attention.heads, b.attention.heads);
@@ -318,4 +358,33 @@ fn matches(matching: &Matching, student: &Graph, teacher: &Graph) -> Result<Vec<
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use graph::bert::BertLayer;
+
+    #[test]
+    fn reordered_parts_are_not_matched_one_by_one() {
+        let layer = BertLayer { heads: 2, intermediate: 8 };
+        let config = BertConfig { positions: 8, ..BertConfig::uniform(20, 8, 1, layer) };
+        let graph = bert::build(&config, &mut bert::initial_weights(1)).unwrap();
+        let weight = || Some(Weight { weight: Positive::new(1.0) });
+        let found = |matching: Matching, order| matches(&matching, &graph, order, &graph);
+
+        let heads = Matching { attention: weight(), ..Matching::default() };
+        let searched = Order { layers: true, hidden: false };
+        let error = found(heads, searched).unwrap_err().to_string();
+        assert!(error.contains("in order of importance"), "{error}");
+
+        for hidden in [false, true] {
+            let states = Matching { hidden: weight(), ..Matching::default() };
+            let all = found(states, Order { layers: true, hidden }).unwrap();
+            assert_eq!(all.len(), 2, "the embedding and one layer");
+            assert!(all.iter().all(
+                |pair| matches!(pair, Match::Hidden { projected, .. } if *projected == hidden)
+            ));
+        }
+    }
 }

@@ -8,13 +8,15 @@
 //! Stage kinds, in the order of a pipeline: `train-teacher`, `nas-search`, `distill`, `prune`,
 //! `quantize`, `qat`, `export`, `deploy`, `benchmark`. What several of them need: `texts` (rows and
 //! ids), `recipe` (optimizer settings), `watch` (progress), `score` (metrics), `predict` (answers of
-//! the runtime), `integer` (what both quantizing stages do).
+//! the runtime), `teacher_logits` (learning from a teacher's answers), `importance` (what matters
+//! most), `integer` (what both quantizing stages do).
 
 mod architecture;
 mod benchmark;
 mod deploy;
 mod distill;
 mod export;
+mod importance;
 mod integer;
 mod nas_search;
 mod predict;

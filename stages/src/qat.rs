@@ -7,14 +7,13 @@ use engine::{Port, Stage, StageContext};
 use graph::ModelFolder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::loss::{CrossEntropy, Distillation};
-use training::objectives::{Distill, Teacher};
+use training::objectives::Distill;
 use training::temperature::Temperature;
 use training::{Batch, Bucket, Loss, Network, NetworkOptions, Objective, Quantization, Step};
 
 use crate::integer::{self, MixedPrecision, Observer, Work};
 use crate::range::Fraction;
-use crate::recipe::Training;
+use crate::recipe::{Requantize, Training};
 use crate::watch::{Rows, fit};
 use crate::{teacher_logits, texts};
 
@@ -55,8 +54,8 @@ pub(crate) struct Params {
     #[serde(default = "default_temperature")]
     temperature: Temperature,
     /// Optimizer and batches.
-    #[serde(default = "default_training")]
-    training: Training,
+    #[serde(default)]
+    training: Training<Requantize>,
 }
 
 /// How scales change while training.
@@ -99,10 +98,6 @@ fn default_alpha() -> Fraction {
 
 fn default_temperature() -> Temperature {
     Temperature::Constant { value: 2.0 }
-}
-
-fn default_training() -> Training {
-    Training { learning_rate: crate::range::Positive::new(2e-5), ..Training::recovery() }
 }
 
 impl Stage for Qat {
@@ -153,17 +148,7 @@ impl Stage for Qat {
                 .collect();
             network.initialize_scales(&inputs)?;
         }
-        let distillation =
-            Distillation { alpha: params.alpha.get() as f32, hard: CrossEntropy::default() };
-        let teacher = Teacher { logits, network: None };
-        let inner = Distill::new(
-            distillation,
-            params.temperature,
-            teacher,
-            &start,
-            Vec::new(),
-            context.seed(),
-        )?;
+        let inner = teacher_logits::objective(params.alpha, params.temperature, logits, &start)?;
         let mut objective = QuantizationAware { inner, freeze_after };
         let recipe = params.training.recipe(params.epochs.get(), context.seed());
         let rows = Rows { train: &work.train, validation: Some(&work.validation) };

@@ -1,17 +1,55 @@
 //! How a stage trains: the optimizer's settings as a manifest gives them.
 
+use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::{Recipe, Schedule};
+use training::{Keep, Recipe, Schedule};
 
 use crate::range::{NonNegative, Positive, Share};
 
+/// What [`Training`] has where a manifest says nothing: it differs from stage to stage.
+pub(crate) trait Defaults {
+    /// Highest learning rate.
+    const LEARNING_RATE: f64;
+    /// The classifier's, where it differs.
+    const CLASSIFIER_LEARNING_RATE: Option<f64> = None;
+    /// Probability of dropping a hidden value.
+    const DROPOUT: f64 = 0.0;
+}
+
+/// For a network that learns its task.
+#[derive(Debug, Clone)]
+pub(crate) enum Learn {}
+
+impl Defaults for Learn {
+    const LEARNING_RATE: f64 = 1e-4;
+    const CLASSIFIER_LEARNING_RATE: Option<f64> = Some(1e-3);
+    const DROPOUT: f64 = 0.1;
+}
+
+/// For one that knows its task and recovers from being cut.
+#[derive(Debug, Clone)]
+pub(crate) enum Recover {}
+
+impl Defaults for Recover {
+    const LEARNING_RATE: f64 = 5e-5;
+}
+
+/// For one that gets used to integers.
+#[derive(Debug, Clone)]
+pub(crate) enum Requantize {}
+
+impl Defaults for Requantize {
+    const LEARNING_RATE: f64 = 2e-5;
+}
+
 /// Settings of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) and of the batches.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub(crate) struct Training {
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default, bound = "D: Defaults")]
+#[schemars(bound = "D: Defaults", inline)]
+pub(crate) struct Training<D> {
     /// Rows in a batch.
     pub(crate) batch_size: NonZeroUsize,
     /// Batches whose gradients are averaged before each step.
@@ -32,37 +70,33 @@ pub(crate) struct Training {
     pub(crate) dropout: Share,
     /// Evaluations without a better validation accuracy after which training ends.
     pub(crate) early_stopping: Option<NonZeroUsize>,
+    /// Which epoch's weights are kept.
+    pub(crate) keep: Keep,
+    #[serde(skip)]
+    defaults: PhantomData<D>,
 }
 
-impl Default for Training {
+impl<D: Defaults> Default for Training<D> {
     fn default() -> Self {
         let one = NonZeroUsize::MIN;
         Self {
             batch_size: NonZeroUsize::new(32).unwrap_or(one),
             accumulation: one,
-            learning_rate: Positive::new(1e-4),
-            classifier_learning_rate: Some(Positive::new(1e-3)),
+            learning_rate: Positive::new(D::LEARNING_RATE),
+            classifier_learning_rate: D::CLASSIFIER_LEARNING_RATE.map(Positive::new),
             weight_decay: NonNegative::new(0.01),
             warmup: Share::new(0.1),
             schedule: Schedule::Linear,
             clip_norm: NonNegative::new(1.0),
-            dropout: Share::new(0.1),
+            dropout: Share::new(D::DROPOUT),
             early_stopping: None,
+            keep: Keep::Best,
+            defaults: PhantomData,
         }
     }
 }
 
-impl Training {
-    /// Settings that suit a network that has been trained already: a lower rate, no dropout.
-    pub(crate) fn recovery() -> Self {
-        Self {
-            learning_rate: Positive::new(5e-5),
-            classifier_learning_rate: None,
-            dropout: Share::new(0.0),
-            ..Self::default()
-        }
-    }
-
+impl<D> Training<D> {
     /// The recipe for `epochs` passes.
     pub(crate) fn recipe(&self, epochs: usize, seed: u64) -> Recipe {
         Recipe {
@@ -77,8 +111,24 @@ impl Training {
             clip_norm: self.clip_norm.get(),
             dropout: self.dropout.get(),
             early_stopping: self.early_stopping.map(NonZeroUsize::get),
+            keep: self.keep,
             bucket: true,
             seed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_leaves_the_other_defaults_of_the_stage() {
+        let given = serde_json::json!({ "keep": "last" });
+        let recover: Training<Recover> = serde_json::from_value(given.clone()).unwrap();
+        assert_eq!((recover.learning_rate.get(), recover.dropout.get()), (5e-5, 0.0));
+        let learn: Training<Learn> = serde_json::from_value(given).unwrap();
+        assert_eq!((learn.learning_rate.get(), learn.dropout.get()), (1e-4, 0.1));
+        assert_eq!(learn.recipe(2, 1).keep, Keep::Last);
     }
 }

@@ -4,8 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use graph::{Tensor, weights};
+use graph::{Graph, Tensor, weights};
 use training::data::Row;
+use training::loss::{CrossEntropy, Distillation};
+use training::objectives::{Distill, Teacher};
+use training::temperature::Temperature;
+
+use crate::range::Fraction;
 
 const LOGITS: &str = "logits";
 const ROWS: &str = "rows";
@@ -39,4 +44,17 @@ pub(crate) fn read(path: &Path, rows: &[Row]) -> Result<Vec<Vec<f32>>> {
     let tensor = &tensors[LOGITS];
     let classes = tensor.shape()[1];
     Ok(tensor.elements::<f32>()?.chunks(classes.max(1)).map(<[f32]>::to_vec).collect())
+}
+
+/// What a model recovers with: α·T²·KL to these logits + (1 − α)·cross-entropy of the labels.
+pub(crate) fn objective(
+    alpha: Fraction,
+    temperature: Temperature,
+    logits: Vec<Vec<f32>>,
+    graph: &Graph,
+) -> Result<Distill> {
+    let distillation = Distillation { alpha: alpha.get() as f32, hard: CrossEntropy::default() };
+    let teacher = Teacher { logits, network: None };
+    // The seed is for learned projections, and nothing is matched here.
+    Distill::new(distillation, temperature, teacher, graph, Vec::new(), 0)
 }

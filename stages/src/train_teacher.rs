@@ -17,7 +17,7 @@ use training::{Network, NetworkOptions};
 
 use crate::architecture::{Architecture, TextVector};
 use crate::range::Share;
-use crate::recipe::Training;
+use crate::recipe::{Learn, Training};
 use crate::score::{self, Split};
 use crate::watch::{Rows, fit};
 use crate::{teacher_logits, texts};
@@ -52,7 +52,7 @@ pub(crate) struct Params {
     balance_classes: bool,
     /// Optimizer and batches.
     #[serde(default)]
-    training: Training,
+    training: Training<Learn>,
 }
 
 fn default_length() -> NonZeroUsize {

@@ -17,9 +17,9 @@ use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::Device;
-use training::Examples;
+use training::objectives::Supervised;
 use training::tokenizer::Tokenizer;
+use training::{Device, Examples, Network, NetworkOptions};
 
 use self::evolution::Evolution;
 use self::judge::{Constraints, Evaluated, SubnetworkJudge};
@@ -28,8 +28,9 @@ use self::scaling::Scaling;
 use self::space::{Candidate, Space};
 use self::supernet::SupernetTraining;
 use crate::architecture::ChosenArchitecture;
+use crate::importance::{self, Importance, Probe};
 use crate::range::Fraction;
-use crate::recipe::Training;
+use crate::recipe::{Recover, Training};
 use crate::{teacher_logits, texts};
 
 /// Best candidates whose latency is also measured end to end.
@@ -52,6 +53,9 @@ pub(crate) struct Params {
     /// How candidates are found.
     #[serde(default)]
     strategy: Strategy,
+    /// How heads and units are ranked: candidates are made of the first ones.
+    #[serde(default)]
+    importance: Importance,
     /// Random subnetworks trained in each step, besides the largest and the smallest.
     #[serde(default = "one")]
     random_subnetworks: usize,
@@ -68,8 +72,8 @@ pub(crate) struct Params {
     #[serde(default = "default_alpha")]
     alpha: Fraction,
     /// Optimizer and batches.
-    #[serde(default = "Training::recovery")]
-    training: Training,
+    #[serde(default)]
+    training: Training<Recover>,
 }
 
 /// How candidates are found.
@@ -107,7 +111,7 @@ fn default_alpha() -> Fraction {
 impl Stage for NasSearch {
     type Params = Params;
     const KIND: &'static str = "nas-search";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "searches the architecture of a student in a supernet made of the teacher";
     const INPUTS: &'static [Port] = &[
@@ -169,7 +173,20 @@ impl Stage for NasSearch {
             labels: validation.labels[..rows].to_vec(),
         };
 
-        let mut supernet = supernet::start(&teacher.graph, &params.space)?;
+        let device = Device::from_name(context.device())?;
+        let scores = match params.importance {
+            Importance::L1 => importance::l1(&teacher.graph)?,
+            Importance::Taylor => {
+                let network = Network::new(&teacher.graph, &device, &NetworkOptions::default())?;
+                // The labels' loss: towards its own logits a teacher has no gradient.
+                let mut objective = Supervised::new(teacher.info.labels.len(), 0.0, None);
+                let size = params.training.batch_size.get();
+                let probe = Probe::new(&train, size, context.seed());
+                importance::taylor(&network, &mut objective, &probe)?
+            }
+        };
+        let max_length = teacher.info.max_length;
+        let mut supernet = supernet::start(&teacher.graph, max_length, &params.space, &scores)?;
         let training = SupernetTraining {
             space: &params.space,
             random_subnetworks: params.random_subnetworks,
@@ -177,7 +194,6 @@ impl Stage for NasSearch {
             logits: teacher_logits::read(context.input("logits")?, &dataset.train)?,
             recipe: params.training.recipe(params.epochs.get(), context.seed()),
         };
-        let device = Device::from_name(context.device())?;
         training.run(&mut supernet, &train, &device, context)?;
 
         let sequence = params.sequence.get().min(teacher.info.max_length);
@@ -196,6 +212,7 @@ impl Stage for NasSearch {
             config: supernet.config_of(&chosen),
             layers: supernet.layers_of(&chosen)?,
             max_length,
+            reordered: supernet.reordered,
         };
         judge.report(MEASURED)?;
         write_json(&context.output("candidates"), judge.evaluated())?;

@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use engine::StageContext;
 use graph::Graph;
 use graph::bert::{self, BertConfig};
-use graph::rewrite::{importance, prune};
+use graph::rewrite::importance::{descending, hidden};
+use graph::rewrite::prune;
 use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
 use training::loss::{CrossEntropy, Distillation};
@@ -14,6 +15,7 @@ use training::objectives::{self, Subnetwork};
 use training::{Device, Examples, Network, NetworkOptions, Recipe, Step};
 
 use super::space::{Candidate, Space};
+use crate::importance::Scores;
 use crate::watch::{Rows, fit};
 
 /// Temperature of the supernet's distillation (DynaBERT distils at 1; 2 softens two classes a bit).
@@ -23,29 +25,39 @@ const TEMPERATURE: f64 = 2.0;
 const CHOICE: u64 = 1;
 
 /// A network whose leading slices are the candidates.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Supernet {
     /// With the present weights.
     pub(super) graph: Graph,
     /// Its sizes.
     pub(super) config: BertConfig,
+    /// Whether its hidden dimensions are in another order than the teacher's.
+    pub(super) reordered: bool,
 }
 
-/// The largest candidate of `space` cut out of the teacher, whose hidden dimensions, heads and units
-/// are put in order of importance first: then a slice from the front is what matters most
-/// (DynaBERT, arXiv:2004.04037, §2.1).
-pub(super) fn start(teacher: &Graph, space: &Space) -> Result<Supernet> {
+/// The largest candidate of `space` cut out of the teacher, for texts of `max_length` word pieces.
+/// What candidates differ in, hidden dimensions, heads and units, is put in order of importance
+/// first: then a slice from the front is what matters most (DynaBERT, arXiv:2004.04037, §2.1).
+pub(super) fn start(
+    teacher: &Graph,
+    max_length: usize,
+    space: &Space,
+    scores: &Scores,
+) -> Result<Supernet> {
     let mut graph = teacher.clone();
-    let order = importance::descending(&importance::hidden(&graph)?);
-    prune::keep_hidden(&mut graph, &order)?;
-    for (layer, scores) in importance::heads(&graph)?.iter().enumerate() {
-        prune::keep_heads(&mut graph, layer, &importance::descending(scores))?;
+    for (layer, scores) in scores.heads.iter().enumerate() {
+        prune::keep_heads(&mut graph, layer, &descending(scores))?;
     }
-    for (layer, scores) in importance::units(&graph)?.iter().enumerate() {
-        prune::keep_units(&mut graph, layer, &importance::descending(scores))?;
+    for (layer, scores) in scores.units.iter().enumerate() {
+        prune::keep_units(&mut graph, layer, &descending(scores))?;
     }
-    let whole = BertConfig::of(&graph)?;
     let largest = space.largest();
+    let whole = BertConfig::of(&graph)?;
+    let reordered = space.smallest().hidden < whole.hidden;
+    if reordered {
+        let order = descending(&hidden(&graph)?);
+        prune::keep_hidden(&mut graph, &order)?;
+    }
     let fits = largest.hidden <= whole.hidden
         && largest.layers.len() <= whole.layers.len()
         && whole.layers.iter().all(|layer| {
@@ -62,10 +74,11 @@ pub(super) fn start(teacher: &Graph, space: &Space) -> Result<Supernet> {
         whole.layers[0].heads,
         whole.layers[0].intermediate
     );
-    let config = sized(&whole, &largest);
+    let positions = whole.positions.min(max_length);
+    let config = sized(&BertConfig { positions, ..whole.clone() }, &largest);
     let layers = bert::choose_layers(whole.layers.len(), largest.layers.len())?;
     let graph = bert::subnetwork(&graph, &whole, &config, &layers)?;
-    Ok(Supernet { graph, config })
+    Ok(Supernet { graph, config, reordered })
 }
 
 /// `base` with the candidate's sizes.
@@ -114,7 +127,7 @@ impl SupernetTraining<'_> {
         let chooser = Chooser {
             space: self.space.clone(),
             random: self.random_subnetworks,
-            supernet: Supernet { graph: supernet.graph.clone(), config: supernet.config.clone() },
+            supernet: supernet.clone(),
             known: BTreeMap::new(),
         };
         let distillation = Distillation { alpha: self.alpha as f32, hard: CrossEntropy::default() };
@@ -160,5 +173,38 @@ impl Chooser {
         let subnetwork = Subnetwork { graph, slices };
         self.known.insert(candidate, subnetwork.clone());
         Ok(subnetwork)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::importance;
+    use graph::bert::BertLayer;
+    use graph::{Tensor, reference};
+
+    fn logits(graph: &Graph) -> Vec<f32> {
+        let ids = Tensor::new(&[1, 5], vec![1i64, 7, 12, 3, 2]).unwrap();
+        let inputs = [("input_ids", ids), ("attention_mask", Tensor::from_fn(&[1, 5], |_| 1i64))];
+        reference::evaluate(graph, &inputs).unwrap()[0].elements::<f32>().unwrap().to_vec()
+    }
+
+    #[test]
+    fn the_whole_supernet_answers_like_its_teacher() {
+        let layer = BertLayer { heads: 2, intermediate: 8 };
+        let config = BertConfig { positions: 16, ..BertConfig::uniform(20, 8, 2, layer) };
+        let teacher = bert::build(&config, &mut bert::initial_weights(1)).unwrap();
+        let scores = importance::l1(&teacher).unwrap();
+        for (hidden, reordered) in [(vec![8], false), (vec![4, 8], true)] {
+            let space: Space = serde_json::from_value(serde_json::json!({
+                "layers": [1, 2], "heads": [1, 2], "intermediate": [4, 8], "hidden": hidden
+            }))
+            .unwrap();
+            let supernet = start(&teacher, 6, &space, &scores).unwrap();
+            assert_eq!((supernet.reordered, supernet.config.positions), (reordered, 6));
+            for (found, expected) in logits(&supernet.graph).iter().zip(logits(&teacher)) {
+                assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+            }
+        }
     }
 }

@@ -11,8 +11,8 @@ use training::Network;
 use training::{Loss, Objective, Step};
 
 use super::choose::{cubic, kept};
-use super::importance::{Part, Probe, scores};
 use super::{Structured, structured};
+use crate::importance::{Importance, Probe, Scores, l1, taylor};
 
 /// What is kept of each part, a list a layer.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -32,15 +32,30 @@ pub(super) fn choose(
     objective: &mut dyn Objective,
     probe: &Probe<'_>,
 ) -> Result<Kept> {
-    let mut part = |settings: Option<&Structured>, part| match settings {
-        None => Ok(Vec::new()),
-        Some(settings) => {
-            let keep = 1.0 - cubic(1.0 - settings.keep.get(), progress);
-            let scores = scores(settings.importance, part, network, objective, probe)?;
-            anyhow::Ok(kept(&scores, keep, settings.scope))
-        }
+    let uses = |settings: Option<&Structured>, method| {
+        settings.is_some_and(|settings| settings.importance == method)
     };
-    Ok(Kept { heads: part(heads, Part::Heads)?, units: part(units, Part::Units)? })
+    let wanted = |method| uses(heads, method) || uses(units, method);
+    let l1 = if wanted(Importance::L1) { l1(&network.graph())? } else { Scores::default() };
+    let taylor = if wanted(Importance::Taylor) {
+        taylor(network, objective, probe)?
+    } else {
+        Scores::default()
+    };
+    let part = |settings: Option<&Structured>, of: fn(&Scores) -> &Vec<Vec<f64>>| {
+        settings.map_or_else(Vec::new, |settings| {
+            let keep = 1.0 - cubic(1.0 - settings.keep.get(), progress);
+            let scores = match settings.importance {
+                Importance::L1 => &l1,
+                Importance::Taylor => &taylor,
+            };
+            kept(of(scores), keep, settings.scope)
+        })
+    };
+    Ok(Kept {
+        heads: part(heads, |scores| &scores.heads),
+        units: part(units, |scores| &scores.units),
+    })
 }
 
 /// Masks that switch off all that is not kept, by weight.

@@ -2,7 +2,6 @@
 
 mod choose;
 mod gradual;
-mod importance;
 mod structured;
 mod vocabulary;
 
@@ -17,25 +16,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::Device;
 use training::data::Dataset;
-use training::loss::{CrossEntropy, Distillation};
-use training::objectives::{Distill, Teacher};
+use training::objectives::Distill;
 use training::temperature::Temperature;
 use training::tokenizer::Tokenizer;
-use training::{Bucket, Examples};
-use training::{Network, NetworkOptions};
+use training::{Examples, Network, NetworkOptions};
 
 use self::choose::Scope;
 use self::gradual::{Gradual, choose};
-use self::importance::{Importance, Probe, layer_influence};
 use self::vocabulary::{Vocabulary, prune_vocabulary};
+use crate::importance::{Importance, Probe, layer_influence};
 use crate::range::Fraction;
-use crate::recipe::Training;
+use crate::recipe::{Recover, Training};
 use crate::score::{self, Split};
 use crate::watch::{Rows, fit};
 use crate::{predict, teacher_logits, texts};
-
-/// Batches of training rows that scores are taken from.
-const PROBE_BATCHES: usize = 8;
 
 /// The stage kind.
 pub(crate) struct Prune;
@@ -71,8 +65,8 @@ pub(crate) struct Params {
     #[serde(default = "default_temperature")]
     temperature: Temperature,
     /// Optimizer and batches.
-    #[serde(default = "Training::recovery")]
-    training: Training,
+    #[serde(default)]
+    training: Training<Recover>,
 }
 
 /// Which layers go.
@@ -256,23 +250,16 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn objective(&self, graph: &Graph) -> Result<Distill> {
-        let hard = CrossEntropy::default();
-        let distillation = Distillation { alpha: self.params.alpha.get() as f32, hard };
-        let teacher = Teacher { logits: self.logits.clone(), network: None };
-        let temperature = self.params.temperature.clone();
-        Distill::new(distillation, temperature, teacher, graph, Vec::new(), self.context.seed())
+        let (alpha, temperature) = (self.params.alpha, self.params.temperature.clone());
+        teacher_logits::objective(alpha, temperature, self.logits.clone(), graph)
     }
 
     fn network(&self, graph: &Graph) -> Result<Network> {
         Ok(Network::new(graph, &self.device, &NetworkOptions::default())?)
     }
 
-    /// Batches that scores are taken from: the first of an epoch in a seeded order.
-    fn probe(&self) -> Vec<Vec<usize>> {
-        let size = self.params.training.batch_size.get();
-        let mut batches = self.train.epoch(size, Bucket::ByLength, self.context.seed(), 0);
-        batches.truncate(PROBE_BATCHES);
-        batches
+    fn probe(&self) -> Probe<'_> {
+        Probe::new(&self.train, self.params.training.batch_size.get(), self.context.seed())
     }
 
     /// Removes layers, heads and units. What was removed while training is kept beside the
@@ -309,9 +296,7 @@ impl Work<'_> {
         let dropped = match layers.order {
             LayerOrder::Top => (n_layers - drop..n_layers).collect(),
             LayerOrder::Influence => {
-                let batches = self.probe();
-                let probe = Probe { examples: &self.train, batches: &batches };
-                let influence = layer_influence(graph, &self.network(graph)?, &probe)?;
+                let influence = layer_influence(graph, &self.network(graph)?, &self.probe())?;
                 for (layer, influence) in influence.iter().enumerate() {
                     metric(
                         self.context,
@@ -333,8 +318,7 @@ impl Work<'_> {
 
     /// Removes heads and units, at once or while training.
     fn drop_parts(&self, graph: &mut Graph) -> Result<()> {
-        let batches = self.probe();
-        let probe = Probe { examples: &self.train, batches: &batches };
+        let probe = self.probe();
         let mut network = self.network(graph)?;
         let mut objective = self.objective(graph)?;
         let (heads, units) = (self.params.heads.as_ref(), self.params.units.as_ref());

@@ -3,10 +3,10 @@
 use anyhow::{Context as _, Result};
 use graph::rewrite::importance;
 use graph::structure::{self, EncoderLayer};
-use graph::{Graph, Tensor};
+use graph::{Graph, Tensor, ValueId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::Examples;
+use training::{Bucket, Examples};
 use training::{Mode, Network};
 use training::{Objective, Step};
 
@@ -22,79 +22,79 @@ pub(crate) enum Importance {
     Taylor,
 }
 
-/// What is scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    /// Attention heads.
-    Heads,
-    /// Feed-forward units.
-    Units,
+/// Scores of heads and units, a list a layer each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Scores {
+    /// By layer.
+    pub(crate) heads: Vec<Vec<f64>>,
+    /// By layer.
+    pub(crate) units: Vec<Vec<f64>>,
 }
 
 /// Training rows that Taylor scores and layer influence are taken from.
-pub(super) struct Probe<'a> {
+#[derive(Debug)]
+pub(crate) struct Probe<'a> {
     /// The rows.
-    pub(super) examples: &'a Examples,
+    pub(crate) examples: &'a Examples,
     /// Which of them, batch by batch.
-    pub(super) batches: &'a [Vec<usize>],
+    pub(crate) batches: Vec<Vec<usize>>,
 }
 
-/// Scores of `part`, a list a layer.
-pub(super) fn scores(
-    method: Importance,
-    part: Part,
-    network: &Network,
-    objective: &mut dyn Objective,
-    probe: &Probe<'_>,
-) -> Result<Vec<Vec<f64>>> {
-    match (method, part) {
-        (Importance::L1, Part::Heads) => Ok(importance::heads(&network.graph())?),
-        (Importance::L1, Part::Units) => Ok(importance::units(&network.graph())?),
-        (Importance::Taylor, part) => taylor(part, network, objective, probe),
+/// Batches of a probe.
+const PROBE_BATCHES: usize = 8;
+
+impl<'a> Probe<'a> {
+    /// The first batches of an epoch in a seeded order.
+    pub(crate) fn new(examples: &'a Examples, batch_size: usize, seed: u64) -> Self {
+        let mut batches = examples.epoch(batch_size, Bucket::ByLength, seed, 0);
+        batches.truncate(PROBE_BATCHES);
+        Self { examples, batches }
     }
+}
+
+/// Sums of the magnitudes of the weights that go with each part.
+pub(crate) fn l1(graph: &Graph) -> Result<Scores> {
+    Ok(Scores { heads: importance::heads(graph)?, units: importance::units(graph)? })
 }
 
 /// The rows of the matrix that reads a part's output say all: with a switch m on the output,
 /// ∂L/∂m at m = 1 is the sum of w·∂L/∂w over those rows.
-fn taylor(
-    part: Part,
+pub(crate) fn taylor(
     network: &Network,
     objective: &mut dyn Objective,
     probe: &Probe<'_>,
-) -> Result<Vec<Vec<f64>>> {
+) -> Result<Scores> {
     let layers = structure::encoder_layers(network.source())?;
-    let mut scores: Vec<Vec<f64>> =
-        layers.iter().map(|layer| vec![0.0; count(layer, part)]).collect();
-    for rows in probe.batches {
+    let zeros = |count: fn(&EncoderLayer) -> usize| {
+        layers.iter().map(|layer| vec![0.0; count(layer)]).collect()
+    };
+    let mut scores = Scores {
+        heads: zeros(|layer| layer.attention.heads),
+        units: zeros(|layer| layer.feed_forward.units),
+    };
+    for rows in &probe.batches {
         let step = Step { index: 0, total: 1, part: 0, epoch: 0, epochs: 1, dropout: 0.0, seed: 0 };
         let loss = objective.loss(network, &probe.examples.batch(rows), &step)?;
         let gradients = network.gradients(&loss.total);
-        for (layer, scores) in layers.iter().zip(&mut scores) {
-            let name = network.source().value_name(reader(layer, part));
+        let effects = |weight: ValueId| {
+            let name = network.source().value_name(weight);
             let gradient =
                 gradients.get(name).with_context(|| format!("no gradient reaches `{name}`"))?;
-            let weight = network.tensor(name)?;
-            let effects = row_products(&weight, gradient)?;
-            let width = effects.len() / scores.len().max(1);
-            for (score, rows) in scores.iter_mut().zip(effects.chunks(width.max(1))) {
-                *score += rows.iter().sum::<f64>().abs();
-            }
+            row_products(&network.tensor(name)?, gradient)
+        };
+        for (index, layer) in layers.iter().enumerate() {
+            add(&mut scores.heads[index], &effects(layer.attention.output.weight)?);
+            add(&mut scores.units[index], &effects(layer.feed_forward.down.weight)?);
         }
     }
     Ok(scores)
 }
 
-fn count(layer: &EncoderLayer, part: Part) -> usize {
-    match part {
-        Part::Heads => layer.attention.heads,
-        Part::Units => layer.feed_forward.units,
-    }
-}
-
-fn reader(layer: &EncoderLayer, part: Part) -> graph::ValueId {
-    match part {
-        Part::Heads => layer.attention.output.weight,
-        Part::Units => layer.feed_forward.down.weight,
+/// Adds the magnitude of each part's effect, which is spread evenly over `effects`.
+fn add(scores: &mut [f64], effects: &[f64]) {
+    let width = (effects.len() / scores.len().max(1)).max(1);
+    for (score, rows) in scores.iter_mut().zip(effects.chunks(width)) {
+        *score += rows.iter().sum::<f64>().abs();
     }
 }
 
@@ -109,14 +109,14 @@ fn row_products(weight: &Tensor, gradient: &Tensor) -> Result<Vec<f64>> {
 
 /// Block influence of each layer, 1 − mean over tokens of cos(input, output) (ShortGPT, Men et al.
 /// 2024, arXiv:2403.03853): a layer that hardly turns its input matters little.
-pub(super) fn layer_influence(
+pub(crate) fn layer_influence(
     graph: &Graph,
     network: &Network,
     probe: &Probe<'_>,
 ) -> Result<Vec<f64>> {
     let layers = structure::encoder_layers(graph)?;
     let mut sums = vec![(0.0, 0usize); layers.len()];
-    for rows in probe.batches {
+    for rows in &probe.batches {
         let batch = probe.examples.batch(rows);
         let taps: Vec<&str> = layers
             .iter()
