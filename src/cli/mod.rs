@@ -16,6 +16,7 @@ mod failure;
 mod gc;
 mod init;
 mod logs;
+mod measure_memory;
 mod path;
 mod plan;
 mod progress;
@@ -66,6 +67,7 @@ enum Verb {
     Doctor(doctor::Doctor),
     Init(init::Init),
     Completions(completions::Completions),
+    MeasureMemory(measure_memory::MeasureMemory),
     Worker(worker::Worker),
 }
 
@@ -101,6 +103,7 @@ impl Verb {
             Self::Doctor(verb) => verb.answer(),
             Self::Init(verb) => verb.answer(),
             Self::Completions(verb) => verb.answer(),
+            Self::MeasureMemory(verb) => verb.answer(),
             Self::Worker(_) => Ok(Answer::default()),
         }
     }

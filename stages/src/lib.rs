@@ -31,6 +31,8 @@ mod texts;
 mod train_teacher;
 mod watch;
 
+pub use benchmark::serve_once;
+
 use engine::StageTable;
 
 /// Every stage kind.

@@ -8,10 +8,11 @@ use crate::chain::Model;
 use crate::quantity::{ABSENT, interval, quantity};
 
 /// Beginnings of names in the order they are read; other names follow, sorted.
-const READING_ORDER: [&str; 9] = [
+const READING_ORDER: [&str; 10] = [
     "weights",
     "size",
     "flops",
+    "planned-memory",
     "peak-memory",
     "test/",
     "validation/",
