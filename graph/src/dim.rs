@@ -6,14 +6,21 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// One dimension: fixed, or a symbol such as `batch` that a run binds to a number.
+/// One dimension: fixed, a symbol such as `batch` that a run binds to a number, or unknown until
+/// the node that makes it has run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dim {
     /// A known number of elements; may be 0.
     Fixed(usize),
     /// A named dimension. Equal names are equal dimensions within one graph.
     Symbol(Arc<str>),
+    /// A size that depends on values, not on sizes alone (the number of non-zero elements, …).
+    /// Two unknown dimensions may differ.
+    Unknown,
 }
+
+/// How an unknown dimension is written.
+const UNKNOWN: &str = "?";
 
 /// The dimensions of a value, outermost first.
 pub type Shape = Vec<Dim>;
@@ -28,7 +35,20 @@ impl Dim {
     pub fn fixed(&self) -> Option<usize> {
         match self {
             Self::Fixed(size) => Some(*size),
-            Self::Symbol(_) => None,
+            Self::Symbol(_) | Self::Unknown => None,
+        }
+    }
+
+    /// Whether the size depends on values.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
+
+    /// Whether the two can have the same size: only two different numbers cannot be equal for sure.
+    pub fn may_equal(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unknown, _) | (_, Self::Unknown) => true,
+            (a, b) => a == b,
         }
     }
 }
@@ -44,6 +64,7 @@ impl fmt::Display for Dim {
         match self {
             Self::Fixed(size) => write!(formatter, "{size}"),
             Self::Symbol(name) => formatter.write_str(name),
+            Self::Unknown => formatter.write_str(UNKNOWN),
         }
     }
 }
@@ -53,6 +74,7 @@ impl Serialize for Dim {
         match self {
             Self::Fixed(size) => serializer.serialize_u64(*size as u64),
             Self::Symbol(name) => serializer.serialize_str(name),
+            Self::Unknown => serializer.serialize_str(UNKNOWN),
         }
     }
 }
@@ -72,7 +94,7 @@ impl<'de> Deserialize<'de> for Dim {
                 usize::try_from(size).map(Dim::Fixed).map_err(E::custom)
             }
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Dim, E> {
-                Ok(Dim::symbol(name))
+                Ok(if name == UNKNOWN { Dim::Unknown } else { Dim::symbol(name) })
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -83,6 +105,11 @@ impl<'de> Deserialize<'de> for Dim {
 pub fn display(shape: &[Dim]) -> String {
     let dims: Vec<String> = shape.iter().map(Dim::to_string).collect();
     format!("[{}]", dims.join(", "))
+}
+
+/// The shape of known sizes.
+pub fn fixed(sizes: &[usize]) -> Shape {
+    sizes.iter().map(|&size| Dim::Fixed(size)).collect()
 }
 
 /// Numbers for the symbols of a graph, by name.
@@ -108,6 +135,7 @@ impl Bindings {
             let expected = match dim {
                 Dim::Fixed(expected) => *expected,
                 Dim::Symbol(name) => *self.0.entry(name.clone()).or_insert(size),
+                Dim::Unknown => size,
             };
             if expected != size {
                 return Err(format!(
@@ -119,11 +147,12 @@ impl Bindings {
         Ok(())
     }
 
-    /// The size of `dim`, or `None` for a symbol that is not bound.
+    /// The size of `dim`, or `None` for a symbol that is not bound and for an unknown one.
     pub fn size(&self, dim: &Dim) -> Option<usize> {
         match dim {
             Dim::Fixed(size) => Some(*size),
             Dim::Symbol(name) => self.0.get(name).copied(),
+            Dim::Unknown => None,
         }
     }
 

@@ -204,7 +204,8 @@ fn add_nodes(graph: &mut Graph, nodes: Vec<NodeRecord>) -> Result<(), DocumentEr
         let id = graph.add_node(&name, op, &inputs)?;
         let fail = |reason| DocumentError::Value { name: name.clone(), reason };
         expect_type(graph, id, dtype, &shape).map_err(fail)?;
-        let unbound = shape.iter().find(|dim| dim.fixed().is_none() && !symbols.contains(dim));
+        let unbound =
+            shape.iter().find(|dim| matches!(dim, Dim::Symbol(_)) && !symbols.contains(dim));
         if let Some(dim) = unbound {
             return Err(fail(format!("dimension `{dim}` is not one of any input")));
         }
@@ -240,7 +241,7 @@ fn check_value(name: &str, shape: &[Dim]) -> Result<(), DocumentError> {
     }
     let symbols = shape.iter().filter_map(|dim| match dim {
         Dim::Symbol(symbol) => Some(symbol),
-        Dim::Fixed(_) => None,
+        Dim::Fixed(_) | Dim::Unknown => None,
     });
     for symbol in symbols {
         let starts_well = symbol.starts_with(|first: char| first.is_alphabetic() || first == '_');

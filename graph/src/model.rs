@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Dim, Op, Shape, Tensor, dim};
+use crate::op::{Argument, Integer};
+use crate::{DType, Op, Shape, Tensor, dim};
 
 /// A value of one graph: an input, a weight, or a node's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,6 +115,8 @@ pub struct Graph {
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     weights: BTreeMap<ValueId, Tensor>,
+    /// What is known of the numbers of small integer values.
+    integers: BTreeMap<ValueId, Vec<Integer>>,
     next_node: u32,
 }
 
@@ -130,6 +133,7 @@ impl Graph {
             inputs: Vec::new(),
             outputs: Vec::new(),
             weights: BTreeMap::new(),
+            integers: BTreeMap::new(),
             next_node: 0,
         }
     }
@@ -241,6 +245,9 @@ impl Graph {
     /// When the name is taken.
     pub fn add_weight(&mut self, name: &str, tensor: Tensor) -> Result<ValueId, GraphError> {
         let id = self.add_value(name.to_owned(), weight_type(&tensor))?;
+        if let Some(integers) = Integer::of_tensor(&tensor) {
+            self.integers.insert(id, integers);
+        }
         self.weights.insert(id, tensor);
         Ok(id)
     }
@@ -256,8 +263,15 @@ impl Graph {
         op: Op,
         inputs: &[ValueId],
     ) -> Result<ValueId, GraphError> {
-        let value_type = self.infer_node(name, &op, inputs)?;
+        let arguments: Vec<Argument<'_>> = inputs.iter().map(|&id| self.argument(id)).collect();
+        let operator = op.operator();
+        let value_type =
+            operator.infer(&arguments).map_err(|reason| node_error(name, &op, reason))?;
+        let integers = operator.integers(&arguments);
         let output = self.add_value(name.to_owned(), value_type)?;
+        if let Some(integers) = integers {
+            self.integers.insert(output, integers);
+        }
         let id = NodeId(self.next_node);
         self.next_node += 1;
         self.nodes.insert(id, Node { name: name.to_owned(), op, inputs: inputs.to_vec(), output });
@@ -271,9 +285,13 @@ impl Graph {
         self.outputs = outputs.to_vec();
     }
 
-    fn infer_node(&self, name: &str, op: &Op, inputs: &[ValueId]) -> Result<ValueType, GraphError> {
-        let types: Vec<&ValueType> = inputs.iter().map(|&id| self.value_type(id)).collect();
-        op.operator().infer(&types).map_err(|reason| node_error(name, op, reason))
+    /// What is known of a value before a run.
+    pub fn argument(&self, id: ValueId) -> Argument<'_> {
+        Argument {
+            value_type: self.value_type(id),
+            constant: self.weight(id),
+            integers: self.integers.get(&id).map(Vec::as_slice),
+        }
     }
 
     // Editing. After edits that change shapes or order, call `refresh`.
@@ -286,6 +304,10 @@ impl Graph {
     /// When `id` is not a weight.
     pub fn set_weight(&mut self, id: ValueId, tensor: Tensor) {
         self.values[id.0 as usize].value_type = weight_type(&tensor);
+        match Integer::of_tensor(&tensor) {
+            Some(integers) => self.integers.insert(id, integers),
+            None => self.integers.remove(&id),
+        };
         let old = self.weights.insert(id, tensor);
         assert!(old.is_some(), "`{}` is not a weight", self.value_name(id));
     }
@@ -444,13 +466,13 @@ pub(crate) fn node_error(name: &str, op: &Op, reason: String) -> GraphError {
 }
 
 fn weight_type(tensor: &Tensor) -> ValueType {
-    let shape = tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect();
-    ValueType { dtype: tensor.dtype(), shape }
+    ValueType { dtype: tensor.dtype(), shape: dim::fixed(tensor.shape()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Dim;
 
     fn linear() -> Graph {
         let mut graph = Graph::new("linear");

@@ -1,227 +1,87 @@
-//! ONNX, the way out: operators of opset 20 one to one, 8-bit integers as QDQ pairs.
+//! ONNX, the way in and the way out.
 //!
-//! Values keep their names. What an operator holds as a field and ONNX wants as an input becomes an
-//! initializer, or, for the size of a named dimension, a `Shape` node over a graph input.
+//! # Layout
+//!
+//! - [`import`](fn@import): a file, or bytes, to a graph: one table of operators a family in `import/ops`.
+//! - [`export`](fn@export): operators one to one, 8-bit integers as QDQ pairs.
+//! - `proto`: the messages. `tensor`: their tensors, whose elements may lie in other files.
 
+mod export;
+mod import;
 mod proto;
+mod tensor;
 
-use std::collections::{BTreeMap, BTreeSet};
+pub use export::{OnnxError, export};
+pub use import::{ImportError, ImportOptions, import, import_bytes, operators};
+pub use tensor::read_tensor;
 
-use prost::Message;
-
-use crate::op::{OnnxAttribute, OnnxForm, OnnxOperand};
-use crate::{DType, Dim, Graph, Node, Tensor, ValueId};
-
-/// The first version of the operator set that has Gelu.
-const OPSET: i64 = 20;
-/// The file format's version of that operator set's release.
-const IR_VERSION: i64 = 9;
-/// Protobuf's own limit of a message.
-const SIZE_LIMIT: usize = i32::MAX as usize;
-
-/// Why a graph cannot be written as ONNX.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OnnxError {
-    /// A node needs the size of a dimension that no input has.
-    #[error("node `{node}`: dimension `{dimension}` is not one of any input")]
-    Dimension {
-        /// Name of the node.
-        node: String,
-        /// Name of the dimension.
-        dimension: String,
-    },
-    /// Protobuf messages end at 2 GiB.
-    #[error("expected an ONNX model of at most {SIZE_LIMIT} bytes, found {0}")]
-    TooLarge(usize),
-}
-
-/// The graph as a serialized ONNX model, which is a function of the graph alone.
-///
-/// # Errors
-///
-/// When a node needs a dimension that no input has, or the model is larger than protobuf allows.
-pub fn export(graph: &Graph) -> Result<Vec<u8>, OnnxError> {
-    if graph.weight_bytes() > SIZE_LIMIT {
-        return Err(OnnxError::TooLarge(graph.weight_bytes()));
-    }
-    let mut exporter = Exporter::new(graph);
-    for (_, node) in graph.nodes() {
-        exporter.node(node)?;
-    }
-    let values = |ids: &[ValueId]| ids.iter().map(|&id| value_info(graph, id)).collect();
-    let model = proto::Model {
-        ir_version: Some(IR_VERSION),
-        producer_name: Some("pipeline".to_owned()),
-        graph: Some(proto::GraphMessage {
-            node: exporter.nodes,
-            name: Some(graph.name.clone()),
-            initializer: exporter.initializers,
-            input: values(graph.inputs()),
-            output: values(graph.outputs()),
-        }),
-        opset_import: vec![proto::OperatorSet {
-            domain: Some(String::new()),
-            version: Some(OPSET),
-        }],
-    };
-    let size = model.encoded_len();
-    if size > SIZE_LIMIT {
-        return Err(OnnxError::TooLarge(size));
-    }
-    Ok(model.encode_to_vec())
-}
-
-struct Exporter<'a> {
-    graph: &'a Graph,
-    nodes: Vec<proto::NodeMessage>,
-    initializers: Vec<proto::TensorMessage>,
-    /// The value that holds the size of each named dimension used so far.
-    sizes: BTreeMap<Dim, String>,
-    /// Names that are not the graph's.
-    added: BTreeSet<String>,
-}
-
-impl<'a> Exporter<'a> {
-    fn new(graph: &'a Graph) -> Self {
-        let weights = graph.weights();
-        let initializers =
-            weights.map(|(id, weight)| initializer(graph.value_name(id), weight)).collect();
-        let (sizes, added) = (BTreeMap::new(), BTreeSet::new());
-        Self { graph, nodes: Vec::new(), initializers, sizes, added }
-    }
-
-    fn node(&mut self, node: &Node) -> Result<(), OnnxError> {
-        let operator = node.op.operator();
-        let OnnxForm { attributes, operands } = operator.onnx();
-        let name = |&id: &ValueId| self.graph.value_name(id).to_owned();
-        let mut input: Vec<String> = node.inputs.iter().map(name).collect();
-        for (name, operand) in operands {
-            input.push(self.operand(node, name, operand)?);
-        }
-        self.nodes.push(proto::NodeMessage {
-            input,
-            output: vec![self.graph.value_name(node.output).to_owned()],
-            name: Some(node.name.clone()),
-            op_type: Some(operator.onnx_type().to_owned()),
-            attribute: attributes.into_iter().map(attribute).collect(),
-        });
-        Ok(())
-    }
-
-    /// The value that holds an operand.
-    fn operand(
-        &mut self,
-        node: &Node,
-        name: &str,
-        operand: OnnxOperand,
-    ) -> Result<String, OnnxError> {
-        let integers = match operand {
-            OnnxOperand::Integers(integers) => integers,
-            OnnxOperand::Size(Dim::Fixed(size)) => vec![size as i64],
-            OnnxOperand::Size(symbol) => return self.size(node, symbol),
-        };
-        let name = self.fresh(format!("{}/{name}", node.name));
-        let tensor = Tensor::from_fn(&[integers.len()], |index| integers[index]);
-        self.initializers.push(initializer(&name, &tensor));
-        Ok(name)
-    }
-
-    /// The value that holds the size of a named dimension.
-    fn size(&mut self, node: &Node, symbol: Dim) -> Result<String, OnnxError> {
-        if let Some(name) = self.sizes.get(&symbol) {
-            return Ok(name.clone());
-        }
-        let place = self.graph.inputs().iter().find_map(|&id| {
-            let shape = &self.graph.value_type(id).shape;
-            shape.iter().position(|dim| *dim == symbol).map(|axis| (id, axis as i64))
-        });
-        let (input, axis) = place.ok_or_else(|| OnnxError::Dimension {
-            node: node.name.clone(),
-            dimension: symbol.to_string(),
-        })?;
-        let input = self.graph.value_name(input).to_owned();
-        let name = self.fresh(format!("{input}/{symbol}"));
-        let bounds = [("start", axis), ("end", axis + 1)];
-        self.nodes.push(proto::NodeMessage {
-            input: vec![input],
-            output: vec![name.clone()],
-            name: Some(name.clone()),
-            op_type: Some("Shape".to_owned()),
-            attribute: bounds
-                .map(|(name, bound)| attribute((name, OnnxAttribute::Int(bound))))
-                .to_vec(),
-        });
-        self.sizes.insert(symbol, name.clone());
-        Ok(name)
-    }
-
-    /// `name`, lengthened until no value has it.
-    fn fresh(&mut self, mut name: String) -> String {
-        while self.graph.find(&name).is_some() || !self.added.insert(name.clone()) {
-            name.push('\'');
-        }
-        name
-    }
-}
-
-fn attribute((name, value): (&str, OnnxAttribute)) -> proto::Attribute {
-    use proto::attribute_type as kind;
-    let empty = proto::Attribute { name: Some(name.to_owned()), ..Default::default() };
-    match value {
-        OnnxAttribute::Int(i) => proto::Attribute { i: Some(i), r#type: Some(kind::INT), ..empty },
-        OnnxAttribute::Float(f) => {
-            proto::Attribute { f: Some(f), r#type: Some(kind::FLOAT), ..empty }
-        }
-        OnnxAttribute::Ints(ints) => proto::Attribute { ints, r#type: Some(kind::INTS), ..empty },
-        OnnxAttribute::Text(text) => {
-            let s = Some(text.as_bytes().to_vec());
-            proto::Attribute { s, r#type: Some(kind::STRING), ..empty }
-        }
-        OnnxAttribute::Type(dtype) => {
-            let i = Some(i64::from(data_type(dtype)));
-            proto::Attribute { i, r#type: Some(kind::INT), ..empty }
-        }
-    }
-}
+use crate::DType;
 
 /// `TensorProto.DataType`
+const DATA_TYPES: &[(DType, i32)] = &[
+    (DType::F32, 1),
+    (DType::U8, 2),
+    (DType::I8, 3),
+    (DType::I32, 6),
+    (DType::I64, 7),
+    (DType::Bool, 9),
+];
+
+/// The schema's number for an element type.
 fn data_type(dtype: DType) -> i32 {
-    match dtype {
-        DType::F32 => 1,
-        DType::U8 => 2,
-        DType::I8 => 3,
-        DType::I32 => 6,
-        DType::I64 => 7,
-    }
+    let entry = DATA_TYPES.iter().find(|(known, _)| *known == dtype);
+    entry.expect("the table has every element type").1
 }
 
-fn initializer(name: &str, tensor: &Tensor) -> proto::TensorMessage {
-    proto::TensorMessage {
-        dims: tensor.shape().iter().map(|&size| size as i64).collect(),
-        data_type: Some(data_type(tensor.dtype())),
-        name: Some(name.to_owned()),
-        raw_data: Some(tensor.bytes().to_vec()),
-    }
+/// The element type of a number of the schema.
+fn element_type(data_type: i32) -> Option<DType> {
+    DATA_TYPES.iter().find(|(_, number)| *number == data_type).map(|(dtype, _)| *dtype)
 }
 
-fn value_info(graph: &Graph, id: ValueId) -> proto::ValueInfo {
-    let value_type = graph.value_type(id);
-    let dim = value_type.shape.iter().map(|dim| {
-        let value = match dim {
-            Dim::Fixed(size) => proto::DimensionValue::Size(*size as i64),
-            Dim::Symbol(name) => proto::DimensionValue::Symbol(name.to_string()),
-        };
-        proto::Dimension { value: Some(value) }
-    });
-    let tensor_type = proto::TensorType {
-        elem_type: Some(data_type(value_type.dtype)),
-        shape: Some(proto::ShapeMessage { dim: dim.collect() }),
-    };
-    proto::ValueInfo {
-        name: Some(graph.value_name(id).to_owned()),
-        r#type: Some(proto::TypeMessage { tensor_type: Some(tensor_type) }),
-    }
+/// The schema's name for a number, for messages.
+fn type_name(data_type: i32) -> &'static str {
+    const NAMES: &[&str] = &[
+        "undefined",
+        "float",
+        "uint8",
+        "int8",
+        "uint16",
+        "int16",
+        "int32",
+        "int64",
+        "string",
+        "bool",
+        "float16",
+        "double",
+        "uint32",
+        "uint64",
+        "complex64",
+        "complex128",
+        "bfloat16",
+        "float8e4m3fn",
+        "float8e4m3fnuz",
+        "float8e5m2",
+        "float8e5m2fnuz",
+        "uint4",
+        "int4",
+        "float4e2m1",
+        "float8e8m0",
+        "uint2",
+        "int2",
+    ];
+    usize::try_from(data_type).ok().and_then(|index| NAMES.get(index)).copied().unwrap_or("unknown")
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_type_has_a_number() {
+        for dtype in DType::ALL {
+            assert_eq!(element_type(data_type(dtype)), Some(dtype));
+        }
+        assert_eq!(type_name(10), "float16");
+        assert_eq!(type_name(99), "unknown");
+    }
+}

@@ -4,24 +4,55 @@
 //! one variant of [`Op`]. Other crates add what is theirs: a Burn execution, a runtime kernel.
 
 mod elementwise;
+mod integer;
 mod matmul;
 mod movement;
 mod normalize;
 mod onnx_form;
 mod quantize;
 mod reduce;
+mod shape;
+
+use std::fmt;
+use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
 pub use elementwise::{Arithmetic, Gelu, erf};
+pub use integer::Integer;
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
 pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand};
 pub use quantize::{Dequantize, Quantize};
 pub use reduce::ReduceSum;
+pub use shape::{Concat, ReshapeTo, ShapeOf, Squeeze};
 
-use crate::{Bindings, Tensor, ValueType};
+use crate::{Bindings, Element, Tensor, ValueType};
+
+/// What is known of an operator's input before a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Argument<'a> {
+    /// Element type and shape.
+    pub value_type: &'a ValueType,
+    /// The content of a weight.
+    pub constant: Option<&'a Tensor>,
+    /// The numbers of an integer value of rank 0 or 1, as far as they are known.
+    pub integers: Option<&'a [Integer]>,
+}
+
+impl Deref for Argument<'_> {
+    type Target = ValueType;
+    fn deref(&self) -> &ValueType {
+        self.value_type
+    }
+}
+
+impl fmt::Display for Argument<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value_type.fmt(formatter)
+    }
+}
 
 /// What an operator is, apart from how fast it runs.
 pub trait Operator {
@@ -38,7 +69,13 @@ pub trait Operator {
     /// # Errors
     ///
     /// Says which input does not fit and why.
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String>;
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String>;
+
+    /// The numbers of an integer output of rank 0 or 1, as far as they follow from the inputs'
+    /// types and numbers: what lets shapes that a model computes be known before a run.
+    fn integers(&self, _inputs: &[Argument<'_>]) -> Option<Vec<Integer>> {
+        None
+    }
 
     /// The output for these inputs, computed slowly and obviously.
     ///
@@ -48,8 +85,10 @@ pub trait Operator {
     fn evaluate(&self, inputs: &[&Tensor], bindings: &Bindings) -> Result<Tensor, String>;
 
     /// Floating-point (or integer) operations for inputs and output of these concrete shapes: a
-    /// multiply and an add count as two; data movement counts as none.
-    fn flops(&self, inputs: &[Vec<usize>], output: &[usize]) -> u64;
+    /// multiply and an add count as two; data movement, the default, counts as none.
+    fn flops(&self, _inputs: &[Vec<usize>], _output: &[usize]) -> u64 {
+        0
+    }
 }
 
 /// An operator with its attributes. Every operator has one output.
@@ -94,6 +133,18 @@ pub enum Op {
     Quantize(Quantize),
     /// `(x − zero_point) · scale`: `(x, scale, zero_point)`.
     Dequantize(Dequantize),
+    /// The input itself.
+    Identity,
+    /// Sizes of dimensions.
+    ShapeOf(ShapeOf),
+    /// Number of elements.
+    SizeOf,
+    /// Another shape for the same elements, given as a value: `(x, shape)`.
+    ReshapeTo(ReshapeTo),
+    /// Fewer dimensions of size 1.
+    Squeeze(Squeeze),
+    /// Inputs one after another along one axis.
+    Concat(Concat),
 }
 
 impl Op {
@@ -119,6 +170,12 @@ impl Op {
             Self::ReduceSum(op) => op,
             Self::Quantize(op) => op,
             Self::Dequantize(op) => op,
+            Self::Identity => &shape::Identity,
+            Self::ShapeOf(op) => op,
+            Self::SizeOf => &shape::SizeOf,
+            Self::ReshapeTo(op) => op,
+            Self::Squeeze(op) => op,
+            Self::Concat(op) => op,
         }
     }
 }
@@ -130,6 +187,11 @@ impl Op {
 /// When there are more or fewer.
 fn exactly<T: Copy, const N: usize>(inputs: &[T]) -> Result<[T; N], String> {
     inputs.try_into().map_err(|_| format!("expected {N} inputs, found {}", inputs.len()))
+}
+
+/// The elements of `tensor`, of the type asked for.
+fn elements_of<T: Element>(tensor: &Tensor) -> Result<&[T], String> {
+    tensor.elements().map_err(|error| error.to_string())
 }
 
 /// The elements of `tensor` as `f32`.

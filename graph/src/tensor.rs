@@ -22,15 +22,20 @@ pub enum DType {
     I8,
     /// 8-bit unsigned integer.
     U8,
+    /// Truth value, one byte: 0 or 1.
+    Bool,
 }
 
 impl DType {
+    /// Every type.
+    pub const ALL: [Self; 6] = [Self::F32, Self::I64, Self::I32, Self::I8, Self::U8, Self::Bool];
+
     /// Bytes of one element.
     pub fn size_bytes(self) -> usize {
         match self {
             Self::F32 | Self::I32 => 4,
             Self::I64 => 8,
-            Self::I8 | Self::U8 => 1,
+            Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
 }
@@ -43,6 +48,7 @@ impl fmt::Display for DType {
             Self::I32 => "i32",
             Self::I8 => "i8",
             Self::U8 => "u8",
+            Self::Bool => "bool",
         })
     }
 }
@@ -71,7 +77,16 @@ pub enum TensorError {
 }
 
 /// A Rust type that a tensor can hold.
-pub trait Element: bytemuck::Pod + PartialEq + fmt::Debug + Send + Sync {
+pub trait Element:
+    bytemuck::CheckedBitPattern
+    + bytemuck::NoUninit
+    + PartialEq
+    + fmt::Debug
+    + Default
+    + Send
+    + Sync
+    + 'static
+{
     /// Its tag.
     const DTYPE: DType;
     #[doc(hidden)]
@@ -88,14 +103,14 @@ pub enum Buffer<T> {
     Mapped { map: Arc<Mmap>, offset: usize, len: usize, element: PhantomData<T> },
 }
 
-impl<T: bytemuck::Pod> Deref for Buffer<T> {
+impl<T: bytemuck::CheckedBitPattern + bytemuck::NoUninit> Deref for Buffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         match self {
             Self::Owned(elements) => elements,
             Self::Mapped { map, offset, len, .. } => {
                 let bytes = &map[*offset..*offset + *len * size_of::<T>()];
-                bytemuck::cast_slice(bytes)
+                bytemuck::checked::cast_slice(bytes)
             }
         }
     }
@@ -110,6 +125,21 @@ pub enum Data {
     I32(Buffer<i32>),
     I8(Buffer<i8>),
     U8(Buffer<u8>),
+    Bool(Buffer<bool>),
+}
+
+/// Evaluates `$body` with `$buffer` bound to the elements of `$data`, whatever their type.
+macro_rules! each_type {
+    ($data:expr, $buffer:ident => $body:expr) => {
+        match $data {
+            Data::F32($buffer) => $body,
+            Data::I64($buffer) => $body,
+            Data::I32($buffer) => $body,
+            Data::I8($buffer) => $body,
+            Data::U8($buffer) => $body,
+            Data::Bool($buffer) => $body,
+        }
+    };
 }
 
 macro_rules! element {
@@ -133,6 +163,7 @@ element!(i64, I64);
 element!(i32, I32);
 element!(i8, I8);
 element!(u8, U8);
+element!(bool, Bool);
 
 /// A dense row-major array. Cloning shares the elements.
 #[derive(Clone)]
@@ -172,7 +203,7 @@ impl Tensor {
     pub fn mapped<T: Element>(shape: &[usize], map: &Arc<Mmap>, offset: usize) -> Option<Self> {
         let len: usize = shape.iter().product();
         let end = offset.checked_add(len.checked_mul(size_of::<T>())?)?;
-        bytemuck::try_cast_slice::<u8, T>(map.get(offset..end)?).ok()?;
+        bytemuck::checked::try_cast_slice::<u8, T>(map.get(offset..end)?).ok()?;
         let buffer = Buffer::Mapped { map: map.clone(), offset, len, element: PhantomData };
         Some(Self { shape: shape.to_vec(), data: T::wrap(buffer) })
     }
@@ -190,6 +221,7 @@ impl Tensor {
             Data::I32(_) => DType::I32,
             Data::I8(_) => DType::I8,
             Data::U8(_) => DType::U8,
+            Data::Bool(_) => DType::Bool,
         }
     }
 
@@ -220,13 +252,7 @@ impl Tensor {
 
     /// The elements' bytes in row-major, native (little) endian order.
     pub fn bytes(&self) -> &[u8] {
-        match &self.data {
-            Data::F32(buffer) => bytemuck::cast_slice(buffer),
-            Data::I64(buffer) => bytemuck::cast_slice(buffer),
-            Data::I32(buffer) => bytemuck::cast_slice(buffer),
-            Data::I8(buffer) => bytemuck::cast_slice(buffer),
-            Data::U8(buffer) => buffer,
-        }
+        each_type!(&self.data, buffer => bytemuck::cast_slice(buffer))
     }
 
     /// The same elements under another shape.
@@ -249,12 +275,83 @@ impl Tensor {
     ///
     /// When `axis` or an index is out of range.
     pub fn select(&self, axis: usize, indices: &[usize]) -> Self {
-        match &self.data {
-            Data::F32(buffer) => self.select_elements(buffer, axis, indices),
-            Data::I64(buffer) => self.select_elements(buffer, axis, indices),
-            Data::I32(buffer) => self.select_elements(buffer, axis, indices),
-            Data::I8(buffer) => self.select_elements(buffer, axis, indices),
-            Data::U8(buffer) => self.select_elements(buffer, axis, indices),
+        each_type!(&self.data, buffer => self.select_elements(buffer, axis, indices))
+    }
+
+    /// A tensor of `shape` whose element at each flat row-major index is this tensor's at
+    /// `source(index)`, or `fill` (0 where there is none) for `None`.
+    ///
+    /// # Errors
+    ///
+    /// When `fill` has another element type or is no single element.
+    ///
+    /// # Panics
+    ///
+    /// When `source` gives an index beyond this tensor.
+    pub fn rearranged(
+        &self,
+        shape: &[usize],
+        fill: Option<&Self>,
+        source: impl Fn(usize) -> Option<usize>,
+    ) -> Result<Self, TensorError> {
+        fn build<T: Element>(
+            elements: &[T],
+            shape: &[usize],
+            fill: Option<&Tensor>,
+            source: impl Fn(usize) -> Option<usize>,
+        ) -> Result<Tensor, TensorError> {
+            let fill = match fill {
+                Some(fill) => *fill.elements::<T>()?.first().ok_or(TensorError::Length {
+                    shape: vec![1],
+                    expected: 1,
+                    found: 0,
+                })?,
+                None => T::default(),
+            };
+            let at = |index| source(index).map_or(fill, |source| elements[source]);
+            Ok(Tensor::from_fn(shape, at))
+        }
+        each_type!(&self.data, buffer => build(buffer, shape, fill, source))
+    }
+
+    /// The elements of `bytes`, row-major and little endian.
+    ///
+    /// # Errors
+    ///
+    /// When there are more or fewer bytes than the shape needs.
+    pub fn from_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Self, TensorError> {
+        fn read<T: Element, const N: usize>(
+            shape: &[usize],
+            bytes: &[u8],
+            element: impl Fn([u8; N]) -> T,
+        ) -> Result<Tensor, TensorError> {
+            let (whole, rest) = bytes.as_chunks::<N>();
+            let found = whole.len() + usize::from(!rest.is_empty());
+            let expected = shape.iter().product();
+            if found != expected || !rest.is_empty() {
+                return Err(TensorError::Length { shape: shape.to_vec(), expected, found });
+            }
+            Tensor::new(shape, whole.iter().map(|&bytes| element(bytes)).collect())
+        }
+        match dtype {
+            DType::F32 => read(shape, bytes, f32::from_le_bytes),
+            DType::I64 => read(shape, bytes, i64::from_le_bytes),
+            DType::I32 => read(shape, bytes, i32::from_le_bytes),
+            DType::I8 => read(shape, bytes, i8::from_le_bytes),
+            DType::U8 => read(shape, bytes, u8::from_le_bytes),
+            DType::Bool => read(shape, bytes, |[byte]: [u8; 1]| byte != 0),
+        }
+    }
+
+    /// A tensor of zeros, or `false`.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Self {
+        match dtype {
+            DType::F32 => Self::from_fn(shape, |_| 0f32),
+            DType::I64 => Self::from_fn(shape, |_| 0i64),
+            DType::I32 => Self::from_fn(shape, |_| 0i32),
+            DType::I8 => Self::from_fn(shape, |_| 0i8),
+            DType::U8 => Self::from_fn(shape, |_| 0u8),
+            DType::Bool => Self::from_fn(shape, |_| false),
         }
     }
 

@@ -163,6 +163,7 @@ fn format_type(dtype: DType) -> &'static str {
         DType::I32 => "I32",
         DType::I8 => "I8",
         DType::U8 => "U8",
+        DType::Bool => "BOOL",
     }
 }
 
@@ -273,10 +274,10 @@ fn tensor(
         "F32" | "I32" => 4,
         "I64" => 8,
         "F16" | "BF16" => 2,
-        "I8" | "U8" => 1,
+        "I8" | "U8" | "BOOL" => 1,
         other => {
             return Err(format!(
-                "expected elements of type F32, F16, BF16, I64, I32, I8 or U8, found {other}; \
+                "expected elements of type F32, F16, BF16, I64, I32, I8, U8 or BOOL, found {other}; \
                  convert the file first"
             ));
         }
@@ -293,6 +294,7 @@ fn tensor(
         "I32" => elements::<i32>(shape, data, map, start),
         "I8" => elements::<i8>(shape, data, map, start),
         "U8" => elements::<u8>(shape, data, map, start),
+        "BOOL" => truths(shape, data)?,
         "F16" => Tensor::from_fn(shape, |index| f16::from_bits(half_bits(data, index)).to_f32()),
         _ => Tensor::from_fn(shape, |index| bf16::from_bits(half_bits(data, index)).to_f32()),
     })
@@ -311,9 +313,15 @@ fn elements<T: Element>(
 ) -> Tensor {
     let mapped = map.and_then(|map| Tensor::mapped::<T>(shape, map, offset));
     mapped.unwrap_or_else(|| {
-        let elements: Vec<T> = bytemuck::pod_collect_to_vec(data);
-        Tensor::new(shape, elements).expect("the caller compared shape and bytes")
+        Tensor::from_bytes(T::DTYPE, shape, data).expect("the caller compared shape and bytes")
     })
+}
+
+fn truths(shape: &[usize], data: &[u8]) -> Result<Tensor, String> {
+    if let Some(index) = data.iter().position(|&byte| byte > 1) {
+        return Err(format!("expected 0 or 1 for truth value {index}, found {}", data[index]));
+    }
+    Ok(Tensor::from_fn(shape, |index| data[index] == 1))
 }
 
 /// Number of elements of `shape`; `None` when products of its dimensions could overflow.

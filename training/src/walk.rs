@@ -220,6 +220,10 @@ impl Walk<'_> {
             Op::Quantize(_) | Op::Dequantize(_) => {
                 return Err("expected a quantize followed by its dequantize".to_owned());
             }
+            Op::Identity => floats(0)?,
+            other => {
+                return Err(format!("no gradient is known for {}", other.operator().onnx_type()));
+            }
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{OnnxAttribute, OnnxForm, Operator, exactly, floats};
-use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType, dim};
+use super::{Argument, Integer, OnnxAttribute, OnnxForm, Operator, elements_of, exactly, floats};
+use crate::{Bindings, DType, Dim, Element, Shape, Tensor, ValueType, dim};
 
 /// The four arithmetic operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,61 @@ impl Arithmetic {
             Self::Div => a / b,
         }
     }
+
+    /// Integers wrap around; a quotient is cut towards 0.
+    fn apply_integers<T: WrappingInteger>(self, a: T, b: T) -> Result<T, String> {
+        match self {
+            Self::Add => Ok(a.add(b)),
+            Self::Sub => Ok(a.sub(b)),
+            Self::Mul => Ok(a.mul(b)),
+            Self::Div => a.div(b).ok_or_else(|| "an integer is divided by 0".to_owned()),
+        }
+    }
+}
+
+/// Integers whose arithmetic wraps around.
+trait WrappingInteger: Element {
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Option<Self>;
+}
+
+macro_rules! wrapping_integer {
+    ($($type:ty),*) => {
+        $(impl WrappingInteger for $type {
+            fn add(self, other: Self) -> Self {
+                self.wrapping_add(other)
+            }
+            fn sub(self, other: Self) -> Self {
+                self.wrapping_sub(other)
+            }
+            fn mul(self, other: Self) -> Self {
+                self.wrapping_mul(other)
+            }
+            fn div(self, other: Self) -> Option<Self> {
+                (other != 0).then(|| self.wrapping_div(other))
+            }
+        })*
+    };
+}
+wrapping_integer!(i64, i32, i8, u8);
+
+/// `apply` of the elements of `a` and `b`, broadcast.
+pub(super) fn zip<T: Element, U: Element>(
+    a: &Tensor,
+    b: &Tensor,
+    apply: impl Fn(T, T) -> Result<U, String>,
+) -> Result<Tensor, String> {
+    let (left, right) = (elements_of::<T>(a)?, elements_of::<T>(b)?);
+    let shape = broadcast_sizes(a.shape(), b.shape())?;
+    let elements = (0..shape.iter().product()).map(|index| {
+        let a = left[broadcast_index(index, &shape, a.shape())];
+        let b = right[broadcast_index(index, &shape, b.shape())];
+        apply(a, b)
+    });
+    let elements = elements.collect::<Result<Vec<U>, String>>()?;
+    Tensor::new(&shape, elements).map_err(|error| error.to_string())
 }
 
 impl Operator for Arithmetic {
@@ -39,22 +94,45 @@ impl Operator for Arithmetic {
         }
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [a, b] = exactly(inputs)?;
-        a.expect(DType::F32)?;
-        b.expect(DType::F32)?;
-        Ok(ValueType { dtype: DType::F32, shape: broadcast(&a.shape, &b.shape)? })
+        if a.dtype == DType::Bool {
+            return Err(format!("expected numbers, found {a}"));
+        }
+        b.expect(a.dtype)?;
+        Ok(ValueType { dtype: a.dtype, shape: broadcast(&a.shape, &b.shape)? })
+    }
+
+    fn integers(&self, inputs: &[Argument<'_>]) -> Option<Vec<Integer>> {
+        let [a, b] = exactly(inputs).ok()?;
+        let (a, b) = (a.integers?, b.integers?);
+        let length = if a.len() == 1 { b.len() } else { a.len() };
+        let at = |list: &[Integer], index: usize| {
+            list.get(if list.len() == 1 { 0 } else { index }).cloned()
+        };
+        let known = |a: Integer, b: Integer| match (a.known(), b.known()) {
+            (Some(a), Some(b)) => {
+                self.apply_integers(a, b).map_or(Integer::Unknown, Integer::Known)
+            }
+            (None, Some(1)) if matches!(self, Self::Mul | Self::Div) => a,
+            (None, Some(0)) if matches!(self, Self::Add | Self::Sub) => a,
+            (Some(1), None) if *self == Self::Mul => b,
+            (Some(0), None) if *self == Self::Add => b,
+            _ => Integer::Unknown,
+        };
+        (0..length).map(|index| Some(known(at(a, index)?, at(b, index)?))).collect()
     }
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [a, b] = exactly(inputs)?;
-        let (left, right) = (floats(a)?, floats(b)?);
-        let shape = broadcast_sizes(a.shape(), b.shape())?;
-        Ok(Tensor::from_fn(&shape, |index| {
-            let a = left[broadcast_index(index, &shape, a.shape())];
-            let b = right[broadcast_index(index, &shape, b.shape())];
-            self.apply(a, b)
-        }))
+        match a.dtype() {
+            DType::F32 => zip(a, b, |a: f32, b| Ok(self.apply(a, b))),
+            DType::I64 => zip(a, b, |a: i64, b| self.apply_integers(a, b)),
+            DType::I32 => zip(a, b, |a: i32, b| self.apply_integers(a, b)),
+            DType::I8 => zip(a, b, |a: i8, b| self.apply_integers(a, b)),
+            DType::U8 => zip(a, b, |a: u8, b| self.apply_integers(a, b)),
+            DType::Bool => Err("expected numbers, found truth values".to_owned()),
+        }
     }
 
     fn flops(&self, _: &[Vec<usize>], output: &[usize]) -> u64 {
@@ -78,6 +156,9 @@ pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
         (x, y) if x == y => Ok(x),
         (x, y) if y == one => Ok(x),
         (x, y) if x == one => Ok(y),
+        // What is not 1 decides: the other side is 1, or the same.
+        (Dim::Unknown, known @ Dim::Fixed(_)) | (known @ Dim::Fixed(_), Dim::Unknown) => Ok(known),
+        (Dim::Unknown, _) | (_, Dim::Unknown) => Ok(Dim::Unknown),
         _ => Err(format!("shapes {} and {} do not broadcast", dim::display(a), dim::display(b))),
     });
     dims.collect()
@@ -85,8 +166,7 @@ pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
 
 /// [`broadcast`] of concrete shapes.
 pub(super) fn broadcast_sizes(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
-    let dims = |shape: &[usize]| shape.iter().map(|&size| Dim::Fixed(size)).collect::<Shape>();
-    Bindings::default().sizes(&broadcast(&dims(a), &dims(b))?)
+    Bindings::default().sizes(&broadcast(&dim::fixed(a), &dim::fixed(b))?)
 }
 
 /// Flat index into a tensor of shape `source` for flat `index` of the shape it is broadcast to.
@@ -182,10 +262,10 @@ macro_rules! unary {
                 let form: fn(&Self) -> OnnxForm = $form;
                 form(self)
             }
-            fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+            fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
                 let [x] = exactly(inputs)?;
                 x.expect(DType::F32)?;
-                Ok(x.clone())
+                Ok(x.value_type.clone())
             }
             fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
                 let [x] = exactly(inputs)?;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{OnnxAttribute, OnnxForm, Operator, exactly, floats};
+use super::{Argument, Integer, OnnxAttribute, OnnxForm, Operator, elements_of, exactly};
 use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType, dim};
 
 /// Entries of `data` along `axis` at `indices`: the output's shape is data's with that dimension
@@ -23,9 +23,11 @@ impl Operator for Gather {
         OnnxForm::default().axis(self.axis)
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [data, indices] = exactly(inputs)?;
-        indices.expect(DType::I64)?;
+        if !matches!(indices.dtype, DType::I64 | DType::I32) {
+            return Err(format!("expected integer indices, found {indices}"));
+        }
         if self.axis >= data.shape.len() {
             return Err(format!("axis {} is not a dimension of {data}", self.axis));
         }
@@ -37,20 +39,23 @@ impl Operator for Gather {
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [data, indices] = exactly(inputs)?;
         let size = data.shape()[self.axis];
-        let checked = |&index: &i64| {
-            usize::try_from(index).ok().filter(|&index| index < size).ok_or_else(|| {
-                format!("index {index} is outside dimension {} of size {size}", self.axis)
-            })
-        };
-        let picked = indices.elements::<i64>().map_err(|error| error.to_string())?;
-        let picked: Vec<usize> = picked.iter().map(checked).collect::<Result<_, _>>()?;
+        let picked = whole_numbers(indices)?;
+        let picked: Vec<usize> = picked
+            .iter()
+            .map(|&index| from_either_end(index, size, self.axis))
+            .collect::<Result<_, _>>()?;
         let (before, after) = (&data.shape()[..self.axis], &data.shape()[self.axis + 1..]);
         let shape = [before, indices.shape(), after].concat();
         data.select(self.axis, &picked).reshaped(&shape).map_err(|error| error.to_string())
     }
 
-    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
-        0
+    fn integers(&self, inputs: &[Argument<'_>]) -> Option<Vec<Integer>> {
+        let [data, indices] = exactly(inputs).ok()?;
+        let (data, indices) = (data.integers?, indices.integers?);
+        let pick = |index: &Integer| {
+            Some(data[from_either_end(index.known()?, data.len(), self.axis).ok()?].clone())
+        };
+        indices.iter().map(pick).collect()
     }
 }
 
@@ -86,7 +91,7 @@ impl Reshape {
                 Dim::Fixed(0) => return Err(fail("cannot divide an empty shape")),
                 Dim::Fixed(size) if fixed.is_multiple_of(*size) => fixed /= size,
                 Dim::Fixed(_) => return Err(fail("the elements do not divide")),
-                symbol @ Dim::Symbol(_) => {
+                symbol @ (Dim::Symbol(_) | Dim::Unknown) => {
                     let found = rest.iter().position(|dim| dim == symbol);
                     rest.remove(found.ok_or_else(|| fail("a dimension is used twice"))?);
                 }
@@ -112,9 +117,14 @@ impl Operator for Reshape {
         OnnxForm::default().integers("shape", self.shape.clone())
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x] = exactly(inputs)?;
         Ok(ValueType { dtype: x.dtype, shape: self.target(&x.shape)? })
+    }
+
+    fn integers(&self, inputs: &[Argument<'_>]) -> Option<Vec<Integer>> {
+        let [x] = exactly(inputs).ok()?;
+        if self.shape.len() > 1 { None } else { x.integers.map(<[_]>::to_vec) }
     }
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
@@ -122,10 +132,6 @@ impl Operator for Reshape {
         let input: Shape = x.shape().iter().map(|&size| Dim::Fixed(size)).collect();
         let shape = Bindings::default().sizes(&self.target(&input)?)?;
         x.reshaped(&shape).map_err(|error| error.to_string())
-    }
-
-    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
-        0
     }
 }
 
@@ -147,7 +153,7 @@ impl Operator for Transpose {
         OnnxForm::default().attribute("perm", OnnxAttribute::Ints(permutation))
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x] = exactly(inputs)?;
         let mut sorted = self.permutation.clone();
         sorted.sort_unstable();
@@ -160,22 +166,17 @@ impl Operator for Transpose {
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [x] = exactly(inputs)?;
-        let values = floats(x)?;
         let shape: Vec<usize> = self.permutation.iter().map(|&axis| x.shape()[axis]).collect();
-        Ok(Tensor::from_fn(&shape, |index| {
+        let source = |index| {
             let mut rest = index;
             let mut position = vec![0; shape.len()];
             for axis in (0..shape.len()).rev() {
                 position[self.permutation[axis]] = rest % shape[axis];
                 rest /= shape[axis];
             }
-            let flat = position.iter().zip(x.shape()).fold(0, |flat, (p, size)| flat * size + p);
-            values[flat]
-        }))
-    }
-
-    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
-        0
+            Some(position.iter().zip(x.shape()).fold(0, |flat, (p, size)| flat * size + p))
+        };
+        x.rearranged(&shape, None, source).map_err(|error| error.to_string())
     }
 }
 
@@ -197,7 +198,7 @@ impl Operator for Unsqueeze {
         OnnxForm::default().integers("axes", axes)
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x] = exactly(inputs)?;
         let mut shape = x.shape.clone();
         for &axis in &self.axes {
@@ -209,6 +210,11 @@ impl Operator for Unsqueeze {
         Ok(ValueType { dtype: x.dtype, shape })
     }
 
+    fn integers(&self, inputs: &[Argument<'_>]) -> Option<Vec<Integer>> {
+        let [x] = exactly(inputs).ok()?;
+        if x.shape.len() + self.axes.len() > 1 { None } else { x.integers.map(<[_]>::to_vec) }
+    }
+
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [x] = exactly(inputs)?;
         let mut shape = x.shape().to_vec();
@@ -216,10 +222,6 @@ impl Operator for Unsqueeze {
             shape.insert(axis, 1);
         }
         x.reshaped(&shape).map_err(|error| error.to_string())
-    }
-
-    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
-        0
     }
 }
 
@@ -248,7 +250,7 @@ impl Operator for Slice {
             .integers("axes", vec![self.axis as i64])
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x] = exactly(inputs)?;
         let size = x.shape.get(self.axis);
         let size = size.ok_or_else(|| format!("axis {} is not a dimension of {x}", self.axis))?;
@@ -265,6 +267,11 @@ impl Operator for Slice {
         Ok(ValueType { dtype: x.dtype, shape })
     }
 
+    fn integers(&self, inputs: &[Argument<'_>]) -> Option<Vec<Integer>> {
+        let [x] = exactly(inputs).ok()?;
+        Some(x.integers?.get(self.start..self.end.fixed()?)?.to_vec())
+    }
+
     fn evaluate(&self, inputs: &[&Tensor], bindings: &Bindings) -> Result<Tensor, String> {
         let [x] = exactly(inputs)?;
         let end = bindings.size(&self.end).ok_or_else(|| format!("`{}` is not bound", self.end))?;
@@ -277,10 +284,6 @@ impl Operator for Slice {
             ));
         }
         Ok(x.select(self.axis, &(self.start..end).collect::<Vec<_>>()))
-    }
-
-    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
-        0
     }
 }
 
@@ -301,33 +304,69 @@ impl Operator for Cast {
         OnnxForm::default().attribute("to", OnnxAttribute::Type(self.to))
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x] = exactly(inputs)?;
-        match (x.dtype, self.to) {
-            (DType::I64 | DType::F32, DType::F32 | DType::I64) => {}
-            (from, to) => return Err(format!("no cast from {from} to {to}")),
-        }
         Ok(ValueType { dtype: self.to, shape: x.shape.clone() })
     }
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [x] = exactly(inputs)?;
-        match (x.dtype(), self.to) {
-            (DType::I64, DType::F32) => {
-                let values = x.elements::<i64>().map_err(|error| error.to_string())?;
-                Ok(Tensor::from_fn(x.shape(), |index| values[index] as f32))
-            }
-            (DType::F32, DType::I64) => {
-                let values = floats(x)?;
-                Ok(Tensor::from_fn(x.shape(), |index| values[index] as i64))
-            }
-            _ => Ok(x.clone()),
-        }
+        convert(x, self.to)
     }
 
-    fn flops(&self, _: &[Vec<usize>], _: &[usize]) -> u64 {
-        0
+    fn integers(&self, inputs: &[Argument<'_>]) -> Option<Vec<Integer>> {
+        let [x] = exactly(inputs).ok()?;
+        let integers = matches!(self.to, DType::I64 | DType::I32);
+        if integers { x.integers.map(<[_]>::to_vec) } else { None }
     }
+}
+
+/// The elements of `x` as another type: fractions are cut, integers keep their low bits, and a
+/// number is true unless it is 0.
+fn convert(x: &Tensor, to: DType) -> Result<Tensor, String> {
+    macro_rules! from {
+        ($type:ty, $is_true:expr) => {{
+            let values = elements_of::<$type>(x)?;
+            match to {
+                DType::F32 => Tensor::from_fn(x.shape(), |index| values[index] as f32),
+                DType::I64 => Tensor::from_fn(x.shape(), |index| values[index] as i64),
+                DType::I32 => Tensor::from_fn(x.shape(), |index| values[index] as i32),
+                DType::I8 => Tensor::from_fn(x.shape(), |index| values[index] as i8),
+                DType::U8 => Tensor::from_fn(x.shape(), |index| values[index] as u8),
+                DType::Bool => Tensor::from_fn(x.shape(), |index| $is_true(values[index])),
+            }
+        }};
+    }
+    Ok(match x.dtype() {
+        DType::F32 => from!(f32, |value| value != 0.0),
+        DType::I64 => from!(i64, |value| value != 0),
+        DType::I32 => from!(i32, |value| value != 0),
+        DType::I8 => from!(i8, |value| value != 0),
+        DType::U8 => from!(u8, |value| value != 0),
+        DType::Bool => {
+            let values = elements_of::<bool>(x)?;
+            let bytes = Tensor::from_fn(x.shape(), |index| u8::from(values[index]));
+            if to == DType::Bool { x.clone() } else { convert(&bytes, to)? }
+        }
+    })
+}
+
+/// The elements of an integer tensor.
+pub(super) fn whole_numbers(x: &Tensor) -> Result<Vec<i64>, String> {
+    match x.dtype() {
+        DType::I64 => elements_of::<i64>(x).map(<[_]>::to_vec),
+        DType::I32 => elements_of::<i32>(x).map(|x| x.iter().map(|&x| i64::from(x)).collect()),
+        other => Err(format!("expected integers, found {other}")),
+    }
+}
+
+/// The place that `index` names in a dimension of `size`: from its end when it is negative.
+pub(super) fn from_either_end(index: i64, size: usize, axis: usize) -> Result<usize, String> {
+    let place = if index < 0 { index + size as i64 } else { index };
+    usize::try_from(place)
+        .ok()
+        .filter(|&place| place < size)
+        .ok_or_else(|| format!("index {index} is outside dimension {axis} of size {size}"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::elements;
-use super::{OnnxAttribute, OnnxForm, Operator, exactly, floats};
+use super::{Argument, OnnxAttribute, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Dim, Tensor, ValueType, dim};
 
 /// `exp(xᵢ − max) / Σ exp(xⱼ − max)` along the last axis.
@@ -20,13 +20,13 @@ impl Operator for Softmax {
         OnnxForm::default().attribute("axis", OnnxAttribute::Int(-1))
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x] = exactly(inputs)?;
         x.expect(DType::F32)?;
         if x.shape.is_empty() {
             return Err("expected at least one dimension, found a scalar".to_owned());
         }
-        Ok(x.clone())
+        Ok(x.value_type.clone())
     }
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
@@ -67,7 +67,7 @@ impl Operator for LayerNorm {
             .attribute("epsilon", OnnxAttribute::Float(self.epsilon))
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x, scale, bias] = exactly(inputs)?;
         for input in [x, scale, bias] {
             input.expect(DType::F32)?;
@@ -79,7 +79,7 @@ impl Operator for LayerNorm {
                 return Err(format!("expected {name} of shape [{width}], found {found}"));
             }
         }
-        Ok(x.clone())
+        Ok(x.value_type.clone())
     }
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {

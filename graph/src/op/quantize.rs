@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::elements;
-use super::{OnnxForm, Operator, exactly, floats};
+use super::{Argument, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Tensor, ValueType, dim};
 
 /// `saturate(round_half_even(x / scale) + zero_point)`, inputs `(x, scale, zero_point)`.
@@ -78,10 +78,10 @@ impl Operator for Quantize {
         self.axis.map_or_else(OnnxForm::default, |axis| OnnxForm::default().axis(axis))
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
         x.expect(DType::F32)?;
-        check_parameters(x, scale, zero_point, self.axis)?;
+        check_parameters(&x, &scale, &zero_point, self.axis)?;
         Ok(ValueType { dtype: zero_point.dtype, shape: x.shape.clone() })
     }
 
@@ -114,10 +114,10 @@ impl Operator for Dequantize {
         self.axis.map_or_else(OnnxForm::default, |axis| OnnxForm::default().axis(axis))
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
         x.expect(zero_point.dtype)?;
-        check_parameters(x, scale, zero_point, self.axis)?;
+        check_parameters(&x, &scale, &zero_point, self.axis)?;
         Ok(ValueType { dtype: DType::F32, shape: x.shape.clone() })
     }
 

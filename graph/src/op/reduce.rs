@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::elements;
-use super::{OnnxAttribute, OnnxForm, Operator, exactly, floats};
+use super::{Argument, OnnxAttribute, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Dim, Tensor, ValueType};
 
 /// Sum along `axis`, which is dropped.
@@ -25,7 +25,7 @@ impl Operator for ReduceSum {
             .integers("axes", vec![self.axis as i64])
     }
 
-    fn infer(&self, inputs: &[&ValueType]) -> Result<ValueType, String> {
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x] = exactly(inputs)?;
         x.expect(DType::F32)?;
         let mut shape: Vec<Dim> = x.shape.clone();

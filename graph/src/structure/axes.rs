@@ -118,6 +118,10 @@ fn ties(graph: &Graph, node: &Node) -> Vec<(Axis, Axis)> {
             });
             same(inputs[0]).chain(parameters).collect()
         }
+        Op::Identity => same(inputs[0]).collect(),
+        // What is not followed here ties nothing: a cut that would need it fails when the types
+        // are inferred anew.
+        _ => Vec::new(),
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::DType;
 use crate::bert::{self, BertConfig, BertLayer};
 use crate::op::{Op, Slice, Unsqueeze};
 

@@ -1,0 +1,222 @@
+//! ONNX, the way out: operators of opset 20 one to one, 8-bit integers as QDQ pairs.
+//!
+//! Values keep their names. What an operator holds as a field and ONNX wants as an input becomes an
+//! initializer, or, for the size of a named dimension, a `Shape` node over a graph input.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+
+use super::{data_type, proto};
+use crate::op::{OnnxAttribute, OnnxForm, OnnxOperand};
+use crate::{Dim, Graph, Node, Tensor, ValueId};
+
+/// The first version of the operator set that has Gelu.
+const OPSET: i64 = 20;
+/// The file format's version of that operator set's release.
+const IR_VERSION: i64 = 9;
+/// Protobuf's own limit of a message.
+pub(super) const SIZE_LIMIT: usize = i32::MAX as usize;
+
+/// Why a graph cannot be written as ONNX.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OnnxError {
+    /// A node needs the size of a dimension that no input has.
+    #[error("node `{node}`: dimension `{dimension}` is not one of any input")]
+    Dimension {
+        /// Name of the node.
+        node: String,
+        /// Name of the dimension.
+        dimension: String,
+    },
+    /// Protobuf messages end at 2 GiB.
+    #[error("expected an ONNX model of at most {SIZE_LIMIT} bytes, found {0}")]
+    TooLarge(usize),
+}
+
+/// The graph as a serialized ONNX model, which is a function of the graph alone.
+///
+/// # Errors
+///
+/// When a node needs a dimension that no input has, or the model is larger than protobuf allows.
+pub fn export(graph: &Graph) -> Result<Vec<u8>, OnnxError> {
+    if graph.weight_bytes() > SIZE_LIMIT {
+        return Err(OnnxError::TooLarge(graph.weight_bytes()));
+    }
+    let mut exporter = Exporter::new(graph);
+    for (_, node) in graph.nodes() {
+        exporter.node(node)?;
+    }
+    let values = |ids: &[ValueId]| ids.iter().map(|&id| value_info(graph, id)).collect();
+    let model = proto::Model {
+        ir_version: Some(IR_VERSION),
+        producer_name: Some("pipeline".to_owned()),
+        graph: Some(proto::GraphMessage {
+            node: exporter.nodes,
+            name: Some(graph.name.clone()),
+            initializer: exporter.initializers,
+            input: values(graph.inputs()),
+            output: values(graph.outputs()),
+            ..Default::default()
+        }),
+        opset_import: vec![proto::OperatorSet {
+            domain: Some(String::new()),
+            version: Some(OPSET),
+        }],
+        ..Default::default()
+    };
+    let size = model.encoded_len();
+    if size > SIZE_LIMIT {
+        return Err(OnnxError::TooLarge(size));
+    }
+    Ok(model.encode_to_vec())
+}
+
+struct Exporter<'a> {
+    graph: &'a Graph,
+    nodes: Vec<proto::NodeMessage>,
+    initializers: Vec<proto::TensorMessage>,
+    /// The value that holds the size of each named dimension used so far.
+    sizes: BTreeMap<Dim, String>,
+    /// Names that are not the graph's.
+    added: BTreeSet<String>,
+}
+
+impl<'a> Exporter<'a> {
+    fn new(graph: &'a Graph) -> Self {
+        let weights = graph.weights();
+        let initializers =
+            weights.map(|(id, weight)| initializer(graph.value_name(id), weight)).collect();
+        let (sizes, added) = (BTreeMap::new(), BTreeSet::new());
+        Self { graph, nodes: Vec::new(), initializers, sizes, added }
+    }
+
+    fn node(&mut self, node: &Node) -> Result<(), OnnxError> {
+        let operator = node.op.operator();
+        let OnnxForm { attributes, operands } = operator.onnx();
+        let name = |&id: &ValueId| self.graph.value_name(id).to_owned();
+        let mut input: Vec<String> = node.inputs.iter().map(name).collect();
+        for (name, operand) in operands {
+            input.push(self.operand(node, name, operand)?);
+        }
+        self.nodes.push(proto::NodeMessage {
+            input,
+            output: vec![self.graph.value_name(node.output).to_owned()],
+            name: Some(node.name.clone()),
+            op_type: Some(operator.onnx_type().to_owned()),
+            attribute: attributes.into_iter().map(attribute).collect(),
+            ..Default::default()
+        });
+        Ok(())
+    }
+
+    /// The value that holds an operand.
+    fn operand(
+        &mut self,
+        node: &Node,
+        name: &str,
+        operand: OnnxOperand,
+    ) -> Result<String, OnnxError> {
+        let integers = match operand {
+            OnnxOperand::Integers(integers) => integers,
+            OnnxOperand::Size(Dim::Fixed(size)) => vec![size as i64],
+            OnnxOperand::Size(symbol) => return self.size(node, symbol),
+        };
+        let name = self.fresh(format!("{}/{name}", node.name));
+        let tensor = Tensor::from_fn(&[integers.len()], |index| integers[index]);
+        self.initializers.push(initializer(&name, &tensor));
+        Ok(name)
+    }
+
+    /// The value that holds the size of a named dimension.
+    fn size(&mut self, node: &Node, symbol: Dim) -> Result<String, OnnxError> {
+        if let Some(name) = self.sizes.get(&symbol) {
+            return Ok(name.clone());
+        }
+        let place = self.graph.inputs().iter().find_map(|&id| {
+            let shape = &self.graph.value_type(id).shape;
+            shape.iter().position(|dim| *dim == symbol).map(|axis| (id, axis as i64))
+        });
+        let (input, axis) = place.ok_or_else(|| OnnxError::Dimension {
+            node: node.name.clone(),
+            dimension: symbol.to_string(),
+        })?;
+        let input = self.graph.value_name(input).to_owned();
+        let name = self.fresh(format!("{input}/{symbol}"));
+        let bounds = [("start", axis), ("end", axis + 1)];
+        self.nodes.push(proto::NodeMessage {
+            input: vec![input],
+            output: vec![name.clone()],
+            name: Some(name.clone()),
+            op_type: Some("Shape".to_owned()),
+            attribute: bounds
+                .map(|(name, bound)| attribute((name, OnnxAttribute::Int(bound))))
+                .to_vec(),
+            ..Default::default()
+        });
+        self.sizes.insert(symbol, name.clone());
+        Ok(name)
+    }
+
+    /// `name`, lengthened until no value has it.
+    fn fresh(&mut self, mut name: String) -> String {
+        while self.graph.find(&name).is_some() || !self.added.insert(name.clone()) {
+            name.push('\'');
+        }
+        name
+    }
+}
+
+fn attribute((name, value): (&str, OnnxAttribute)) -> proto::Attribute {
+    use proto::attribute_type as kind;
+    let empty = proto::Attribute { name: Some(name.to_owned()), ..Default::default() };
+    match value {
+        OnnxAttribute::Int(i) => proto::Attribute { i: Some(i), r#type: Some(kind::INT), ..empty },
+        OnnxAttribute::Float(f) => {
+            proto::Attribute { f: Some(f), r#type: Some(kind::FLOAT), ..empty }
+        }
+        OnnxAttribute::Ints(ints) => proto::Attribute { ints, r#type: Some(kind::INTS), ..empty },
+        OnnxAttribute::Text(text) => {
+            let s = Some(text.as_bytes().to_vec());
+            proto::Attribute { s, r#type: Some(kind::STRING), ..empty }
+        }
+        OnnxAttribute::Type(dtype) => {
+            let i = Some(i64::from(data_type(dtype)));
+            proto::Attribute { i, r#type: Some(kind::INT), ..empty }
+        }
+    }
+}
+
+fn initializer(name: &str, tensor: &Tensor) -> proto::TensorMessage {
+    proto::TensorMessage {
+        dims: tensor.shape().iter().map(|&size| size as i64).collect(),
+        data_type: Some(data_type(tensor.dtype())),
+        name: Some(name.to_owned()),
+        raw_data: Some(tensor.bytes().to_vec()),
+        ..Default::default()
+    }
+}
+
+fn value_info(graph: &Graph, id: ValueId) -> proto::ValueInfo {
+    let value_type = graph.value_type(id);
+    let dim = value_type.shape.iter().map(|dim| {
+        let value = match dim {
+            Dim::Fixed(size) => Some(proto::DimensionValue::Size(*size as i64)),
+            Dim::Symbol(name) => Some(proto::DimensionValue::Symbol(name.to_string())),
+            Dim::Unknown => None,
+        };
+        proto::Dimension { value }
+    });
+    let tensor_type = proto::TensorType {
+        elem_type: Some(data_type(value_type.dtype)),
+        shape: Some(proto::ShapeMessage { dim: dim.collect() }),
+    };
+    proto::ValueInfo {
+        name: Some(graph.value_name(id).to_owned()),
+        r#type: Some(proto::TypeMessage { tensor_type: Some(tensor_type) }),
+    }
+}
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

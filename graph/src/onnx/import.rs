@@ -1,0 +1,398 @@
+//! From ONNX to a graph: operators are looked up by name in [`OPERATORS`], and each writes what it
+//! stands for with the graph's own operators.
+//!
+//! Reading trusts nothing: bytes, nodes, nesting and ranks are bounded, and what is not understood
+//! is refused by name.
+
+mod error;
+mod function;
+mod node;
+mod ops;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+pub use error::ImportError;
+use function::{FunctionKey, Functions};
+pub(in crate::onnx) use node::NodeContext;
+
+use super::export::SIZE_LIMIT;
+use super::{element_type, proto, tensor, type_name};
+use crate::op::Op;
+use crate::{DType, Dim, Graph, Shape, Tensor, ValueId, file};
+
+/// Most nodes, those of functions counted as often as they are called.
+const NODE_LIMIT: usize = 200_000;
+/// Deepest nesting of functions and subgraphs.
+const DEPTH_LIMIT: usize = 16;
+/// Most dimensions of a value.
+const RANK_LIMIT: usize = 16;
+/// Newest operator set that is understood; newer ones may change what operators mean.
+const NEWEST_OPSET: i64 = 27;
+
+/// How to read a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// Sizes for named dimensions, which become fixed.
+    pub bindings: BTreeMap<String, usize>,
+}
+
+/// An operator that can be read.
+pub(in crate::onnx) struct OperatorEntry {
+    /// ONNX type.
+    pub(in crate::onnx) name: &'static str,
+    /// Writes what a node stands for.
+    pub(in crate::onnx) import: fn(&mut NodeContext<'_, '_>) -> Result<(), ImportError>,
+}
+
+/// The ONNX types that are read, sorted.
+pub fn operators() -> Vec<&'static str> {
+    let mut names: Vec<_> =
+        ops::OPERATORS.iter().flat_map(|family| family.iter()).map(|entry| entry.name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Reads a model from a file. Elements in files beside it are found in its folder.
+///
+/// # Errors
+///
+/// When the file is unreadable, is no ONNX model, exceeds a limit, or has something that graphs
+/// cannot hold, which is named with its node.
+pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError> {
+    let bytes = file::read(path, SIZE_LIMIT as u64)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    import_bytes(&bytes, Some(folder.unwrap_or(Path::new("."))), options)
+}
+
+/// Reads a model from bytes; `folder` is where elements in other files are looked for.
+///
+/// # Errors
+///
+/// As [`import`].
+pub fn import_bytes(
+    bytes: &[u8],
+    folder: Option<&Path>,
+    options: &ImportOptions,
+) -> Result<Graph, ImportError> {
+    let malformed = |reason: String| ImportError::Malformed { reason };
+    let model = proto::Model::decode(bytes).map_err(|error| malformed(error.to_string()))?;
+    let message = model.graph.as_ref().ok_or_else(|| malformed("it has no graph".to_owned()))?;
+    let opsets = opsets(&model.opset_import)?;
+    let mut importer = Importer {
+        graph: Graph::new(message.name.clone().unwrap_or_default()),
+        folder: folder.map(Path::to_owned),
+        functions: function::table(&model.functions)?,
+        bindings: &options.bindings,
+        nodes_left: NODE_LIMIT,
+    };
+    let mut scope = Scope { opsets, ..Scope::default() };
+    importer.model_graph(message, &mut scope)?;
+    let mut graph = importer.graph;
+    graph.refresh()?;
+    Ok(graph)
+}
+
+/// Versions of the operator sets by domain; ONNX's own is the empty one.
+fn opsets(list: &[proto::OperatorSet]) -> Result<BTreeMap<String, i64>, ImportError> {
+    let domain = |set: &proto::OperatorSet| own_domain(set.domain.as_deref());
+    let sets: BTreeMap<String, i64> =
+        list.iter().map(|set| (domain(set), set.version.unwrap_or(1))).collect();
+    match sets.get("") {
+        Some(version) if !(1..=NEWEST_OPSET).contains(version) => Err(ImportError::Malformed {
+            reason: format!("expected an operator set up to {NEWEST_OPSET}, found {version}"),
+        }),
+        _ => Ok(sets),
+    }
+}
+
+/// ONNX's own domain has two names.
+fn own_domain(domain: Option<&str>) -> String {
+    domain.filter(|&domain| domain != "ai.onnx").unwrap_or_default().to_owned()
+}
+
+/// The graph being made and what every part of the model shares.
+pub(in crate::onnx) struct Importer<'a> {
+    graph: Graph,
+    folder: Option<PathBuf>,
+    functions: Functions<'a>,
+    bindings: &'a BTreeMap<String, usize>,
+    nodes_left: usize,
+}
+
+/// Names as one graph or function sees them.
+#[derive(Clone, Default)]
+pub(in crate::onnx) struct Scope {
+    values: BTreeMap<String, ValueId>,
+    opsets: BTreeMap<String, i64>,
+    /// What the call of a function gives for its attributes.
+    attributes: BTreeMap<String, proto::Attribute>,
+    /// Before the name of every value made here; empty for the model's own graph.
+    prefix: String,
+    depth: usize,
+}
+
+impl<'a> Importer<'a> {
+    fn model_graph(
+        &mut self,
+        message: &'a proto::GraphMessage,
+        scope: &mut Scope,
+    ) -> Result<(), ImportError> {
+        let stored: BTreeSet<&str> =
+            message.initializer.iter().filter_map(|tensor| tensor.name.as_deref()).collect();
+        // Old models list their weights among the inputs.
+        for info in message.input.iter().filter(|info| !stored.contains(info.name())) {
+            let (dtype, shape) = self.declared_type(info)?;
+            let id = self.graph.add_input(info.name(), dtype, shape)?;
+            scope.values.insert(info.name().to_owned(), id);
+        }
+        self.initializers(message, scope)?;
+        self.nodes(&message.node, scope)?;
+        let mut outputs = Vec::new();
+        for info in &message.output {
+            outputs.push(self.output(info.name(), scope)?);
+        }
+        self.graph.set_outputs(&outputs);
+        Ok(())
+    }
+
+    fn initializers(
+        &mut self,
+        message: &proto::GraphMessage,
+        scope: &mut Scope,
+    ) -> Result<(), ImportError> {
+        if let Some(sparse) = message.sparse_initializer.first() {
+            let name = sparse.values.as_ref().map(|values| values.name().to_owned());
+            let reason = "sparse tensors are not supported".to_owned();
+            return Err(ImportError::Tensor { name: name.unwrap_or_default(), reason });
+        }
+        for stored in &message.initializer {
+            let name = stored.name();
+            let fail = |reason| ImportError::Tensor { name: name.to_owned(), reason };
+            let tensor = tensor::read(stored, self.folder.as_deref()).map_err(fail)?;
+            let id = self.graph.add_weight(&format!("{}{name}", scope.prefix), tensor)?;
+            scope.values.insert(name.to_owned(), id);
+        }
+        Ok(())
+    }
+
+    /// The value of a graph's output under the output's own name.
+    fn output(&mut self, name: &str, scope: &Scope) -> Result<ValueId, ImportError> {
+        let id = *scope.values.get(name).ok_or_else(|| ImportError::Value {
+            name: name.to_owned(),
+            reason: "it is an output, but nothing writes it".to_owned(),
+        })?;
+        if self.graph.value_name(id) == name {
+            return Ok(id);
+        }
+        Ok(self.graph.add_node(name, Op::Identity, &[id])?)
+    }
+
+    fn nodes(
+        &mut self,
+        nodes: &'a [proto::NodeMessage],
+        scope: &mut Scope,
+    ) -> Result<(), ImportError> {
+        for index in execution_order(nodes, scope)? {
+            let found = NODE_LIMIT - self.nodes_left + 1;
+            self.nodes_left = self.nodes_left.checked_sub(1).ok_or(ImportError::Limit {
+                what: "nodes",
+                limit: NODE_LIMIT,
+                found,
+            })?;
+            self.node(&nodes[index], scope)?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &'a proto::NodeMessage, scope: &mut Scope) -> Result<(), ImportError> {
+        let domain = own_domain(node.domain.as_deref());
+        let key = FunctionKey {
+            domain: domain.clone(),
+            name: node.op_type().to_owned(),
+            overload: node.overload().to_owned(),
+        };
+        if let Some(function) = self.functions.get(&key).copied() {
+            return self.call(node, function, scope);
+        }
+        let entry = ops::OPERATORS
+            .iter()
+            .flat_map(|family| family.iter())
+            .find(|entry| domain.is_empty() && entry.name == node.op_type());
+        let mut context = NodeContext::new(self, scope, node)?;
+        match entry {
+            Some(entry) => (entry.import)(&mut context),
+            None => Err(context.unsupported("this operator")),
+        }
+    }
+
+    fn declared_type(&self, info: &proto::ValueInfo) -> Result<(DType, Shape), ImportError> {
+        let fail = |reason| ImportError::Value { name: info.name().to_owned(), reason };
+        let kind = info.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
+        let kind = kind.ok_or_else(|| {
+            fail(
+                "expected a tensor; sequences, maps and optional values are not supported"
+                    .to_owned(),
+            )
+        })?;
+        let number = kind.elem_type.unwrap_or(0);
+        let dtype = element_type(number).ok_or_else(|| {
+            fail(format!("elements of type {} are not supported", type_name(number)))
+        })?;
+        let shape = kind.shape.as_ref().ok_or_else(|| {
+            fail("expected a known number of dimensions, found none declared".to_owned())
+        })?;
+        if shape.dim.len() > RANK_LIMIT {
+            let found = shape.dim.len();
+            return Err(fail(format!("expected at most {RANK_LIMIT} dimensions, found {found}")));
+        }
+        let dims = shape.dim.iter().enumerate().map(|(axis, dim)| match &dim.value {
+            Some(proto::DimensionValue::Size(size)) => usize::try_from(*size)
+                .map(Dim::Fixed)
+                .map_err(|_| fail(format!("dimension {axis} is {size}"))),
+            Some(proto::DimensionValue::Symbol(name)) if !name.is_empty() => Ok(self.named(name)),
+            // A dimension without a name is one of its own.
+            _ => Ok(self.named(&format!("{}.{axis}", info.name()))),
+        });
+        Ok((dtype, dims.collect::<Result<_, _>>()?))
+    }
+
+    fn named(&self, name: &str) -> Dim {
+        match self.bindings.get(name) {
+            Some(&size) => Dim::Fixed(size),
+            None => Dim::symbol(&dimension_name(name)),
+        }
+    }
+
+    /// A name that no value has yet, made from `name`.
+    fn fresh(&self, name: String) -> String {
+        let mut fresh = name;
+        while self.graph.find(&fresh).is_some() {
+            fresh.push('\'');
+        }
+        fresh
+    }
+
+    /// Adds what `op` gives for `inputs`: a weight where that is known, a node elsewhere.
+    fn emit(
+        &mut self,
+        name: String,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<ValueId, crate::GraphError> {
+        let name = self.fresh(name);
+        match self.folded(&op, inputs) {
+            Some(tensor) => self.graph.add_weight(&name, tensor),
+            None => self.graph.add_node(&name, op, inputs),
+        }
+    }
+
+    /// The value of `op` when it follows from constants and is no larger than they are, or follows
+    /// from sizes. A failure is left to the node, which reports it when it runs.
+    fn folded(&self, op: &Op, inputs: &[ValueId]) -> Option<Tensor> {
+        const SMALL: usize = 4096;
+        let arguments: Vec<_> = inputs.iter().map(|&id| self.graph.argument(id)).collect();
+        let value_type = op.operator().infer(&arguments).ok()?;
+        if let Some(numbers) = op.operator().integers(&arguments) {
+            let known: Option<Vec<i64>> = numbers.iter().map(crate::op::Integer::known).collect();
+            let sizes = crate::Bindings::default().sizes(&value_type.shape);
+            if let (Some(known), Ok(sizes)) = (known, sizes) {
+                let list = Tensor::new(&sizes, known).ok()?;
+                let cast = crate::op::Cast { to: value_type.dtype };
+                return crate::op::Operator::evaluate(&cast, &[&list], &crate::Bindings::default())
+                    .ok();
+            }
+        }
+        // Quantized weights stay quantized: the integer kernels need to see them.
+        if matches!(op, Op::Dequantize(_)) {
+            return None;
+        }
+        let constants: Option<Vec<&Tensor>> =
+            inputs.iter().map(|&id| self.graph.weight(id)).collect();
+        let constants = constants?;
+        let moves = matches!(
+            op,
+            Op::Transpose(_)
+                | Op::Reshape(_)
+                | Op::ReshapeTo(_)
+                | Op::Unsqueeze(_)
+                | Op::Squeeze(_)
+                | Op::Identity
+        );
+        let elements: usize = constants.iter().map(|tensor| tensor.len()).sum();
+        if constants.is_empty() || !(moves || elements <= SMALL) {
+            return None;
+        }
+        let tensor = op.operator().evaluate(&constants, &crate::Bindings::default()).ok()?;
+        (moves || tensor.len() <= SMALL).then_some(tensor)
+    }
+}
+
+/// A dimension's name as graphs want it: beginning with a letter.
+fn dimension_name(name: &str) -> String {
+    if name.starts_with(|first: char| first.is_alphabetic() || first == '_') {
+        name.to_owned()
+    } else {
+        format!("_{name}")
+    }
+}
+
+/// The nodes such that each comes after those it reads from. ONNX asks for this order; files in the
+/// wild do not always keep it.
+fn execution_order(nodes: &[proto::NodeMessage], scope: &Scope) -> Result<Vec<usize>, ImportError> {
+    let mut writers: BTreeMap<&str, usize> = BTreeMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        for name in node.output.iter().filter(|name| !name.is_empty()) {
+            if writers.insert(name, index).is_some()
+                || scope.values.contains_key(name) && scope.prefix.is_empty() && scope.depth == 0
+            {
+                return Err(ImportError::Malformed {
+                    reason: format!("value `{name}` is written twice"),
+                });
+            }
+        }
+    }
+    let mut order = Vec::with_capacity(nodes.len());
+    let mut state = vec![Visit::New; nodes.len()];
+    for root in 0..nodes.len() {
+        let mut path = vec![root];
+        while let Some(&index) = path.last() {
+            if state[index] == Visit::Done {
+                path.pop();
+                continue;
+            }
+            state[index] = Visit::Open;
+            let mut reads = BTreeSet::new();
+            node::reads(&nodes[index], &mut reads);
+            let writer = reads.iter().filter_map(|name| writers.get(name.as_str())).copied();
+            match writer
+                .filter(|&writer| writer != index)
+                .find(|&writer| state[writer] != Visit::Done)
+            {
+                Some(writer) if state[writer] == Visit::Open => {
+                    let node = nodes[writer].output.first().cloned().unwrap_or_default();
+                    return Err(crate::GraphError::Cycle(node).into());
+                }
+                Some(writer) => path.push(writer),
+                None => {
+                    state[index] = Visit::Done;
+                    order.push(index);
+                    path.pop();
+                }
+            }
+        }
+    }
+    Ok(order)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Visit {
+    New,
+    Open,
+    Done,
+}
+
+#[cfg(test)]
+mod tests;

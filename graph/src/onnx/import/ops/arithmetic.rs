@@ -1,0 +1,175 @@
+//! Arithmetic, activations that graphs know, and matrix products.
+
+use super::super::{ImportError, NodeContext, OperatorEntry};
+use crate::op::{Cast, Gelu, Op, Softmax, Squeeze, Transpose, Unsqueeze};
+use crate::{DType, Tensor, ValueId};
+
+pub(super) const OPERATORS: &[OperatorEntry] = &[
+    OperatorEntry { name: "Add", import: |node| binary(node, Op::Add) },
+    OperatorEntry { name: "Div", import: |node| binary(node, Op::Div) },
+    OperatorEntry { name: "Gelu", import: gelu },
+    OperatorEntry { name: "Gemm", import: gemm },
+    OperatorEntry { name: "MatMul", import: matmul },
+    OperatorEntry { name: "Mul", import: |node| binary(node, Op::Mul) },
+    OperatorEntry { name: "Relu", import: |node| unary(node, Op::Relu) },
+    OperatorEntry { name: "Softmax", import: softmax },
+    OperatorEntry { name: "Sub", import: |node| binary(node, Op::Sub) },
+    OperatorEntry { name: "Sum", import: sum },
+    OperatorEntry { name: "Tanh", import: |node| unary(node, Op::Tanh) },
+];
+
+/// One input, one output.
+pub(super) fn unary(node: &mut NodeContext<'_, '_>, op: Op) -> Result<(), ImportError> {
+    let x = node.input(0)?;
+    node.output(0, op, &[x])
+}
+
+/// Two inputs that broadcast.
+pub(super) fn binary(node: &mut NodeContext<'_, '_>, op: Op) -> Result<(), ImportError> {
+    let a = node.input(0)?;
+    let b = aligned(node, a)?;
+    node.output(0, op, &[a, b])
+}
+
+/// The second input. Before opset 7 it was aligned at `axis`, where one was given, and not at the
+/// end.
+fn aligned(node: &mut NodeContext<'_, '_>, a: ValueId) -> Result<ValueId, ImportError> {
+    let b = node.input(1)?;
+    if node.opset() >= 7 || !node.has("axis") {
+        return Ok(b);
+    }
+    let rank = node.rank(a);
+    let axis = node.axis_of(node.int_or("axis", 0), rank)?;
+    let end = axis + node.rank(b);
+    if end > rank {
+        return Err(node.invalid(format!("axis {axis} leaves too few of {rank} dimensions")));
+    }
+    let axes = (node.rank(b)..node.rank(b) + rank - end).collect();
+    node.add(Op::Unsqueeze(Unsqueeze { axes }), &[b])
+}
+
+fn sum(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let inputs = node.all_inputs()?;
+    let [first, middle @ .., last] = inputs.as_slice() else {
+        let x = node.input(0)?;
+        node.set(0, x);
+        return Ok(());
+    };
+    let mut total = *first;
+    for &part in middle {
+        total = node.add(Op::Add, &[total, part])?;
+    }
+    node.output(0, Op::Add, &[total, *last])
+}
+
+fn gelu(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let gelu = match node.text_or("approximate", "none").as_str() {
+        "none" => Gelu::Erf,
+        "tanh" => Gelu::Tanh,
+        other => return Err(node.unsupported(format!("approximate = `{other}`"))),
+    };
+    unary(node, Op::Gelu(gelu))
+}
+
+/// Softmax along one axis; before opset 13 over everything from `axis` on.
+fn softmax(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    along_axis(node, Op::Softmax(Softmax {}))
+}
+
+/// Applies `op`, which goes along the last dimension, along the dimension that the node names.
+pub(super) fn along_axis(node: &mut NodeContext<'_, '_>, op: Op) -> Result<(), ImportError> {
+    let x = node.input(0)?;
+    let rank = node.rank(x);
+    let old = node.opset() < 13;
+    let axis = node.axis_of(node.int_or("axis", if old { 1 } else { -1 }), rank)?;
+    if axis + 1 == rank {
+        return node.output(0, op, &[x]);
+    }
+    if old {
+        let sizes = node.fixed_dims(x);
+        let sizes = sizes.ok_or_else(|| {
+            node.unsupported("an axis before the last of a shape that is not fixed")
+        })?;
+        let rows: usize = sizes[..axis].iter().product();
+        let flat = node.list(&[rows as i64, -1])?;
+        let reshape = || Op::ReshapeTo(crate::op::ReshapeTo { allow_zero: false });
+        let flat = node.add(reshape(), &[x, flat])?;
+        let flat = node.add(op, &[flat])?;
+        let sizes: Vec<i64> = sizes.iter().map(|&size| size as i64).collect();
+        let sizes = node.list(&sizes)?;
+        return node.output(0, reshape(), &[flat, sizes]);
+    }
+    let mut permutation: Vec<usize> = (0..rank).collect();
+    permutation.swap(axis, rank - 1);
+    let swap = Op::Transpose(Transpose { permutation });
+    let moved = node.add(swap.clone(), &[x])?;
+    let moved = node.add(op, &[moved])?;
+    node.output(0, swap, &[moved])
+}
+
+/// Vectors are matrices of one row or column for as long as the product takes.
+fn matmul(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let (mut a, mut b) = (node.input(0)?, node.input(1)?);
+    let (row, column) = (node.rank(a) == 1, node.rank(b) == 1);
+    if row {
+        a = node.add(Op::Unsqueeze(Unsqueeze { axes: vec![0] }), &[a])?;
+    }
+    if column {
+        b = node.add(Op::Unsqueeze(Unsqueeze { axes: vec![1] }), &[b])?;
+    }
+    if !row && !column {
+        return node.output(0, Op::MatMul, &[a, b]);
+    }
+    let product = node.add(Op::MatMul, &[a, b])?;
+    let rank = node.rank(product);
+    let axes = [row.then_some(rank - 2), column.then_some(rank - 1)];
+    let axes = axes.into_iter().flatten().collect();
+    node.output(0, Op::Squeeze(Squeeze { axes }), &[product])
+}
+
+/// `α·A·B + β·C` of matrices that may be transposed.
+fn gemm(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let (mut a, mut b) = (node.input(0)?, node.input(1)?);
+    let swap = Op::Transpose(Transpose { permutation: vec![1, 0] });
+    if node.flag("transA", false) {
+        a = node.add(swap.clone(), &[a])?;
+    }
+    if node.flag("transB", false) {
+        b = node.add(swap, &[b])?;
+    }
+    let (alpha, beta) = (node.float_or("alpha", 1.0), node.float_or("beta", 1.0));
+    let bias = node.optional(2).filter(|_| beta != 0.0);
+    if alpha == 1.0 && bias.is_none() {
+        return node.output(0, Op::MatMul, &[a, b]);
+    }
+    let product = node.add(Op::MatMul, &[a, b])?;
+    let Some(bias) = bias else {
+        let alpha = factor(node, alpha, product)?;
+        return node.output(0, Op::Mul, &[product, alpha]);
+    };
+    let product = scaled(node, product, alpha)?;
+    let bias = scaled(node, bias, beta)?;
+    node.output(0, Op::Add, &[product, bias])
+}
+
+/// `x · value`, `x` itself for 1.
+fn scaled(node: &mut NodeContext<'_, '_>, x: ValueId, value: f32) -> Result<ValueId, ImportError> {
+    if value == 1.0 {
+        return Ok(x);
+    }
+    let factor = factor(node, value, x)?;
+    node.add(Op::Mul, &[x, factor])
+}
+
+/// A constant of the element type of `like`.
+pub(super) fn factor(
+    node: &mut NodeContext<'_, '_>,
+    value: f32,
+    like: ValueId,
+) -> Result<ValueId, ImportError> {
+    let constant = node.weight(Tensor::scalar(value))?;
+    match node.dtype(like) {
+        DType::F32 => Ok(constant),
+        to => node.add(Op::Cast(Cast { to }), &[constant]),
+    }
+}

@@ -1,0 +1,65 @@
+use super::*;
+use crate::bert::{self, BertConfig, BertLayer};
+use crate::{onnx, reference};
+
+fn encoder() -> Graph {
+    let layer = BertLayer { heads: 2, intermediate: 6 };
+    let config = BertConfig { positions: 8, ..BertConfig::uniform(11, 4, 2, layer) };
+    bert::build(&config, &mut bert::initial_weights(1)).unwrap()
+}
+
+fn inputs() -> Vec<(&'static str, Tensor)> {
+    let ids = Tensor::new(&[2, 3], vec![1i64, 5, 3, 9, 10, 0]).unwrap();
+    let mask = Tensor::new(&[2, 3], vec![1i64, 1, 1, 1, 1, 0]).unwrap();
+    vec![("input_ids", ids), ("attention_mask", mask)]
+}
+
+#[test]
+fn what_was_exported_comes_back_with_the_same_answers() {
+    let graph = encoder();
+    let bytes = onnx::export(&graph).unwrap();
+    let back = import_bytes(&bytes, None, &ImportOptions::default()).unwrap();
+    let names = |graph: &Graph| {
+        graph.outputs().iter().map(|&id| graph.value_name(id).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&back), names(&graph));
+    let answers = |graph: &Graph| reference::evaluate(graph, &inputs()).unwrap();
+    assert_eq!(answers(&back), answers(&graph));
+}
+
+#[test]
+fn bound_dimensions_become_fixed() {
+    let bytes = onnx::export(&encoder()).unwrap();
+    let bindings = [("sequence".to_owned(), 3)].into_iter().collect();
+    let back = import_bytes(&bytes, None, &ImportOptions { bindings }).unwrap();
+    let shape = &back.value_type(back.inputs()[0]).shape;
+    assert_eq!(shape, &[Dim::symbol("batch"), Dim::Fixed(3)]);
+}
+
+#[test]
+fn what_is_not_understood_is_named() {
+    let mut model = proto::Model::decode(onnx::export(&encoder()).unwrap().as_slice()).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    graph.node[3].op_type = Some("Frobnicate".to_owned());
+    let name = graph.node[3].output[0].clone();
+    let error = import_bytes(&model.encode_to_vec(), None, &ImportOptions::default()).unwrap_err();
+    let expected = format!("node `{name}` (Frobnicate): this operator is not supported");
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn cycles_and_truncation_are_refused() {
+    let bytes = onnx::export(&encoder()).unwrap();
+    let import = |bytes: &[u8]| import_bytes(bytes, None, &ImportOptions::default());
+    assert!(matches!(import(&bytes[..bytes.len() / 2]), Err(ImportError::Malformed { .. })));
+    assert!(matches!(import(&[]), Err(ImportError::Malformed { .. })));
+    let mut model = proto::Model::decode(bytes.as_slice()).unwrap();
+    let nodes = &mut model.graph.as_mut().unwrap().node;
+    let last = nodes.last().unwrap().output[0].clone();
+    let index = nodes.iter().position(|node| node.op_type() == "MatMul").unwrap();
+    nodes[index].input[0] = last;
+    let error = import(&model.encode_to_vec()).unwrap_err();
+    assert!(matches!(error, ImportError::Graph(crate::GraphError::Cycle(_))), "{error}");
+    model.opset_import[0].version = Some(99);
+    assert!(import(&model.encode_to_vec()).unwrap_err().to_string().contains("found 99"));
+}

@@ -1,0 +1,253 @@
+//! Tensors of ONNX files: elements in the message, or in a file beside it.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use half::{bf16, f16};
+use prost::Message;
+
+use super::proto::TensorMessage;
+use super::{element_type, type_name};
+use crate::weights::checked_elements;
+use crate::{DType, Tensor};
+
+/// `TensorProto.DataLocation`: the elements lie in another file.
+const EXTERNAL: i32 = 1;
+/// Numbers of the schema for types that graphs do not hold, but whose tensors become `f32`.
+const FLOAT16: i32 = 10;
+const BFLOAT16: i32 = 16;
+const DOUBLE: i32 = 11;
+
+/// The tensor of a serialized `TensorProto`, as test data sets hold them.
+///
+/// # Errors
+///
+/// When the bytes are no tensor, or one of a type that graphs do not hold.
+pub fn read_tensor(bytes: &[u8]) -> Result<Tensor, String> {
+    let message = TensorMessage::decode(bytes).map_err(|error| error.to_string())?;
+    read(&message, None)
+}
+
+/// The tensor of a message. Floats of other widths become `f32`, where that loses nothing.
+///
+/// # Errors
+///
+/// When the type is not one that graphs hold, the elements do not fit the shape, or another file is
+/// missing, too short, or outside `folder`.
+pub(super) fn read(message: &TensorMessage, folder: Option<&Path>) -> Result<Tensor, String> {
+    let size = |&size: &i64| usize::try_from(size).map_err(|_| format!("a dimension is {size}"));
+    let shape: Vec<usize> = message.dims.iter().map(size).collect::<Result<_, _>>()?;
+    let elements =
+        checked_elements(&shape).ok_or_else(|| format!("shape {shape:?} is too large"))?;
+    let external;
+    let raw = if message.data_location == Some(EXTERNAL) {
+        external = external_bytes(message, folder)?;
+        Some(external.as_slice())
+    } else {
+        message.raw_data.as_deref()
+    };
+    let kind = message.data_type.unwrap_or(0);
+    match raw {
+        Some(raw) => of_bytes(kind, &shape, raw),
+        None => of_fields(message, kind, &shape, elements),
+    }
+}
+
+fn unsupported(kind: i32) -> String {
+    format!("elements of type {} are not supported", type_name(kind))
+}
+
+/// A double that an `f32` holds without loss.
+fn exactly_f32(value: f64) -> Result<f32, String> {
+    let narrow = value as f32;
+    if f64::from(narrow) == value || value.is_nan() {
+        Ok(narrow)
+    } else {
+        Err(format!("expected doubles that f32 can hold, found {value}"))
+    }
+}
+
+fn of_bytes(kind: i32, shape: &[usize], raw: &[u8]) -> Result<Tensor, String> {
+    if let Some(dtype) = element_type(kind) {
+        return Tensor::from_bytes(dtype, shape, raw).map_err(|error| error.to_string());
+    }
+    let floats: Vec<f32> = match kind {
+        FLOAT16 => pieces(raw)?.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect(),
+        BFLOAT16 => pieces(raw)?.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32()).collect(),
+        DOUBLE => {
+            let doubles = pieces(raw)?.iter().map(|&bytes| f64::from_le_bytes(bytes));
+            doubles.map(exactly_f32).collect::<Result<_, _>>()?
+        }
+        _ => return Err(unsupported(kind)),
+    };
+    Tensor::new(shape, floats).map_err(|error| error.to_string())
+}
+
+fn pieces<const N: usize>(raw: &[u8]) -> Result<&[[u8; N]], String> {
+    match raw.as_chunks() {
+        (pieces, []) => Ok(pieces),
+        _ => Err(format!("expected a multiple of {N} bytes, found {}", raw.len())),
+    }
+}
+
+fn of_fields(
+    message: &TensorMessage,
+    kind: i32,
+    shape: &[usize],
+    elements: usize,
+) -> Result<Tensor, String> {
+    fn narrow<T: TryFrom<i32>>(values: &[i32]) -> Result<Vec<T>, String> {
+        let one = |&value: &i32| {
+            T::try_from(value).map_err(|_| format!("{value} does not fit the element type"))
+        };
+        values.iter().map(one).collect()
+    }
+    let bits = |&value: &i32| (value & 0xffff) as u16;
+    let ints = &message.int32_data;
+    let built = match element_type(kind) {
+        Some(DType::F32) => Tensor::new(shape, message.float_data.clone()),
+        Some(DType::I64) => Tensor::new(shape, message.int64_data.clone()),
+        Some(DType::I32) => Tensor::new(shape, ints.clone()),
+        Some(DType::I8) => Tensor::new(shape, narrow::<i8>(ints)?),
+        Some(DType::U8) => Tensor::new(shape, narrow::<u8>(ints)?),
+        Some(DType::Bool) => Tensor::new(shape, ints.iter().map(|&value| value != 0).collect()),
+        None => {
+            let floats: Vec<f32> = match kind {
+                FLOAT16 => ints.iter().map(|x| f16::from_bits(bits(x)).to_f32()).collect(),
+                BFLOAT16 => ints.iter().map(|x| bf16::from_bits(bits(x)).to_f32()).collect(),
+                DOUBLE => {
+                    let doubles = message.double_data.iter().copied();
+                    doubles.map(exactly_f32).collect::<Result<_, _>>()?
+                }
+                _ => return Err(unsupported(kind)),
+            };
+            Tensor::new(shape, floats)
+        }
+    };
+    debug_assert!(built.as_ref().map_or(true, |tensor| tensor.len() == elements));
+    built.map_err(|error| error.to_string())
+}
+
+/// The bytes of a tensor in another file, which has to lie in the model's folder: a model from
+/// elsewhere must not read what its user can.
+fn external_bytes(message: &TensorMessage, folder: Option<&Path>) -> Result<Vec<u8>, String> {
+    let entry = |key: &str| {
+        let found = message.external_data.iter().find(|entry| entry.key.as_deref() == Some(key));
+        found.and_then(|entry| entry.value.as_deref())
+    };
+    let number = |key: &str| {
+        let parse = |text: &str| {
+            text.parse::<u64>().map_err(|_| format!("`{key}` of the external data is `{text}`"))
+        };
+        entry(key).map(parse).transpose()
+    };
+    let location = entry("location").ok_or("its external data has no location")?;
+    let folder = folder.ok_or_else(|| {
+        format!("its elements lie in `{location}`, but the model was not read from a folder")
+    })?;
+    let path = inside(folder, location)?;
+    let fail = |error: std::io::Error| format!("external data {}: {error}", path.display());
+    let mut file = File::open(&path).map_err(fail)?;
+    let size = file.metadata().map_err(fail)?.len();
+    let offset = number("offset")?.unwrap_or(0);
+    let length = number("length")?.unwrap_or_else(|| size.saturating_sub(offset));
+    if offset.checked_add(length).is_none_or(|end| end > size) {
+        let path = path.display();
+        return Err(format!(
+            "expected {length} bytes from byte {offset} of {path}, which has {size}: truncated"
+        ));
+    }
+    let length =
+        usize::try_from(length).map_err(|_| "its external data is too large".to_owned())?;
+    let mut bytes = vec![0; length];
+    file.seek(SeekFrom::Start(offset)).map_err(fail)?;
+    file.read_exact(&mut bytes).map_err(fail)?;
+    Ok(bytes)
+}
+
+/// The file `location` in `folder`.
+fn inside(folder: &Path, location: &str) -> Result<PathBuf, String> {
+    let relative = Path::new(location);
+    let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    let outside = || format!("external data `{location}` lies outside the model's folder: refused");
+    if !plain || location.is_empty() {
+        return Err(outside());
+    }
+    let missing = |error| format!("external data {}: {error}", folder.join(relative).display());
+    let real = folder.join(relative).canonicalize().map_err(missing)?;
+    // A link may lead out of the folder too.
+    if !real.starts_with(folder.canonicalize().map_err(missing)?) {
+        return Err(outside());
+    }
+    Ok(real)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::Entry;
+
+    fn external(location: &str) -> TensorMessage {
+        let entry = |key: &str, value: &str| Entry {
+            key: Some(key.to_owned()),
+            value: Some(value.to_owned()),
+        };
+        TensorMessage {
+            dims: vec![2],
+            data_type: Some(1),
+            external_data: vec![entry("location", location), entry("offset", "4")],
+            data_location: Some(EXTERNAL),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn elements_come_from_a_file_beside_the_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = [9f32, 1.0, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        std::fs::write(folder.path().join("weights.bin"), &bytes).unwrap();
+        let tensor = read(&external("weights.bin"), Some(folder.path())).unwrap();
+        assert_eq!(tensor.elements::<f32>().unwrap(), [1.0, 2.0]);
+        std::fs::write(folder.path().join("weights.bin"), &bytes[..3]).unwrap();
+        let error = read(&external("weights.bin"), Some(folder.path())).unwrap_err();
+        assert!(error.contains("truncated"), "{error}");
+        let error = read(&external("missing.bin"), Some(folder.path())).unwrap_err();
+        assert!(error.contains("missing.bin"), "{error}");
+    }
+
+    #[test]
+    fn files_outside_the_folder_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(folder.path().join("secret"), [0; 12]).unwrap();
+        for location in ["../secret", "/etc/passwd", "", "a/../../secret", "."] {
+            let error = read(&external(location), Some(&model)).unwrap_err();
+            assert!(error.contains("outside"), "{location}: {error}");
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(folder.path().join("secret"), model.join("link")).unwrap();
+            let error = read(&external("link"), Some(&model)).unwrap_err();
+            assert!(error.contains("outside"), "{error}");
+        }
+    }
+
+    #[test]
+    fn narrow_types_are_checked_and_wide_ones_converted() {
+        let message = |kind: i32, ints: Vec<i32>, doubles: Vec<f64>| TensorMessage {
+            dims: vec![1],
+            data_type: Some(kind),
+            int32_data: ints,
+            double_data: doubles,
+            ..Default::default()
+        };
+        let floats = |message| read(&message, None).unwrap().elements::<f32>().unwrap().to_vec();
+        assert_eq!(floats(message(FLOAT16, vec![0x3c00], vec![])), [1.0]);
+        assert_eq!(floats(message(DOUBLE, vec![], vec![0.5])), [0.5]);
+        assert!(read(&message(3, vec![200], vec![]), None).unwrap_err().contains("200"));
+        assert!(read(&message(8, vec![], vec![]), None).unwrap_err().contains("string"));
+        assert!(read(&message(1, vec![], vec![]), None).unwrap_err().contains("expected 1"));
+    }
+}
