@@ -18,9 +18,10 @@ pub struct IndexError {
     pub rows: usize,
 }
 
-/// The row that an index names.
+/// The row that an index names: from the end of the table when it is negative.
 fn resolve(index: i64, rows: usize) -> Option<usize> {
-    usize::try_from(index).ok().filter(|&row| row < rows)
+    let row = if index < 0 { index.checked_add_unsigned(rows as u64)? } else { index };
+    usize::try_from(row).ok().filter(|&row| row < rows)
 }
 
 /// Copies through `copy(row, y)` for each index, in parallel when large.
@@ -60,7 +61,7 @@ fn for_each_row(
 /// `table`: `[rows, row_len]`; `y`: `[indices, row_len]`.
 ///
 /// # Errors
-/// When an index lies outside `0..rows`.
+/// When an index lies outside `-rows..rows`.
 pub fn gather_rows(
     table: &[f32],
     [rows, row_len]: [usize; 2],
@@ -90,7 +91,7 @@ pub enum TableScales<'a> {
 /// `table`: `[rows, row_len]`; `y`: `[indices, row_len]`.
 ///
 /// # Errors
-/// When an index lies outside `0..rows`.
+/// When an index lies outside `-rows..rows`.
 pub fn gather_rows_int8(
     cpu: Cpu,
     table: &[i8],

@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     /// One for each node of the module.
     pub(crate) steps: Vec<Prepared>,
     pub(crate) pool: ThreadPool,
+    /// Whether sizes depend on values, so that runs go node by node.
+    pub(crate) dynamic: bool,
     explanation: Explanation,
 }
 
@@ -74,12 +76,25 @@ impl fmt::Debug for CompiledModel {
 /// # Errors
 /// When a disabled pass does not exist, the tier cannot be had, or the threads do not start.
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
+    let mut module = Module::new(graph);
+    // Fused operations take sizes that are known before a run.
+    let level = if module.is_dynamic() { options.level.min(Level::O1) } else { options.level };
+    let passes = pass::run(&mut module, level, &options.disabled_passes)?;
+    compile_module(module, options, passes, level)
+}
+
+/// Chooses kernels for a module as it is; `passes` and `level` say how it came to be.
+pub(crate) fn compile_module(
+    mut module: Module,
+    options: &CompileOptions,
+    passes: Vec<PassReport>,
+    level: Level,
+) -> Result<CompiledModel, RuntimeError> {
     let cpu = match options.tier {
         Some(tier) => Cpu::with_tier(tier)?,
         None => Cpu::from_environment()?,
     };
-    let mut module = Module::new(graph);
-    let passes = pass::run(&mut module, options.level, &options.disabled_passes)?;
+    let dynamic = module.is_dynamic();
     let choices: Vec<Choice> = module.nodes.iter().map(|node| choose(&module, node, cpu)).collect();
     let nodes = explain_nodes(&module, &choices);
     let steps: Vec<Prepared> = choices.into_iter().map(|choice| choice.prepared).collect();
@@ -88,13 +103,14 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel,
     let explanation = Explanation {
         tier: cpu.tier().name().to_owned(),
         threads: pool.current_num_threads(),
-        level: options.level,
+        level,
+        dynamic,
         passes,
         nodes,
         constant_bytes: constant_bytes(&module),
         packed_bytes: steps.iter().map(packed_bytes).sum(),
     };
-    Ok(CompiledModel { shared: Arc::new(Shared { module, steps, pool, explanation }) })
+    Ok(CompiledModel { shared: Arc::new(Shared { module, steps, pool, dynamic, explanation }) })
 }
 
 impl CompiledModel {

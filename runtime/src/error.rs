@@ -48,6 +48,18 @@ pub enum RuntimeError {
         /// What was expected and found.
         reason: String,
     },
+    /// The model cannot be quantized.
+    #[error("cannot quantize: {reason}")]
+    Quantize {
+        /// What was expected and found.
+        reason: String,
+    },
+    /// The kernels of this machine do not reproduce the package's golden examples.
+    #[error("the self-test failed, the package must not be served on this machine: {reason}")]
+    SelfTest {
+        /// Which example differs, and by how much.
+        reason: String,
+    },
     /// An output was asked for as another type.
     #[error("output `{name}`: {reason}")]
     Output {

@@ -10,8 +10,10 @@ pub struct Explanation {
     pub tier: String,
     /// Threads of the model's pool.
     pub threads: usize,
-    /// The optimisation level.
+    /// The optimisation level that ran.
     pub level: Level,
+    /// Whether sizes depend on values: then nothing is fused, and runs go node by node.
+    pub dynamic: bool,
     /// Every pass and how often it fired, in order.
     pub passes: Vec<PassReport>,
     /// Every node that is left, in the order in which they run.

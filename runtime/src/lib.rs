@@ -17,21 +17,29 @@
 //! - `module`: the graph as passes see it, fused operations included.
 //! - `pass`: one file a rewrite, one table `PASSES`.
 //! - `kernel`: one file a family of kernels, one table `KERNELS`.
+//! - `dynamic`: the other way to run, for models whose sizes depend on values.
 //! - `plan`: liveness, offsets, peak.
-//! - [`Explanation`]: what was chosen, and why not the rest.
+//! - [`Explanation`]: what was chosen, and why not the rest; [`dump_after`], [`check_passes`]: pass by pass.
+//! - [`load`]: a package, with its self-test. [`calibrate`]: int8 without training.
 
+pub mod calibrate;
 mod compile;
+mod dynamic;
 mod error;
 mod explain;
+mod inspect;
 mod kernel;
 mod module;
 mod pass;
 mod plan;
 mod session;
+mod verified;
 
 pub use compile::{CompileOptions, CompiledModel, Level, compile};
 pub use error::RuntimeError;
 pub use explain::{ExplainedNode, Explanation, RejectedKernel};
+pub use inspect::{PassCheck, check_passes, dump_after};
 pub use kernels::Tier;
 pub use pass::{PassReport, pass_names};
 pub use session::{OutputView, Outputs, Session};
+pub use verified::{FailedTier, VerifiedModel, load, self_test};

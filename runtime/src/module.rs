@@ -81,6 +81,11 @@ pub(crate) struct Node {
     pub(crate) fused_from: Vec<String>,
 }
 
+/// Whether two shapes are the same in every run; unknown sizes may differ.
+pub(crate) fn same_sizes(a: &[Dim], b: &[Dim]) -> bool {
+    a == b && !a.contains(&Dim::Unknown)
+}
+
 /// A graph under rewriting. Nodes are in an order in which they can run.
 #[derive(Clone, Debug)]
 pub(crate) struct Module {
@@ -117,6 +122,12 @@ impl Module {
         });
         let nodes = nodes.collect();
         Self { values, nodes, inputs: map(graph.inputs()), outputs: map(graph.outputs()) }
+    }
+
+    /// Whether a size depends on values, so that memory cannot be planned before a run.
+    pub(crate) fn is_dynamic(&self) -> bool {
+        let mut outputs = self.nodes.iter().map(|node| &self.value(node.output).shape);
+        outputs.any(|shape| shape.contains(&Dim::Unknown))
     }
 
     pub(crate) fn value(&self, id: Id) -> &Value {

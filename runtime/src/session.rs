@@ -6,7 +6,8 @@ use graph::{Bindings, DType, Element, Tensor, TensorError};
 
 use crate::RuntimeError;
 use crate::compile::Shared;
-use crate::kernel::{Call, Operand, Prepared, tensor};
+use crate::dynamic;
+use crate::kernel::{Call, Operand, Prepared, from_operand};
 use crate::module::{Id, Module, Node};
 use crate::plan::{ALIGNMENT, Place, Plan};
 
@@ -22,6 +23,8 @@ pub struct Session {
     /// Shapes of the inputs, and the plan for them; oldest first.
     plans: Vec<(Vec<Vec<usize>>, Plan)>,
     arena: Vec<u8>,
+    /// Outputs of the last run of a model whose sizes depend on values.
+    computed: Vec<Tensor>,
 }
 
 impl fmt::Debug for Session {
@@ -36,7 +39,7 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(crate) fn new(model: Arc<Shared>) -> Self {
-        Self { model, plans: Vec::new(), arena: Vec::new() }
+        Self { model, plans: Vec::new(), arena: Vec::new(), computed: Vec::new() }
     }
 
     /// Runs the model and copies its outputs, in the order of the graph.
@@ -57,8 +60,11 @@ impl Session {
         &'a mut self,
         inputs: &'a [(&'a str, &'a Tensor)],
     ) -> Result<Outputs<'a>, RuntimeError> {
+        if self.model.dynamic {
+            return self.run_dynamic(inputs);
+        }
         let index = self.plan(inputs)?;
-        let Self { model, plans, arena } = self;
+        let Self { model, plans, arena, .. } = self;
         let plan = &plans[index].1;
         let wanted = plan.bytes + ALIGNMENT;
         if arena.len() < wanted {
@@ -74,7 +80,21 @@ impl Session {
         let arena = &mut arena[start..start + plan.bytes];
         let run = Run { module: &model.module, plan, inputs };
         model.pool.install(|| run.steps(&model.steps, arena))?;
-        Ok(Outputs { run, arena })
+        Ok(Outputs(Source::Planned { run, arena }))
+    }
+
+    fn run_dynamic<'a>(
+        &'a mut self,
+        inputs: &'a [(&'a str, &'a Tensor)],
+    ) -> Result<Outputs<'a>, RuntimeError> {
+        let Self { model, computed, .. } = self;
+        let module = &model.module;
+        check_types(module, inputs)?;
+        let (_, bindings) = bind(module, inputs)?;
+        let given = |&id: &Id| find(module, inputs, id).cloned();
+        let tensors = module.inputs.iter().filter_map(given).collect();
+        *computed = model.pool.install(|| dynamic::run(model, tensors, &bindings))?;
+        Ok(Outputs(Source::Computed { module, tensors: computed }))
     }
 
     /// Index of the plan for the shapes of these inputs.
@@ -224,9 +244,15 @@ impl<'a> Run<'a> {
 
 /// The outputs of a run, lent by the session until its next run.
 #[derive(Clone, Copy)]
-pub struct Outputs<'a> {
-    run: Run<'a>,
-    arena: &'a [u8],
+pub struct Outputs<'a>(Source<'a>);
+
+/// Where the outputs lie.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// In the arena, or where the plan says.
+    Planned { run: Run<'a>, arena: &'a [u8] },
+    /// In tensors of their own, in the order of the graph.
+    Computed { module: &'a Module, tensors: &'a [Tensor] },
 }
 
 impl fmt::Debug for Outputs<'_> {
@@ -238,14 +264,21 @@ impl fmt::Debug for Outputs<'_> {
 impl<'a> Outputs<'a> {
     /// All outputs, in the order of the graph.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = OutputView<'a>> {
-        let Self { run, arena } = *self;
-        run.module.outputs.iter().map(move |&id| {
-            let operand = Operand {
-                dtype: run.module.value(id).dtype,
-                shape: &run.plan.shapes[id.0],
-                bytes: run.bytes(id, |range| &arena[range]),
+        let source = self.0;
+        let module = match source {
+            Source::Planned { run, .. } => run.module,
+            Source::Computed { module, .. } => module,
+        };
+        module.outputs.iter().enumerate().map(move |(index, &id)| {
+            let operand = match source {
+                Source::Planned { run, arena } => Operand {
+                    dtype: module.value(id).dtype,
+                    shape: &run.plan.shapes[id.0],
+                    bytes: run.bytes(id, |range| &arena[range]),
+                },
+                Source::Computed { tensors, .. } => dynamic::operand(&tensors[index]),
             };
-            OutputView { name: &run.module.value(id).name, operand }
+            OutputView { name: &module.value(id).name, operand }
         })
     }
 
@@ -295,7 +328,7 @@ impl<'a> OutputView<'a> {
     /// # Errors
     /// Never for the outputs of a session, whose bytes fit their shape.
     pub fn to_tensor(&self) -> Result<Tensor, RuntimeError> {
-        tensor(&self.operand).map_err(|reason| self.error(reason))
+        from_operand(&self.operand).map_err(|reason| self.error(reason))
     }
 
     fn error(&self, reason: TensorError) -> RuntimeError {

@@ -43,7 +43,7 @@ impl Integer {
     }
 
     /// The numbers of a short integer tensor of rank 0 or 1.
-    pub(crate) fn of_tensor(tensor: &Tensor) -> Option<Vec<Self>> {
+    pub fn of_tensor(tensor: &Tensor) -> Option<Vec<Self>> {
         if tensor.shape().len() > 1 || tensor.len() > LENGTH_LIMIT {
             return None;
         }

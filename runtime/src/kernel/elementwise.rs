@@ -3,8 +3,8 @@
 use graph::Op;
 use kernels::{Activation, Cpu};
 
-use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, run};
-use crate::module::{Module, Node, Operation};
+use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, floats, run};
+use crate::module::{Module, Node, Operation, same_sizes};
 use crate::pass::activation_of;
 
 const fn same_shape(name: &'static str, operation: &'static str) -> KernelEntry {
@@ -13,12 +13,12 @@ const fn same_shape(name: &'static str, operation: &'static str) -> KernelEntry 
 }
 
 const fn broadcast(name: &'static str, operation: &'static str) -> KernelEntry {
-    let accepts = any;
+    let accepts = floats;
     KernelEntry { name, operation, tier: None, cost: 4, accepts, prepare: prepare_broadcast }
 }
 
 const fn activation(name: &'static str, operation: &'static str) -> KernelEntry {
-    let accepts = any;
+    let accepts = floats;
     KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare: prepare_activation }
 }
 
@@ -42,8 +42,9 @@ fn operator(node: &Node) -> &Op {
 }
 
 fn equal_shapes(module: &Module, node: &Node) -> Result<(), String> {
+    floats(module, node)?;
     let [a, b] = [0, 1].map(|input| &module.value(node.inputs[input]).shape);
-    if a == b { Ok(()) } else { Err("takes equal shapes only".to_owned()) }
+    if same_sizes(a, b) { Ok(()) } else { Err("takes equal shapes only".to_owned()) }
 }
 
 struct Same {

@@ -2,14 +2,14 @@
 
 use kernels::{Batch, Matrix, Write, batched_gemm, gemm};
 
-use super::{Call, Kernel, KernelEntry, any, elements_mut, run};
+use super::{Call, Kernel, KernelEntry, elements_mut, floats, run};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "matmul.f32",
     operation: "MatMul",
     tier: None,
     cost: 1,
-    accepts: any,
+    accepts: floats,
     prepare: |_, _, _| run(MatMul),
 }];
 

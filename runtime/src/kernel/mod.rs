@@ -11,13 +11,13 @@ mod reduce;
 mod reference;
 mod rows;
 
-use graph::{Bindings, DType};
+use graph::{Bindings, DType, Element};
 use kernels::{Cpu, Tier};
 
 use crate::explain::RejectedKernel;
 use crate::module::{Module, Node, Operation};
 
-pub(crate) use reference::tensor;
+pub(crate) use reference::from_operand;
 
 /// A value as a kernel sees it.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +32,9 @@ impl<'a> Operand<'a> {
     pub(crate) const NONE: Self = Self { dtype: DType::F32, shape: &[], bytes: &[] };
 
     /// The elements, of the type that the kernel accepted when the model was compiled.
-    pub(crate) fn elements<T: bytemuck::Pod>(&self) -> &'a [T] {
+    pub(crate) fn elements<T: Element>(&self) -> &'a [T] {
         // No bytes may start anywhere; elements have to be aligned.
-        if self.bytes.is_empty() { &[] } else { bytemuck::cast_slice(self.bytes) }
+        if self.bytes.is_empty() { &[] } else { bytemuck::checked::cast_slice(self.bytes) }
     }
 }
 
@@ -180,7 +180,12 @@ fn any(_: &Module, _: &Node) -> Result<(), String> {
     Ok(())
 }
 
-/// Accepts nodes whose first input has elements of this type.
+/// Accepts nodes whose inputs, as far as they are there, are all f32.
+fn floats(module: &Module, node: &Node) -> Result<(), String> {
+    (0..node.inputs.len()).try_for_each(|input| expect_type(module, node, input, DType::F32))
+}
+
+/// Accepts nodes whose input has elements of this type.
 fn expect_type(module: &Module, node: &Node, input: usize, dtype: DType) -> Result<(), String> {
     match module.value(node.inputs[input]).dtype {
         found if found == dtype => Ok(()),

@@ -15,6 +15,8 @@ const fn view(name: &'static str, operation: &'static str) -> KernelEntry {
 pub(super) const KERNELS: &[KernelEntry] = &[
     view("reshape.view", "Reshape"),
     view("unsqueeze.view", "Unsqueeze"),
+    view("squeeze.view", "Squeeze"),
+    view("identity.view", "Identity"),
     KernelEntry {
         name: "slice.view",
         operation: "Slice",
@@ -58,7 +60,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         operation: "Cast",
         tier: None,
         cost: 1,
-        accepts: any,
+        accepts: accepts_cast,
         prepare: |_, _, _| run(CopyCast),
     },
 ];
@@ -138,6 +140,15 @@ impl Kernel for GatherRows {
         let indices = call.inputs[1].elements();
         gather_rows(call.f32(0), [*rows, row_len], indices, elements_mut(call.output))
             .map_err(|error| error.to_string())
+    }
+}
+
+fn accepts_cast(module: &Module, node: &Node) -> Result<(), String> {
+    let (from, to) = (module.value(node.inputs[0]).dtype, module.value(node.output).dtype);
+    match (from, to) {
+        (DType::I64, DType::F32) | (DType::F32, DType::I64) => Ok(()),
+        (from, to) if from == to => Ok(()),
+        (from, to) => Err(format!("takes i64 and f32 only, found {from} to {to}")),
     }
 }
 

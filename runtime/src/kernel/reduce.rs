@@ -2,7 +2,7 @@
 
 use graph::Op;
 
-use super::{Call, Kernel, KernelEntry, any, elements_mut, run};
+use super::{Call, Kernel, KernelEntry, elements_mut, floats, run};
 use crate::module::Operation;
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
@@ -10,7 +10,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     operation: "ReduceSum",
     tier: None,
     cost: 1,
-    accepts: any,
+    accepts: floats,
     prepare: |_, node, _| match &node.operation {
         Operation::Graph(Op::ReduceSum(op)) => run(ReduceSum { axis: op.axis }),
         _ => unreachable!("the table pairs this kernel with sums"),

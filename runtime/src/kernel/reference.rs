@@ -1,6 +1,6 @@
 //! The graph's own slow definition of an operator, for what has no kernel.
 
-use graph::{DType, Op, Tensor, TensorError};
+use graph::{Op, Tensor, TensorError};
 
 use super::{Call, EVERY_OPERATOR, Kernel, KernelEntry, Operand, any, run};
 use crate::module::Operation;
@@ -21,7 +21,8 @@ struct Reference(Op);
 
 impl Kernel for Reference {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let inputs: Result<Vec<Tensor>, TensorError> = call.inputs.iter().map(tensor).collect();
+        let inputs: Result<Vec<Tensor>, TensorError> =
+            call.inputs.iter().map(from_operand).collect();
         let inputs = inputs.map_err(|error| error.to_string())?;
         let references: Vec<&Tensor> = inputs.iter().collect();
         let output = self.0.operator().evaluate(&references, call.bindings)?;
@@ -35,13 +36,6 @@ impl Kernel for Reference {
 }
 
 /// A copy of an operand.
-pub(crate) fn tensor(operand: &Operand<'_>) -> Result<Tensor, TensorError> {
-    let Operand { dtype, shape, .. } = *operand;
-    match dtype {
-        DType::F32 => Tensor::new(shape, operand.elements::<f32>().to_vec()),
-        DType::I64 => Tensor::new(shape, operand.elements::<i64>().to_vec()),
-        DType::I32 => Tensor::new(shape, operand.elements::<i32>().to_vec()),
-        DType::I8 => Tensor::new(shape, operand.elements::<i8>().to_vec()),
-        DType::U8 => Tensor::new(shape, operand.elements::<u8>().to_vec()),
-    }
+pub(crate) fn from_operand(operand: &Operand<'_>) -> Result<Tensor, TensorError> {
+    Tensor::from_bytes(operand.dtype, operand.shape, operand.bytes)
 }

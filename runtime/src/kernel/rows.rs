@@ -3,7 +3,7 @@
 use graph::Op;
 use kernels::{Cpu, LayerNorm, layer_norm, residual_layer_norm, softmax_forward};
 
-use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, run};
+use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, floats, run};
 use crate::module::{Module, Node, Operation};
 
 const fn rows(
@@ -11,7 +11,7 @@ const fn rows(
     operation: &'static str,
     prepare: fn(&Module, &Node, Cpu) -> Prepared,
 ) -> KernelEntry {
-    KernelEntry { name, operation, tier: None, cost: 1, accepts: any, prepare }
+    KernelEntry { name, operation, tier: None, cost: 1, accepts: floats, prepare }
 }
 
 pub(super) const KERNELS: &[KernelEntry] = &[

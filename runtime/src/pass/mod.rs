@@ -78,16 +78,32 @@ pub(crate) fn run(
     level: Level,
     disabled: &[String],
 ) -> Result<Vec<PassReport>, RuntimeError> {
-    if let Some(found) = disabled.iter().find(|name| pass_names().all(|known| known != *name)) {
-        let known = pass_names().collect::<Vec<_>>().join(", ");
-        return Err(RuntimeError::UnknownPass { found: found.clone(), known });
-    }
+    check_names(disabled)?;
     let one = |pass: &Pass| {
-        let ran = pass.level <= level && !disabled.iter().any(|name| name == pass.name);
+        let ran = runs(pass, level, disabled);
         let fired = if ran { (pass.run)(module) } else { 0 };
         PassReport { name: pass.name.to_owned(), ran, fired }
     };
     Ok(PASSES.iter().map(one).collect())
+}
+
+/// Whether a pass runs at `level`.
+pub(crate) fn runs(pass: &Pass, level: Level, disabled: &[String]) -> bool {
+    pass.level <= level && !disabled.iter().any(|name| name == pass.name)
+}
+
+/// Checks that every name is a pass's.
+///
+/// # Errors
+/// Names the first that is not, and all that are.
+pub(crate) fn check_names(names: &[String]) -> Result<(), RuntimeError> {
+    match names.iter().find(|name| pass_names().all(|known| known != *name)) {
+        None => Ok(()),
+        Some(found) => {
+            let known = pass_names().collect::<Vec<_>>().join(", ");
+            Err(RuntimeError::UnknownPass { found: found.clone(), known })
+        }
+    }
 }
 
 /// Applies `rewrite` to node after node until no node lets it; returns how often it fired.

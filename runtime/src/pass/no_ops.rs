@@ -4,7 +4,7 @@
 use graph::Op;
 
 use super::repeat;
-use crate::module::{Module, Operation};
+use crate::module::{Module, Operation, same_sizes};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, rewrite)
@@ -13,9 +13,13 @@ pub(super) fn run(module: &mut Module) -> usize {
 fn rewrite(module: &mut Module, index: usize) -> bool {
     let node = &module.nodes[index];
     let Operation::Graph(op) = &node.operation else { return false };
-    let (input, output) = (node.inputs[0], node.output);
+    let Some(&input) = node.inputs.first() else { return false };
+    let output = node.output;
     let same = match op {
-        Op::Reshape(_) => module.value(input).shape == module.value(output).shape,
+        Op::Reshape(_) | Op::ReshapeTo(_) => {
+            same_sizes(&module.value(input).shape, &module.value(output).shape)
+        }
+        Op::Identity => true,
         Op::Transpose(op) => op.permutation.iter().copied().eq(0..op.permutation.len()),
         Op::Cast(op) => module.value(input).dtype == op.to,
         Op::Unsqueeze(op) => op.axes.is_empty(),

@@ -1,0 +1,133 @@
+//! Runs a model whose sizes depend on values: node by node, each output in memory of its own, since
+//! nothing can be planned before the values are there.
+//!
+//! Kernels still run wherever the inputs say how large the output is; the rest is the graph's own
+//! definition of the operator.
+
+use graph::op::Argument;
+use graph::{Bindings, Dim, Tensor, ValueType, dim};
+
+use crate::RuntimeError;
+use crate::compile::Shared;
+use crate::kernel::{Call, Operand, Prepared, from_operand};
+use crate::module::{Module, Node, Operation};
+
+/// The outputs for the inputs, which are in the model's order.
+///
+/// # Errors
+/// When a node fails on the values.
+pub(crate) fn run(
+    model: &Shared,
+    inputs: Vec<Tensor>,
+    bindings: &Bindings,
+) -> Result<Vec<Tensor>, RuntimeError> {
+    let module = &model.module;
+    let mut values: Vec<Option<Tensor>> =
+        module.values.iter().map(|value| value.constant.clone()).collect();
+    for (id, tensor) in module.inputs.iter().zip(inputs) {
+        values[id.0] = Some(tensor);
+    }
+    let last_readers = last_readers(module);
+    for (index, (node, step)) in module.nodes.iter().zip(&model.steps).enumerate() {
+        let output = node_output(module, node, step, &values, bindings);
+        let output = output.map_err(|reason| RuntimeError::Node {
+            node: node.name.clone(),
+            operation: node.operation.kind(),
+            reason,
+        })?;
+        values[node.output.0] = Some(output);
+        for &input in &node.inputs {
+            if last_readers[input.0] == Some(index) {
+                values[input.0] = None;
+            }
+        }
+    }
+    let output = |id: &crate::module::Id| {
+        values[id.0].clone().ok_or_else(|| RuntimeError::Sizes {
+            name: module.value(*id).name.clone(),
+            reason: "nothing wrote it".to_owned(),
+        })
+    };
+    module.outputs.iter().map(output).collect()
+}
+
+/// For each value the last node that reads it; `None` for outputs, which stay.
+fn last_readers(module: &Module) -> Vec<Option<usize>> {
+    let mut readers = vec![None; module.values.len()];
+    for (index, node) in module.nodes.iter().enumerate() {
+        for input in &node.inputs {
+            readers[input.0] = Some(index);
+        }
+    }
+    for output in &module.outputs {
+        readers[output.0] = None;
+    }
+    readers
+}
+
+fn node_output(
+    module: &Module,
+    node: &Node,
+    step: &Prepared,
+    values: &[Option<Tensor>],
+    bindings: &Bindings,
+) -> Result<Tensor, String> {
+    // A weight that a kernel packed is not there any more: the kernel does not read it.
+    let empty = Tensor::zeros(graph::DType::F32, &[0]);
+    let inputs: Vec<&Tensor> =
+        node.inputs.iter().map(|id| values[id.0].as_ref().unwrap_or(&empty)).collect();
+    let Operation::Graph(op) = &node.operation else {
+        return Err("fused operations take sizes that are known before a run".to_owned());
+    };
+    let sizes = sizes(module, node, &inputs, bindings)?;
+    let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
+        return op.operator().evaluate(&inputs, bindings);
+    };
+    let dtype = module.value(node.output).dtype;
+    let bytes = dtype.size_bytes() * shape.iter().product::<usize>();
+    // Words, because the elements of the output have to be aligned.
+    let mut words = vec![0u64; bytes.div_ceil(size_of::<u64>())];
+    let output: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
+    let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
+    kernel.run(Call { inputs: &operands, shape: &shape, output, bindings })?;
+    let output: &[u8] = &bytemuck::cast_slice(&words)[..bytes];
+    let operand = Operand { dtype, shape: &shape, bytes: output };
+    from_operand(&operand).map_err(|error| error.to_string())
+}
+
+/// A tensor as kernels see it.
+pub(crate) fn operand(tensor: &Tensor) -> Operand<'_> {
+    Operand { dtype: tensor.dtype(), shape: tensor.shape(), bytes: tensor.bytes() }
+}
+
+/// The output's sizes, when they follow from the inputs; `None` when only computing it tells.
+fn sizes(
+    module: &Module,
+    node: &Node,
+    inputs: &[&Tensor],
+    bindings: &Bindings,
+) -> Result<Option<Vec<usize>>, String> {
+    let declared = &module.value(node.output).shape;
+    if !declared.contains(&Dim::Unknown) {
+        return bindings.sizes(declared).map(Some);
+    }
+    let Operation::Graph(op) = &node.operation else { return Ok(None) };
+    let types: Vec<ValueType> = inputs
+        .iter()
+        .map(|tensor| ValueType { dtype: tensor.dtype(), shape: dim::fixed(tensor.shape()) })
+        .collect();
+    let numbers: Vec<_> =
+        inputs.iter().map(|tensor| graph::op::Integer::of_tensor(tensor)).collect();
+    let arguments: Vec<Argument<'_>> = types
+        .iter()
+        .zip(inputs)
+        .zip(&numbers)
+        .map(|((value_type, &tensor), numbers)| Argument {
+            value_type,
+            constant: Some(tensor),
+            integers: numbers.as_deref(),
+        })
+        .collect();
+    let inferred = op.operator().infer(&arguments)?;
+    Ok(bindings.sizes(&inferred.shape).ok())
+}

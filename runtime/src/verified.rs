@@ -1,0 +1,84 @@
+//! Loading a package: the kernels chosen on this machine have to reproduce its golden examples.
+
+use graph::package::{GoldenExample, Package};
+use graph::{Tensor, TensorError};
+use kernels::{Cpu, Tier};
+
+use crate::{CompileOptions, CompiledModel, RuntimeError, compile};
+
+/// Greatest difference from an expected output that the kernels of this machine may make, as a
+/// share of the greatest expected magnitude: about two steps of an int8 activation.
+const TOLERANCE: f32 = 2e-2;
+
+/// A tier whose kernels failed the self-test here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedTier {
+    /// The tier.
+    pub tier: Tier,
+    /// What was expected and found.
+    pub reason: String,
+}
+
+/// A compiled model that has passed its self-test.
+#[derive(Clone, Debug)]
+pub struct VerifiedModel {
+    /// The model.
+    pub model: CompiledModel,
+    /// Faster tiers that this machine has and whose kernels gave other answers, fastest first.
+    pub failed: Vec<FailedTier>,
+    /// Greatest difference from a golden output.
+    pub worst_difference: f32,
+}
+
+/// Compiles the package's model and runs its golden examples. Where the kernels of a tier fail
+/// them, those of the next slower tier take their place, unless `options` force a tier.
+///
+/// # Errors
+/// When the model does not compile, or no tier that may be used reproduces the examples.
+pub fn load(package: &Package, options: &CompileOptions) -> Result<VerifiedModel, RuntimeError> {
+    let first = match options.tier {
+        Some(tier) => Cpu::with_tier(tier)?,
+        None => Cpu::from_environment()?,
+    };
+    let mut tiers: Vec<Tier> = match options.tier {
+        Some(tier) => vec![tier],
+        None => Cpu::every().map(Cpu::tier).filter(|tier| *tier <= first.tier()).collect(),
+    };
+    let mut failed = Vec::new();
+    while let Some(tier) = tiers.pop() {
+        let options = CompileOptions { tier: Some(tier), ..options.clone() };
+        let model = compile(&package.model.graph, &options)?;
+        match self_test(package, &model) {
+            Ok(worst_difference) => return Ok(VerifiedModel { model, failed, worst_difference }),
+            Err(error) => failed.push(FailedTier { tier, reason: error.to_string() }),
+        }
+    }
+    let reasons: Vec<String> =
+        failed.iter().map(|failed| format!("{}: {}", failed.tier, failed.reason)).collect();
+    Err(RuntimeError::SelfTest { reason: reasons.join("; ") })
+}
+
+/// Runs the golden examples of a package and compares the answers with the expected ones; gives
+/// the greatest difference.
+///
+/// # Errors
+/// Says which example differs and by how much; the package must not be served then.
+pub fn self_test(package: &Package, model: &CompiledModel) -> Result<f32, RuntimeError> {
+    let fail = |reason: String| RuntimeError::SelfTest { reason };
+    let outputs = package.golden.examples.iter().flat_map(|example| &example.outputs);
+    let greatest = outputs.map(|(_, tensor)| magnitude(tensor)).fold(f32::MIN_POSITIVE, f32::max);
+    let mut session = model.session();
+    let run = |example: &GoldenExample| {
+        let inputs: Vec<(&str, &Tensor)> =
+            example.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        session.run(&inputs)
+    };
+    package.golden.verify(TOLERANCE * greatest, run).map_err(|error| fail(error.to_string()))
+}
+
+/// Greatest magnitude of a float output; integers are compared exactly.
+fn magnitude(tensor: &Tensor) -> f32 {
+    let elements: Result<&[f32], TensorError> = tensor.elements();
+    let magnitudes = elements.unwrap_or_default().iter().map(|value| value.abs());
+    magnitudes.filter(|value| value.is_finite()).fold(0.0, f32::max)
+}
