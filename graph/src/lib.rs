@@ -15,7 +15,8 @@
 //! - [`rewrite`]: pruning, sparsity masks, quantization.
 //! - [`counts`]: weights, operations and activation bytes for given sizes.
 //! - [`ModelFolder`]: a model as files, which is what stages pass on: [`document`] and [`weights`].
-//! - [`huggingface`]: the way in. [`onnx`]: the way out. [`package`]: what servers load.
+//! - [`huggingface`], [`onnx`]: the ways in; [`onnx`] is the way out too. [`package`]: what servers load.
+//! - [`samples`]: inputs when there are no real ones.
 
 pub mod bert;
 pub mod counts;
@@ -30,6 +31,7 @@ pub mod op;
 pub mod package;
 pub mod reference;
 pub mod rewrite;
+pub mod samples;
 pub mod structure;
 pub mod tensor;
 pub mod weights;

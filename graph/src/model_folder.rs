@@ -27,7 +27,8 @@ const TEXT_LIMIT: u64 = 256 << 20;
 pub struct ModelInfo {
     /// Names of the classes, in the order of the logits.
     pub labels: Vec<String>,
-    /// Most word pieces of a text, with the special ones; longer texts are cut.
+    /// Most word pieces of a text, with the special ones; longer texts are cut. 0 for a model that
+    /// takes no texts.
     pub max_length: usize,
 }
 
@@ -36,7 +37,8 @@ pub struct ModelInfo {
 pub struct ModelFolder {
     /// The model.
     pub graph: Graph,
-    /// `tokenizer.json` as the `tokenizers` library reads it.
+    /// `tokenizer.json` as the `tokenizers` library reads it; empty for a model that takes tensors
+    /// and no texts.
     pub tokenizer_json: Vec<u8>,
     /// Labels and limits.
     pub info: ModelInfo,
@@ -103,7 +105,10 @@ impl ModelFolder {
         weights::write(&path, weights())?;
         let document = document::write(&self.graph);
         file::write(&directory.join(GRAPH_FILE), document.as_bytes())?;
-        Ok(file::write(&directory.join(TOKENIZER_FILE), &self.tokenizer_json)?)
+        if !self.tokenizer_json.is_empty() {
+            file::write(&directory.join(TOKENIZER_FILE), &self.tokenizer_json)?;
+        }
+        Ok(())
     }
 
     /// Reads the model of a folder; its weights stay in the mapped file.
@@ -130,7 +135,10 @@ impl ModelFolder {
         let text = file::read(&path, document::SIZE_LIMIT)?;
         let graph = document::read(&text, weights)
             .map_err(|source| ModelError::Document { path, source })?;
-        let tokenizer_json = file::read(&directory.join(TOKENIZER_FILE), TEXT_LIMIT)?;
+        let tokenizer_json = match info.max_length {
+            0 => Vec::new(),
+            _ => file::read(&directory.join(TOKENIZER_FILE), TEXT_LIMIT)?,
+        };
         Ok(Self { graph, tokenizer_json, info })
     }
 

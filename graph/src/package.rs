@@ -58,7 +58,7 @@ pub struct PackageManifest {
     pub name: String,
     /// Names of the classes, in the order of the logits.
     pub labels: Vec<String>,
-    /// Most word pieces of a text.
+    /// Most word pieces of a text; 0 for a model that takes no texts.
     pub max_length: usize,
     /// What the model takes, in order.
     pub inputs: Vec<Port>,
@@ -146,8 +146,13 @@ pub enum PackageError {
     },
 }
 
-/// Every file but the manifest.
+/// Every file but the manifest, for a model that takes texts.
 const FILES: [&str; 5] = [GRAPH_FILE, WEIGHTS_FILE, TOKENIZER_FILE, GOLDEN_FILE, ONNX_FILE];
+
+/// Every file but the manifest. A model without texts has no tokenizer.
+fn files(max_length: usize) -> impl Iterator<Item = &'static str> {
+    FILES.into_iter().filter(move |&name| max_length > 0 || name != TOKENIZER_FILE)
+}
 /// Most bytes of a manifest.
 const MANIFEST_LIMIT: u64 = 16 << 20;
 
@@ -169,7 +174,7 @@ impl Package {
         crate::weights::write(&directory.join(GOLDEN_FILE), golden)?;
         file::write(&directory.join(ONNX_FILE), &onnx)?;
         let mut manifest = self.manifest();
-        for name in FILES {
+        for name in files(manifest.max_length) {
             manifest.digests.insert(name.to_owned(), digest(&directory.join(name))?);
         }
         let text = toml::to_string_pretty(&manifest).map_err(|error| PackageError::Manifest {
@@ -208,7 +213,7 @@ impl Package {
     pub fn read(directory: &Path) -> Result<Self, PackageError> {
         let manifest = PackageManifest::read(directory)?;
         let path = directory.join(MANIFEST_FILE);
-        for name in FILES {
+        for name in files(manifest.max_length) {
             let (path, expected) = (directory.join(name), manifest.digests[name].clone());
             let found = digest(&path)?;
             if found != expected {
@@ -243,7 +248,7 @@ impl PackageManifest {
         if manifest.schema != SCHEMA {
             return Err(fail(format!("expected schema {SCHEMA}, found {}", manifest.schema)));
         }
-        let files = BTreeSet::from(FILES);
+        let files: BTreeSet<&str> = files(manifest.max_length).collect();
         let listed: BTreeSet<&str> = manifest.digests.keys().map(String::as_str).collect();
         if files != listed {
             return Err(fail(format!("expected digests of {files:?}, found {listed:?}")));
@@ -266,10 +271,11 @@ impl Quantization {
         let mut int8: BTreeSet<ValueId> = BTreeSet::new();
         let mut activations: BTreeSet<ValueId> = BTreeSet::new();
         for (_, node) in graph.nodes() {
-            let is_weight = graph.weight(node.inputs[0]).is_some();
+            let Some(&input) = node.inputs.first() else { continue };
+            let is_weight = graph.weight(input).is_some();
             match node.op {
-                Op::Dequantize(_) if is_weight => int8.insert(node.inputs[0]),
-                Op::Quantize(_) if !is_weight => activations.insert(node.inputs[0]),
+                Op::Dequantize(_) if is_weight => int8.insert(input),
+                Op::Quantize(_) if !is_weight => activations.insert(input),
                 _ => false,
             };
         }

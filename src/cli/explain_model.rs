@@ -1,57 +1,71 @@
-//! `pipeline explain-model FOLDER`.
+//! `pipeline explain-model MODEL`.
 
 use std::fmt::Write as _;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
-use anyhow::Context as _;
-use graph::ModelFolder;
-use graph::package::Package;
-use runtime::{CompileOptions, Explanation};
+use graph::{Tensor, samples};
+use runtime::{Explanation, PassCheck, RuntimeError};
+use serde::Serialize;
 
 use super::answer::{Answer, Facts, columns};
-use super::failure::Failure;
+use super::failure::{Failure, WRONG};
+use super::model::{Compilation, Source, sizes};
 use super::quantity::bytes;
 
 /// Says how a model runs on this machine: passes, fused nodes, kernels and why not the others.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainModel {
-    /// Folder of a model or package, as `path` prints it
-    folder: PathBuf,
-    /// CPU threads it is compiled for [default: all]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
-    /// Passes that do not run
-    #[arg(long, value_name = "PASS", value_delimiter = ',')]
-    without: Vec<String>,
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    compilation: Compilation,
     /// Also say why each other kernel was not chosen
     #[arg(long)]
     rejected: bool,
+    /// Print the graph as it is after this pass, and nothing else
+    #[arg(long, value_name = "PASS")]
+    dump_after: Option<String>,
+    /// Run the model on made-up inputs after each pass, and say how far it moved the answers
+    #[arg(long)]
+    verify: bool,
     #[command(flatten)]
     facts: Facts,
 }
 
+/// What is said of a model.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    explanation: &'a Explanation,
+    /// Nodes of the graph before the compiler.
+    graph_nodes: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    checks: Vec<PassCheck>,
+}
+
 impl ExplainModel {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
-        let options = CompileOptions {
-            threads: self.threads,
-            disabled_passes: self.without.clone(),
-            ..CompileOptions::default()
-        };
-        let model = runtime::compile(&self.model()?.graph, &options)
-            .with_context(|| format!("cannot compile {}", self.folder.display()))?;
-        let explanation = model.explain();
-        Ok(self.facts.answer(explanation, || self.text(explanation)))
-    }
-
-    fn model(&self) -> Result<ModelFolder, Failure> {
-        if self.folder.join("package.toml").exists() {
-            return Ok(Package::read(&self.folder).map_err(anyhow::Error::new)?.model);
+        let opened = self.source.open()?;
+        let (graph, options) = (&opened.model.graph, self.compilation.options());
+        let wrong = |error: RuntimeError| Failure::Other(error.into(), WRONG);
+        if let Some(pass) = &self.dump_after {
+            return Ok(Answer::text(runtime::dump_after(graph, &options, pass).map_err(wrong)?));
         }
-        Ok(ModelFolder::read(&self.folder).map_err(anyhow::Error::new)?)
+        let mut checks = Vec::new();
+        if self.verify {
+            let (bindings, _) = sizes(graph, &self.source.bindings(), 16);
+            let inputs = samples::inputs(graph, &bindings, 0).map_err(Failure::wrong)?;
+            let inputs: Vec<(&str, &Tensor)> =
+                inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            checks = runtime::check_passes(graph, &options, &inputs).map_err(wrong)?;
+        }
+        let (compiled, _) = self.compilation.compile(&opened)?;
+        let report =
+            Report { explanation: compiled.explain(), graph_nodes: graph.nodes().count(), checks };
+        Ok(self.facts.answer(&report, || self.text(&report)))
     }
 
-    fn text(&self, explanation: &Explanation) -> String {
+    fn text(&self, report: &Report<'_>) -> String {
+        let explanation = report.explanation;
         let Explanation { tier, threads, constant_bytes, packed_bytes, .. } = explanation;
         let size = |size: &usize| bytes(*size as u64);
         let mut text = format!(
@@ -62,6 +76,16 @@ impl ExplainModel {
         for pass in explanation.passes.iter().filter(|pass| pass.fired > 0) {
             let _infallible = writeln!(text, "  {} {}×", pass.name, pass.fired);
         }
+        if !report.checks.is_empty() {
+            text.push_str(
+                "\nworst error against the graph's own definition, once a pass has run:\n",
+            );
+        }
+        for PassCheck { name, worst_error, .. } in &report.checks {
+            let _infallible = writeln!(text, "  {name} {worst_error:.1e}");
+        }
+        let (before, after) = (report.graph_nodes, explanation.nodes.len());
+        let _infallible = writeln!(text, "\n{before} nodes of the graph, {after} that run:");
         let header = ["node", "operation", "output", "kernel", "stands for"].map(str::to_owned);
         let rows = explanation.nodes.iter().map(|node| {
             let fused = match node.fused_from.len() {
@@ -71,7 +95,7 @@ impl ExplainModel {
             [&node.name, &node.operation, &node.output, &node.kernel, &fused].map(Clone::clone)
         });
         let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-        let _infallible = write!(text, "\n{}", columns(&rows));
+        let _infallible = write!(text, "{}", columns(&rows));
         if self.rejected {
             text.push_str(&rejected(explanation));
         }

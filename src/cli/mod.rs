@@ -6,17 +6,21 @@
 
 mod answer;
 mod arguments;
+mod bench;
 mod cache;
 mod check;
 mod completions;
+mod convert;
 mod doctor;
 mod explain;
 mod explain_model;
 mod failure;
 mod gc;
+mod infer;
 mod init;
 mod logs;
 mod measure_memory;
+mod model;
 mod path;
 mod plan;
 mod progress;
@@ -53,6 +57,9 @@ enum Verb {
     Run(run::Run),
     Plan(plan::Plan),
     Explain(explain::Explain),
+    Convert(convert::Convert),
+    Infer(infer::Infer),
+    Bench(bench::Bench),
     ExplainModel(explain_model::ExplainModel),
     Check(check::Check),
     Stages(stages::Stages),
@@ -89,6 +96,9 @@ impl Verb {
             Self::Run(verb) => verb.answer(),
             Self::Plan(verb) => verb.answer(),
             Self::Explain(verb) => verb.answer(),
+            Self::Convert(verb) => verb.answer(),
+            Self::Infer(verb) => verb.answer(),
+            Self::Bench(verb) => verb.answer(),
             Self::ExplainModel(verb) => verb.answer(),
             Self::Check(verb) => verb.answer(),
             Self::Stages(verb) => verb.answer(),

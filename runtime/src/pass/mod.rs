@@ -3,6 +3,7 @@
 mod activation;
 mod attention;
 mod bias;
+mod common_subexpressions;
 mod dead_code;
 mod dequantize_weights;
 mod fold_constants;
@@ -41,6 +42,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "dead-code", level: Level::O1, run: dead_code::run },
     Pass { name: "no-ops", level: Level::O1, run: no_ops::run },
     Pass { name: "fold-constants", level: Level::O1, run: fold_constants::run },
+    Pass { name: "common-subexpressions", level: Level::O1, run: common_subexpressions::run },
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
     Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },

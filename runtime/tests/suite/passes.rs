@@ -356,3 +356,21 @@ fn an_unknown_pass_is_refused_with_the_known_ones() {
         "{error}"
     );
 }
+
+#[test]
+fn the_same_is_computed_once() {
+    let (mut sketch, x) = Sketch::new(6);
+    let [a, b] = [1, 2].map(|seed| sketch.weight(numbers(&[6], seed, 1.0)));
+    let [first, second] = [(); 2].map(|()| sketch.node(Op::Add, &[x, a]));
+    let [left, right] = [first, second].map(|x| sketch.node(Op::Tanh, &[x]));
+    let y = sketch.node(Op::Mul, &[left, right]);
+    check_pass(&sketch.finish(&[y]), &rows(3, 6), "common-subexpressions", 2);
+
+    let (mut sketch, x) = Sketch::new(6);
+    let [left, right] = [a, b].map(|_| sketch.node(Op::Tanh, &[x]));
+    check_pass(&sketch.finish(&[left, right]), &rows(3, 6), "common-subexpressions", 0);
+    let (mut sketch, x) = Sketch::new(6);
+    let [left, right] = [Op::Tanh, Op::Relu].map(|op| sketch.node(op, &[x]));
+    let y = sketch.node(Op::Mul, &[left, right]);
+    check_pass(&sketch.finish(&[y]), &rows(3, 6), "common-subexpressions", 0);
+}

@@ -73,6 +73,17 @@ pub struct Counts {
     pub test: Vec<usize>,
 }
 
+/// The texts of one column of a file as [`Source::path`] may name it, in file order.
+///
+/// # Errors
+///
+/// [`DataError`] when the file cannot be read, has no such column, or a row is malformed.
+pub fn texts(path: &Path, column: &str) -> Result<Vec<String>, DataError> {
+    let bytes =
+        fs::read(path).map_err(|error| DataError::Io { path: path.to_owned(), source: error })?;
+    read::texts(&bytes, path, column)
+}
+
 impl Dataset {
     /// Reads and divides a file.
     ///

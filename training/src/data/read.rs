@@ -1,7 +1,9 @@
 //! Bytes → rows with their line numbers, or every problem at once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
@@ -35,14 +37,8 @@ struct Columns {
 }
 
 pub(super) fn records(bytes: &[u8], source: &Source) -> Result<Vec<Record>, DataError> {
-    let decompressed;
-    let bytes = if source.path.extension().is_some_and(|extension| extension == "gz") {
-        decompressed = decompress(bytes, source)?;
-        decompressed.as_slice()
-    } else {
-        bytes
-    };
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let plain = plain(bytes, &source.path)?;
+    let bytes = plain.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&plain);
     let mut problems = Problems::default();
     let mut lines = lines(bytes);
     let columns = match lines.next() {
@@ -69,12 +65,41 @@ pub(super) fn records(bytes: &[u8], source: &Source) -> Result<Vec<Record>, Data
     Ok(records)
 }
 
-fn decompress(bytes: &[u8], source: &Source) -> Result<Vec<u8>, DataError> {
+/// The texts of one column, labels and splits aside, in file order.
+pub(super) fn texts(bytes: &[u8], path: &Path, column: &str) -> Result<Vec<String>, DataError> {
+    let plain = plain(bytes, path)?;
+    let bytes = plain.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&plain);
+    let mut problems = Problems::default();
+    let mut lines = lines(bytes);
+    let header = lines.next().map(|(_, header)| decode(header)).transpose();
+    let header = header.ok().flatten().unwrap_or_default();
+    let Some(place) = header.split('\t').position(|name| name == column) else {
+        let found = header.split('\t').collect::<Vec<_>>().join("`, `");
+        problems.add(1, format!("expected a column `{column}`, found `{found}`"));
+        return Err(problems.into_error(path));
+    };
+    let mut texts = Vec::new();
+    for (line, bytes) in lines {
+        match decode(bytes).map(|row| row.split('\t').nth(place).map(str::to_owned)) {
+            Ok(Some(text)) => texts.push(text),
+            Ok(None) => problems.add(line, format!("expected at least {} columns", place + 1)),
+            Err(message) => problems.add(line, message),
+        }
+    }
+    problems.check(path)?;
+    Ok(texts)
+}
+
+/// The bytes, decompressed where the name says that they are compressed.
+fn plain<'a>(bytes: &'a [u8], path: &Path) -> Result<Cow<'a, [u8]>, DataError> {
+    if path.extension().is_none_or(|extension| extension != "gz") {
+        return Ok(Cow::Borrowed(bytes));
+    }
     let mut decompressed = Vec::new();
     MultiGzDecoder::new(bytes)
         .read_to_end(&mut decompressed)
-        .map_err(|error| DataError::Io { path: source.path.clone(), source: error })?;
-    Ok(decompressed)
+        .map_err(|error| DataError::Io { path: path.to_owned(), source: error })?;
+    Ok(Cow::Owned(decompressed))
 }
 
 /// Lines with their numbers from 1; `\n` and `\r\n` end a line, the last may lack its end.

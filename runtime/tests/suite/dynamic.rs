@@ -1,0 +1,94 @@
+//! Models whose sizes depend on values: nothing is planned, and the answers are the reference's.
+
+use graph::op::{Cast, Concat, Reshape, ReshapeTo, ShapeOf};
+use graph::{DType, Dim, Graph, Op, Tensor, reference};
+use runtime::{Level, compile};
+
+use crate::{numbers, options};
+
+/// `x` in the shape that `sizes` says, doubled, then a product with a weight.
+fn reshaped() -> Graph {
+    let mut graph = Graph::new("reshaped");
+    let x = graph.add_input("x", DType::F32, vec![Dim::symbol("n")]).unwrap();
+    let sizes = graph.add_input("sizes", DType::I64, vec![Dim::Fixed(2)]).unwrap();
+    let w = graph.add_weight("w", numbers(&[4, 3], 1, 0.5)).unwrap();
+    let op = Op::ReshapeTo(ReshapeTo { allow_zero: false });
+    let table = graph.add_node("table", op, &[x, sizes]).unwrap();
+    let twice = graph.add_node("twice", Op::Add, &[table, table]).unwrap();
+    let product = graph.add_node("product", Op::MatMul, &[twice, w]).unwrap();
+    let shape = graph.add_node("shape", Op::ShapeOf(ShapeOf { start: 0, end: 2 }), &[product]);
+    graph.set_outputs(&[product, shape.unwrap()]);
+    graph
+}
+
+fn inputs(rows: usize) -> [(&'static str, Tensor); 2] {
+    let sizes = Tensor::new(&[2], vec![rows as i64, -1]).unwrap();
+    [("x", numbers(&[4 * rows], 7, 1.0)), ("sizes", sizes)]
+}
+
+#[test]
+fn sizes_may_depend_on_values() {
+    let graph = reshaped();
+    assert!(graph.value_type(graph.find("table").unwrap()).shape.contains(&Dim::Unknown));
+    for level in [Level::O0, Level::O3] {
+        let model = compile(&graph, &options(level)).unwrap();
+        assert!(model.explain().dynamic);
+        let mut session = model.session();
+        for rows in [1, 5, 2] {
+            let inputs = inputs(rows);
+            let expected = reference::evaluate(&graph, &inputs).unwrap();
+            let borrowed: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, x)| (*n, x)).collect();
+            let found = session.run(&borrowed).unwrap();
+            assert_eq!(found[0].shape(), [rows, 3]);
+            crate::assert_close(&found[..1], &expected[..1], 1e-5);
+            assert_eq!(found[1], expected[1]);
+        }
+    }
+}
+
+#[test]
+fn impossible_sizes_name_the_node() {
+    let model = compile(&reshaped(), &options(Level::O3)).unwrap();
+    let (x, sizes) = (numbers(&[6], 7, 1.0), Tensor::new(&[2], vec![4i64, -1]).unwrap());
+    let error = model.session().run(&[("x", &x), ("sizes", &sizes)]).unwrap_err();
+    assert!(error.to_string().starts_with("node `table` (Reshape): "), "{error}");
+}
+
+#[test]
+fn sizes_that_follow_from_named_dimensions_are_planned() {
+    let mut graph = Graph::new("planned");
+    let shape = vec![Dim::symbol("batch"), Dim::symbol("sequence"), 6.into()];
+    let x = graph.add_input("x", DType::F32, shape).unwrap();
+    let sizes = graph.add_node("sizes", Op::ShapeOf(ShapeOf { start: 0, end: 2 }), &[x]).unwrap();
+    let heads = graph.add_weight("heads", Tensor::new(&[2], vec![2i64, 3]).unwrap()).unwrap();
+    let all = graph.add_node("all", Op::Concat(Concat { axis: 0 }), &[sizes, heads]).unwrap();
+    let op = Op::ReshapeTo(ReshapeTo { allow_zero: false });
+    let split = graph.add_node("split", op, &[x, all]).unwrap();
+    let y = graph.add_node("y", Op::Relu, &[split]).unwrap();
+    graph.set_outputs(&[y]);
+    let expected = [Dim::symbol("batch"), Dim::symbol("sequence"), 2.into(), 3.into()];
+    assert_eq!(graph.value_type(y).shape, expected);
+    let model = compile(&graph, &options(Level::O3)).unwrap();
+    assert!(!model.explain().dynamic);
+    let x = numbers(&[2, 5, 6], 3, 1.0);
+    let found = model.session().run(&[("x", &x)]).unwrap();
+    assert_eq!(found, reference::evaluate(&graph, &[("x", x)]).unwrap());
+}
+
+#[test]
+fn truth_values_and_integers_go_through() {
+    let mut graph = Graph::new("types");
+    let x = graph.add_input("x", DType::Bool, vec![Dim::symbol("n")]).unwrap();
+    let int = graph.add_node("int", Op::Cast(Cast { to: DType::I32 }), &[x]).unwrap();
+    let sum = graph.add_node("sum", Op::Add, &[int, int]).unwrap();
+    let back = graph.add_node("back", Op::Cast(Cast { to: DType::Bool }), &[sum]).unwrap();
+    let row = graph.add_node("row", Op::Reshape(Reshape { shape: vec![1, -1] }), &[back]).unwrap();
+    graph.set_outputs(&[row, sum]);
+    let x = Tensor::new(&[3], vec![true, false, true]).unwrap();
+    for level in [Level::O0, Level::O3] {
+        let model = compile(&graph, &options(level)).unwrap();
+        let found = model.session().run(&[("x", &x)]).unwrap();
+        assert_eq!(found[0].elements::<bool>().unwrap(), [true, false, true]);
+        assert_eq!(found[1].elements::<i32>().unwrap(), [2, 0, 2]);
+    }
+}

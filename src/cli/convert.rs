@@ -1,0 +1,169 @@
+//! `pipeline convert INPUT -o PACKAGE`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use graph::package::{Golden, Package};
+use graph::rewrite::observer::Method;
+use graph::rewrite::quantize::QuantizeOptions;
+use graph::{Bindings, ModelFolder, Tensor, samples};
+use serde::Serialize;
+use training::tokenizer::Tokenizer;
+
+use super::answer::{Answer, Facts};
+use super::failure::{Failure, WRONG};
+use super::model::{Compilation, Source};
+use super::quantity::bytes;
+
+/// Texts that ranges are found on when the file has more.
+const CALIBRATION_TEXTS: usize = 320;
+/// Sizes of the open dimensions in the golden examples: one alone, and a few that differ.
+const GOLDEN_SIZES: [usize; 2] = [1, 3];
+
+/// How a model's numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// 8-bit integers, with scales from calibration.
+    Int8,
+}
+
+/// Makes a package of a model: a checkpoint, an ONNX file, a model folder.
+#[derive(Debug, clap::Args)]
+pub(super) struct Convert {
+    #[command(flatten)]
+    source: Source,
+    /// Folder of the package; it must not be there
+    #[arg(short, long, value_name = "PACKAGE")]
+    output: PathBuf,
+    /// Store linear layers and embeddings as this
+    #[arg(long, value_enum, requires = "calibrate")]
+    quantize: Option<Format>,
+    /// A TSV file of texts like those the model will see (plain or .gz), for the ranges of
+    /// activations
+    #[arg(long, value_name = "FILE")]
+    calibrate: Option<PathBuf>,
+    /// Column of the texts
+    #[arg(long, value_name = "COLUMN", default_value = "text")]
+    text_column: String,
+    #[command(flatten)]
+    compilation: Compilation,
+    #[command(flatten)]
+    facts: Facts,
+}
+
+/// What was made.
+#[derive(Debug, Serialize)]
+struct Report {
+    package: PathBuf,
+    weights: usize,
+    weight_bytes: u64,
+    nodes: usize,
+    tier: String,
+    worst_difference: f32,
+}
+
+impl Convert {
+    pub(super) fn answer(&self) -> Result<Answer, Failure> {
+        if self.output.exists() {
+            let path = self.output.display();
+            return Err(Failure::wrong(format!("{path} is there already; name a new folder")));
+        }
+        let opened = self.source.open()?;
+        let wrong = |error| Failure::Other(error, WRONG);
+        let model = match (self.quantize, &self.calibrate) {
+            (Some(Format::Int8), Some(file)) => {
+                self.quantized(opened.model, file).map_err(wrong)?
+            }
+            _ => opened.model,
+        };
+        let report = self.pack(model)?;
+        Ok(self.facts.answer(&report, || text(&report)))
+    }
+
+    fn quantized(&self, model: ModelFolder, file: &std::path::Path) -> Result<ModelFolder> {
+        let options = QuantizeOptions { float: Vec::new(), embeddings: true };
+        ensure!(
+            !model.tokenizer_json.is_empty(),
+            "calibration takes texts, and the model has no tokenizer: give one with --tokenizer"
+        );
+        let tokenizer = Tokenizer::from_bytes(&model.tokenizer_json, model.info.max_length)?;
+        let mut texts = training::data::texts(file, &self.text_column)?;
+        texts.truncate(CALIBRATION_TEXTS);
+        ensure!(!texts.is_empty(), "{} has no texts", file.display());
+        let names: Vec<&str> =
+            model.graph.inputs().iter().map(|&id| model.graph.value_name(id)).collect();
+        let mut rows = Vec::new();
+        for ids in tokenizer.encode_batch(&texts)? {
+            rows.push(text_inputs(&names, &ids)?);
+        }
+        let graph = runtime::calibrate::quantized(&model.graph, &options, Method::Mse, rows)?;
+        Ok(ModelFolder { graph, ..model })
+    }
+
+    fn pack(&self, model: ModelFolder) -> Result<Report, Failure> {
+        let wrong = |error: anyhow::Error| Failure::Other(error, WRONG);
+        let golden = golden(&model).map_err(wrong)?;
+        let file_name = self.output.file_name().unwrap_or_default().to_string_lossy();
+        let tool = concat!("pipeline ", env!("CARGO_PKG_VERSION")).to_owned();
+        let provenance = BTreeMap::from([("tool".to_owned(), tool)]);
+        let package =
+            Package { name: file_name.into_owned(), model, golden, provenance, slo: None };
+        package.write(&self.output).map_err(|error| wrong(error.into()))?;
+        // What was written is read back and tested before anyone may rely on it.
+        let package =
+            Package::read(&self.output).context("reading the package back").map_err(wrong)?;
+        let verified = runtime::load(&package, &self.compilation.options());
+        let verified = verified.map_err(|error| Failure::Other(error.into(), 1))?;
+        Ok(Report {
+            package: self.output.clone(),
+            weights: package.model.graph.weight_count(),
+            weight_bytes: package.model.graph.weight_bytes() as u64,
+            nodes: package.model.graph.nodes().count(),
+            tier: verified.model.explain().tier.clone(),
+            worst_difference: verified.worst_difference,
+        })
+    }
+}
+
+/// The inputs of a text model for one text.
+fn text_inputs(names: &[&str], ids: &[u32]) -> Result<Vec<(String, Tensor)>> {
+    let shape = [1, ids.len()];
+    let input = |&name: &&str| {
+        let tensor = match name {
+            "input_ids" => Tensor::from_fn(&shape, |index| i64::from(ids[index])),
+            "attention_mask" => Tensor::from_fn(&shape, |_| 1i64),
+            "token_type_ids" => Tensor::from_fn(&shape, |_| 0i64),
+            other => anyhow::bail!(
+                "expected the inputs input_ids, attention_mask and token_type_ids, found `{other}`"
+            ),
+        };
+        Ok((name.to_owned(), tensor))
+    };
+    names.iter().map(input).collect()
+}
+
+/// What the reference answers on made-up inputs.
+fn golden(model: &ModelFolder) -> Result<Golden> {
+    let open = samples::open_dimensions(&model.graph);
+    let runs = if open.is_empty() { &GOLDEN_SIZES[..1] } else { &GOLDEN_SIZES[..] };
+    let mut inputs = Vec::new();
+    for &size in runs {
+        let bindings = Bindings::new(open.iter().map(|name| (name.as_str(), size)));
+        let made = samples::inputs(&model.graph, &bindings, size as u64);
+        inputs.push(made.map_err(anyhow::Error::msg)?);
+    }
+    Golden::evaluate(&model.graph, inputs).context("the model does not run on made-up inputs")
+}
+
+fn text(report: &Report) -> String {
+    format!(
+        "{}: {} weights, {}, {} nodes\nself-test passed with kernels for {}: at most {:.1e} from the reference\n",
+        report.package.display(),
+        report.weights,
+        bytes(report.weight_bytes),
+        report.nodes,
+        report.tier,
+        report.worst_difference
+    )
+}

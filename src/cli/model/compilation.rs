@@ -1,0 +1,61 @@
+//! How a model is compiled, as the command line says it.
+
+use std::num::NonZeroUsize;
+
+use runtime::{CompileOptions, CompiledModel, Level, RuntimeError};
+
+use super::Opened;
+use crate::cli::failure::{Failure, WRONG};
+
+/// Options of the compiler.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Compilation {
+    /// CPU threads [default: all]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// How much the compiler rewrites: 0 nothing, 1 cleans up, 2 fuses, 3 also merges projections
+    #[arg(short = 'O', value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3))]
+    level: u8,
+    /// Passes that do not run
+    #[arg(long, value_name = "PASS", value_delimiter = ',')]
+    disable_pass: Vec<String>,
+}
+
+impl Compilation {
+    pub(in crate::cli) fn options(&self) -> CompileOptions {
+        let level = match self.level {
+            0 => Level::O0,
+            1 => Level::O1,
+            2 => Level::O2,
+            _ => Level::O3,
+        };
+        CompileOptions {
+            level,
+            disabled_passes: self.disable_pass.clone(),
+            threads: self.threads,
+            ..CompileOptions::default()
+        }
+    }
+
+    /// Compiles the model; a package has to pass its self-test. Says which tiers failed it.
+    ///
+    /// # Errors
+    /// When an option is wrong, or no kernels of this machine reproduce the package's answers.
+    pub(in crate::cli) fn compile(
+        &self,
+        opened: &Opened,
+    ) -> Result<(CompiledModel, Vec<runtime::FailedTier>), Failure> {
+        let options = self.options();
+        let compiled = match &opened.package {
+            Some(package) => {
+                runtime::load(package, &options).map(|verified| (verified.model, verified.failed))
+            }
+            None => runtime::compile(&opened.model.graph, &options)
+                .map(|compiled| (compiled, Vec::new())),
+        };
+        compiled.map_err(|error| {
+            let code = if matches!(error, RuntimeError::SelfTest { .. }) { 1 } else { WRONG };
+            Failure::Other(error.into(), code)
+        })
+    }
+}

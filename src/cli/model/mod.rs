@@ -1,0 +1,10 @@
+//! What the verbs about single models share: where a model comes from, how it is compiled, and
+//! tensors from and to files.
+
+mod compilation;
+mod npy;
+mod source;
+
+pub(super) use compilation::Compilation;
+pub(super) use npy::{read_npy, write_npy};
+pub(super) use source::{Opened, Source, sizes};

@@ -1,0 +1,134 @@
+//! A model from wherever it is: a package, a model folder, a checkpoint, an ONNX file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, ensure};
+use graph::bert::Pooling;
+use graph::onnx::ImportOptions;
+use graph::package::{MANIFEST_FILE, Package};
+use graph::{Bindings, ModelFolder, ModelInfo, huggingface, model_folder, onnx, samples};
+
+use crate::cli::failure::Failure;
+
+/// A name and its size, `sequence=128`.
+#[derive(Clone, Debug)]
+struct Size {
+    name: String,
+    size: usize,
+}
+
+impl FromStr for Size {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('=').and_then(|(name, size)| Some((name, size.parse().ok()?)));
+        let (name, size) = parts.ok_or_else(|| format!("expected NAME=SIZE, found `{text}`"))?;
+        Ok(Self { name: name.to_owned(), size })
+    }
+}
+
+/// The model that a verb is about.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Source {
+    /// Package, model folder, Hugging Face checkpoint folder, or ONNX file
+    model: PathBuf,
+    /// Sizes of named dimensions, such as `batch=1,sequence=128`; an ONNX model is read with them
+    /// fixed
+    #[arg(long, value_name = "NAME=SIZE", value_delimiter = ',')]
+    bind: Vec<Size>,
+    /// Names of the classes of a checkpoint or ONNX model, in the order of its outputs
+    #[arg(long, value_name = "LABEL", value_delimiter = ',')]
+    labels: Vec<String>,
+    /// `tokenizer.json` of an ONNX model that takes texts
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Most word pieces of a text, for an ONNX model that takes texts
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_length: usize,
+}
+
+/// A model and, where it came in one, its package.
+#[derive(Debug)]
+pub(in crate::cli) struct Opened {
+    pub(in crate::cli) model: ModelFolder,
+    pub(in crate::cli) package: Option<Package>,
+}
+
+impl Source {
+    pub(in crate::cli) fn path(&self) -> &Path {
+        &self.model
+    }
+
+    /// Sizes given on the command line.
+    pub(in crate::cli) fn bindings(&self) -> BTreeMap<String, usize> {
+        self.bind.iter().map(|Size { name, size }| (name.clone(), *size)).collect()
+    }
+
+    /// Reads and checks the model.
+    ///
+    /// # Errors
+    /// When there is nothing at the path, or what is there is broken.
+    pub(in crate::cli) fn open(&self) -> Result<Opened, Failure> {
+        let opened = self.read().with_context(|| format!("cannot read {}", self.model.display()));
+        opened.map_err(|error| Failure::Other(error, crate::cli::failure::WRONG))
+    }
+
+    fn read(&self) -> anyhow::Result<Opened> {
+        let path = self.model.as_path();
+        let bare = |model| Opened { model, package: None };
+        if !path.is_dir() {
+            let options = ImportOptions { bindings: self.bindings() };
+            let graph = onnx::import(path, &options)?;
+            let (tokenizer_json, max_length) = match &self.tokenizer {
+                Some(file) => {
+                    let read = fs::read(file);
+                    (
+                        read.with_context(|| format!("cannot read {}", file.display()))?,
+                        self.max_length,
+                    )
+                }
+                None => (Vec::new(), 0),
+            };
+            let info = ModelInfo { labels: self.labels.clone(), max_length };
+            return Ok(bare(ModelFolder { graph, tokenizer_json, info }));
+        }
+        if path.join(MANIFEST_FILE).exists() {
+            let package = Package::read(path)?;
+            return Ok(Opened { model: package.model.clone(), package: Some(package) });
+        }
+        if path.join(model_folder::GRAPH_FILE).exists() {
+            return Ok(bare(ModelFolder::read(path)?));
+        }
+        self.checkpoint(path).map(bare)
+    }
+
+    fn checkpoint(&self, path: &Path) -> anyhow::Result<ModelFolder> {
+        let labels = self.labels.clone();
+        ensure!(labels.len() > 1, "expected --labels: the classes of this checkpoint's classifier");
+        let checkpoint = huggingface::load(path, labels.len(), Pooling::Mean, 0)?;
+        let info = ModelInfo { labels, max_length: checkpoint.config.positions };
+        let tokenizer_json = checkpoint.tokenizer_json;
+        Ok(ModelFolder { graph: checkpoint.graph, tokenizer_json, info })
+    }
+}
+
+/// Sizes for every open dimension of a model: those given, else 1 for batches and `default` for
+/// the others.
+pub(in crate::cli) fn sizes(
+    graph: &graph::Graph,
+    given: &BTreeMap<String, usize>,
+    default: usize,
+) -> (Bindings, String) {
+    let size = |name: &String| {
+        given.get(name).copied().unwrap_or(if name.contains("batch") { 1 } else { default })
+    };
+    let sizes: Vec<(String, usize)> = samples::open_dimensions(graph)
+        .into_iter()
+        .map(|name| (name.clone(), size(&name)))
+        .collect();
+    let text: Vec<String> = sizes.iter().map(|(name, size)| format!("{name}={size}")).collect();
+    let bindings = Bindings::new(sizes.iter().map(|(name, size)| (name.as_str(), *size)));
+    (bindings, text.join(", "))
+}
