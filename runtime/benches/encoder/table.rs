@@ -156,11 +156,19 @@ impl Differences {
         let range = float.logits.iter().fold(0f32, |range, x| range.max(x.abs()));
         for other in peers.iter().chain([integer]).filter(|other| !other.logits.is_empty()) {
             let entry = self.0.entry((model, other.name.clone())).or_default();
-            let pairs = float.logits.iter().zip(&other.logits);
-            entry.largest = pairs.fold(entry.largest, |largest, (a, b)| largest.max((a - b).abs()));
+            entry.largest = entry.largest.max(distance(&float.logits, &other.logits));
             entry.range = entry.range.max(range);
         }
     }
+}
+
+/// Largest difference; infinite where an answer is no number or not there.
+fn distance(ours: &[f32], theirs: &[f32]) -> f32 {
+    if ours.len() != theirs.len() {
+        return f32::INFINITY;
+    }
+    let differences = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
+    differences.map(|x| if x.is_nan() { f32::INFINITY } else { x }).fold(0.0, f32::max)
 }
 
 impl fmt::Display for Differences {
