@@ -1,12 +1,12 @@
-"""The runtimes that `encoder.rs` times in turn with ours: OpenVINO and onnxruntime.
+"""The runtimes that the bench `encoder` times in turn with ours: OpenVINO and onnxruntime.
 
 usage: python peers.py FOLDER THREADS
 packages: openvino, nncf, onnxruntime, onnx, sympy
 
 FOLDER holds MODEL.onnx in f32 and MODEL.qdq.onnx, which we quantized; what the peers make of them
-is written beside them. The first line of the
-output says what is here: {"versions": TEXT, "peers": {NAME: PRECISION}, "missing": {NAME: REASON}}.
-After that each line of the input, `run MODEL PEER BATCH SEQUENCE SECONDS`, is answered by one line:
+is written beside them, once. The first line of the output says what is here:
+{"versions": TEXT, "peers": {NAME: PRECISION}, "missing": {NAME: REASON}}. After that each line of
+the input, `run MODEL PEER BATCH SEQUENCE SECONDS`, is answered by one line:
 {"seconds": [one a run], "logits": [...]}, or {"error": TEXT}. A turn lasts SECONDS, and at least
 LEAST_RUNS runs, after one that does not count.
 """
@@ -33,14 +33,14 @@ from onnxruntime.transformers.fusion_options import FusionOptions
 FOLDER, THREADS = Path(sys.argv[1]), int(sys.argv[2])
 VOCABULARY, FIRST_TOKEN = 30_522, 1000
 LEAST_RUNS = 3
-CALIBRATION_ROWS, CALIBRATION_LENGTHS = 300, (16, 32, 64, 128)
+CALIBRATION_ROWS, CALIBRATION_LENGTHS = 128, (16, 32, 64, 128)
 
 core = ov.Core()
 HAS_BF16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def feeds(batch, sequence):
-    """The tokens that `encoder.rs` gives to ours, without padding."""
+    """The tokens that `encoder` gives to ours, without padding."""
     index = np.arange(batch * sequence, dtype=np.int64).reshape(batch, sequence)
     ids = FIRST_TOKEN + index * 7919 % (VOCABULARY - FIRST_TOKEN)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -154,7 +154,10 @@ def onnxruntime(path):
 
     def prepare(batch, sequence):
         tensors = feeds(batch, sequence)
-        run = lambda: session.run(None, tensors)
+
+        def run():
+            return session.run(None, tensors)
+
         return run, lambda: run()[0].astype(float)
 
     return prepare

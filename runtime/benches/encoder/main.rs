@@ -1,5 +1,6 @@
 //! Times of BERT-shaped encoders on two threads, ours in turn with OpenVINO and onnxruntime:
-//! medians over rounds in one run, so that what else the machine does touches all alike.
+//! medians over rounds in one run, so that what else the machine does touches all alike. Peers
+//! quantize and fuse for themselves, and also run the integers that we quantized (`qdq`).
 //!
 //! `cargo bench -p runtime`; with `PYTHON` set to an interpreter that has `openvino`, `nncf`,
 //! `onnxruntime`, `onnx` and `sympy`, these are timed too. `PIPELINE_KERNELS` forces a tier of ours.
@@ -11,7 +12,7 @@
 //! | `ENCODER_PEERS` | peers whose name holds one of these: `openvino,int8` | all |
 //! | `ENCODER_ROUNDS` | turns that each takes in a cell | 5 |
 //! | `ENCODER_SECONDS` | least seconds of a turn | 0.3 |
-//! | `ENCODER_FILES` | folder that keeps the model files for the next time | a temporary one |
+//! | `ENCODER_FILES` | folder that keeps the files that peers made; empty it when the graph changes | a temporary one |
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
 

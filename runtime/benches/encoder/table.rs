@@ -152,9 +152,10 @@ impl fmt::Display for Time {
 
 impl Differences {
     pub(crate) fn add(&mut self, measured: &Measured) {
-        let Measured { model, float, integer, peers, .. } = measured;
+        let Measured { model, unfused, float, integer, peers, .. } = measured;
         let range = float.logits.iter().fold(0f32, |range, x| range.max(x.abs()));
-        for other in peers.iter().chain([integer]).filter(|other| !other.logits.is_empty()) {
+        for other in peers.iter().chain([unfused, integer]).filter(|other| !other.logits.is_empty())
+        {
             let entry = self.0.entry((model, other.name.clone())).or_default();
             entry.largest = entry.largest.max(distance(&float.logits, &other.logits));
             entry.range = entry.range.max(range);
