@@ -78,11 +78,12 @@ def in_classic_form(model):
     for node in graph.node:
         node.input[:] = [bias.input[0] if name == bias.output[0] else name for name in node.input]
     graph.node.remove(bias)
-    for axis, (source, target) in enumerate([("attention_mask", "mask.3d"), ("mask.3d", "mask.4d")]):
-        axes = onnx.numpy_helper.from_array(np.array([axis + 1]), f"{target}.axes")
+    steps = [("attention_mask", "mask.3d"), ("mask.3d", "mask.4d")]
+    for position, (source, target) in enumerate(steps):
+        axes = onnx.numpy_helper.from_array(np.array([position + 1]), f"{target}.axes")
         graph.initializer.append(axes)
         widen = onnx.helper.make_node("Unsqueeze", [source, axes.name], [target], target)
-        graph.node.insert(axis, widen)
+        graph.node.insert(position, widen)
     producers["attention_mask.float"].input[0] = "mask.4d"
     for node in graph.node:
         if node.output[0].endswith(".self.scaled"):
@@ -122,7 +123,7 @@ def onnxruntime_int8(model):
             path,
             per_channel=True,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Attention", "Gemm", "Gather", "EmbedLayerNormalization"],
+            op_types_to_quantize=["MatMul", "Attention", "Gemm", "Gather"],
             extra_options={"DefaultTensorType": 1, "MatMulConstBOnly": True},
         )
     return path

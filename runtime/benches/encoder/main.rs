@@ -17,15 +17,18 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
 
 mod models;
+mod peaks;
 mod peers;
 mod settings;
 mod table;
 
 use std::time::Instant;
 
+use kernels::Cpu;
 use runtime::Session;
 
 use crate::models::Variants;
+use crate::peaks::Peaks;
 use crate::peers::Peers;
 use crate::settings::Settings;
 use crate::table::{Differences, HEAD, Measured};
@@ -50,11 +53,11 @@ fn main() -> anyhow::Result<()> {
     let temporary = tempfile::tempdir()?;
     let folder = settings.files.as_deref().unwrap_or(temporary.path());
     let mut peers = Peers::start(&settings, folder, THREADS)?;
-    println!(
-        "tier {}, {THREADS} threads, medians; {}\n",
-        kernels::Cpu::from_environment()?.tier(),
-        peers.describe()
-    );
+    let peaks = Peaks::measure(THREADS);
+    let known = peaks.as_ref().map_or_else(|error| format!("no peaks: {error:#}"), Peaks::describe);
+    let peaks = peaks.unwrap_or_default();
+    let tier = Cpu::from_environment()?.tier();
+    println!("tier {tier}, {THREADS} threads; {}; {known}\n", peers.describe());
     println!("{HEAD}");
     let mut differences = Differences::default();
     for model in &settings.models {
@@ -64,7 +67,7 @@ fn main() -> anyhow::Result<()> {
         }
         for &cell in settings.cells.as_deref().unwrap_or(model.cells) {
             let measured = measure(&variants, cell, &settings, &mut peers)?;
-            measured.rows().iter().for_each(|row| println!("{row}"));
+            measured.rows(&peaks).iter().for_each(|row| println!("{row}"));
             differences.add(&measured);
         }
     }

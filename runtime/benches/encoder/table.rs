@@ -5,22 +5,39 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use crate::peaks::Peaks;
 use crate::{Cell, Turn};
 
 /// First lines of the table; rows come as they are measured.
 pub(crate) const HEAD: &str = "\
-Medians; in parentheses by the least time.
+Medians; in parentheses by the least time. Gop/s: matrix products alone, by the median.
 
-| model | batch×sequence | precision | ours, ms | peers, ms | best peer ÷ ours | gain | Gop/s |
-|---|---|---|---|---|---|---|---|";
+| model | batch×sequence | precision | ours, ms | peers, ms | best peer ÷ ours | gain | Gop/s | of peak |
+|---|---|---|---|---|---|---|---|---|";
 
 /// What the matrix products are computed in.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Precision {
     F32,
     Int8,
     Bf16,
+}
+
+impl Precision {
+    const ALL: [Self; 3] = [Self::F32, Self::Int8, Self::Bf16];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name)
+    }
 }
 
 /// One way to run a model, and what its turns gave.
@@ -89,51 +106,63 @@ impl Contender {
 
 impl Measured {
     /// One row a precision that somebody ran.
-    pub(crate) fn rows(&self) -> Vec<String> {
+    pub(crate) fn rows(&self, peaks: &Peaks) -> Vec<String> {
         let Self { unfused, float, integer, .. } = self;
-        let precisions = [
-            (Precision::F32, "f32", Some(float), Some(("unfused", unfused))),
-            (Precision::Int8, "int8", Some(integer), Some(("f32", float))),
-            (Precision::Bf16, "bf16", None, None),
-        ];
-        let rows = precisions.into_iter().filter_map(|(precision, name, ours, base)| {
-            let peers = self.peers.iter().filter(|peer| peer.precision == precision);
-            let peers: Vec<&Contender> = peers.collect();
-            let ours = ours.and_then(Contender::time);
+        let rows = Precision::ALL.into_iter().filter_map(|precision| {
+            let (ours, base) = match precision {
+                Precision::F32 => (float.time(), Some(("unfused", unfused))),
+                Precision::Int8 => (integer.time(), Some(("f32", float))),
+                Precision::Bf16 => (None, None),
+            };
             let gain = base.and_then(|(what, base)| {
                 let ratio = Time::ratio(base.time()?, ours?);
                 Some(format!("{what} ÷ ours {ratio}"))
             });
+            let peers = self.peers.iter().filter(|peer| peer.precision == precision);
+            let peers: Vec<&Contender> = peers.collect();
             let shown = ours.is_some() || !peers.is_empty();
-            shown.then(|| self.row(name, ours, &peers, &gain.unwrap_or_default()))
+            shown.then(|| {
+                let speed = self.speed(precision, ours, peaks);
+                let [ours, listed, ratio] = compare(ours, &peers);
+                let (model, (batch, sequence)) = (self.model, self.cell);
+                let (precision, gain) = (precision.name(), gain.unwrap_or_default());
+                format!(
+                    "| {model} | {batch}×{sequence} | {precision} | {ours} | {listed} | {ratio} | {gain} | {speed} |"
+                )
+            })
         });
         rows.collect()
     }
 
-    fn row(&self, precision: &str, ours: Option<Time>, peers: &[&Contender], gain: &str) -> String {
-        let times = peers.iter().filter_map(|peer| peer.time().map(|time| (time, &peer.name)));
-        let mut times: Vec<(Time, &String)> = times.collect();
-        times.sort_by(|(a, _), (b, _)| a.median_ms.total_cmp(&b.median_ms));
-        let failures = peers.iter().filter_map(|peer| {
-            peer.failure.as_ref().map(|failure| format!("{} failed: {failure}", peer.name))
-        });
-        let listed = times.iter().map(|(time, name)| format!("{name} {time}")).chain(failures);
-        let listed = listed.collect::<Vec<_>>().join(", ");
-        let best = times.iter().map(|(time, _)| *time).reduce(|best, time| Time {
-            median_ms: best.median_ms.min(time.median_ms),
-            least_ms: best.least_ms.min(time.least_ms),
-        });
-        let ratio = best.zip(ours).map(|(best, ours)| Time::ratio(best, ours));
-        let rate = ours.map(|ours| format!("{:.0}", self.flops / ours.median_ms / 1e6));
-        let (model, (batch, sequence)) = (self.model, self.cell);
-        let text = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-        format!(
-            "| {model} | {batch}×{sequence} | {precision} | {} | {listed} | {} | {gain} | {} |",
-            text(ours.map(|ours| ours.to_string())),
-            text(ratio),
-            text(rate)
-        )
+    /// The last two columns.
+    fn speed(&self, precision: Precision, ours: Option<Time>, peaks: &Peaks) -> String {
+        let rate = ours.map(|ours| self.flops / ours.median_ms / 1e6);
+        let share = rate.and_then(|rate| peaks.share(precision, rate));
+        let rate = rate.map(|rate| format!("{rate:.0}"));
+        format!("{} | {}", or_dash(rate), or_dash(share.map(|share| format!("{share:.0} %"))))
     }
+}
+
+/// Our time, all peers' from the fastest on, and how often ours fits into the best of them.
+fn compare(ours: Option<Time>, peers: &[&Contender]) -> [String; 3] {
+    let times = peers.iter().filter_map(|peer| peer.time().map(|time| (time, &peer.name)));
+    let mut times: Vec<(Time, &String)> = times.collect();
+    times.sort_by(|(a, _), (b, _)| a.median_ms.total_cmp(&b.median_ms));
+    let failures = peers.iter().filter_map(|peer| {
+        peer.failure.as_ref().map(|failure| format!("{} failed: {failure}", peer.name))
+    });
+    let listed = times.iter().map(|(time, name)| format!("{name} {time}")).chain(failures);
+    let best = times.iter().map(|(time, _)| *time).reduce(|best, time| Time {
+        median_ms: best.median_ms.min(time.median_ms),
+        least_ms: best.least_ms.min(time.least_ms),
+    });
+    let ratio = best.zip(ours).map(|(best, ours)| Time::ratio(best, ours));
+    let ours = ours.map(|ours| ours.to_string());
+    [or_dash(ours), listed.collect::<Vec<_>>().join(", "), or_dash(ratio)]
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "–".to_owned())
 }
 
 impl Time {
