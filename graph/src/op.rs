@@ -3,30 +3,45 @@
 //! An operator is an attribute struct with an [`Operator`] implementation (one file a family) and
 //! one variant of [`Op`]. Other crates add what is theirs: a Burn execution, a runtime kernel.
 
+mod binary;
+mod choose;
 mod elementwise;
+mod generate;
 mod integer;
 mod matmul;
 mod movement;
 mod normalize;
 mod onnx_form;
 mod quantize;
+mod rank;
 mod reduce;
+mod reduce_axes;
 mod shape;
+mod softmax;
+mod unary;
+mod wide;
 
 use std::fmt;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
+pub use binary::Binary;
+pub use choose::Clip;
 pub use elementwise::{Arithmetic, Gelu, erf};
+pub use generate::{EyeLike, OneHot, Triangle};
 pub use integer::Integer;
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
 pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand};
 pub use quantize::{Dequantize, Quantize};
+pub use rank::{ArgExtreme, CumulativeSum, TopK, TopKPart};
 pub use reduce::ReduceSum;
+pub use reduce_axes::{Reduce, ReduceKind};
 pub use shape::{Concat, ReshapeTo, ShapeOf, Squeeze};
+pub use softmax::SoftmaxRelative;
+pub use unary::Unary;
 
 use crate::{Bindings, Element, Tensor, ValueType};
 
@@ -145,6 +160,34 @@ pub enum Op {
     Squeeze(Squeeze),
     /// Inputs one after another along one axis.
     Concat(Concat),
+    /// A function of each element.
+    Unary(Unary),
+    /// A function of each pair of elements, broadcast.
+    Binary(Binary),
+    /// One of two values, element by element: `(condition, a, b)`.
+    Where,
+    /// Elements kept inside bounds.
+    Clip(Clip),
+    /// Many elements to one along axes.
+    Reduce(Reduce),
+    /// Where the extremes along one axis are.
+    ArgExtreme(ArgExtreme),
+    /// The largest or smallest entries along one axis: `(x, k)`.
+    TopK(TopK),
+    /// Running sums along one axis: `(x, axis)`.
+    CumulativeSum(CumulativeSum),
+    /// Logarithm or maximum of the softmax along the last axis.
+    SoftmaxRelative(SoftmaxRelative),
+    /// Evenly spaced numbers: `(start, limit, delta)`.
+    Range,
+    /// One-hot vectors: `(indices, depth, [off, on])`.
+    OneHot(OneHot),
+    /// Places of what is not 0.
+    NonZero,
+    /// The upper or lower triangle of matrices: `(x)` or `(x, k)`.
+    Triangle(Triangle),
+    /// Ones on a diagonal.
+    EyeLike(EyeLike),
 }
 
 impl Op {
@@ -176,6 +219,20 @@ impl Op {
             Self::ReshapeTo(op) => op,
             Self::Squeeze(op) => op,
             Self::Concat(op) => op,
+            Self::Unary(op) => op,
+            Self::Binary(op) => op,
+            Self::Where => &choose::Where,
+            Self::Clip(op) => op,
+            Self::Reduce(op) => op,
+            Self::ArgExtreme(op) => op,
+            Self::TopK(op) => op,
+            Self::CumulativeSum(op) => op,
+            Self::SoftmaxRelative(op) => op,
+            Self::Range => &generate::Range,
+            Self::OneHot(op) => op,
+            Self::NonZero => &generate::NonZero,
+            Self::Triangle(op) => op,
+            Self::EyeLike(op) => op,
         }
     }
 }

@@ -1,12 +1,25 @@
 //! The operators that can be read: one file a family, one table.
 
 mod arithmetic;
+mod binary;
+mod generate;
+mod reduce;
 mod shape;
+mod unary;
 
 use super::OperatorEntry;
 
 /// Every operator, by family.
-pub(super) const OPERATORS: &[&[OperatorEntry]] = &[arithmetic::OPERATORS, shape::OPERATORS];
+pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
+    arithmetic::OPERATORS,
+    shape::OPERATORS,
+    unary::PLAIN,
+    unary::WITH_ATTRIBUTES,
+    binary::PLAIN,
+    binary::OTHERS,
+    reduce::OPERATORS,
+    generate::OPERATORS,
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,8 @@
 //! Arithmetic, activations that graphs know, and matrix products.
 
 use super::super::{ImportError, NodeContext, OperatorEntry};
-use crate::op::{Cast, Gelu, Op, Softmax, Squeeze, Transpose, Unsqueeze};
-use crate::{DType, Tensor, ValueId};
+use crate::op::{Cast, Gelu, Op, ReshapeTo, ShapeOf, Softmax, Squeeze, Transpose, Unsqueeze};
+use crate::{DType, Dim, Tensor, ValueId};
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "Add", import: |node| binary(node, Op::Add) },
@@ -11,7 +11,6 @@ pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "Gemm", import: gemm },
     OperatorEntry { name: "MatMul", import: matmul },
     OperatorEntry { name: "Mul", import: |node| binary(node, Op::Mul) },
-    OperatorEntry { name: "Relu", import: |node| unary(node, Op::Relu) },
     OperatorEntry { name: "Softmax", import: softmax },
     OperatorEntry { name: "Sub", import: |node| binary(node, Op::Sub) },
     OperatorEntry { name: "Sum", import: sum },
@@ -86,18 +85,7 @@ pub(super) fn along_axis(node: &mut NodeContext<'_, '_>, op: Op) -> Result<(), I
         return node.output(0, op, &[x]);
     }
     if old {
-        let sizes = node.fixed_dims(x);
-        let sizes = sizes.ok_or_else(|| {
-            node.unsupported("an axis before the last of a shape that is not fixed")
-        })?;
-        let rows: usize = sizes[..axis].iter().product();
-        let flat = node.list(&[rows as i64, -1])?;
-        let reshape = || Op::ReshapeTo(crate::op::ReshapeTo { allow_zero: false });
-        let flat = node.add(reshape(), &[x, flat])?;
-        let flat = node.add(op, &[flat])?;
-        let sizes: Vec<i64> = sizes.iter().map(|&size| size as i64).collect();
-        let sizes = node.list(&sizes)?;
-        return node.output(0, reshape(), &[flat, sizes]);
+        return over_the_rest(node, op, x, axis);
     }
     let mut permutation: Vec<usize> = (0..rank).collect();
     permutation.swap(axis, rank - 1);
@@ -105,6 +93,25 @@ pub(super) fn along_axis(node: &mut NodeContext<'_, '_>, op: Op) -> Result<(), I
     let moved = node.add(swap.clone(), &[x])?;
     let moved = node.add(op, &[moved])?;
     node.output(0, swap, &[moved])
+}
+
+/// Applies `op` over all dimensions from `axis` on as if they were one.
+fn over_the_rest(
+    node: &mut NodeContext<'_, '_>,
+    op: Op,
+    x: ValueId,
+    axis: usize,
+) -> Result<(), ImportError> {
+    let rest: Option<Vec<usize>> = node.shape(x)[axis..].iter().map(Dim::fixed).collect();
+    let rest = rest.and_then(|rest| i64::try_from(crate::weights::checked_elements(&rest)?).ok());
+    let mut sizes = vec![0; axis];
+    sizes.push(rest.filter(|&rest| rest > 0).unwrap_or(-1));
+    let sizes = node.list(&sizes)?;
+    let flat = node.add(Op::ReshapeTo(ReshapeTo { allow_zero: false }), &[x, sizes])?;
+    let flat = node.add(op, &[flat])?;
+    let end = node.rank(x);
+    let sizes = node.add(Op::ShapeOf(ShapeOf { start: 0, end }), &[x])?;
+    node.output(0, Op::ReshapeTo(ReshapeTo { allow_zero: true }), &[flat, sizes])
 }
 
 /// Vectors are matrices of one row or column for as long as the product takes.
