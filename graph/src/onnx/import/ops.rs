@@ -1,12 +1,25 @@
 //! The operators that can be read: one file a family, one table.
 
 mod arithmetic;
+mod attention;
+mod images;
+mod normalization;
+mod quantization;
 mod shape;
+mod windows;
 
 use super::OperatorEntry;
 
 /// Every operator, by family.
-pub(super) const OPERATORS: &[&[OperatorEntry]] = &[arithmetic::OPERATORS, shape::OPERATORS];
+pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
+    arithmetic::OPERATORS,
+    shape::OPERATORS,
+    attention::OPERATORS,
+    images::OPERATORS,
+    normalization::OPERATORS,
+    quantization::OPERATORS,
+    windows::OPERATORS,
+];
 
 #[cfg(test)]
 mod tests {
