@@ -3,45 +3,68 @@
 //! An operator is an attribute struct with an [`Operator`] implementation (one file a family) and
 //! one variant of [`Op`]. Other crates add what is theirs: a Burn execution, a runtime kernel.
 
+mod attention;
 mod binary;
+mod blocks;
+mod channel_norm;
 mod choose;
+mod conv;
+mod depth_space;
 mod elementwise;
 mod generate;
 mod integer;
+mod integer_matmul;
 mod matmul;
 mod movement;
 mod normalize;
 mod onnx_form;
+mod pool;
+mod position;
 mod quantize;
 mod rank;
 mod reduce;
 mod reduce_axes;
+mod resize;
+mod row_norm;
 mod shape;
 mod softmax;
 mod unary;
 mod wide;
+mod window;
 
 use std::fmt;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
+pub use attention::{Attention, AttentionPart, RotaryEmbedding, RotaryPairs, VisibleKeys};
 pub use binary::Binary;
+pub use blocks::{DequantizeBlocks, QuantizeBlocks};
+pub use channel_norm::{
+    BatchNorm, BatchNormPart, BatchNormTraining, GroupNorm, InstanceNorm, LocalResponseNorm,
+};
 pub use choose::Clip;
+pub use conv::{Conv, ConvInteger, ConvTranspose};
+pub use depth_space::{DepthOrder, DepthToSpace, SpaceToDepth};
 pub use elementwise::{Arithmetic, Gelu, erf};
 pub use generate::{EyeLike, OneHot, Triangle};
 pub use integer::Integer;
+pub use integer_matmul::{DynamicQuantization, MatMulInteger};
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
 pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand};
+pub use pool::{AveragePadding, GlobalPool, Pool, PoolKind, StorageOrder};
 pub use quantize::{Dequantize, Quantize};
 pub use rank::{ArgExtreme, CumulativeSum, TopK, TopKPart};
 pub use reduce::ReduceSum;
 pub use reduce_axes::{Reduce, ReduceKind};
+pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Outside, Resize};
+pub use row_norm::{LayerNormPart, LayerNormStatistic, RmsNorm};
 pub use shape::{Concat, ReshapeTo, ShapeOf, Squeeze};
 pub use softmax::SoftmaxRelative;
 pub use unary::Unary;
+pub use window::{Padding, Rounding, Window};
 
 use crate::{Bindings, Element, Tensor, ValueType};
 
@@ -188,6 +211,48 @@ pub enum Op {
     Triangle(Triangle),
     /// Ones on a diagonal.
     EyeLike(EyeLike),
+    /// Convolution: `(x, weight)` or `(x, weight, bias)`.
+    Conv(Conv),
+    /// Convolution of integers: `(x, weight, x_zero_point, weight_zero_point)`.
+    ConvInteger(ConvInteger),
+    /// Transposed convolution: `(x, weight)` or `(x, weight, bias)`.
+    ConvTranspose(ConvTranspose),
+    /// One number for every window.
+    Pool(Pool),
+    /// One number for every image.
+    GlobalPool(GlobalPool),
+    /// Batch normalization: `(x, scale, bias, mean, variance)`.
+    BatchNorm(BatchNorm),
+    /// Batch normalization by the batch itself: `(x, scale, bias, mean, variance)`.
+    BatchNormTraining(BatchNormTraining),
+    /// Normalization of each channel: `(x, scale, bias)`.
+    InstanceNorm(InstanceNorm),
+    /// Normalization of groups of channels: `(x, scale, bias)`.
+    GroupNorm(GroupNorm),
+    /// Local response normalization across channels.
+    LocalResponseNorm(LocalResponseNorm),
+    /// Root-mean-square normalization over the last dimension: `(x, scale)`.
+    RmsNorm(RmsNorm),
+    /// What layer normalization subtracts or divides by: `(x, scale)`.
+    LayerNormStatistic(LayerNormStatistic),
+    /// Scaled dot-product attention: `(q, k, v, …)`.
+    Attention(Attention),
+    /// Rotary position embedding: `(x, cos, sin)` or `(x, cos, sin, positions)`.
+    RotaryEmbedding(RotaryEmbedding),
+    /// [`Op::Quantize`] with a scale a block.
+    QuantizeBlocks(QuantizeBlocks),
+    /// [`Op::Dequantize`] with a scale a block.
+    DequantizeBlocks(DequantizeBlocks),
+    /// Scale or zero point that follow from the values.
+    DynamicQuantization(DynamicQuantization),
+    /// Product of 8-bit matrices: `(a, b, a_zero_point, b_zero_point)`.
+    MatMulInteger,
+    /// Interpolation to another size: `(x, roi, scales)` or `(x, roi, scales, sizes)`.
+    Resize(Resize),
+    /// Channels as squares of pixels.
+    DepthToSpace(DepthToSpace),
+    /// Squares of pixels as channels.
+    SpaceToDepth(SpaceToDepth),
 }
 
 impl Op {
@@ -233,6 +298,27 @@ impl Op {
             Self::NonZero => &generate::NonZero,
             Self::Triangle(op) => op,
             Self::EyeLike(op) => op,
+            Self::Conv(op) => op,
+            Self::ConvInteger(op) => op,
+            Self::ConvTranspose(op) => op,
+            Self::Pool(op) => op,
+            Self::GlobalPool(op) => op,
+            Self::BatchNorm(op) => op,
+            Self::BatchNormTraining(op) => op,
+            Self::InstanceNorm(op) => op,
+            Self::GroupNorm(op) => op,
+            Self::LocalResponseNorm(op) => op,
+            Self::RmsNorm(op) => op,
+            Self::LayerNormStatistic(op) => op,
+            Self::Attention(op) => op,
+            Self::RotaryEmbedding(op) => op,
+            Self::QuantizeBlocks(op) => op,
+            Self::DequantizeBlocks(op) => op,
+            Self::DynamicQuantization(op) => op,
+            Self::MatMulInteger => &MatMulInteger,
+            Self::Resize(op) => op,
+            Self::DepthToSpace(op) => op,
+            Self::SpaceToDepth(op) => op,
         }
     }
 }

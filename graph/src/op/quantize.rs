@@ -16,7 +16,7 @@ pub struct Quantize {
     pub axis: Option<usize>,
 }
 
-/// `(x − zero_point) · scale`, inputs `(x, scale, zero_point)`.
+/// `(x − zero_point) · scale`, inputs `(x, scale, zero_point)`; x may also be i32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dequantize {
@@ -25,7 +25,7 @@ pub struct Dequantize {
 }
 
 /// Least and greatest value of an 8-bit type.
-fn range(dtype: DType) -> Result<(f32, f32), String> {
+pub(super) fn range(dtype: DType) -> Result<(f32, f32), String> {
     match dtype {
         DType::I8 => Ok((-128.0, 127.0)),
         DType::U8 => Ok((0.0, 255.0)),
@@ -40,7 +40,6 @@ fn check_parameters(
     axis: Option<usize>,
 ) -> Result<(), String> {
     scale.expect(DType::F32)?;
-    range(zero_point.dtype)?;
     let expected = match axis {
         None => vec![],
         Some(axis) if axis < x.shape.len() => vec![x.shape[axis].clone()],
@@ -60,9 +59,10 @@ fn channel(index: usize, shape: &[usize], axis: Option<usize>) -> usize {
     axis.map_or(0, |axis| index / shape[axis + 1..].iter().product::<usize>() % shape[axis])
 }
 
-/// Zero points, or any 8-bit elements, as `i32`.
-fn integers(tensor: &Tensor) -> Result<Vec<i32>, String> {
+/// Zero points, or any integers of up to 32 bits, as `i32`.
+pub(super) fn integers_of(tensor: &Tensor) -> Result<Vec<i32>, String> {
     match tensor.dtype() {
+        DType::I32 => tensor.elements::<i32>().map(<[_]>::to_vec),
         DType::U8 => tensor.elements::<u8>().map(|x| x.iter().map(|&x| i32::from(x)).collect()),
         _ => tensor.elements::<i8>().map(|x| x.iter().map(|&x| i32::from(x)).collect()),
     }
@@ -81,13 +81,14 @@ impl Operator for Quantize {
     fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
         x.expect(DType::F32)?;
+        range(zero_point.dtype)?;
         check_parameters(&x, &scale, &zero_point, self.axis)?;
         Ok(ValueType { dtype: zero_point.dtype, shape: x.shape.clone() })
     }
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
-        let (values, scales, zeros) = (floats(x)?, floats(scale)?, integers(zero_point)?);
+        let (values, scales, zeros) = (floats(x)?, floats(scale)?, integers_of(zero_point)?);
         let (low, high) = range(zero_point.dtype())?;
         let quantized = |index: usize| {
             let channel = channel(index, x.shape(), self.axis);
@@ -117,16 +118,19 @@ impl Operator for Dequantize {
     fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
         x.expect(zero_point.dtype)?;
+        if x.dtype != DType::I32 {
+            range(x.dtype)?;
+        }
         check_parameters(&x, &scale, &zero_point, self.axis)?;
         Ok(ValueType { dtype: DType::F32, shape: x.shape.clone() })
     }
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
-        let (values, scales, zeros) = (integers(x)?, floats(scale)?, integers(zero_point)?);
+        let (values, scales, zeros) = (integers_of(x)?, floats(scale)?, integers_of(zero_point)?);
         Ok(Tensor::from_fn(x.shape(), |index| {
             let channel = channel(index, x.shape(), self.axis);
-            (values[index] - zeros[channel]) as f32 * scales[channel]
+            values[index].wrapping_sub(zeros[channel]) as f32 * scales[channel]
         }))
     }
 
@@ -145,6 +149,14 @@ mod tests {
         let (scale, zero) = (Tensor::scalar(1f32), Tensor::scalar(0i8));
         let q = Quantize::default().evaluate(&[&x, &scale, &zero], &Bindings::default()).unwrap();
         assert_eq!(q.elements::<i8>().unwrap(), [0, 2, 0, 3, 127, -128]);
+    }
+
+    #[test]
+    fn sums_of_products_are_dequantized_too() {
+        let x = Tensor::new(&[2], vec![100_000i32, -3]).unwrap();
+        let (scale, zero) = (Tensor::scalar(0.5f32), Tensor::scalar(0i32));
+        let y = Dequantize::default().evaluate(&[&x, &scale, &zero], &Bindings::default()).unwrap();
+        assert_eq!(y.elements::<f32>().unwrap(), [50_000.0, -1.5]);
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! The operators that can be read: one file a family, one table.
 
 mod arithmetic;
+mod attention;
 mod binary;
 mod generate;
+mod images;
+mod normalization;
+mod quantization;
 mod reduce;
 mod shape;
 mod unary;
+mod windows;
 
 use super::OperatorEntry;
 
@@ -19,6 +24,11 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     binary::OTHERS,
     reduce::OPERATORS,
     generate::OPERATORS,
+    attention::OPERATORS,
+    images::OPERATORS,
+    normalization::OPERATORS,
+    quantization::OPERATORS,
+    windows::OPERATORS,
 ];
 
 #[cfg(test)]
