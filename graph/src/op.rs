@@ -20,6 +20,7 @@ mod position;
 mod quantize;
 mod reduce;
 mod resize;
+mod rotary;
 mod row_norm;
 mod shape;
 mod window;
@@ -29,7 +30,7 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-pub use attention::{Attention, AttentionPart, RotaryEmbedding, RotaryPairs, VisibleKeys};
+pub use attention::{Attention, AttentionPart, VisibleKeys};
 pub use blocks::{DequantizeBlocks, QuantizeBlocks};
 pub use channel_norm::{
     BatchNorm, BatchNormPart, BatchNormTraining, GroupNorm, InstanceNorm, LocalResponseNorm,
@@ -47,6 +48,7 @@ pub use pool::{AveragePadding, GlobalPool, Pool, PoolKind, StorageOrder};
 pub use quantize::{Dequantize, Quantize};
 pub use reduce::ReduceSum;
 pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Outside, Resize};
+pub use rotary::{RotaryEmbedding, RotaryPairs};
 pub use row_norm::{LayerNormPart, LayerNormStatistic, RmsNorm};
 pub use shape::{Concat, ReshapeTo, ShapeOf, Squeeze};
 pub use window::{Padding, Rounding, Window};
