@@ -25,6 +25,7 @@ mod rank;
 mod reduce;
 mod reduce_axes;
 mod resize;
+mod rotary;
 mod row_norm;
 mod shape;
 mod softmax;
@@ -38,6 +39,7 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, AttentionPart, RotaryEmbedding, RotaryPairs, VisibleKeys};
+pub use attention::{Attention, AttentionPart, VisibleKeys};
 pub use binary::Binary;
 pub use blocks::{DequantizeBlocks, QuantizeBlocks};
 pub use channel_norm::{
@@ -60,6 +62,7 @@ pub use rank::{ArgExtreme, CumulativeSum, TopK, TopKPart};
 pub use reduce::ReduceSum;
 pub use reduce_axes::{Reduce, ReduceKind};
 pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Outside, Resize};
+pub use rotary::{RotaryEmbedding, RotaryPairs};
 pub use row_norm::{LayerNormPart, LayerNormStatistic, RmsNorm};
 pub use shape::{Concat, ReshapeTo, ShapeOf, Squeeze};
 pub use softmax::SoftmaxRelative;

@@ -267,7 +267,7 @@ impl ConvTranspose {
         if lengths.into_iter().flatten().any(|list| list.len() != spatial.len()) {
             return Err(format!("expected one number a spatial dimension: {self:?}"));
         }
-        if self.output_padding.iter().any(|&size| size > 1 << 24) {
+        if self.output_padding.iter().any(|&size| size > window::SIZE_LIMIT) {
             return Err(format!("output padding out of range: {self:?}"));
         }
         check_kernel(kernel, &self.window)?;

@@ -79,7 +79,7 @@ impl Axis {
 }
 
 /// Largest kernel, stride, dilation or padding: products of two stay far from overflow.
-const SIZE_LIMIT: usize = 1 << 24;
+pub(super) const SIZE_LIMIT: usize = 1 << 24;
 
 impl Window {
     /// Checks the lists for an input of `spatial` spatial dimensions.

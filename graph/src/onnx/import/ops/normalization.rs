@@ -121,13 +121,13 @@ impl Rows {
 
     /// Applies `op`, which takes x and what is one number an element of a row, to rows of one
     /// dimension. `parameters` are f32 values, each with the number that counts where there is
-    /// none.
+    /// none. What comes last is left to the caller.
     fn apply<const N: usize>(
         &self,
         node: &mut NodeContext<'_, '_>,
         parameters: [(Option<ValueId>, f32); N],
         op: Op,
-    ) -> Result<(), ImportError> {
+    ) -> Result<(Op, Vec<ValueId>), ImportError> {
         let mut inputs = vec![self.x];
         if self.sizes.len() > 1 {
             inputs[0] = node.add(self.reshape(&[self.width()]), &[self.x])?;
@@ -143,10 +143,10 @@ impl Rows {
             });
         }
         if self.sizes.len() == 1 {
-            return node.output(0, op, &inputs);
+            return Ok((op, inputs));
         }
         let rows = node.add(op, &inputs)?;
-        node.output(0, self.reshape(&self.sizes), &[rows])
+        Ok((self.reshape(&self.sizes), vec![rows]))
     }
 
     /// Whether a parameter has one number an element of a row.
@@ -164,20 +164,27 @@ fn layer(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
         let op = LayerNormStatistic { axis: rows.axis, epsilon, part };
         node.output(index, Op::LayerNormStatistic(op), &[rows.x, scale])?;
     }
-    let fits = rows.fits(node, scale) && bias.is_none_or(|bias| rows.fits(node, bias));
-    if !fits {
-        return Err(node.unsupported("a scale or bias of another shape than what is normalized"));
-    }
     let op = Op::LayerNorm(LayerNorm { epsilon });
-    rows.apply(node, [(Some(scale), 1.0), (bias, 0.0)], op)
+    if rows.fits(node, scale) && bias.is_none_or(|bias| rows.fits(node, bias)) {
+        let (last, inputs) = rows.apply(node, [(Some(scale), 1.0), (bias, 0.0)], op)?;
+        return node.output(0, last, &inputs);
+    }
+    let (last, inputs) = rows.apply(node, [(None, 1.0), (None, 0.0)], op)?;
+    let rows = node.add(last, &inputs)?;
+    let Some(bias) = bias else { return node.output(0, Op::Mul, &[rows, scale]) };
+    let scaled = node.add(Op::Mul, &[rows, scale])?;
+    node.output(0, Op::Add, &[scaled, bias])
 }
 
 fn root_mean_square(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let rows = Rows::of(node)?;
     let scale = node.input(1)?;
-    if !rows.fits(node, scale) {
-        return Err(node.unsupported("a scale of another shape than what is normalized"));
+    let op = Op::RmsNorm(RmsNorm { epsilon: node.float_or("epsilon", 1e-5) });
+    if rows.fits(node, scale) {
+        let (last, inputs) = rows.apply(node, [(Some(scale), 1.0)], op)?;
+        return node.output(0, last, &inputs);
     }
-    let epsilon = node.float_or("epsilon", 1e-5);
-    rows.apply(node, [(Some(scale), 1.0)], Op::RmsNorm(RmsNorm { epsilon }))
+    let (last, inputs) = rows.apply(node, [(None, 1.0)], op)?;
+    let rows = node.add(last, &inputs)?;
+    node.output(0, Op::Mul, &[rows, scale])
 }
