@@ -4,14 +4,18 @@
 //! one variant of [`Op`]. Other crates add what is theirs: a Burn execution, a runtime kernel.
 
 mod elementwise;
+mod expand;
 mod integer;
 mod matmul;
 mod movement;
 mod normalize;
 mod onnx_form;
+mod pad;
+mod position;
 mod quantize;
 mod reduce;
 mod shape;
+mod slice_by;
 
 use std::fmt;
 use std::ops::Deref;
@@ -19,14 +23,18 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 
 pub use elementwise::{Arithmetic, Gelu, erf};
+pub use expand::{Expand, Tile};
 pub use integer::Integer;
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
 pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand};
+pub use pad::{Pad, PadMode};
 pub use quantize::{Dequantize, Quantize};
 pub use reduce::ReduceSum;
 pub use shape::{Concat, ReshapeTo, ShapeOf, Squeeze};
+pub(crate) use slice_by::Entries;
+pub use slice_by::{SliceBy, Split};
 
 use crate::{Bindings, Element, Tensor, ValueType};
 
@@ -145,6 +153,16 @@ pub enum Op {
     Squeeze(Squeeze),
     /// Inputs one after another along one axis.
     Concat(Concat),
+    /// Ranges given as values: `(x, starts, ends, axes, steps)`.
+    SliceBy(SliceBy),
+    /// One part of a tensor cut along one axis.
+    Split(Split),
+    /// Entries before and after a tensor's own: `(x, pads, value, axes)`.
+    Pad(Pad),
+    /// Broadcast with a shape given as a value: `(x, shape)`.
+    Expand(Expand),
+    /// Copies along each dimension: `(x, repeats)`.
+    Tile(Tile),
 }
 
 impl Op {
@@ -176,6 +194,11 @@ impl Op {
             Self::ReshapeTo(op) => op,
             Self::Squeeze(op) => op,
             Self::Concat(op) => op,
+            Self::SliceBy(op) => op,
+            Self::Split(op) => op,
+            Self::Pad(op) => op,
+            Self::Expand(op) => op,
+            Self::Tile(op) => op,
         }
     }
 }

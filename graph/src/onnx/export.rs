@@ -61,7 +61,7 @@ pub fn export(graph: &Graph) -> Result<Vec<u8>, OnnxError> {
         }),
         opset_import: vec![proto::OperatorSet {
             domain: Some(String::new()),
-            version: Some(OPSET),
+            version: Some(exporter.opset),
         }],
         ..Default::default()
     };
@@ -80,6 +80,8 @@ struct Exporter<'a> {
     sizes: BTreeMap<Dim, String>,
     /// Names that are not the graph's.
     added: BTreeSet<String>,
+    /// Version of the operator set that the nodes so far need.
+    opset: i64,
 }
 
 impl<'a> Exporter<'a> {
@@ -88,23 +90,41 @@ impl<'a> Exporter<'a> {
         let initializers =
             weights.map(|(id, weight)| initializer(graph.value_name(id), weight)).collect();
         let (sizes, added) = (BTreeMap::new(), BTreeSet::new());
-        Self { graph, nodes: Vec::new(), initializers, sizes, added }
+        Self { graph, nodes: Vec::new(), initializers, sizes, added, opset: OPSET }
     }
 
     fn node(&mut self, node: &Node) -> Result<(), OnnxError> {
         let operator = node.op.operator();
-        let OnnxForm { attributes, operands } = operator.onnx();
-        let name = |&id: &ValueId| self.graph.value_name(id).to_owned();
-        let mut input: Vec<String> = node.inputs.iter().map(name).collect();
-        for (name, operand) in operands {
+        let form = operator.onnx();
+        self.opset = self.opset.max(form.opset);
+        let names = node.inputs.iter().map(|&id| self.graph.value_name(id).to_owned());
+        let mut input: Vec<String> = match &form.places {
+            None => names.collect(),
+            Some(places) => {
+                let mut input = vec![String::new(); places.last().map_or(0, |last| last + 1)];
+                places.iter().zip(names).for_each(|(&place, name)| input[place] = name);
+                input
+            }
+        };
+        for (name, operand) in form.operands {
             input.push(self.operand(node, name, operand)?);
+        }
+        let mut output = vec![String::new(); form.output];
+        output.push(self.graph.value_name(node.output).to_owned());
+        // Outputs that nothing reads need names where their number matters.
+        for index in 0..form.outputs {
+            match output.get(index) {
+                Some(name) if !name.is_empty() => continue,
+                Some(_) => output[index] = self.fresh(format!("{}/{index}", node.name)),
+                None => output.push(self.fresh(format!("{}/{index}", node.name))),
+            }
         }
         self.nodes.push(proto::NodeMessage {
             input,
-            output: vec![self.graph.value_name(node.output).to_owned()],
+            output,
             name: Some(node.name.clone()),
             op_type: Some(operator.onnx_type().to_owned()),
-            attribute: attributes.into_iter().map(attribute).collect(),
+            attribute: form.attributes.into_iter().map(attribute).collect(),
             ..Default::default()
         });
         Ok(())

@@ -10,6 +10,15 @@ pub struct OnnxForm {
     /// Further inputs after the operator's own, by the name that the ONNX documentation gives
     /// them; all are `i64` with one dimension.
     pub operands: Vec<(&'static str, OnnxOperand)>,
+    /// Which of the ONNX node's outputs this is.
+    pub output: usize,
+    /// Least number of outputs that the ONNX node has to have.
+    pub outputs: usize,
+    /// First version of the operator set that has this form, where it is newer than what is
+    /// written otherwise.
+    pub opset: i64,
+    /// Place of each of the operator's inputs among the ONNX node's, where some are left out.
+    pub places: Option<Vec<usize>>,
 }
 
 /// The value of an ONNX attribute.
@@ -45,6 +54,30 @@ impl OnnxForm {
     /// The attribute `axis` of a dimension.
     pub(super) fn axis(self, axis: usize) -> Self {
         self.attribute("axis", OnnxAttribute::Int(axis as i64))
+    }
+
+    /// Output `index` of a node that has several.
+    pub(super) fn output(mut self, index: usize) -> Self {
+        self.output = index;
+        self
+    }
+
+    /// A node with at least this many outputs.
+    pub(super) fn of_outputs(mut self, count: usize) -> Self {
+        self.outputs = count;
+        self
+    }
+
+    /// An operator that has this form since `version` of the operator set.
+    pub(super) fn since(mut self, version: i64) -> Self {
+        self.opset = version;
+        self
+    }
+
+    /// Inputs at these places; those between are left out.
+    pub(super) fn places(mut self, places: Vec<usize>) -> Self {
+        self.places = Some(places);
+        self
     }
 
     pub(super) fn integers(mut self, name: &'static str, values: Vec<i64>) -> Self {

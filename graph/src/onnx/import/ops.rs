@@ -2,11 +2,12 @@
 
 mod arithmetic;
 mod shape;
+mod slicing;
 
 use super::OperatorEntry;
 
 /// Every operator, by family.
-pub(super) const OPERATORS: &[&[OperatorEntry]] = &[arithmetic::OPERATORS, shape::OPERATORS];
+pub(super) const OPERATORS: &[&[OperatorEntry]] = &[arithmetic::OPERATORS, shape::OPERATORS, slicing::OPERATORS];
 
 #[cfg(test)]
 mod tests {
