@@ -3,6 +3,7 @@
 //! An operator is an attribute struct with an [`Operator`] implementation (one file a family) and
 //! one variant of [`Op`]. Other crates add what is theirs: a Burn execution, a runtime kernel.
 
+mod control;
 mod elementwise;
 mod expand;
 mod integer;
@@ -11,30 +12,43 @@ mod movement;
 mod normalize;
 mod onnx_form;
 mod pad;
+mod pick;
 mod position;
 mod quantize;
+mod recurrent;
 mod reduce;
+mod scatter;
 mod shape;
 mod slice_by;
+mod squeeze_by;
+mod subgraph;
 
 use std::fmt;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
+pub use control::{If, Loop};
 pub use elementwise::{Arithmetic, Gelu, erf};
 pub use expand::{Expand, Tile};
 pub use integer::Integer;
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
-pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand};
+pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand, OnnxSubgraph};
 pub use pad::{Pad, PadMode};
+pub use pick::{Compress, ReverseSequence, Unique, UniquePart};
 pub use quantize::{Dequantize, Quantize};
+pub use recurrent::{
+    Activation, ActivationKind, Cell, Direction, Recurrent, RecurrentInput, RecurrentOutput,
+};
 pub use reduce::ReduceSum;
+pub use scatter::{GatherElements, GatherNd, ScatterElements, ScatterNd, Scattering};
 pub use shape::{Concat, ReshapeTo, ShapeOf, Squeeze};
 pub(crate) use slice_by::Entries;
 pub use slice_by::{SliceBy, Split};
+pub use squeeze_by::{SqueezeBy, UnsqueezeBy};
+pub use subgraph::{Subgraph, SubgraphNode};
 
 use crate::{Bindings, Element, Tensor, ValueType};
 
@@ -163,6 +177,30 @@ pub enum Op {
     Expand(Expand),
     /// Copies along each dimension: `(x, repeats)`.
     Tile(Tile),
+    /// The element of `data` for each index: `(data, indices)`.
+    GatherElements(GatherElements),
+    /// The slice of `data` for each row of indices: `(data, indices)`.
+    GatherNd(GatherNd),
+    /// An update written for each index: `(data, indices, updates)`.
+    ScatterElements(ScatterElements),
+    /// A slice written for each row of indices: `(data, indices, updates)`.
+    ScatterNd(ScatterNd),
+    /// Entries where a condition holds: `(x, condition)`.
+    Compress(Compress),
+    /// The different entries.
+    Unique(Unique),
+    /// The beginnings of sequences in reverse: `(x, lengths)`.
+    ReverseSequence(ReverseSequence),
+    /// One of two subgraphs.
+    If(If),
+    /// A subgraph run again and again.
+    Loop(Loop),
+    /// One output of a recurrent layer.
+    Recurrent(Recurrent),
+    /// Fewer dimensions of size 1: `(x, axes)`.
+    SqueezeBy(SqueezeBy),
+    /// Extra dimensions of size 1: `(x, axes)`.
+    UnsqueezeBy(UnsqueezeBy),
 }
 
 impl Op {
@@ -199,6 +237,27 @@ impl Op {
             Self::Pad(op) => op,
             Self::Expand(op) => op,
             Self::Tile(op) => op,
+            Self::GatherElements(op) => op,
+            Self::GatherNd(op) => op,
+            Self::ScatterElements(op) => op,
+            Self::ScatterNd(op) => op,
+            Self::Compress(op) => op,
+            Self::Unique(op) => op,
+            Self::ReverseSequence(op) => op,
+            Self::If(op) => op,
+            Self::Loop(op) => op,
+            Self::Recurrent(op) => op,
+            Self::SqueezeBy(op) => op,
+            Self::UnsqueezeBy(op) => op,
+        }
+    }
+
+    /// The subgraphs that the operator holds.
+    pub fn subgraphs(&self) -> Vec<&Subgraph> {
+        match self {
+            Self::If(op) => vec![&op.then_branch, &op.else_branch],
+            Self::Loop(op) => vec![&op.body],
+            _ => Vec::new(),
         }
     }
 }

@@ -83,7 +83,7 @@ impl Operator for Tile {
         let repeats = repeats.integers.unwrap_or(&unknown);
         let repeat = |(dim, repeat): (&Dim, &Integer)| match (dim, repeat) {
             (dim, Integer::Known(1)) => Ok(dim.clone()),
-            (_, Integer::Known(..0)) => Err(format!("expected counts of at least 0, found {repeat:?}")),
+            (_, Integer::Known(count @ ..=-1)) => Err(format!("expected counts of at least 0, found {count}")),
             (Dim::Fixed(1), count) => count.dim(),
             (Dim::Fixed(size), Integer::Known(count)) => {
                 let size = size.checked_mul(*count as usize);

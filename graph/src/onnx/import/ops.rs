@@ -1,13 +1,25 @@
 //! The operators that can be read: one file a family, one table.
 
 mod arithmetic;
+mod control;
+mod picking;
+mod recurrent;
+mod reduction;
 mod shape;
 mod slicing;
 
 use super::OperatorEntry;
 
 /// Every operator, by family.
-pub(super) const OPERATORS: &[&[OperatorEntry]] = &[arithmetic::OPERATORS, shape::OPERATORS, slicing::OPERATORS];
+pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
+    arithmetic::OPERATORS,
+    shape::OPERATORS,
+    slicing::OPERATORS,
+    picking::OPERATORS,
+    control::OPERATORS,
+    recurrent::OPERATORS,
+    reduction::OPERATORS,
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,3 +1,8 @@
+mod control;
+mod functions;
+mod hostile;
+mod models;
+
 use super::*;
 use crate::bert::{self, BertConfig, BertLayer};
 use crate::{onnx, reference};
