@@ -8,6 +8,7 @@ mod error;
 mod function;
 mod node;
 mod ops;
+mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -216,7 +217,7 @@ impl<'a> Importer<'a> {
         nodes: &'a [proto::NodeMessage],
         scope: &mut Scope,
     ) -> Result<(), ImportError> {
-        for index in execution_order(nodes, scope)? {
+        for index in order::execution_order(nodes, scope)? {
             self.count_nodes(1)?;
             self.node(&nodes[index], scope)?;
         }
@@ -335,11 +336,8 @@ impl<'a> Importer<'a> {
             return None;
         }
         // A small constant may ask for a very large one.
-        let known: usize = value_type
-            .shape
-            .iter()
-            .filter_map(crate::Dim::fixed)
-            .fold(1, usize::saturating_mul);
+        let known: usize =
+            value_type.shape.iter().filter_map(crate::Dim::fixed).fold(1, usize::saturating_mul);
         let constants: Option<Vec<&Tensor>> =
             inputs.iter().map(|&id| self.graph.weight(id)).collect();
         let constants = constants?;
@@ -368,65 +366,6 @@ fn dimension_name(name: &str) -> String {
     } else {
         format!("_{name}")
     }
-}
-
-/// The nodes such that each comes after those it reads from. ONNX asks for this order; files in the
-/// wild do not always keep it.
-fn execution_order(nodes: &[proto::NodeMessage], scope: &Scope) -> Result<Vec<usize>, ImportError> {
-    let mut writers: BTreeMap<&str, usize> = BTreeMap::new();
-    for (index, node) in nodes.iter().enumerate() {
-        for name in node.output.iter().filter(|name| !name.is_empty()) {
-            if writers.insert(name, index).is_some()
-                || scope.values.contains_key(name) && scope.prefix.is_empty() && scope.depth == 0
-            {
-                return Err(ImportError::Malformed {
-                    reason: format!("value `{name}` is written twice"),
-                });
-            }
-        }
-    }
-    let mut order = Vec::with_capacity(nodes.len());
-    let mut state = vec![Visit::New; nodes.len()];
-    let mut waits: Vec<Vec<usize>> = Vec::with_capacity(nodes.len());
-    for (index, node) in nodes.iter().enumerate() {
-        let mut reads = BTreeSet::new();
-        node::reads(node, &mut reads);
-        let writer = reads.iter().rev().filter_map(|name| writers.get(name.as_str())).copied();
-        waits.push(writer.filter(|&writer| writer != index).collect());
-    }
-    for root in 0..nodes.len() {
-        let mut path = vec![root];
-        while let Some(&index) = path.last() {
-            if state[index] == Visit::Done {
-                path.pop();
-                continue;
-            }
-            state[index] = Visit::Open;
-            while waits[index].last().is_some_and(|&writer| state[writer] == Visit::Done) {
-                waits[index].pop();
-            }
-            match waits[index].last().copied() {
-                Some(writer) if state[writer] == Visit::Open => {
-                    let node = nodes[writer].output.first().cloned().unwrap_or_default();
-                    return Err(crate::GraphError::Cycle(node).into());
-                }
-                Some(writer) => path.push(writer),
-                None => {
-                    state[index] = Visit::Done;
-                    order.push(index);
-                    path.pop();
-                }
-            }
-        }
-    }
-    Ok(order)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Visit {
-    New,
-    Open,
-    Done,
 }
 
 #[cfg(test)]

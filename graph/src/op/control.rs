@@ -53,9 +53,12 @@ impl Operator for If {
 
     fn onnx(&self) -> OnnxForm {
         let first = 1 + self.then_branch.inputs.len();
-        OnnxForm::default()
-            .subgraph("then_branch", &self.then_branch, 0, 1)
-            .subgraph("else_branch", &self.else_branch, 0, first)
+        OnnxForm::default().subgraph("then_branch", &self.then_branch, 0, 1).subgraph(
+            "else_branch",
+            &self.else_branch,
+            0,
+            first,
+        )
     }
 
     fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {

@@ -83,7 +83,9 @@ impl Operator for Tile {
         let repeats = repeats.integers.unwrap_or(&unknown);
         let repeat = |(dim, repeat): (&Dim, &Integer)| match (dim, repeat) {
             (dim, Integer::Known(1)) => Ok(dim.clone()),
-            (_, Integer::Known(count @ ..=-1)) => Err(format!("expected counts of at least 0, found {count}")),
+            (_, Integer::Known(count @ ..=-1)) => {
+                Err(format!("expected counts of at least 0, found {count}"))
+            }
             (Dim::Fixed(1), count) => count.dim(),
             (Dim::Fixed(size), Integer::Known(count)) => {
                 let size = size.checked_mul(*count as usize);
@@ -101,7 +103,8 @@ impl Operator for Tile {
         if repeats.len() != x.shape().len() {
             return Err(format!("expected {} counts, found {repeats:?}", x.shape().len()));
         }
-        let repeat = |(&size, &count): (&usize, &i64)| usize::try_from(count).ok()?.checked_mul(size);
+        let repeat =
+            |(&size, &count): (&usize, &i64)| usize::try_from(count).ok()?.checked_mul(size);
         let shape: Option<Vec<usize>> = x.shape().iter().zip(&repeats).map(repeat).collect();
         let shape = shape.ok_or_else(|| format!("cannot repeat {repeats:?} times"))?;
         affordable(&shape)?;

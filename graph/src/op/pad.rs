@@ -126,8 +126,9 @@ impl Operator for Pad {
         let [x, pads, value, axes] = exactly(inputs)?;
         let widths = Self::widths(x.shape().len(), &whole_numbers(pads)?, &whole_numbers(axes)?)?;
         let pairs = x.shape().iter().zip(&widths);
-        let shape =
-            pairs.map(|(&size, &width)| Self::padded(size, width)).collect::<Result<Vec<_>, _>>()?;
+        let shape = pairs
+            .map(|(&size, &width)| Self::padded(size, width))
+            .collect::<Result<Vec<_>, _>>()?;
         affordable(&shape)?;
         if self.mode != PadMode::Constant && x.is_empty() && !shape.contains(&0) {
             return Err("expected entries to pad with, found an empty tensor".to_owned());

@@ -19,7 +19,9 @@ pub struct Compress {
 
 fn check_axis(axis: Option<usize>, x: &Argument<'_>) -> Result<(), String> {
     match axis {
-        Some(axis) if axis >= x.shape.len() => Err(format!("axis {axis} is not a dimension of {x}")),
+        Some(axis) if axis >= x.shape.len() => {
+            Err(format!("axis {axis} is not a dimension of {x}"))
+        }
         _ => Ok(()),
     }
 }
@@ -111,9 +113,8 @@ fn compare(x: &Tensor, axis: usize, a: usize, b: usize) -> Result<Ordering, Stri
         }};
     }
     // 0 and −0 are one number; a number that is none comes last, as everywhere in numpy.
-    let numbers = |a: &f32, b: &f32| {
-        a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
-    };
+    let numbers =
+        |a: &f32, b: &f32| a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()));
     Ok(match x.dtype() {
         DType::F32 => order!(floats(x)?, numbers),
         DType::I64 => order!(elements_of::<i64>(x)?, Ord::cmp),
@@ -229,8 +230,12 @@ impl Operator for ReverseSequence {
     fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
         let [x, lengths] = exactly(inputs)?;
         lengths.expect(DType::I64)?;
-        let fits = self.batch_axis + self.time_axis == 1 && x.shape.len() >= 2;
-        if !fits || lengths.shape.len() != 1 || !lengths.shape[0].may_equal(&x.shape[self.batch_axis]) {
+        let fits =
+            matches!((self.batch_axis, self.time_axis), (0, 1) | (1, 0)) && x.shape.len() >= 2;
+        if !fits
+            || lengths.shape.len() != 1
+            || !lengths.shape[0].may_equal(&x.shape[self.batch_axis])
+        {
             return Err(format!("lengths {lengths} do not go with {x}"));
         }
         Ok(x.value_type.clone())
@@ -241,7 +246,10 @@ impl Operator for ReverseSequence {
         let lengths = whole_numbers(lengths)?;
         let size = x.shape()[self.time_axis] as i64;
         if lengths.len() != x.shape()[self.batch_axis] {
-            return Err(format!("expected {} lengths, found {lengths:?}", x.shape()[self.batch_axis]));
+            return Err(format!(
+                "expected {} lengths, found {lengths:?}",
+                x.shape()[self.batch_axis]
+            ));
         }
         if let Some(length) = lengths.iter().find(|length| !(0..=size).contains(*length)) {
             return Err(format!("expected lengths of 0 to {size}, found {length}"));

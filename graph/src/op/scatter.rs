@@ -24,11 +24,7 @@ fn expect_indices(indices: &Argument<'_>) -> Result<(), String> {
 }
 
 /// Flat places in an array of `shape` that indices of shape `index_shape` name along `axis`.
-fn places_along(
-    axis: usize,
-    indices: &Tensor,
-    shape: &[usize],
-) -> Result<Vec<usize>, String> {
+fn places_along(axis: usize, indices: &Tensor, shape: &[usize]) -> Result<Vec<usize>, String> {
     let one = |(index, number): (usize, i64)| {
         let mut place = position(index, indices.shape());
         place[axis] = from_either_end(number, shape[axis], axis)?;
@@ -194,8 +190,12 @@ impl Scattering {
             ($type:ty) => {
                 match self {
                     Self::Replace => write::<$type>(data, updates, places, length, |_, new| new),
-                    Self::Add => write::<$type>(data, updates, places, length, <$type>::wrapping_add),
-                    Self::Mul => write::<$type>(data, updates, places, length, <$type>::wrapping_mul),
+                    Self::Add => {
+                        write::<$type>(data, updates, places, length, <$type>::wrapping_add)
+                    }
+                    Self::Mul => {
+                        write::<$type>(data, updates, places, length, <$type>::wrapping_mul)
+                    }
                     Self::Max => write::<$type>(data, updates, places, length, Ord::max),
                     Self::Min => write::<$type>(data, updates, places, length, Ord::min),
                 }
@@ -207,8 +207,20 @@ impl Scattering {
                 Self::Add => old + new,
                 Self::Mul => old * new,
                 // A number that is none stays: the comparison is false.
-                Self::Max => if old > new || old.is_nan() { old } else { new },
-                Self::Min => if old < new || old.is_nan() { old } else { new },
+                Self::Max => {
+                    if old > new || old.is_nan() {
+                        old
+                    } else {
+                        new
+                    }
+                }
+                Self::Min => {
+                    if old < new || old.is_nan() {
+                        old
+                    } else {
+                        new
+                    }
+                }
             }),
             DType::I64 => integers!(i64),
             DType::I32 => integers!(i32),
@@ -283,7 +295,11 @@ impl Operator for ScatterElements {
     }
 
     fn flops(&self, inputs: &[Vec<usize>], _: &[usize]) -> u64 {
-        if self.reduction == Scattering::Replace { 0 } else { super::elementwise::elements(&inputs[1]) }
+        if self.reduction == Scattering::Replace {
+            0
+        } else {
+            super::elementwise::elements(&inputs[1])
+        }
     }
 }
 
@@ -310,7 +326,8 @@ impl Operator for ScatterNd {
         updates.expect(data.dtype)?;
         let length = row_length(&indices)?;
         let kept = data.shape.get(length..);
-        let kept = kept.ok_or_else(|| format!("indices {indices} have too long rows for {data}"))?;
+        let kept =
+            kept.ok_or_else(|| format!("indices {indices} have too long rows for {data}"))?;
         if updates.shape.len() != indices.shape.len() - 1 + kept.len() {
             return Err(format!("updates {updates} do not go with {indices} and {data}"));
         }
@@ -329,7 +346,11 @@ impl Operator for ScatterNd {
     }
 
     fn flops(&self, inputs: &[Vec<usize>], _: &[usize]) -> u64 {
-        if self.reduction == Scattering::Replace { 0 } else { super::elementwise::elements(&inputs[2]) }
+        if self.reduction == Scattering::Replace {
+            0
+        } else {
+            super::elementwise::elements(&inputs[2])
+        }
     }
 }
 

@@ -184,7 +184,10 @@ impl Operator for Split {
             _ => return Err(format!("expected 1 or 2 inputs, found {}", inputs.len())),
         };
         if self.axis >= x.shape.len() || self.part >= self.parts {
-            return Err(format!("part {} of {} along axis {} of {x}", self.part, self.parts, self.axis));
+            return Err(format!(
+                "part {} of {} along axis {} of {x}",
+                self.part, self.parts, self.axis
+            ));
         }
         let mut shape = x.shape.clone();
         let known = |sizes: &Argument<'_>| -> Option<Vec<i64>> {

@@ -67,7 +67,9 @@ impl Subgraph {
     pub(super) fn infer(&self, arguments: &[Argument<'_>]) -> Result<Vec<ValueType>, String> {
         let depth = self.depth();
         if depth > NESTING_LIMIT {
-            return Err(format!("expected at most {NESTING_LIMIT} nested subgraphs, found {depth}"));
+            return Err(format!(
+                "expected at most {NESTING_LIMIT} nested subgraphs, found {depth}"
+            ));
         }
         let given = arguments.iter().map(|argument| Known {
             value_type: argument.value_type.clone(),
@@ -111,10 +113,12 @@ impl Subgraph {
     }
 
     /// What is given, by the inputs' names.
-    fn named<T>(&self, given: impl ExactSizeIterator<Item = T>) -> Result<BTreeMap<&str, T>, String> {
+    fn named<T>(
+        &self,
+        given: impl ExactSizeIterator<Item = T>,
+    ) -> Result<BTreeMap<&str, T>, String> {
         let (expected, found) = (self.inputs.len(), given.len());
-        let named: BTreeMap<&str, T> =
-            self.inputs.iter().map(String::as_str).zip(given).collect();
+        let named: BTreeMap<&str, T> = self.inputs.iter().map(String::as_str).zip(given).collect();
         if expected != found || named.len() != expected {
             return Err(format!("expected {expected} values of different names, found {found}"));
         }

@@ -131,7 +131,9 @@ impl<'a> NodeContext<'_, 'a> {
     ) -> Result<Scope, ImportError> {
         let (expected, found) = (given.len(), message.input.len());
         if expected != found {
-            return Err(self.invalid(format!("expected a graph of {expected} inputs, found {found}")));
+            return Err(
+                self.invalid(format!("expected a graph of {expected} inputs, found {found}"))
+            );
         }
         let names = message.input.iter().map(|info| info.name().to_owned());
         Ok(Scope {

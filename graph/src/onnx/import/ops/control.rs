@@ -1,9 +1,7 @@
 //! Choice and repetition.
 
 use super::super::{Branch, ImportError, NodeContext, OperatorEntry};
-use crate::op::{
-    Gather, If, Loop, Op, ShapeOf, SliceBy, Squeeze, Transpose,
-};
+use crate::op::{Gather, If, Loop, Op, ShapeOf, SliceBy, Squeeze, Transpose};
 use crate::{DType, Dim, Shape, Tensor, ValueId, ValueType};
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[

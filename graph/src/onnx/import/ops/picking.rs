@@ -74,8 +74,7 @@ fn unique(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let axis = given_axis(node)?;
     let sorted = node.flag("sorted", true);
     let inputs = node.all_inputs()?;
-    let parts =
-        [UniquePart::Entries, UniquePart::First, UniquePart::Inverse, UniquePart::Counts];
+    let parts = [UniquePart::Entries, UniquePart::First, UniquePart::Inverse, UniquePart::Counts];
     for (index, part) in parts.into_iter().enumerate() {
         node.output(index, Op::Unique(Unique { axis, sorted, part }), &inputs)?;
     }

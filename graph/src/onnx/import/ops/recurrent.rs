@@ -1,10 +1,10 @@
 //! Recurrent layers.
 
 use super::super::{ImportError, NodeContext, OperatorEntry};
+use crate::DType;
 use crate::op::{
     Activation, ActivationKind, Cell, Direction, Op, Recurrent, RecurrentInput, RecurrentOutput,
 };
-use crate::DType;
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "GRU", import: gru },
@@ -14,7 +14,11 @@ pub(super) const OPERATORS: &[OperatorEntry] = &[
 
 fn gru(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let linear_before_reset = node.flag("linear_before_reset", false);
-    recurrent(node, Cell::Gru { linear_before_reset }, &[ActivationKind::Sigmoid, ActivationKind::Tanh])
+    recurrent(
+        node,
+        Cell::Gru { linear_before_reset },
+        &[ActivationKind::Sigmoid, ActivationKind::Tanh],
+    )
 }
 
 fn lstm(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
@@ -53,15 +57,15 @@ fn recurrent(
             optional.push(which);
         }
     }
-    if let Some(&id) = inputs.iter().find(|&&id| !matches!(node.dtype(id), DType::F32 | DType::I32)) {
+    if let Some(&id) = inputs.iter().find(|&&id| !matches!(node.dtype(id), DType::F32 | DType::I32))
+    {
         return Err(node.unsupported(format!("an input of type {}", node.dtype(id))));
     }
     let hidden = node.shape(r).get(2).and_then(crate::Dim::fixed);
     let hidden = hidden.ok_or_else(|| node.unsupported("weights of a size that is not fixed"))?;
     let activations = activations(node, functions, directions.len())?;
     let clip = node.has("clip").then(|| node.float_or("clip", 0.0));
-    let outputs =
-        [RecurrentOutput::States, RecurrentOutput::LastState, RecurrentOutput::LastCell];
+    let outputs = [RecurrentOutput::States, RecurrentOutput::LastState, RecurrentOutput::LastCell];
     for (index, output) in outputs.into_iter().enumerate() {
         let op = Recurrent {
             cell,

@@ -96,9 +96,7 @@ fn fixed_ranges(
             }
             (_, 0, Integer::Known(FAR..)) => continue,
             (Dim::Symbol(size), 0, Integer::Symbol(end)) if size == end => continue,
-            (_, 0, Integer::Symbol(end)) => {
-                Slice { axis, start: 0, end: Dim::Symbol(end.clone()) }
-            }
+            (_, 0, Integer::Symbol(end)) => Slice { axis, start: 0, end: Dim::Symbol(end.clone()) },
             // The first entry: an empty dimension is refused when the graph runs.
             (_, 0, Integer::Known(1)) => Slice { axis, start: 0, end: Dim::Fixed(1) },
             _ => return None,
@@ -140,7 +138,9 @@ fn split(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let total = numbers.iter().try_fold(0i64, |sum, &part| sum.checked_add(part));
     let fits = numbers.len() == parts && numbers.iter().all(|&part| part >= 0);
     if !fits || total.is_none() || size.is_some_and(|size| total != Some(size as i64)) {
-        return Err(node.invalid(format!("parts {numbers:?} are not {parts} that fill axis {axis}")));
+        return Err(
+            node.invalid(format!("parts {numbers:?} are not {parts} that fill axis {axis}"))
+        );
     }
     let mut start = 0;
     for (part, length) in numbers.into_iter().enumerate() {

@@ -112,9 +112,11 @@ fn graphs_with_loops_are_documents() {
 /// A running sum over the columns of `x`, backwards, collected as columns.
 #[test]
 fn scans_are_loops() {
-    let nodes = vec![node("Add", &["sum", "entry"], &["next"]), node("Identity", &["next"], &["c"])];
+    let nodes =
+        vec![node("Add", &["sum", "entry"], &["next"]), node("Identity", &["next"], &["c"])];
     let inner = body(&["sum", "entry"], nodes, &["next", "c"]);
-    let mut scan = with(node("Scan", &["first", "x"], &["total", "sums"]), int("num_scan_inputs", 1));
+    let mut scan =
+        with(node("Scan", &["first", "x"], &["total", "sums"]), int("num_scan_inputs", 1));
     for (name, number) in [
         ("scan_input_axes", 1),
         ("scan_input_directions", 1),
@@ -132,7 +134,8 @@ fn scans_are_loops() {
         ("first", Tensor::new(&[2], vec![0f32, 100.0]).unwrap()),
         ("x", Tensor::from_fn(&[2, 3], |index| index as f32)),
     ];
-    let (graph, outputs) = there_and_back(&model(inputs, vec![scan], &["total", "sums"]), &inputs_given);
+    let (graph, outputs) =
+        there_and_back(&model(inputs, vec![scan], &["total", "sums"]), &inputs_given);
     assert_eq!(outputs[0].elements::<f32>().unwrap(), [3.0, 112.0]);
     let sums = [3.0, 3.0, 2.0, 112.0, 109.0, 105.0];
     assert_eq!(outputs[1].elements::<f32>().unwrap(), sums);

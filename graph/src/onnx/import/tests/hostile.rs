@@ -1,7 +1,7 @@
 //! Whatever the bytes are: an answer or an error, soon.
 
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::models::{body, call, floats, graph_attribute, import, model, node, typed, with};
 use super::{ImportError, ImportOptions, NODE_LIMIT, encoder, import_bytes};
@@ -63,7 +63,8 @@ fn sizes_are_checked() {
 
 #[test]
 fn a_small_constant_is_not_made_a_large_one() {
-    let mut fill = model(vec![typed("x", 1, &[1])], vec![node("Tile", &["w", "n"], &["y"])], &["y"]);
+    let mut fill =
+        model(vec![typed("x", 1, &[1])], vec![node("Tile", &["w", "n"], &["y"])], &["y"]);
     let graph = fill.graph.as_mut().unwrap();
     let mut count = floats("n", &[1], &[]);
     count.data_type = Some(7);
