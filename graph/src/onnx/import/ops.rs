@@ -2,9 +2,9 @@
 
 mod arithmetic;
 mod control;
+mod exported;
 mod picking;
 mod recurrent;
-mod reduction;
 mod shape;
 mod slicing;
 
@@ -18,7 +18,7 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     picking::OPERATORS,
     control::OPERATORS,
     recurrent::OPERATORS,
-    reduction::OPERATORS,
+    exported::OPERATORS,
 ];
 
 #[cfg(test)]
