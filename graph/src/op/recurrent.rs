@@ -392,11 +392,10 @@ impl Operator for Recurrent {
                 functions: &self.activations[index * functions..(index + 1) * functions],
                 clip: self.clip.map_or(f64::INFINITY, f64::from),
             };
-            for item in 0..batch {
-                let length = usize::try_from(lengths[item]).ok().filter(|&length| length <= time);
-                let length = length.ok_or_else(|| {
-                    format!("expected lengths of 0 to {time}, found {}", lengths[item])
-                })?;
+            for (item, &length) in lengths.iter().enumerate() {
+                let known = usize::try_from(length).ok().filter(|&length| length <= time);
+                let length = known
+                    .ok_or_else(|| format!("expected lengths of 0 to {time}, found {length}"))?;
                 let place = self.place(index, item, batch);
                 let (mut h, mut c) = (self.initial(first.0, place), self.initial(first.1, place));
                 for step in 0..length {
