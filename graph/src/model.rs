@@ -238,6 +238,13 @@ impl Graph {
         Ok(id)
     }
 
+    /// Says what is known of an input's numbers, where the graph is a part of another one.
+    pub(crate) fn assume_integers(&mut self, id: ValueId, integers: Option<&[Integer]>) {
+        if let Some(integers) = integers {
+            self.integers.insert(id, integers.to_vec());
+        }
+    }
+
     /// Adds a weight.
     ///
     /// # Errors

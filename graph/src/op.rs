@@ -8,9 +8,11 @@ mod binary;
 mod blocks;
 mod channel_norm;
 mod choose;
+mod control;
 mod conv;
 mod depth_space;
 mod elementwise;
+mod expand;
 mod generate;
 mod integer;
 mod integer_matmul;
@@ -18,17 +20,24 @@ mod matmul;
 mod movement;
 mod normalize;
 mod onnx_form;
+mod pad;
+mod pick;
 mod pool;
 mod position;
 mod quantize;
 mod rank;
+mod recurrent;
 mod reduce;
 mod reduce_axes;
 mod resize;
 mod rotary;
 mod row_norm;
+mod scatter;
 mod shape;
+mod slice_by;
 mod softmax;
+mod squeeze_by;
+mod subgraph;
 mod unary;
 mod wide;
 mod window;
@@ -38,7 +47,6 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-pub use attention::{Attention, AttentionPart, RotaryEmbedding, RotaryPairs, VisibleKeys};
 pub use attention::{Attention, AttentionPart, VisibleKeys};
 pub use binary::Binary;
 pub use blocks::{DequantizeBlocks, QuantizeBlocks};
@@ -46,26 +54,38 @@ pub use channel_norm::{
     BatchNorm, BatchNormPart, BatchNormTraining, GroupNorm, InstanceNorm, LocalResponseNorm,
 };
 pub use choose::Clip;
+pub use control::{If, Loop};
 pub use conv::{Conv, ConvInteger, ConvTranspose};
 pub use depth_space::{DepthOrder, DepthToSpace, SpaceToDepth};
 pub use elementwise::{Arithmetic, Gelu, erf};
+pub use expand::{Expand, Tile};
 pub use generate::{EyeLike, OneHot, Triangle};
 pub use integer::Integer;
 pub use integer_matmul::{DynamicQuantization, MatMulInteger};
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
-pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand};
+pub use onnx_form::{OnnxAttribute, OnnxForm, OnnxOperand, OnnxSubgraph};
+pub use pad::{Pad, PadMode};
+pub use pick::{Compress, ReverseSequence, Unique, UniquePart};
 pub use pool::{AveragePadding, GlobalPool, Pool, PoolKind, StorageOrder};
 pub use quantize::{Dequantize, Quantize};
 pub use rank::{ArgExtreme, CumulativeSum, TopK, TopKPart};
+pub use recurrent::{
+    Activation, ActivationKind, Cell, Direction, Recurrent, RecurrentInput, RecurrentOutput,
+};
 pub use reduce::ReduceSum;
 pub use reduce_axes::{Reduce, ReduceKind};
 pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Outside, Resize};
 pub use rotary::{RotaryEmbedding, RotaryPairs};
 pub use row_norm::{LayerNormPart, LayerNormStatistic, RmsNorm};
+pub use scatter::{GatherElements, GatherNd, ScatterElements, ScatterNd, Scattering};
 pub use shape::{Concat, ReshapeTo, ShapeOf, Squeeze};
+pub(crate) use slice_by::Entries;
+pub use slice_by::{SliceBy, Split};
 pub use softmax::SoftmaxRelative;
+pub use squeeze_by::{SqueezeBy, UnsqueezeBy};
+pub use subgraph::{Subgraph, SubgraphNode};
 pub use unary::Unary;
 pub use window::{Padding, Rounding, Window};
 
@@ -256,6 +276,40 @@ pub enum Op {
     DepthToSpace(DepthToSpace),
     /// Squares of pixels as channels.
     SpaceToDepth(SpaceToDepth),
+    /// Ranges given as values: `(x, starts, ends, axes, steps)`.
+    SliceBy(SliceBy),
+    /// One part of a tensor cut along one axis.
+    Split(Split),
+    /// Entries before and after a tensor's own: `(x, pads, value, axes)`.
+    Pad(Pad),
+    /// Broadcast with a shape given as a value: `(x, shape)`.
+    Expand(Expand),
+    /// Copies along each dimension: `(x, repeats)`.
+    Tile(Tile),
+    /// The element of `data` for each index: `(data, indices)`.
+    GatherElements(GatherElements),
+    /// The slice of `data` for each row of indices: `(data, indices)`.
+    GatherNd(GatherNd),
+    /// An update written for each index: `(data, indices, updates)`.
+    ScatterElements(ScatterElements),
+    /// A slice written for each row of indices: `(data, indices, updates)`.
+    ScatterNd(ScatterNd),
+    /// Entries where a condition holds: `(x, condition)`.
+    Compress(Compress),
+    /// The different entries.
+    Unique(Unique),
+    /// The beginnings of sequences in reverse: `(x, lengths)`.
+    ReverseSequence(ReverseSequence),
+    /// One of two subgraphs.
+    If(If),
+    /// A subgraph run again and again.
+    Loop(Loop),
+    /// One output of a recurrent layer.
+    Recurrent(Recurrent),
+    /// Fewer dimensions of size 1: `(x, axes)`.
+    SqueezeBy(SqueezeBy),
+    /// Extra dimensions of size 1: `(x, axes)`.
+    UnsqueezeBy(UnsqueezeBy),
 }
 
 impl Op {
@@ -322,6 +376,32 @@ impl Op {
             Self::Resize(op) => op,
             Self::DepthToSpace(op) => op,
             Self::SpaceToDepth(op) => op,
+            Self::SliceBy(op) => op,
+            Self::Split(op) => op,
+            Self::Pad(op) => op,
+            Self::Expand(op) => op,
+            Self::Tile(op) => op,
+            Self::GatherElements(op) => op,
+            Self::GatherNd(op) => op,
+            Self::ScatterElements(op) => op,
+            Self::ScatterNd(op) => op,
+            Self::Compress(op) => op,
+            Self::Unique(op) => op,
+            Self::ReverseSequence(op) => op,
+            Self::If(op) => op,
+            Self::Loop(op) => op,
+            Self::Recurrent(op) => op,
+            Self::SqueezeBy(op) => op,
+            Self::UnsqueezeBy(op) => op,
+        }
+    }
+
+    /// The subgraphs that the operator holds.
+    pub fn subgraphs(&self) -> Vec<&Subgraph> {
+        match self {
+            Self::If(op) => vec![&op.then_branch, &op.else_branch],
+            Self::Loop(op) => vec![&op.body],
+            _ => Vec::new(),
         }
     }
 }

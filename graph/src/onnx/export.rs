@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 
 use super::{data_type, proto};
-use crate::op::{OnnxAttribute, OnnxOperand};
-use crate::{Dim, Graph, Node, Tensor, ValueId};
+use crate::op::{OnnxAttribute, OnnxOperand, OnnxSubgraph};
+use crate::{Dim, Graph, Node, Op, Tensor, ValueId};
 
 /// The first version of the operator set that has Gelu.
 const OPSET: i64 = 20;
@@ -94,46 +94,109 @@ impl<'a> Exporter<'a> {
     }
 
     fn node(&mut self, node: &Node) -> Result<(), OnnxError> {
-        let operator = node.op.operator();
+        let inputs: Vec<String> =
+            node.inputs.iter().map(|&id| self.graph.value_name(id).to_owned()).collect();
+        let message = self.message(&node.name, &node.op, &inputs)?;
+        self.nodes.push(message);
+        Ok(())
+    }
+
+    /// The node `name`, which is also the name of its output.
+    fn message(
+        &mut self,
+        name: &str,
+        op: &Op,
+        inputs: &[String],
+    ) -> Result<proto::NodeMessage, OnnxError> {
+        let operator = op.operator();
         let form = operator.onnx();
         self.opset = self.opset.max(form.opset);
-        let names = node.inputs.iter().map(|&id| self.graph.value_name(id).to_owned());
-        let mut input: Vec<String> = match &form.places {
-            None => names.collect(),
+        // What subgraphs read from outside, they read by name.
+        let own = form.subgraphs.iter().map(|subgraph| subgraph.outside).min();
+        let own = &inputs[..own.unwrap_or(inputs.len())];
+        let mut input = match &form.places {
+            None => own.to_vec(),
             Some(places) => {
                 let mut input = vec![String::new(); places.last().map_or(0, |last| last + 1)];
-                places.iter().zip(names).for_each(|(&place, name)| input[place] = name);
+                places.iter().zip(own).for_each(|(&place, name)| input[place].clone_from(name));
                 input
             }
         };
-        for (name, operand) in form.operands {
-            input.push(self.operand(node, name, operand)?);
+        for (operand_name, operand) in form.operands {
+            input.push(self.operand(name, operand_name, operand)?);
         }
         let mut output = vec![String::new(); form.output];
-        output.push(self.graph.value_name(node.output).to_owned());
+        output.push(name.to_owned());
         // Outputs that nothing reads need names where their number matters.
-        for index in 0..form.outputs {
-            match output.get(index) {
-                Some(name) if !name.is_empty() => continue,
-                Some(_) => output[index] = self.fresh(format!("{}/{index}", node.name)),
-                None => output.push(self.fresh(format!("{}/{index}", node.name))),
+        output.resize(output.len().max(form.outputs), String::new());
+        for (index, unread) in output.iter_mut().enumerate().take(form.outputs) {
+            if unread.is_empty() {
+                *unread = self.fresh(format!("{name}/{index}"));
             }
         }
-        self.nodes.push(proto::NodeMessage {
+        let mut attribute: Vec<_> = form.attributes.into_iter().map(attribute).collect();
+        for subgraph in form.subgraphs {
+            attribute.push(self.subgraph(name, &subgraph, inputs)?);
+        }
+        Ok(proto::NodeMessage {
             input,
             output,
-            name: Some(node.name.clone()),
+            name: Some(name.to_owned()),
             op_type: Some(operator.onnx_type().to_owned()),
-            attribute: form.attributes.into_iter().map(attribute).collect(),
+            attribute,
             ..Default::default()
-        });
-        Ok(())
+        })
+    }
+
+    /// A graph as an attribute: its values get names of their own, for none may be used twice.
+    fn subgraph(
+        &mut self,
+        owner: &str,
+        subgraph: &OnnxSubgraph,
+        inputs: &[String],
+    ) -> Result<proto::Attribute, OnnxError> {
+        let OnnxSubgraph { name, graph, given, outside } = subgraph;
+        let place = format!("{owner}/{name}");
+        let value = |name: &str| proto::ValueInfo { name: Some(name.to_owned()), r#type: None };
+        let mut message = proto::GraphMessage { name: Some(place.clone()), ..Default::default() };
+        let mut names: BTreeMap<&str, String> = BTreeMap::new();
+        for (index, inner) in graph.inputs.iter().enumerate() {
+            let outer = match index.checked_sub(*given) {
+                Some(index) => inputs[outside + index].clone(),
+                None => {
+                    let own = self.fresh(format!("{place}/{inner}"));
+                    message.input.push(value(&own));
+                    own
+                }
+            };
+            names.insert(inner, outer);
+        }
+        for node in &graph.nodes {
+            let own = self.fresh(format!("{place}/{}", node.name));
+            let inputs: Vec<String> =
+                node.inputs.iter().map(|name| names[name.as_str()].clone()).collect();
+            message.node.push(self.message(&own, &node.op, &inputs)?);
+            names.insert(&node.name, own);
+        }
+        for (index, output) in graph.outputs.iter().enumerate() {
+            // An output may be given, from outside, or one twice: each gets a node.
+            let own = self.fresh(format!("{place}/output {index}"));
+            let node = self.message(&own, &Op::Identity, &[names[output.as_str()].clone()])?;
+            message.node.push(node);
+            message.output.push(value(&own));
+        }
+        Ok(proto::Attribute {
+            name: Some((*name).to_owned()),
+            g: Some(message),
+            r#type: Some(proto::attribute_type::GRAPH),
+            ..Default::default()
+        })
     }
 
     /// The value that holds an operand.
     fn operand(
         &mut self,
-        node: &Node,
+        node: &str,
         name: &str,
         operand: OnnxOperand,
     ) -> Result<String, OnnxError> {
@@ -142,14 +205,14 @@ impl<'a> Exporter<'a> {
             OnnxOperand::Size(Dim::Fixed(size)) => vec![size as i64],
             OnnxOperand::Size(symbol) => return self.size(node, symbol),
         };
-        let name = self.fresh(format!("{}/{name}", node.name));
+        let name = self.fresh(format!("{node}/{name}"));
         let tensor = Tensor::from_fn(&[integers.len()], |index| integers[index]);
         self.initializers.push(initializer(&name, &tensor));
         Ok(name)
     }
 
     /// The value that holds the size of a named dimension.
-    fn size(&mut self, node: &Node, symbol: Dim) -> Result<String, OnnxError> {
+    fn size(&mut self, node: &str, symbol: Dim) -> Result<String, OnnxError> {
         if let Some(name) = self.sizes.get(&symbol) {
             return Ok(name.clone());
         }
@@ -158,7 +221,7 @@ impl<'a> Exporter<'a> {
             shape.iter().position(|dim| *dim == symbol).map(|axis| (id, axis as i64))
         });
         let (input, axis) = place.ok_or_else(|| OnnxError::Dimension {
-            node: node.name.clone(),
+            node: node.to_owned(),
             dimension: symbol.to_string(),
         })?;
         let input = self.graph.value_name(input).to_owned();
@@ -196,6 +259,13 @@ fn attribute((name, value): (&str, OnnxAttribute)) -> proto::Attribute {
             proto::Attribute { f: Some(f), r#type: Some(kind::FLOAT), ..empty }
         }
         OnnxAttribute::Ints(ints) => proto::Attribute { ints, r#type: Some(kind::INTS), ..empty },
+        OnnxAttribute::Floats(floats) => {
+            proto::Attribute { floats, r#type: Some(kind::FLOATS), ..empty }
+        }
+        OnnxAttribute::Texts(texts) => {
+            let strings = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+            proto::Attribute { strings, r#type: Some(kind::STRINGS), ..empty }
+        }
         OnnxAttribute::Text(text) => {
             let s = Some(text.as_bytes().to_vec());
             proto::Attribute { s, r#type: Some(kind::STRING), ..empty }

@@ -8,6 +8,7 @@ mod error;
 mod function;
 mod node;
 mod ops;
+mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use prost::Message;
 
 pub use error::ImportError;
 use function::{FunctionKey, Functions};
-pub(in crate::onnx) use node::NodeContext;
+pub(in crate::onnx) use node::{Branch, NodeContext};
 
 use super::export::SIZE_LIMIT;
 use super::{element_type, proto, tensor, type_name};
@@ -172,10 +173,31 @@ impl<'a> Importer<'a> {
             let name = stored.name();
             let fail = |reason| ImportError::Tensor { name: name.to_owned(), reason };
             let tensor = tensor::read(stored, self.folder.as_deref()).map_err(fail)?;
-            let id = self.graph.add_weight(&format!("{}{name}", scope.prefix), tensor)?;
+            let mut own = format!("{}{name}", scope.prefix);
+            if scope.depth > 0 {
+                own = self.fresh(own);
+            }
+            let id = self.graph.add_weight(&own, tensor)?;
             scope.values.insert(name.to_owned(), id);
         }
         Ok(())
+    }
+
+    /// Reads a graph that a node holds and gives the values of its outputs.
+    fn body(
+        &mut self,
+        message: &'a proto::GraphMessage,
+        scope: &mut Scope,
+    ) -> Result<Vec<ValueId>, ImportError> {
+        self.initializers(message, scope)?;
+        self.nodes(&message.node, scope)?;
+        let value = |info: &proto::ValueInfo| {
+            scope.values.get(info.name()).copied().ok_or_else(|| ImportError::Value {
+                name: info.name().to_owned(),
+                reason: "it is an output, but nothing writes it".to_owned(),
+            })
+        };
+        message.output.iter().map(value).collect()
     }
 
     /// The value of a graph's output under the output's own name.
@@ -195,15 +217,18 @@ impl<'a> Importer<'a> {
         nodes: &'a [proto::NodeMessage],
         scope: &mut Scope,
     ) -> Result<(), ImportError> {
-        for index in execution_order(nodes, scope)? {
-            let found = NODE_LIMIT - self.nodes_left + 1;
-            self.nodes_left = self.nodes_left.checked_sub(1).ok_or(ImportError::Limit {
-                what: "nodes",
-                limit: NODE_LIMIT,
-                found,
-            })?;
+        for index in order::execution_order(nodes, scope)? {
+            self.count_nodes(1)?;
             self.node(&nodes[index], scope)?;
         }
+        Ok(())
+    }
+
+    /// Takes nodes off what may still be written.
+    fn count_nodes(&mut self, count: usize) -> Result<(), ImportError> {
+        let found = NODE_LIMIT - self.nodes_left + count;
+        let limit = ImportError::Limit { what: "nodes", limit: NODE_LIMIT, found };
+        self.nodes_left = self.nodes_left.checked_sub(count).ok_or(limit)?;
         Ok(())
     }
 
@@ -305,10 +330,14 @@ impl<'a> Importer<'a> {
                     .ok();
             }
         }
-        // Quantized weights stay quantized: the integer kernels need to see them.
-        if matches!(op, Op::Dequantize(_)) {
+        // Quantized weights stay quantized: the integer kernels need to see them. A loop may run
+        // for long.
+        if matches!(op, Op::Dequantize(_) | Op::If(_) | Op::Loop(_)) {
             return None;
         }
+        // A small constant may ask for a very large one.
+        let known: usize =
+            value_type.shape.iter().filter_map(crate::Dim::fixed).fold(1, usize::saturating_mul);
         let constants: Option<Vec<&Tensor>> =
             inputs.iter().map(|&id| self.graph.weight(id)).collect();
         let constants = constants?;
@@ -322,7 +351,7 @@ impl<'a> Importer<'a> {
                 | Op::Identity
         );
         let elements: usize = constants.iter().map(|tensor| tensor.len()).sum();
-        if constants.is_empty() || !(moves || elements <= SMALL) {
+        if constants.is_empty() || !(moves || elements <= SMALL && known <= SMALL) {
             return None;
         }
         let tensor = op.operator().evaluate(&constants, &crate::Bindings::default()).ok()?;
@@ -337,61 +366,6 @@ fn dimension_name(name: &str) -> String {
     } else {
         format!("_{name}")
     }
-}
-
-/// The nodes such that each comes after those it reads from. ONNX asks for this order; files in the
-/// wild do not always keep it.
-fn execution_order(nodes: &[proto::NodeMessage], scope: &Scope) -> Result<Vec<usize>, ImportError> {
-    let mut writers: BTreeMap<&str, usize> = BTreeMap::new();
-    for (index, node) in nodes.iter().enumerate() {
-        for name in node.output.iter().filter(|name| !name.is_empty()) {
-            if writers.insert(name, index).is_some()
-                || scope.values.contains_key(name) && scope.prefix.is_empty() && scope.depth == 0
-            {
-                return Err(ImportError::Malformed {
-                    reason: format!("value `{name}` is written twice"),
-                });
-            }
-        }
-    }
-    let mut order = Vec::with_capacity(nodes.len());
-    let mut state = vec![Visit::New; nodes.len()];
-    for root in 0..nodes.len() {
-        let mut path = vec![root];
-        while let Some(&index) = path.last() {
-            if state[index] == Visit::Done {
-                path.pop();
-                continue;
-            }
-            state[index] = Visit::Open;
-            let mut reads = BTreeSet::new();
-            node::reads(&nodes[index], &mut reads);
-            let writer = reads.iter().filter_map(|name| writers.get(name.as_str())).copied();
-            match writer
-                .filter(|&writer| writer != index)
-                .find(|&writer| state[writer] != Visit::Done)
-            {
-                Some(writer) if state[writer] == Visit::Open => {
-                    let node = nodes[writer].output.first().cloned().unwrap_or_default();
-                    return Err(crate::GraphError::Cycle(node).into());
-                }
-                Some(writer) => path.push(writer),
-                None => {
-                    state[index] = Visit::Done;
-                    order.push(index);
-                    path.pop();
-                }
-            }
-        }
-    }
-    Ok(order)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Visit {
-    New,
-    Open,
-    Done,
 }
 
 #[cfg(test)]

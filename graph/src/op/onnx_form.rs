@@ -1,5 +1,6 @@
 //! How an operator is written as an ONNX node, where its fields are not its inputs.
 
+use super::Subgraph;
 use crate::{DType, Dim};
 
 /// What an ONNX node has beside the operator's own inputs.
@@ -19,6 +20,21 @@ pub struct OnnxForm {
     pub opset: i64,
     /// Place of each of the operator's inputs among the ONNX node's, where some are left out.
     pub places: Option<Vec<usize>>,
+    /// Graphs that the node holds. What they read from outside is no input of the ONNX node.
+    pub subgraphs: Vec<OnnxSubgraph>,
+}
+
+/// A graph that an ONNX node holds as an attribute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnnxSubgraph {
+    /// Name of the attribute.
+    pub name: &'static str,
+    /// What it computes.
+    pub graph: Subgraph,
+    /// How many of its inputs the node gives it; the others come from outside.
+    pub given: usize,
+    /// Where among the operator's inputs those from outside begin.
+    pub outside: usize,
 }
 
 /// The value of an ONNX attribute.
@@ -30,8 +46,12 @@ pub enum OnnxAttribute {
     Float(f32),
     /// `INTS`
     Ints(Vec<i64>),
+    /// `FLOATS`
+    Floats(Vec<f32>),
     /// `STRING`
     Text(&'static str),
+    /// `STRINGS`
+    Texts(Vec<&'static str>),
     /// `INT`, the schema's number for an element type.
     Type(DType),
 }
@@ -71,6 +91,18 @@ impl OnnxForm {
     /// An operator that has this form since `version` of the operator set.
     pub(super) fn since(mut self, version: i64) -> Self {
         self.opset = version;
+        self
+    }
+
+    /// A graph with `given` inputs of its own, whose others are the operator's from `outside` on.
+    pub(super) fn subgraph(
+        mut self,
+        name: &'static str,
+        graph: &Subgraph,
+        given: usize,
+        outside: usize,
+    ) -> Self {
+        self.subgraphs.push(OnnxSubgraph { name, graph: graph.clone(), given, outside });
         self
     }
 

@@ -42,6 +42,36 @@ fn cases_pass() {
     assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// A model with a few wrong bytes is read or refused.
+#[test]
+fn damaged_models_are_no_panic() {
+    let Some(source) = std::env::var_os("ONNX_CASES") else {
+        eprintln!("skipped: ONNX_CASES names no onnx==1.22.0 wheel or test data folder");
+        return;
+    };
+    let mut source = Source::open(Path::new(&source));
+    // Knuth's linear congruential generator (MMIX).
+    let mut state = 1u64;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    for case in CASES.lines() {
+        let model = source.read(&format!("{case}/model.onnx")).expect("the case has a model");
+        for _ in 0..8 {
+            let mut damaged = model.clone();
+            for _ in 0..=next() % 4 {
+                let place = next() % damaged.len();
+                damaged[place] = next() as u8;
+            }
+            let _ = import_bytes(&damaged, None, &ImportOptions::default());
+            damaged.truncate(next() % model.len());
+            let _ = import_bytes(&damaged, None, &ImportOptions::default());
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Failure {
     /// Not supported, and said so.

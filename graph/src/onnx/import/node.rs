@@ -1,6 +1,10 @@
 //! One node as its operator's entry sees it: attributes, inputs, and where to write.
 
+mod branch;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub(in crate::onnx) use branch::Branch;
 
 use super::{ImportError, Importer, Scope, own_domain};
 use crate::onnx::{proto, tensor};

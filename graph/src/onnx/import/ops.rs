@@ -3,12 +3,16 @@
 mod arithmetic;
 mod attention;
 mod binary;
+mod control;
 mod generate;
 mod images;
 mod normalization;
+mod picking;
 mod quantization;
+mod recurrent;
 mod reduce;
 mod shape;
+mod slicing;
 mod unary;
 mod windows;
 
@@ -29,6 +33,10 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     normalization::OPERATORS,
     quantization::OPERATORS,
     windows::OPERATORS,
+    slicing::OPERATORS,
+    picking::OPERATORS,
+    control::OPERATORS,
+    recurrent::OPERATORS,
 ];
 
 #[cfg(test)]

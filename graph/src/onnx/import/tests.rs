@@ -1,3 +1,8 @@
+mod control;
+mod functions;
+mod hostile;
+mod models;
+
 use super::*;
 use crate::bert::{self, BertConfig, BertLayer};
 use crate::{onnx, reference};
@@ -62,4 +67,36 @@ fn cycles_and_truncation_are_refused() {
     assert!(matches!(error, ImportError::Graph(crate::GraphError::Cycle(_))), "{error}");
     model.opset_import[0].version = Some(99);
     assert!(import(&model.encode_to_vec()).unwrap_err().to_string().contains("found 99"));
+}
+
+#[test]
+fn elements_may_lie_in_a_file_beside_the_model() {
+    let mut message = models::model(
+        vec![models::typed("x", 1, &[2])],
+        vec![models::node("Add", &["x", "w"], &["y"])],
+        &["y"],
+    );
+    let entry = |key: &str, value: &str| proto::Entry {
+        key: Some(key.to_owned()),
+        value: Some(value.to_owned()),
+    };
+    let weight = proto::TensorMessage {
+        external_data: vec![entry("location", "w.bin")],
+        data_location: Some(1),
+        ..models::floats("w", &[2], &[])
+    };
+    message.graph.as_mut().unwrap().initializer.push(weight);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, message.encode_to_vec()).unwrap();
+    let error = import(&path, &ImportOptions::default()).unwrap_err();
+    assert!(matches!(error, ImportError::Tensor { .. }), "{error}");
+    let bytes: Vec<u8> = [1f32, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    std::fs::write(folder.path().join("w.bin"), bytes).unwrap();
+    let graph = import(&path, &ImportOptions::default()).unwrap();
+    let x = Tensor::new(&[2], vec![10f32, 20.0]).unwrap();
+    let y = reference::evaluate(&graph, &[("x", x)]).unwrap();
+    assert_eq!(y[0].elements::<f32>().unwrap(), [11.0, 18.0]);
+    // Bytes alone do not say where the file is.
+    assert!(models::import(&message).is_err());
 }

@@ -2,7 +2,8 @@
 
 use super::super::{ImportError, NodeContext, OperatorEntry};
 use crate::op::{
-    Cast, Concat, Gather, Op, Reshape, ReshapeTo, ShapeOf, Squeeze, Transpose, Unsqueeze,
+    Cast, Concat, Gather, Op, Reshape, ReshapeTo, ShapeOf, Squeeze, SqueezeBy, Transpose,
+    Unsqueeze, UnsqueezeBy,
 };
 use crate::{Dim, Tensor, ValueId};
 
@@ -185,7 +186,10 @@ fn squeeze(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let rank = node.rank(x);
     let axes = match (node.ints("axes"), node.optional(1)) {
         (Some(axes), _) => node.axes_of(&axes, rank)?,
-        (None, Some(_)) => node.axes_of(&node.integers(1)?, rank)?,
+        (None, Some(axes)) => match node.known_integers(axes) {
+            Some(axes) => node.axes_of(&axes, rank)?,
+            None => return node.output(0, Op::SqueezeBy(SqueezeBy {}), &[x, axes]),
+        },
         (None, None) => {
             let shape = node.shape(x);
             if shape.iter().any(|dim| dim.fixed().is_none()) {
@@ -201,7 +205,13 @@ fn unsqueeze(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let x = node.input(0)?;
     let axes = match node.ints("axes") {
         Some(axes) => axes,
-        None => node.integers(1)?,
+        None => {
+            let axes = node.input(1)?;
+            match node.known_integers(axes) {
+                Some(axes) => axes,
+                None => return node.output(0, Op::UnsqueezeBy(UnsqueezeBy {}), &[x, axes]),
+            }
+        }
     };
     let axes = node.axes_of(&axes, node.rank(x) + axes.len())?;
     node.output(0, Op::Unsqueeze(Unsqueeze { axes }), &[x])

@@ -1,0 +1,139 @@
+//! Whatever the bytes are: an answer or an error, soon.
+
+use proptest::prelude::*;
+use prost::Message;
+
+use super::models::{body, call, floats, graph_attribute, import, model, node, typed, with};
+use super::{ImportError, ImportOptions, NODE_LIMIT, encoder, import_bytes};
+use crate::{onnx, reference};
+
+fn choice(inner: crate::onnx::proto::GraphMessage) -> crate::onnx::proto::NodeMessage {
+    let other = body(&[], vec![node("Relu", &["x"], &["r"])], &["r"]);
+    let choice = with(node("If", &["c"], &["y"]), graph_attribute("then_branch", inner));
+    with(choice, graph_attribute("else_branch", other))
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let mut inner = body(&[], vec![node("Relu", &["x"], &["y0"])], &["y0"]);
+    for depth in 0..20 {
+        let mut nested = choice(inner);
+        nested.output[0] = format!("y{depth}'");
+        let name = nested.output[0].clone();
+        inner = body(&[], vec![nested], &[&name]);
+    }
+    let mut outer = choice(inner);
+    outer.output[0] = "out".to_owned();
+    let inputs = || vec![typed("x", 1, &[2]), typed("c", 9, &[])];
+    let error = import(&model(inputs(), vec![outer], &["out"])).unwrap_err();
+    assert!(matches!(error, ImportError::Limit { .. }), "{error}");
+}
+
+#[test]
+fn too_many_nodes_are_refused() {
+    let nodes = (0..=NODE_LIMIT).map(|index| node("Relu", &["x"], &[&format!("y{index}")]));
+    let model = model(vec![typed("x", 1, &[2])], nodes.collect(), &["y0"]);
+    let error = import(&model).unwrap_err();
+    assert!(matches!(error, ImportError::Limit { what: "nodes", .. }), "{error}");
+}
+
+#[test]
+fn sizes_are_checked() {
+    let relu = || vec![node("Relu", &["x"], &["y"])];
+    for size in [-1, i64::MIN] {
+        let error = import(&model(vec![typed("x", 1, &[size])], relu(), &["y"])).unwrap_err();
+        assert!(error.to_string().contains("dimension 0"), "{error}");
+    }
+    let huge = [i64::MAX, i64::MAX];
+    let tile = vec![node("Expand", &["x", "s"], &["y"])];
+    let mut hostile = model(vec![typed("x", 1, &[1, 1])], tile, &["y"]);
+    let mut sizes = floats("s", &[2], &[]);
+    sizes.data_type = Some(7);
+    sizes.int64_data = huge.to_vec();
+    hostile.graph.as_mut().unwrap().initializer.push(sizes);
+    // Sizes that no machine has are an error at the latest when the graph runs.
+    if let Ok(graph) = import(&hostile) {
+        let x = crate::Tensor::from_fn(&[1, 1], |_| 0f32);
+        assert!(reference::evaluate(&graph, &[("x", x)]).is_err());
+    }
+    let mut hostile = model(vec![typed("x", 1, &[1])], relu(), &["y"]);
+    hostile.graph.as_mut().unwrap().initializer.push(floats("w", &huge, &[]));
+    assert!(matches!(import(&hostile).unwrap_err(), ImportError::Tensor { .. }));
+}
+
+#[test]
+fn a_small_constant_is_not_made_a_large_one() {
+    let mut fill =
+        model(vec![typed("x", 1, &[1])], vec![node("Tile", &["w", "n"], &["y"])], &["y"]);
+    let graph = fill.graph.as_mut().unwrap();
+    let mut count = floats("n", &[1], &[]);
+    count.data_type = Some(7);
+    count.int64_data = vec![1 << 40];
+    graph.initializer = vec![floats("w", &[1], &[1.0]), count];
+    let graph = import(&fill).unwrap();
+    assert!(graph.weight_bytes() < 100);
+}
+
+#[test]
+fn names_are_unique_and_outputs_are_written() {
+    let relu = |output: &str| node("Relu", &["x"], &[output]);
+    let input = || vec![typed("x", 1, &[2])];
+    let error = import(&model(input(), vec![relu("y"), relu("y")], &["y"])).unwrap_err();
+    assert!(error.to_string().contains("written twice"), "{error}");
+    let error = import(&model(input(), vec![relu("x")], &["x"])).unwrap_err();
+    assert!(error.to_string().contains("written twice"), "{error}");
+    let error = import(&model(input(), vec![relu("y")], &["z"])).unwrap_err();
+    assert!(error.to_string().contains("`z`"), "{error}");
+    let twice = vec![typed("x", 1, &[2]), typed("x", 1, &[2])];
+    assert!(import(&model(twice, vec![relu("y")], &["y"])).is_err());
+    let error = import(&model(input(), vec![call("Nothing", &["x"], &["y"])], &["y"])).unwrap_err();
+    assert!(error.to_string().contains("local.Nothing"), "{error}");
+}
+
+/// What is no finite number is a model's own affair until it is packed or run.
+#[test]
+fn weights_that_are_no_numbers_are_read() {
+    let mut sum = model(vec![typed("x", 1, &[1])], vec![node("Add", &["x", "w"], &["y"])], &["y"]);
+    let weight = floats("w", &[1], &[f32::NAN]);
+    sum.graph.as_mut().unwrap().initializer.push(weight);
+    let graph = import(&sum).unwrap();
+    let weights = graph.weights().map(|(id, weight)| (graph.value_name(id), weight));
+    assert!(crate::weights::ensure_finite(weights).is_err());
+}
+
+/// Models with a branch, a loop's constants and a transformer's nodes.
+fn samples() -> Vec<Vec<u8>> {
+    let inner = body(&[], vec![node("Relu", &["x"], &["y0"])], &["y0"]);
+    let inputs = vec![typed("x", 1, &[2]), typed("c", 9, &[])];
+    let branch = model(inputs, vec![choice(inner)], &["y"]);
+    vec![onnx::export(&encoder()).unwrap(), branch.encode_to_vec()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn flipped_bytes_never_panic(
+        which in 0usize..2,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut bytes = samples().swap_remove(which);
+        for (position, value) in flips {
+            let position = position.index(bytes.len());
+            bytes[position] = value;
+        }
+        let _ = import_bytes(&bytes, None, &ImportOptions::default());
+    }
+
+    #[test]
+    fn truncation_never_panics(which in 0usize..2, length in any::<prop::sample::Index>()) {
+        let bytes = samples().swap_remove(which);
+        let length = length.index(bytes.len());
+        let _ = import_bytes(&bytes[..length], None, &ImportOptions::default());
+    }
+
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = import_bytes(&bytes, None, &ImportOptions::default());
+    }
+}
