@@ -17,13 +17,15 @@
 //! - `module`: the graph as passes see it, fused operations included.
 //! - `pass`: one file a rewrite, one table `PASSES`.
 //! - `kernel`: one file a family of kernels, one table `KERNELS`.
-//! - `plan`: liveness, offsets, peak.
+//! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`].
+//! - `machine`: how much memory there is.
 //! - [`Explanation`]: what was chosen, and why not the rest.
 
 mod compile;
 mod error;
 mod explain;
 mod kernel;
+mod machine;
 mod module;
 mod pass;
 mod plan;
@@ -31,7 +33,9 @@ mod session;
 
 pub use compile::{CompileOptions, CompiledModel, Level, compile};
 pub use error::RuntimeError;
-pub use explain::{ExplainedNode, Explanation, RejectedKernel};
+pub use explain::{CompileTimes, ExplainedNode, Explanation, RejectedKernel};
 pub use kernels::Tier;
+pub use machine::memory_fraction;
 pub use pass::{PassReport, pass_names};
+pub use plan::{MemoryUse, PeakFormula, SizeTerm};
 pub use session::{OutputView, Outputs, Session};
