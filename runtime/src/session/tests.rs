@@ -56,7 +56,7 @@ fn reading_freed_memory_shows_in_the_answer() {
     graph.set_outputs(&[c]);
     let mut session = compile(&graph, &CompileOptions::default()).unwrap().session();
     let x = Tensor::from_fn(&[40], |i| i as f32);
-    let mut sum = |session: &mut Session| {
+    let sum = |session: &mut Session| {
         session.run(&[("x", &x)]).unwrap()[0].elements::<f32>().unwrap().iter().sum::<f32>()
     };
     assert!(sum(&mut session).is_finite());

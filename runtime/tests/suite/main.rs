@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's own steps do not fail")]
 
 mod bert;
+mod memory;
 mod passes;
 mod session;
 
