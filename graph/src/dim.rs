@@ -122,6 +122,18 @@ impl Bindings {
         Self(sizes.into_iter().map(|(name, size)| (name.into(), size)).collect())
     }
 
+    /// Binds one name to its size, in place of what it was bound to.
+    #[must_use]
+    pub fn with(mut self, name: &str, size: usize) -> Self {
+        self.0.insert(name.into(), size);
+        self
+    }
+
+    /// The names and their sizes, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.0.iter().map(|(name, size)| (&**name, *size))
+    }
+
     /// Binds the symbols of `shape` to the sizes of `actual`.
     ///
     /// # Errors

@@ -30,6 +30,14 @@ tiered! {
     }
 }
 
+tiered! {
+    pub(crate) fn mul_assign_piece(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y *= x;
+        }
+    }
+}
+
 /// `y = a + b`.
 ///
 /// # Shapes

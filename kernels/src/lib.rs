@@ -18,7 +18,8 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
-//!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`].
+//!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
+//!   input: [`add_assign`], [`activate_in_place`] and others.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
 //!
 //! # Panics
@@ -30,6 +31,7 @@ mod activation;
 mod attention;
 mod elementwise;
 mod gather;
+mod in_place;
 pub mod int8;
 mod lanes;
 mod linear;
@@ -46,6 +48,10 @@ pub use activation::{Activation, activate, gelu_backward, gelu_forward};
 pub use attention::{Attention, Heads, Mask, attention};
 pub use elementwise::{add, add_row, mul};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
+pub use in_place::{
+    activate_in_place, add_assign, layer_norm_in_place, mul_assign, residual_layer_norm_in_place,
+    softmax_in_place,
+};
 pub use linear::linear;
 pub use matrix::{Batch, Matrix, Write, batched_gemm, gemm};
 pub use norm::{

@@ -33,7 +33,7 @@ pub struct LayerNormGradients<'a> {
 
 tiered! {
     /// Normalises each row of `y` in place; `stats` gets (mean, 1/deviation) a row.
-    fn normalize_rows(y: &mut [f32], norm: LayerNorm<'_>, stats: Option<(&mut [f32], &mut [f32])>) {
+    pub(crate) fn normalize_rows(y: &mut [f32], norm: LayerNorm<'_>, stats: Option<(&mut [f32], &mut [f32])>) {
         let mut stats = stats;
         let cols = norm.gamma.len();
         for (index, row) in y.chunks_exact_mut(cols).enumerate() {
@@ -81,7 +81,7 @@ tiered! {
 
 /// Checks a `[rows, cols]` slice and returns the number of rows.
 #[track_caller]
-fn check_rows(what: &str, len: usize, norm: &LayerNorm<'_>) -> usize {
+pub(crate) fn check_rows(what: &str, len: usize, norm: &LayerNorm<'_>) -> usize {
     let cols = norm.gamma.len();
     check_len("layer norm: beta", norm.beta.len(), cols);
     if cols == 0 {

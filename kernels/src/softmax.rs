@@ -8,7 +8,7 @@ use crate::tier::{Cpu, tiered};
 
 tiered! {
     /// Softmax of each row of `y`, in place.
-    pub(crate) fn softmax_in_place(y: &mut [f32], row_len: usize) {
+    pub(crate) fn softmax_rows(y: &mut [f32], row_len: usize) {
         for row in y.chunks_exact_mut(row_len) {
             let max = lanes::max(row);
             for value in row.iter_mut() {
@@ -36,7 +36,7 @@ tiered! {
 
 /// Checks that `len` is a whole number of rows; returns the elements of a parallel piece.
 #[track_caller]
-fn piece_len(what: &str, len: usize, row_len: usize) -> usize {
+pub(crate) fn piece_len(what: &str, len: usize, row_len: usize) -> usize {
     if row_len == 0 {
         check_len(what, len, 0);
         return 1;
@@ -57,7 +57,7 @@ pub fn softmax_forward(cpu: Cpu, x: &[f32], row_len: usize, y: &mut [f32]) {
     }
     parallel::map(x, y, piece, |x, y| {
         y.copy_from_slice(x);
-        softmax_in_place(cpu, y, row_len);
+        softmax_rows(cpu, y, row_len);
     });
 }
 

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Instant;
 
 use graph::{Bindings, Graph};
 use kernels::{Cpu, Tier};
@@ -10,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::{Choice, Prepared, choose};
 use crate::module::Module;
 use crate::pass::{self, PassReport};
-use crate::plan::Plan;
-use crate::{ExplainedNode, Explanation, RuntimeError, Session};
+use crate::plan::{self, Buffers, MemoryUse, PeakFormula, Plan};
+use crate::{CompileTimes, ExplainedNode, Explanation, RuntimeError, Session};
 
 /// How much the compiler rewrites.
 #[derive(
@@ -40,6 +41,10 @@ pub struct CompileOptions {
     pub threads: Option<NonZeroUsize>,
     /// The kernel tier; `None` for `PIPELINE_KERNELS`, or else the best of this CPU.
     pub tier: Option<Tier>,
+    /// Most bytes that the weights and the arena of one session may take together, see
+    /// [`MemoryUse::total_bytes`]; a run that needs more is refused before its arena is allocated.
+    /// `None` for no limit of ours. [`crate::memory_fraction`] gives a part of the machine's.
+    pub memory_budget: Option<usize>,
 }
 
 /// A model ready to run. Cloning shares everything.
@@ -53,10 +58,45 @@ pub(crate) struct Shared {
     pub(crate) module: Module,
     /// One for each node of the module.
     pub(crate) steps: Vec<Prepared>,
+    pub(crate) buffers: Buffers,
     pub(crate) pool: ThreadPool,
     /// Whether sizes depend on values, so that runs go node by node.
     pub(crate) dynamic: bool,
+    formula: PeakFormula,
+    memory_budget: Option<usize>,
     explanation: Explanation,
+}
+
+impl Shared {
+    /// Where everything lies for these sizes; nothing is allocated for it yet.
+    ///
+    /// # Errors
+    /// When a size is not bound, the model cannot run with it, or it needs more memory than the
+    /// budget.
+    pub(crate) fn plan(&self, bindings: Bindings) -> Result<Plan, RuntimeError> {
+        let plan = self.unlimited_plan(bindings)?;
+        if let Some(budget) = self.memory_budget {
+            plan::admit(self, &plan, budget)?;
+        }
+        Ok(plan)
+    }
+
+    pub(crate) fn unlimited_plan(&self, bindings: Bindings) -> Result<Plan, RuntimeError> {
+        Plan::new(&self.module, &self.steps, &self.buffers, bindings)
+    }
+
+    pub(crate) fn formula(&self) -> &PeakFormula {
+        &self.formula
+    }
+
+    pub(crate) fn memory_budget(&self) -> Option<usize> {
+        self.memory_budget
+    }
+
+    /// Bytes of constants and packed weights.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.explanation.constant_bytes + self.explanation.packed_bytes
+    }
 }
 
 impl fmt::Debug for CompiledModel {
@@ -74,32 +114,54 @@ impl fmt::Debug for CompiledModel {
 /// Compiles a graph for inference on this CPU.
 ///
 /// # Errors
-/// When a disabled pass does not exist, the tier cannot be had, or the threads do not start.
+/// When a disabled pass does not exist, the tier cannot be had, the threads do not start, or the
+/// weights alone need more than the memory budget.
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
+    let mut clock = Clock::start();
     let mut module = Module::new(graph);
     // Fused operations take sizes that are known before a run.
     let level = if module.is_dynamic() { options.level.min(Level::O1) } else { options.level };
     let passes = pass::run(&mut module, level, &options.disabled_passes)?;
-    compile_module(module, options, passes, level)
+    compile_module(module, options, Rewriting { level, passes, passes_ms: clock.lap() })
 }
 
-/// Chooses kernels for a module as it is; `passes` and `level` say how it came to be.
+/// How a module came to be as it is.
+pub(crate) struct Rewriting {
+    pub(crate) level: Level,
+    pub(crate) passes: Vec<PassReport>,
+    pub(crate) passes_ms: f64,
+}
+
+impl Rewriting {
+    /// Nothing to report.
+    pub(crate) fn none(level: Level) -> Self {
+        Self { level, passes: Vec::new(), passes_ms: 0.0 }
+    }
+}
+
+/// Chooses kernels for a module as it is.
 pub(crate) fn compile_module(
     mut module: Module,
     options: &CompileOptions,
-    passes: Vec<PassReport>,
-    level: Level,
+    Rewriting { level, passes, passes_ms }: Rewriting,
 ) -> Result<CompiledModel, RuntimeError> {
     let cpu = match options.tier {
         Some(tier) => Cpu::with_tier(tier)?,
         None => Cpu::from_environment()?,
     };
+    let mut clock = Clock::start();
     let dynamic = module.is_dynamic();
     let choices: Vec<Choice> = module.nodes.iter().map(|node| choose(&module, node, cpu)).collect();
     let nodes = explain_nodes(&module, &choices);
     let steps: Vec<Prepared> = choices.into_iter().map(|choice| choice.prepared).collect();
     release_unread(&mut module, &steps);
+    let packing_ms = clock.lap();
+    let buffers =
+        if dynamic { Buffers::unplanned(&module) } else { Buffers::new(&module, &steps)? };
+    let formula = buffers.formula();
+    let memory_ms = clock.lap();
     let pool = pool(options.threads)?;
+    let threads_ms = clock.lap();
     let explanation = Explanation {
         tier: cpu.tier().name().to_owned(),
         threads: pool.current_num_threads(),
@@ -109,8 +171,29 @@ pub(crate) fn compile_module(
         nodes,
         constant_bytes: constant_bytes(&module),
         packed_bytes: steps.iter().map(packed_bytes).sum(),
+        times: CompileTimes { passes_ms, packing_ms, memory_ms, threads_ms },
     };
-    Ok(CompiledModel { shared: Arc::new(Shared { module, steps, pool, dynamic, explanation }) })
+    let memory_budget = options.memory_budget;
+    let shared =
+        Shared { module, steps, buffers, pool, dynamic, formula, memory_budget, explanation };
+    plan::admit_weights(&shared)?;
+    Ok(CompiledModel { shared: Arc::new(shared) })
+}
+
+/// Measures one part of the work after another.
+struct Clock(Instant);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Milliseconds since the last lap.
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        let last = std::mem::replace(&mut self.0, now);
+        (now - last).as_secs_f64() * 1e3
+    }
 }
 
 impl CompiledModel {
@@ -118,6 +201,13 @@ impl CompiledModel {
     /// share its threads.
     pub fn session(&self) -> Session {
         Session::new(self.shared.clone())
+    }
+
+    /// Runs `work` on a thread of the model's pool. A run started there needs no change of
+    /// threads, and in the steady state no run allocates; started elsewhere, each goes through the
+    /// pool's queue, which allocates a block for every 63 of them.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.shared.pool.install(work)
     }
 
     /// What was done with the model.
@@ -135,8 +225,50 @@ impl CompiledModel {
     /// # Errors
     /// When a size is not bound or the model cannot run with it.
     pub fn peak_bytes(&self, bindings: &Bindings) -> Result<usize, RuntimeError> {
-        let Shared { module, steps, .. } = &*self.shared;
-        Plan::new(module, steps, bindings.clone()).map(|plan| plan.bytes)
+        self.shared.unlimited_plan(bindings.clone()).map(|plan| plan.bytes)
+    }
+
+    /// The memory of a run with these sizes, beside the least that any plan needs; nothing is
+    /// allocated to find out, and the budget is not applied.
+    ///
+    /// # Errors
+    /// As [`CompiledModel::peak_bytes`].
+    pub fn memory(&self, bindings: &Bindings) -> Result<MemoryUse, RuntimeError> {
+        MemoryUse::new(&self.shared, bindings)
+    }
+
+    /// The lower bound of the arena as a formula in the symbols of the model.
+    pub fn peak_formula(&self) -> &PeakFormula {
+        &self.shared.formula
+    }
+
+    /// The largest size of `symbol` with which a run fits into `budget_bytes`, weights included,
+    /// the other sizes being `fixed`; `None` when not even 1 fits.
+    ///
+    /// What is found fits. It is the largest that can fit at all where its plan meets the lower
+    /// bound, and otherwise the largest that the planner finds room for.
+    ///
+    /// # Errors
+    /// When another size is not bound, or the model cannot run with size 1.
+    pub fn largest(
+        &self,
+        symbol: &str,
+        fixed: &Bindings,
+        budget_bytes: usize,
+    ) -> Result<Option<usize>, RuntimeError> {
+        plan::largest(&self.shared, symbol, fixed, budget_bytes)
+    }
+
+    /// [`CompiledModel::largest`] of `batch` for a `sequence`.
+    ///
+    /// # Errors
+    /// As [`CompiledModel::largest`]; when the model has other symbols.
+    pub fn largest_batch(
+        &self,
+        budget_bytes: usize,
+        sequence: usize,
+    ) -> Result<Option<usize>, RuntimeError> {
+        self.largest("batch", &Bindings::new([("sequence", sequence)]), budget_bytes)
     }
 }
 

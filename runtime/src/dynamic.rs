@@ -5,11 +5,11 @@
 //! definition of the operator.
 
 use graph::op::Argument;
-use graph::{Bindings, Dim, Tensor, ValueType, dim};
+use graph::{Bindings, Dim, Shape, Tensor, ValueType, dim};
 
 use crate::RuntimeError;
 use crate::compile::Shared;
-use crate::kernel::{Call, Operand, Prepared, from_operand};
+use crate::kernel::{Call, Kernel, Operand, Prepared, Scratch, from_operand};
 use crate::module::{Module, Node, Operation};
 
 /// The outputs for the inputs, which are in the model's order.
@@ -89,10 +89,30 @@ fn node_output(
     let mut words = vec![0u64; bytes.div_ceil(size_of::<u64>())];
     let output: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
     let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
-    kernel.run(Call { inputs: &operands, shape: &shape, output, bindings })?;
+    let mut scratch =
+        vec![0u64; scratch_bytes(&**kernel, &inputs, &shape).div_ceil(size_of::<u64>())];
+    let scratch = bytemuck::cast_slice_mut(&mut scratch);
+    kernel.run(Call {
+        inputs: &operands,
+        shape: &shape,
+        output,
+        in_place: None,
+        scratch,
+        bindings,
+    })?;
     let output: &[u8] = &bytemuck::cast_slice(&words)[..bytes];
     let operand = Operand { dtype, shape: &shape, bytes: output };
     from_operand(&operand).map_err(|error| error.to_string())
+}
+
+/// Bytes that a kernel needs while it runs.
+fn scratch_bytes(kernel: &dyn Kernel, inputs: &[&Tensor], output: &[usize]) -> usize {
+    let shapes: Vec<Shape> = inputs.iter().map(|tensor| dim::fixed(tensor.shape())).collect();
+    let shapes: Vec<&[Dim]> = shapes.iter().map(Vec::as_slice).collect();
+    let wanted = kernel.scratch(&shapes, &dim::fixed(output));
+    wanted.map_or(0, |Scratch { element_bytes, shape }| {
+        element_bytes * shape.iter().filter_map(Dim::fixed).product::<usize>()
+    })
 }
 
 /// A tensor as kernels see it.

@@ -38,6 +38,24 @@ pub enum RuntimeError {
         /// What is missing.
         reason: String,
     },
+    /// A run, or the weights alone, need more memory than the budget. Nothing was allocated.
+    #[error("{asked} needs {needed_bytes} bytes, the memory budget is {budget_bytes}: {advice}")]
+    Memory {
+        /// The sizes of the run, or the weights.
+        asked: String,
+        /// Bytes of weights and arena.
+        needed_bytes: usize,
+        /// Bytes that were allowed.
+        budget_bytes: usize,
+        /// What fits, and what to do.
+        advice: String,
+    },
+    /// The memory of the machine is not known, or the part of it that was asked for is none.
+    #[error("memory of the machine: {reason}")]
+    MachineMemory {
+        /// What was expected and found.
+        reason: String,
+    },
     /// A node failed on the values it was given.
     #[error("node `{node}` ({operation}): {reason}")]
     Node {

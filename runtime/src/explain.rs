@@ -22,6 +22,21 @@ pub struct Explanation {
     pub constant_bytes: usize,
     /// Bytes of weights that kernels packed for themselves.
     pub packed_bytes: usize,
+    /// Where the time of the compilation went.
+    pub times: CompileTimes,
+}
+
+/// Time of each part of a compilation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CompileTimes {
+    /// Rewriting the graph.
+    pub passes_ms: f64,
+    /// Choosing kernels and packing weights for them.
+    pub packing_ms: f64,
+    /// Finding out what shares memory.
+    pub memory_ms: f64,
+    /// Starting the threads.
+    pub threads_ms: f64,
 }
 
 /// One node and its kernel.

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use graph::{Graph, Tensor, dim, reference};
 use serde::Serialize;
 
-use crate::compile::{CompileOptions, compile_module};
+use crate::compile::{CompileOptions, Rewriting, compile_module};
 use crate::module::Module;
 use crate::pass::{self, PASSES};
 use crate::{RuntimeError, pass_names};
@@ -91,7 +91,7 @@ pub fn check_passes(
         if fired == 0 {
             continue;
         }
-        let compiled = compile_module(module.clone(), options, Vec::new(), options.level)?;
+        let compiled = compile_module(module.clone(), options, Rewriting::none(options.level))?;
         let found = compiled.session().run(inputs)?;
         let worst_error =
             expected.iter().zip(&found).map(|(a, b)| difference(a, b)).fold(0.0, f32::max);

@@ -18,7 +18,8 @@
 //! - `pass`: one file a rewrite, one table `PASSES`.
 //! - `kernel`: one file a family of kernels, one table `KERNELS`.
 //! - `dynamic`: the other way to run, for models whose sizes depend on values.
-//! - `plan`: liveness, offsets, peak.
+//! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`].
+//! - `machine`: how much memory there is.
 //! - [`Explanation`]: what was chosen, and why not the rest; [`dump_after`], [`check_passes`]: pass by pass.
 //! - [`load`]: a package, with its self-test. [`calibrate`]: int8 without training.
 
@@ -29,6 +30,7 @@ mod error;
 mod explain;
 mod inspect;
 mod kernel;
+mod machine;
 mod module;
 mod pass;
 mod plan;
@@ -37,9 +39,11 @@ mod verified;
 
 pub use compile::{CompileOptions, CompiledModel, Level, compile};
 pub use error::RuntimeError;
-pub use explain::{ExplainedNode, Explanation, RejectedKernel};
+pub use explain::{CompileTimes, ExplainedNode, Explanation, RejectedKernel};
 pub use inspect::{PassCheck, check_passes, dump_after};
 pub use kernels::Tier;
+pub use machine::memory_fraction;
 pub use pass::{PassReport, pass_names};
+pub use plan::{MemoryUse, PeakFormula, SizeTerm};
 pub use session::{OutputView, Outputs, Session};
 pub use verified::{FailedTier, VerifiedModel, load, self_test};

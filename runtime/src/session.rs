@@ -1,3 +1,6 @@
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,13 +12,16 @@ use crate::compile::Shared;
 use crate::dynamic;
 use crate::kernel::{Call, Operand, Prepared, from_operand};
 use crate::module::{Id, Module, Node};
-use crate::plan::{ALIGNMENT, Place, Plan};
+use crate::plan::{ALIGNMENT, Buffers, Place, Plan};
 
 /// Sizes for which a session keeps plans at the same time.
 const MOST_PLANS: usize = 512;
 
-/// Most inputs that an operation has.
-const MOST_INPUTS: usize = 8;
+/// What memory holds that nothing may read: NaN as f32, −1 as an index.
+const POISON: u8 = 0xff;
+
+/// Inputs that a node has without costing an allocation a run.
+const FEW_INPUTS: usize = 8;
 
 /// Runs a model, one request after another, in memory that it keeps.
 pub struct Session {
@@ -78,7 +84,8 @@ impl Session {
         }
         let start = arena.as_ptr().align_offset(ALIGNMENT);
         let arena = &mut arena[start..start + plan.bytes];
-        let run = Run { module: &model.module, plan, inputs };
+        poison(arena);
+        let run = Run { module: &model.module, buffers: &model.buffers, plan, inputs };
         model.pool.install(|| run.steps(&model.steps, arena))?;
         Ok(Outputs(Source::Planned { run, arena }))
     }
@@ -109,7 +116,7 @@ impl Session {
             return Ok(index);
         }
         let (shapes, bindings) = bind(module, inputs)?;
-        let plan = Plan::new(module, &self.model.steps, bindings)?;
+        let plan = self.model.plan(bindings)?;
         if self.plans.len() == MOST_PLANS {
             self.plans.remove(0);
         }
@@ -161,65 +168,85 @@ fn bind(
     Ok((shapes, bindings))
 }
 
+/// Overwrites memory that nothing may read, in debug builds: floats become NaN, indices invalid.
+fn poison(bytes: &mut [u8]) {
+    if cfg!(debug_assertions) {
+        bytes.fill(POISON);
+    }
+}
+
 /// One run: what to read and where it lies.
 #[derive(Clone, Copy)]
 struct Run<'a> {
     module: &'a Module,
+    buffers: &'a Buffers,
     plan: &'a Plan,
     inputs: &'a [(&'a str, &'a Tensor)],
 }
 
 impl<'a> Run<'a> {
     fn steps(&self, steps: &[Prepared], arena: &mut [u8]) -> Result<(), RuntimeError> {
-        for (node, step) in self.module.nodes.iter().zip(steps) {
-            let Prepared::Run(kernel) = step else { continue };
-            let (operands, output) = self.split(node, arena);
-            let call = Call {
-                inputs: &operands[..node.inputs.len()],
-                shape: &self.plan.shapes[node.output.0],
-                output,
-                bindings: &self.plan.bindings,
-            };
-            kernel.run(call).map_err(|reason| RuntimeError::Node {
-                node: node.name.clone(),
-                operation: node.operation.kind(),
-                reason,
-            })?;
+        let mut freed = self.plan.freed.iter().peekable();
+        for (index, (node, step)) in self.module.nodes.iter().zip(steps).enumerate() {
+            if let Prepared::Run(kernel) = step {
+                let count = node.inputs.len();
+                let (mut few, mut many) = ([Operand::NONE; FEW_INPUTS], Vec::new());
+                let operands = match few.get_mut(..count) {
+                    Some(few) => few,
+                    None => {
+                        many.resize(count, Operand::NONE);
+                        many.as_mut_slice()
+                    }
+                };
+                let (output, scratch) = self.split(index, node, arena, operands);
+                let call = Call {
+                    inputs: operands,
+                    shape: &self.plan.shapes[node.output.0],
+                    output,
+                    in_place: self.buffers.in_place[index],
+                    scratch,
+                    bindings: &self.plan.bindings,
+                };
+                kernel.run(call).map_err(|reason| RuntimeError::Node {
+                    node: node.name.clone(),
+                    operation: node.operation.kind(),
+                    reason,
+                })?;
+            }
+            while let Some((_, range)) = freed.next_if(|(last, _)| *last == index) {
+                poison(&mut arena[range.clone()]);
+            }
         }
         Ok(())
     }
 
-    /// The inputs of a node and the place of its output, all at once: the plan keeps the output
-    /// away from them.
+    /// The inputs of a node, the place of its output and its scratch, all at once: the plan keeps
+    /// them apart, but for an input that the output lies over, which gets no bytes.
     fn split<'b>(
         &self,
+        index: usize,
         node: &Node,
         arena: &'b mut [u8],
-    ) -> ([Operand<'b>; MOST_INPUTS], &'b mut [u8])
+        operands: &mut [Operand<'b>],
+    ) -> (&'b mut [u8], &'b mut [u8])
     where
         'a: 'b,
     {
-        let Place::Arena(range) = self.plan.places[node.output.0].clone() else {
+        let Place::Arena(output) = self.plan.places[node.output.0].clone() else {
             unreachable!("the plan gives every computed value a place in the arena")
         };
-        let (before, rest) = arena.split_at_mut(range.start);
-        let (output, after) = rest.split_at_mut(range.len());
-        let (before, after) = (&*before, &*after);
-        let mut operands = [Operand::NONE; MOST_INPUTS];
-        for (operand, &id) in operands.iter_mut().zip(&node.inputs) {
-            let bytes = self.bytes(id, |wanted| {
-                if wanted.is_empty() {
-                    &[]
-                } else if wanted.end <= range.start {
-                    &before[wanted]
-                } else {
-                    &after[wanted.start - range.end..wanted.end - range.end]
-                }
-            });
+        let (written, read) = split(arena, [output, self.plan.scratch[index].clone()]);
+        let in_place = self.buffers.in_place[index];
+        for (position, (operand, &id)) in operands.iter_mut().zip(&node.inputs).enumerate() {
+            let bytes = match in_place {
+                Some(over) if over == position => &[],
+                _ => self.bytes(id, |wanted| read.bytes(wanted)),
+            };
             let dtype = self.module.value(id).dtype;
             *operand = Operand { dtype, shape: &self.plan.shapes[id.0], bytes };
         }
-        (operands, output)
+        let [output, scratch] = written;
+        (output, scratch)
     }
 
     /// The bytes of a value; `arena` gives those of a range of the arena.
@@ -240,6 +267,39 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+/// What is left of an arena when two ranges are taken out.
+#[derive(Clone, Copy)]
+struct Rest<'a> {
+    /// The pieces before, between and behind, and where they start.
+    pieces: [(usize, &'a [u8]); 3],
+}
+
+impl<'a> Rest<'a> {
+    /// # Panics
+    /// When the range does not lie in one piece.
+    fn bytes(&self, wanted: Range<usize>) -> &'a [u8] {
+        if wanted.is_empty() {
+            return &[];
+        }
+        let piece = self.pieces.iter().rev().find(|(start, _)| *start <= wanted.start);
+        let (start, bytes) = piece.expect("the first piece starts at 0");
+        &bytes[wanted.start - start..wanted.end - start]
+    }
+}
+
+/// Takes two ranges that do not overlap out of the arena.
+fn split(arena: &mut [u8], [a, b]: [Range<usize>; 2]) -> ([&mut [u8]; 2], Rest<'_>) {
+    let swapped = (b.start, b.end) < (a.start, a.end);
+    let (first, second) = if swapped { (b, a) } else { (a, b) };
+    let (before, rest) = arena.split_at_mut(first.start);
+    let (taken_first, rest) = rest.split_at_mut(first.len());
+    let (between, rest) = rest.split_at_mut(second.start - first.end);
+    let (taken_second, behind) = rest.split_at_mut(second.len());
+    let pieces = [(0, &*before), (first.end, &*between), (second.end, &*behind)];
+    let taken = if swapped { [taken_second, taken_first] } else { [taken_first, taken_second] };
+    (taken, Rest { pieces })
 }
 
 /// The outputs of a run, lent by the session until its next run.

@@ -124,8 +124,8 @@ fn errors_say_what_was_expected_and_found() {
     check(
         &one.replace("F32", "F64"),
         8,
-        "w: tensor `w` at byte 62: expected elements of type F32, F16, BF16, I64, I32, I8 or U8, \
-         found F64; convert the file first",
+        "w: tensor `w` at byte 62: expected elements of type F32, F16, BF16, I64, I32, I8, U8 or \
+         BOOL, found F64; convert the file first",
     );
     check(
         &one.replace("[2]", "[3]"),

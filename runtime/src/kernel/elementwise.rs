@@ -50,20 +50,30 @@ fn equal_shapes(module: &Module, node: &Node) -> Result<(), String> {
 struct Same {
     cpu: Cpu,
     kernel: fn(Cpu, &[f32], &[f32], &mut [f32]),
+    assign: fn(Cpu, &mut [f32], &[f32]),
 }
 
 fn prepare_same(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
-    let kernel = match operator(node) {
-        Op::Mul => kernels::mul,
-        _ => kernels::add,
-    };
-    run(Same { cpu, kernel })
+    run(match operator(node) {
+        Op::Mul => Same { cpu, kernel: kernels::mul, assign: kernels::mul_assign },
+        _ => Same { cpu, kernel: kernels::add, assign: kernels::add_assign },
+    })
 }
 
 impl Kernel for Same {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        (self.kernel)(self.cpu, call.f32(0), call.f32(1), elements_mut(call.output));
+        match call.in_place {
+            Some(over) => {
+                let other = call.f32(1 - over);
+                (self.assign)(self.cpu, elements_mut(call.output), other);
+            }
+            None => (self.kernel)(self.cpu, call.f32(0), call.f32(1), elements_mut(call.output)),
+        }
         Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0, 1]
     }
 }
 
@@ -79,8 +89,20 @@ fn prepare_activation(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
 
 impl Kernel for Stand {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        kernels::activate(self.cpu, self.activation, call.f32(0), elements_mut(call.output));
+        match call.in_place {
+            Some(_) => {
+                kernels::activate_in_place(self.cpu, self.activation, elements_mut(call.output));
+            }
+            None => {
+                let x = call.f32(0);
+                kernels::activate(self.cpu, self.activation, x, elements_mut(call.output));
+            }
+        }
         Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0]
     }
 }
 
@@ -101,14 +123,23 @@ impl Kernel for Broadcast {
         let (left, right) = (call.f32(0), call.f32(1));
         let output: &mut [f32] = elements_mut(call.output);
         let columns = call.shape.last().copied().unwrap_or(1);
+        let (a_step, b_step) = (a.step(columns), b.step(columns));
         for (row, output) in output.chunks_exact_mut(columns.max(1)).enumerate() {
             let (a_start, b_start) = (a.start(row, call.shape), b.start(row, call.shape));
-            let (a_step, b_step) = (a.step(columns), b.step(columns));
-            for (column, y) in output.iter_mut().enumerate() {
-                *y = (self.0)(left[a_start + column * a_step], right[b_start + column * b_step]);
+            let a = |column: usize| left[a_start + column * a_step];
+            let b = |column: usize| right[b_start + column * b_step];
+            let elements = output.iter_mut().enumerate();
+            match call.in_place {
+                None => elements.for_each(|(column, y)| *y = (self.0)(a(column), b(column))),
+                Some(0) => elements.for_each(|(column, y)| *y = (self.0)(*y, b(column))),
+                Some(_) => elements.for_each(|(column, y)| *y = (self.0)(a(column), *y)),
             }
         }
         Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0, 1]
     }
 }
 

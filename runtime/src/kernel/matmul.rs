@@ -1,8 +1,9 @@
 //! f32 products of two values, with leading dimensions that broadcast.
 
+use graph::Dim;
 use kernels::{Batch, Matrix, Write, batched_gemm, gemm};
 
-use super::{Call, Kernel, KernelEntry, elements_mut, floats, run};
+use super::{Call, Kernel, KernelEntry, Scratch, elements_mut, floats, run};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "matmul.f32",
@@ -32,17 +33,26 @@ impl Kernel for MatMul {
             return Ok(());
         }
         let batch = &call.shape[..call.shape.len() - 2];
-        let a_offsets = offsets(batch, a_batch, m * k);
-        let b_offsets = offsets(batch, b_batch, k * n);
-        let a = Batch { data: left, shape: [m, k], strides: [k, 1], offsets: &a_offsets };
-        let b = Batch { data: right, shape: [k, n], strides: [n, 1], offsets: &b_offsets };
+        let products = batch.iter().product();
+        let (a_offsets, b_offsets) = elements_mut(call.scratch).split_at_mut(products);
+        fill_offsets(a_offsets, batch, a_batch, m * k);
+        fill_offsets(b_offsets, batch, b_batch, k * n);
+        let a = Batch { data: left, shape: [m, k], strides: [k, 1], offsets: a_offsets };
+        let b = Batch { data: right, shape: [k, n], strides: [n, 1], offsets: b_offsets };
         batched_gemm(&a, &b, output, Write::Overwrite);
         Ok(())
+    }
+
+    /// Where the two matrices of each product start.
+    fn scratch(&self, _: &[&[Dim]], output: &[Dim]) -> Option<Scratch> {
+        let [batch @ .., _, _] = output else { return None };
+        let shape = [&[Dim::Fixed(2)], batch].concat();
+        Some(Scratch { element_bytes: size_of::<usize>(), shape })
     }
 }
 
 /// Where the matrix for each product starts, when `own` leading dimensions broadcast to `batch`.
-fn offsets(batch: &[usize], own: &[usize], matrix_len: usize) -> Vec<usize> {
+fn fill_offsets(offsets: &mut [usize], batch: &[usize], own: &[usize], matrix_len: usize) {
     let start = |product: usize| {
         let (mut rest, mut start, mut stride) = (product, 0, matrix_len);
         for axis in (0..batch.len()).rev() {
@@ -57,5 +67,5 @@ fn offsets(batch: &[usize], own: &[usize], matrix_len: usize) -> Vec<usize> {
         }
         start
     };
-    (0..batch.iter().product()).map(start).collect()
+    offsets.iter_mut().enumerate().for_each(|(product, offset)| *offset = start(product));
 }

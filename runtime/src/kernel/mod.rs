@@ -11,7 +11,7 @@ mod reduce;
 mod reference;
 mod rows;
 
-use graph::{Bindings, DType, Element};
+use graph::{Bindings, DType, Dim, Element, Shape};
 use kernels::{Cpu, Tier};
 
 use crate::explain::RejectedKernel;
@@ -44,6 +44,11 @@ pub(crate) struct Call<'a> {
     pub(crate) inputs: &'a [Operand<'a>],
     pub(crate) shape: &'a [usize],
     pub(crate) output: &'a mut [u8],
+    /// The input that lies where the output goes, see [`Kernel::in_place`]: `output` holds its
+    /// elements, and it has no bytes of its own.
+    pub(crate) in_place: Option<usize>,
+    /// What [`Kernel::scratch`] asked for, with any content.
+    pub(crate) scratch: &'a mut [u8],
     pub(crate) bindings: &'a Bindings,
 }
 
@@ -58,6 +63,13 @@ pub(crate) fn elements_mut<T: bytemuck::Pod>(output: &mut [u8]) -> &mut [T] {
     if output.is_empty() { &mut [] } else { bytemuck::cast_slice_mut(output) }
 }
 
+/// Memory that a kernel needs while it runs: as much as a tensor of this shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scratch {
+    pub(crate) element_bytes: usize,
+    pub(crate) shape: Shape,
+}
+
 /// A node's kernel with whatever it prepared: packed weights, scales.
 pub(crate) trait Kernel: Send + Sync {
     /// Computes the output.
@@ -65,6 +77,18 @@ pub(crate) trait Kernel: Send + Sync {
     /// # Errors
     /// When the values of an input are out of range.
     fn run(&self, call: Call<'_>) -> Result<(), String>;
+
+    /// Inputs that the output may lie over, best first. The planner does so where one has the
+    /// output's size, is not read later, and is no input or constant of the model; the call says
+    /// which it is.
+    fn in_place(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// Memory that it needs while it runs, for inputs and an output of these shapes.
+    fn scratch(&self, _inputs: &[&[Dim]], _output: &[Dim]) -> Option<Scratch> {
+        None
+    }
 
     /// The input whose content was packed, and which is not read again.
     fn packed_input(&self) -> Option<usize> {

@@ -1,10 +1,10 @@
 //! Elements that move, or only get another shape.
 
 use graph::op::{Slice, Transpose};
-use graph::{DType, Op};
+use graph::{DType, Dim, Op};
 use kernels::gather_rows;
 
-use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
+use super::{Call, Kernel, KernelEntry, Prepared, Scratch, any, elements_mut, expect_type, run};
 use crate::module::{Module, Node, Operation};
 
 const fn view(name: &'static str, operation: &'static str) -> KernelEntry {
@@ -97,7 +97,8 @@ struct Transposition(Transpose);
 impl Kernel for Transposition {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let (x, shape) = (call.f32(0), call.shape);
-        let strides = strides(call.inputs[0].shape, &self.0.permutation);
+        let strides: &mut [usize] = elements_mut(call.scratch);
+        fill_strides(strides, call.inputs[0].shape, &self.0.permutation);
         let output: &mut [f32] = elements_mut(call.output);
         let (columns, column_stride) = match (shape.last(), strides.last()) {
             (Some(&columns), Some(&stride)) => (columns, stride),
@@ -115,11 +116,19 @@ impl Kernel for Transposition {
         }
         Ok(())
     }
+
+    /// The strides.
+    fn scratch(&self, _: &[&[Dim]], output: &[Dim]) -> Option<Scratch> {
+        let shape = vec![Dim::Fixed(output.len())];
+        Some(Scratch { element_bytes: size_of::<usize>(), shape })
+    }
 }
 
 /// For each dimension of the output, the distance of neighbours in the input.
-fn strides(input: &[usize], permutation: &[usize]) -> Vec<usize> {
-    permutation.iter().map(|&axis| input[axis + 1..].iter().product()).collect()
+fn fill_strides(strides: &mut [usize], input: &[usize], permutation: &[usize]) {
+    for (stride, &axis) in strides.iter_mut().zip(permutation) {
+        *stride = input[axis + 1..].iter().product();
+    }
 }
 
 fn accepts_gather(module: &Module, node: &Node) -> Result<(), String> {

@@ -1,7 +1,10 @@
 //! Layer normalisation, alone and with a residual, and softmax.
 
 use graph::Op;
-use kernels::{Cpu, LayerNorm, layer_norm, residual_layer_norm, softmax_forward};
+use kernels::{
+    Cpu, LayerNorm, layer_norm, layer_norm_in_place, residual_layer_norm,
+    residual_layer_norm_in_place, softmax_forward, softmax_in_place,
+};
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, floats, run};
 use crate::module::{Module, Node, Operation};
@@ -40,14 +43,19 @@ impl Kernel for Norm {
         let parameters = 1 + usize::from(self.residual);
         let (gamma, beta) = (call.f32(parameters), call.f32(parameters + 1));
         let norm = LayerNorm { gamma, beta, epsilon: self.epsilon };
-        let x = call.f32(0);
-        if self.residual {
-            let residual = call.f32(1);
-            residual_layer_norm(self.cpu, x, residual, &norm, elements_mut(call.output));
-        } else {
-            layer_norm(self.cpu, x, &norm, elements_mut(call.output));
+        let (cpu, y) = (self.cpu, elements_mut(call.output));
+        let input = |index: usize| call.inputs[index].elements::<f32>();
+        match (self.residual, call.in_place) {
+            (true, Some(over)) => residual_layer_norm_in_place(cpu, y, input(1 - over), &norm),
+            (true, None) => residual_layer_norm(cpu, input(0), input(1), &norm, y),
+            (false, Some(_)) => layer_norm_in_place(cpu, y, &norm),
+            (false, None) => layer_norm(cpu, input(0), &norm, y),
         }
         Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        if self.residual { &[0, 1] } else { &[0] }
     }
 }
 
@@ -58,7 +66,14 @@ struct Softmax {
 impl Kernel for Softmax {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let row_len = call.shape.last().copied().unwrap_or(0);
-        softmax_forward(self.cpu, call.f32(0), row_len, elements_mut(call.output));
+        match call.in_place {
+            Some(_) => softmax_in_place(self.cpu, elements_mut(call.output), row_len),
+            None => softmax_forward(self.cpu, call.f32(0), row_len, elements_mut(call.output)),
+        }
         Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0]
     }
 }

@@ -3,6 +3,7 @@
 
 mod bert;
 mod dynamic;
+mod memory;
 mod passes;
 mod session;
 

@@ -276,7 +276,8 @@ impl AttentionSketch {
                 let product = sketch.node(Op::MatMul, &[x, w]);
                 sketch.node(Op::Add, &[product, b])
             } else {
-                x
+                let factors = sketch.weight(numbers(&[12], seed, 0.5));
+                sketch.node(Op::Mul, &[x, factors])
             };
             let split = Op::Reshape(Reshape { shape: vec![0, 0, 3, 4] });
             let split = sketch.node(split, &[flat]);

@@ -1,8 +1,9 @@
 //! Element by element and row by row.
 
 use kernels::{
-    Activation, LayerNorm, activate, add, add_row, layer_norm, mul, residual_layer_norm,
-    softmax_forward,
+    Activation, Cpu, LayerNorm, activate, activate_in_place, add, add_assign, add_row, layer_norm,
+    layer_norm_in_place, mul, mul_assign, residual_layer_norm, residual_layer_norm_in_place,
+    softmax_forward, softmax_in_place,
 };
 use proptest::prelude::*;
 
@@ -147,4 +148,47 @@ fn large_inputs_do_not_depend_on_threads() {
         softmax_forward(cpu, &y, cols, &mut z);
         z
     });
+}
+
+/// Fails unless `over`, which writes over its copy of `x`, gives the bits of `apart`, on every
+/// tier and with any number of threads.
+#[track_caller]
+fn assert_same_in_place(
+    x: &[f32],
+    apart: impl Fn(Cpu, &mut [f32]) + Sync + Send,
+    over: impl Fn(Cpu, &mut [f32]) + Sync + Send,
+) {
+    let on_all = |kernel: &(dyn Fn(Cpu, &mut [f32]) + Sync + Send)| {
+        on_any_threads(|| {
+            on_every_tier(|cpu| {
+                let mut y = x.to_vec();
+                kernel(cpu, &mut y);
+                y
+            })
+        })
+    };
+    let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    assert_eq!(bits(on_all(&over)), bits(on_all(&apart)));
+}
+
+#[test]
+fn kernels_that_write_over_their_input_give_the_same_bits() {
+    // The last is cut into pieces for threads.
+    for [rows, cols] in [[0, 5], [1, 1], [3, 7], [5, 33], [90, 384]] {
+        let [x, other] = [1, 2].map(|seed| numbers(rows * cols, seed));
+        let [gamma, beta] = [3, 4].map(|seed| numbers(cols, seed));
+        let norm = LayerNorm { gamma: &gamma, beta: &beta, epsilon: 1e-5 };
+        assert_same_in_place(&x, |c, y| add(c, &x, &other, y), |c, y| add_assign(c, y, &other));
+        assert_same_in_place(&x, |c, y| mul(c, &x, &other, y), |c, y| mul_assign(c, y, &other));
+        for kind in [Activation::Identity, Activation::Relu, Activation::Gelu, Activation::Tanh] {
+            let over = |c, y: &mut [f32]| activate_in_place(c, kind, y);
+            assert_same_in_place(&x, |c, y| activate(c, kind, &x, y), over);
+        }
+        let over = |c, y: &mut [f32]| softmax_in_place(c, y, cols);
+        assert_same_in_place(&x, |c, y| softmax_forward(c, &x, cols, y), over);
+        let over = |c, y: &mut [f32]| layer_norm_in_place(c, y, &norm);
+        assert_same_in_place(&x, |c, y| layer_norm(c, &x, &norm, y), over);
+        let over = |c, y: &mut [f32]| residual_layer_norm_in_place(c, y, &other, &norm);
+        assert_same_in_place(&x, |c, y| residual_layer_norm(c, &x, &other, &norm, y), over);
+    }
 }

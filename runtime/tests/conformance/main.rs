@@ -1,6 +1,7 @@
 //! The ONNX project's own test cases, which its wheel `onnx==1.22.0` ships: every case of
 //! `cases.txt` has to pass, but for those of `misses.txt`, which may only get fewer. A miss has to be
-//! refused by name, never answered wrongly.
+//! refused by name, never answered wrongly. Every case runs three ways: by the graph's own
+//! definition, and compiled at both ends of the levels.
 //!
 //! `ONNX_CASES` names the wheel, or the folder `onnx/backend/test/data` of an installation;
 //! without it the test says that it was skipped. `ONNX_CASE` picks the cases whose name has it.
@@ -9,10 +10,12 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use graph::onnx::{ImportError, ImportOptions, import_bytes, read_tensor};
-use graph::{Tensor, reference};
+use graph::{Graph, Tensor, reference};
+use runtime::{CompileOptions, Level, compile};
 
 const CASES: &str = include_str!("cases.txt");
 const MISSES: &str = include_str!("misses.txt");
@@ -103,9 +106,27 @@ fn run(source: &mut Source, case: &str) -> Result<(), Failure> {
         let names = graph.inputs().iter().map(|&id| graph.value_name(id));
         let inputs: Vec<(&str, Tensor)> = names.zip(inputs).collect();
         let outputs = reference::evaluate(&graph, &inputs).map_err(|e| wrong(e.to_string()))?;
-        for (index, (output, expected)) in outputs.iter().zip(&expected).enumerate() {
-            compare(output, expected).map_err(|e| wrong(format!("output {index}: {e}")))?;
+        compare_all(&outputs, &expected).map_err(|e| wrong(format!("reference: {e}")))?;
+        for level in [Level::O0, Level::O3] {
+            compiled(&graph, level, &inputs)
+                .and_then(|outputs| compare_all(&outputs, &expected))
+                .map_err(|e| wrong(format!("{level:?}: {e}")))?;
         }
+    }
+    Ok(())
+}
+
+fn compiled(graph: &Graph, level: Level, inputs: &[(&str, Tensor)]) -> Result<Vec<Tensor>, String> {
+    let threads = NonZeroUsize::new(1);
+    let options = CompileOptions { level, threads, ..CompileOptions::default() };
+    let model = compile(graph, &options).map_err(|error| error.to_string())?;
+    let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (*name, x)).collect();
+    model.session().run(&inputs).map_err(|error| error.to_string())
+}
+
+fn compare_all(found: &[Tensor], expected: &[Tensor]) -> Result<(), String> {
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        compare(found, expected).map_err(|error| format!("output {index}: {error}"))?;
     }
     Ok(())
 }

@@ -1,0 +1,86 @@
+//! Kernels that write over their input: the same bits as their twins with a separate result.
+
+use rayon::prelude::*;
+
+use crate::activation::Activation;
+use crate::elementwise::{add_assign_piece, mul_assign_piece};
+use crate::norm::{LayerNorm, check_rows, normalize_rows};
+use crate::parallel::{CHUNK, check_len, rows_per_chunk};
+use crate::softmax::{piece_len, softmax_rows};
+use crate::tier::Cpu;
+
+/// Runs `kernel` over pieces of `chunk` elements and where they start.
+fn pieces(y: &mut [f32], chunk: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
+    if y.len() <= chunk {
+        kernel(0, y);
+        return;
+    }
+    y.par_chunks_mut(chunk).enumerate().for_each(|(index, y)| kernel(index * chunk, y));
+}
+
+/// `y += x`.
+///
+/// # Shapes
+/// Both have the same length.
+pub fn add_assign(cpu: Cpu, y: &mut [f32], x: &[f32]) {
+    check_len("add_assign: x", x.len(), y.len());
+    pieces(y, CHUNK, |start, y| add_assign_piece(cpu, y, &x[start..start + y.len()]));
+}
+
+/// `y *= x`, element by element.
+///
+/// # Shapes
+/// Both have the same length.
+pub fn mul_assign(cpu: Cpu, y: &mut [f32], x: &[f32]) {
+    check_len("mul_assign: x", x.len(), y.len());
+    pieces(y, CHUNK, |start, y| mul_assign_piece(cpu, y, &x[start..start + y.len()]));
+}
+
+/// `y = activation(y)`.
+pub fn activate_in_place(cpu: Cpu, activation: Activation, y: &mut [f32]) {
+    pieces(y, CHUNK, |_, y| activation.apply(cpu, y));
+}
+
+/// `y = softmax(y)` over each row.
+///
+/// # Shapes
+/// `y`: `[rows, row_len]`.
+pub fn softmax_in_place(cpu: Cpu, y: &mut [f32], row_len: usize) {
+    let piece = piece_len("softmax_in_place: y", y.len(), row_len);
+    if !y.is_empty() {
+        pieces(y, piece, |_, y| softmax_rows(cpu, y, row_len));
+    }
+}
+
+/// [`crate::layer_norm`] of `y`.
+///
+/// # Shapes
+/// `y`: `[rows, cols]`, `cols` the length of `norm.gamma`.
+pub fn layer_norm_in_place(cpu: Cpu, y: &mut [f32], norm: &LayerNorm<'_>) {
+    check_rows("layer_norm_in_place: y", y.len(), norm);
+    if !y.is_empty() {
+        let cols = norm.gamma.len();
+        pieces(y, rows_per_chunk(cols) * cols, |_, y| normalize_rows(cpu, y, *norm, None));
+    }
+}
+
+/// [`crate::layer_norm`] of `y + residual`.
+///
+/// # Shapes
+/// `y`, `residual`: `[rows, cols]`.
+pub fn residual_layer_norm_in_place(
+    cpu: Cpu,
+    y: &mut [f32],
+    residual: &[f32],
+    norm: &LayerNorm<'_>,
+) {
+    check_rows("residual_layer_norm_in_place: y", y.len(), norm);
+    check_len("residual_layer_norm_in_place: residual", residual.len(), y.len());
+    if !y.is_empty() {
+        let cols = norm.gamma.len();
+        pieces(y, rows_per_chunk(cols) * cols, |start, y| {
+            add_assign_piece(cpu, y, &residual[start..start + y.len()]);
+            normalize_rows(cpu, y, *norm, None);
+        });
+    }
+}
