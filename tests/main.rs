@@ -7,6 +7,7 @@ mod command;
 mod concurrent;
 mod kill;
 mod manifests;
+mod models;
 mod options;
 mod reference;
 mod sandbox;

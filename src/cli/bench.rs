@@ -50,6 +50,8 @@ struct Report {
     weight_bytes: u64,
     /// Bytes of the planned arena; absent where sizes depend on values.
     arena_bytes: Option<u64>,
+    /// Least bytes that any plan of these steps needs.
+    arena_bound_bytes: Option<u64>,
     first_run_ms: f64,
     compile_ms: f64,
 }
@@ -79,7 +81,7 @@ impl Bench {
         let times = timed(self.seconds, run).map_err(wrong)?;
         let flops = counts::count(graph, &bindings).ok().map(|counts| counts.flops);
         let dynamic = compiled.explain().dynamic;
-        let arena = if dynamic { None } else { compiled.peak_bytes(&bindings).ok() };
+        let memory = if dynamic { None } else { compiled.memory(&bindings).ok() };
         let p50_ms = percentile(&times, 50);
         let report = Report {
             tier: compiled.explain().tier.clone(),
@@ -93,7 +95,8 @@ impl Bench {
             flops,
             gflops_per_s: flops.map(|flops| flops as f64 / p50_ms / 1e6),
             weight_bytes: graph.weight_bytes() as u64,
-            arena_bytes: arena.map(|bytes| bytes as u64),
+            arena_bytes: memory.as_ref().map(|memory| memory.planned_bytes as u64),
+            arena_bound_bytes: memory.as_ref().map(|memory| memory.lower_bound_bytes as u64),
             first_run_ms: milliseconds(first_run),
             compile_ms: milliseconds(compile_time),
         };
@@ -139,7 +142,10 @@ fn text(report: &Report) -> String {
         .map_or_else(String::new, |speed| format!(", {speed:.1} GFLOP/s at the median"));
     let arena = report.arena_bytes.map_or_else(
         || "memory unplanned: sizes depend on values".to_owned(),
-        |arena| format!("arena {}", bytes(arena)),
+        |arena| {
+            let bound = report.arena_bound_bytes.unwrap_or(arena);
+            format!("arena {} (least possible {})", bytes(arena), bytes(bound))
+        },
     );
     format!(
         "{runs} runs{at}, {threads} threads, kernels for {tier}\n\

@@ -8,16 +8,19 @@ use graph::package::{Golden, Package};
 use graph::rewrite::observer::Method;
 use graph::rewrite::quantize::QuantizeOptions;
 use graph::{Bindings, ModelFolder, Tensor, samples};
+use runtime::CompileOptions;
 use serde::Serialize;
 use training::tokenizer::Tokenizer;
 
 use super::answer::{Answer, Facts};
 use super::failure::{Failure, WRONG};
-use super::model::{Compilation, Source};
+use super::model::{Compilation, Source, sizes};
 use super::quantity::bytes;
 
 /// Texts that ranges are found on when the file has more.
 const CALIBRATION_TEXTS: usize = 320;
+/// The dimension that rows of a batch lie along.
+const BATCH: &str = "batch";
 /// Sizes of the open dimensions in the golden examples: one alone, and a few that differ.
 const GOLDEN_SIZES: [usize; 2] = [1, 3];
 
@@ -46,6 +49,9 @@ pub(super) struct Convert {
     /// Column of the texts
     #[arg(long, value_name = "COLUMN", default_value = "text")]
     text_column: String,
+    /// Rows that have to fit the memory budget together, at the most word pieces or the sizes bound
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
     #[command(flatten)]
     compilation: Compilation,
     #[command(flatten)]
@@ -61,6 +67,9 @@ struct Report {
     nodes: usize,
     tier: String,
     worst_difference: f32,
+    /// Rows that fit the memory budget together, where there is a budget and a `batch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    largest_batch: Option<usize>,
 }
 
 impl Convert {
@@ -77,7 +86,15 @@ impl Convert {
             }
             _ => opened.model,
         };
-        let report = self.pack(model)?;
+        let largest_batch = self.largest_batch(&model)?;
+        if let (Some(wanted), Some(most)) = (self.batch_size, largest_batch)
+            && wanted > most
+        {
+            return Err(Failure::wrong(format!(
+                "expected a batch that fits the memory budget, at most {most}, found {wanted}"
+            )));
+        }
+        let report = Report { largest_batch, ..self.pack(model)? };
         Ok(self.facts.answer(&report, || text(&report)))
     }
 
@@ -101,6 +118,23 @@ impl Convert {
         Ok(ModelFolder { graph, ..model })
     }
 
+    /// The most rows that fit the memory budget; `None` without a budget or a `batch`.
+    fn largest_batch(&self, model: &ModelFolder) -> Result<Option<usize>, Failure> {
+        let options = self.compilation.options()?;
+        let open = samples::open_dimensions(&model.graph);
+        let (Some(budget), true) = (options.memory_budget, open.iter().any(|name| name == BATCH))
+        else {
+            return Ok(None);
+        };
+        let wrong = |error: runtime::RuntimeError| Failure::Other(error.into(), WRONG);
+        let longest = if model.info.max_length > 0 { model.info.max_length } else { 128 };
+        let (sizes, _) = sizes(&model.graph, &self.source.bindings(), longest);
+        let unlimited = CompileOptions { memory_budget: None, ..options };
+        let compiled = runtime::compile(&model.graph, &unlimited).map_err(wrong)?;
+        let most = compiled.largest(BATCH, &sizes, budget).map_err(wrong)?;
+        Ok(Some(most.unwrap_or(0)))
+    }
+
     fn pack(&self, model: ModelFolder) -> Result<Report, Failure> {
         let wrong = |error: anyhow::Error| Failure::Other(error, WRONG);
         let golden = golden(&model).map_err(wrong)?;
@@ -113,7 +147,7 @@ impl Convert {
         // What was written is read back and tested before anyone may rely on it.
         let package =
             Package::read(&self.output).context("reading the package back").map_err(wrong)?;
-        let verified = runtime::load(&package, &self.compilation.options());
+        let verified = runtime::load(&package, &self.compilation.options()?);
         let verified = verified.map_err(|error| Failure::Other(error.into(), 1))?;
         Ok(Report {
             package: self.output.clone(),
@@ -122,6 +156,7 @@ impl Convert {
             nodes: package.model.graph.nodes().count(),
             tier: verified.model.explain().tier.clone(),
             worst_difference: verified.worst_difference,
+            largest_batch: None,
         })
     }
 }
@@ -157,8 +192,11 @@ fn golden(model: &ModelFolder) -> Result<Golden> {
 }
 
 fn text(report: &Report) -> String {
+    let batch = report.largest_batch.map_or_else(String::new, |most| {
+        format!("at most {most} rows together fit the memory budget\n")
+    });
     format!(
-        "{}: {} weights, {}, {} nodes\nself-test passed with kernels for {}: at most {:.1e} from the reference\n",
+        "{}: {} weights, {}, {} nodes\nself-test passed with kernels for {}: at most {:.1e} from the reference\n{batch}",
         report.package.display(),
         report.weights,
         bytes(report.weight_bytes),

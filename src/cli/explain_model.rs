@@ -45,7 +45,7 @@ struct Report<'a> {
 impl ExplainModel {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let opened = self.source.open()?;
-        let (graph, options) = (&opened.model.graph, self.compilation.options());
+        let (graph, options) = (&opened.model.graph, self.compilation.options()?);
         let wrong = |error: RuntimeError| Failure::Other(error.into(), WRONG);
         if let Some(pass) = &self.dump_after {
             return Ok(Answer::text(runtime::dump_after(graph, &options, pass).map_err(wrong)?));

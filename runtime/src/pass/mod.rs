@@ -6,9 +6,12 @@ mod bias;
 mod common_subexpressions;
 mod dead_code;
 mod dequantize_weights;
+mod factors;
 mod fold_constants;
+mod gelu;
 mod integer_gather;
 mod integer_linear;
+mod layer_norm;
 mod linear;
 mod merge_qkv;
 mod no_ops;
@@ -43,6 +46,8 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "no-ops", level: Level::O1, run: no_ops::run },
     Pass { name: "fold-constants", level: Level::O1, run: fold_constants::run },
     Pass { name: "common-subexpressions", level: Level::O1, run: common_subexpressions::run },
+    Pass { name: "gelu", level: Level::O1, run: gelu::run },
+    Pass { name: "layer-norm", level: Level::O1, run: layer_norm::run },
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
     Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },

@@ -1,7 +1,8 @@
 //! Each pass: fires where it must, keeps off where it must not, and changes no result.
 
 use graph::op::{
-    Cast, Dequantize, Gather, Gelu, LayerNorm, Quantize, Reshape, Softmax, Transpose, Unsqueeze,
+    Binary, Cast, Dequantize, Gather, Gelu, LayerNorm, Quantize, Reduce, ReduceKind, Reshape,
+    Softmax, Transpose, Unary, Unsqueeze,
 };
 use graph::{DType, Dim, Graph, Op, Tensor, ValueId};
 use runtime::{CompileOptions, Level, compile, pass_names};
@@ -374,4 +375,100 @@ fn the_same_is_computed_once() {
     let [left, right] = [Op::Tanh, Op::Relu].map(|op| sketch.node(op, &[x]));
     let y = sketch.node(Op::Mul, &[left, right]);
     check_pass(&sketch.finish(&[y]), &rows(3, 6), "common-subexpressions", 0);
+}
+
+fn scalar(sketch: &mut Sketch, value: f32) -> ValueId {
+    sketch.weight(Tensor::scalar(value))
+}
+
+/// `0.5·x·(1 + erf(x/√2))` in three orders of its factors.
+#[test]
+fn gelu_written_out_with_erf() {
+    for order in 0..3 {
+        for (half, expected) in [(0.5, 1), (0.6, 0)] {
+            let (mut sketch, x) = Sketch::new(8);
+            let constants = [half, 1.0, std::f32::consts::SQRT_2];
+            let [half, one, root] = constants.map(|value| scalar(&mut sketch, value));
+            let argument = sketch.node(Op::Div, &[x, root]);
+            let erf = sketch.node(Op::Unary(Unary::Erf), &[argument]);
+            let gate = sketch.node(Op::Add, &[erf, one]);
+            let [first, second] = match order {
+                0 => [[x, gate], [half, x]],
+                1 => [[half, x], [gate, x]],
+                _ => [[gate, half], [x, x]],
+            };
+            let partial = sketch.node(Op::Mul, &first);
+            let last = [second[0], partial];
+            let last = if order == 1 { [partial, gate] } else { last };
+            let y = sketch.node(Op::Mul, &last);
+            check_pass(&sketch.finish(&[y]), &rows(3, 8), "gelu", expected);
+        }
+    }
+}
+
+#[test]
+fn gelu_written_out_with_tanh() {
+    for power in [true, false] {
+        let (mut sketch, x) = Sketch::new(8);
+        let constants = [0.5, 1.0, (2.0 / std::f32::consts::PI).sqrt(), 0.044_715, 3.0];
+        let [half, one, root, small, three] = constants.map(|value| scalar(&mut sketch, value));
+        let cube = if power {
+            sketch.node(Op::Binary(Binary::Pow), &[x, three])
+        } else {
+            let square = sketch.node(Op::Mul, &[x, x]);
+            sketch.node(Op::Mul, &[square, x])
+        };
+        let cubic = sketch.node(Op::Mul, &[cube, small]);
+        let sum = sketch.node(Op::Add, &[x, cubic]);
+        let argument = sketch.node(Op::Mul, &[sum, root]);
+        let tanh = sketch.node(Op::Tanh, &[argument]);
+        let gate = sketch.node(Op::Add, &[one, tanh]);
+        let scaled = sketch.node(Op::Mul, &[x, half]);
+        let y = sketch.node(Op::Mul, &[scaled, gate]);
+        check_pass(&sketch.finish(&[y]), &rows(3, 8), "gelu", 1);
+    }
+}
+
+#[test]
+fn a_gelu_whose_parts_are_outputs_stays() {
+    let (mut sketch, x) = Sketch::new(8);
+    let constants = [0.5, 1.0, std::f32::consts::SQRT_2];
+    let [half, one, root] = constants.map(|value| scalar(&mut sketch, value));
+    let argument = sketch.node(Op::Div, &[x, root]);
+    let erf = sketch.node(Op::Unary(Unary::Erf), &[argument]);
+    let gate = sketch.node(Op::Add, &[erf, one]);
+    let scaled = sketch.node(Op::Mul, &[x, half]);
+    let y = sketch.node(Op::Mul, &[scaled, gate]);
+    check_pass(&sketch.finish(&[y, erf]), &rows(3, 8), "gelu", 0);
+}
+
+#[test]
+fn layer_norm_written_out() {
+    // Reduced over the last axis, over another, with the centred value asked for.
+    for (axis, centred_out, expected) in [(1, false, 1), (0, false, 0), (1, true, 0)] {
+        for power in [true, false] {
+            let (mut sketch, x) = Sketch::new(8);
+            let mean = || {
+                let axes = Some(vec![axis]);
+                let kind = ReduceKind::Mean;
+                Op::Reduce(Reduce { kind, axes, keep_dims: true, empty_means_none: false })
+            };
+            let [two, epsilon] = [2.0, 1e-5].map(|value| scalar(&mut sketch, value));
+            let [scale, bias] = [1, 2].map(|seed| sketch.weight(numbers(&[8], seed, 1.0)));
+            let average = sketch.node(mean(), &[x]);
+            let centred = sketch.node(Op::Sub, &[x, average]);
+            let square = match power {
+                true => sketch.node(Op::Binary(Binary::Pow), &[centred, two]),
+                false => sketch.node(Op::Mul, &[centred, centred]),
+            };
+            let variance = sketch.node(mean(), &[square]);
+            let sum = sketch.node(Op::Add, &[variance, epsilon]);
+            let root = sketch.node(Op::Unary(Unary::Sqrt), &[sum]);
+            let normal = sketch.node(Op::Div, &[centred, root]);
+            let scaled = sketch.node(Op::Mul, &[normal, scale]);
+            let y = sketch.node(Op::Add, &[scaled, bias]);
+            let outputs = if centred_out { vec![y, centred] } else { vec![y] };
+            check_pass(&sketch.finish(&outputs), &rows(3, 8), "layer-norm", expected);
+        }
+    }
 }

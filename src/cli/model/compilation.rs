@@ -19,22 +19,34 @@ pub(in crate::cli) struct Compilation {
     /// Passes that do not run
     #[arg(long, value_name = "PASS", value_delimiter = ',')]
     disable_pass: Vec<String>,
+    /// Share of the machine's memory that weights and one session may take, such as 0.5; a run that
+    /// needs more is refused before it allocates
+    #[arg(long, value_name = "FRACTION", conflicts_with = "memory_budget")]
+    memory_fraction: Option<f64>,
+    /// The same in bytes
+    #[arg(long, value_name = "BYTES")]
+    memory_budget: Option<usize>,
 }
 
 impl Compilation {
-    pub(in crate::cli) fn options(&self) -> CompileOptions {
+    /// # Errors
+    /// When the share is none, or the machine does not say how much memory it has.
+    pub(in crate::cli) fn options(&self) -> Result<CompileOptions, Failure> {
         let level = match self.level {
             0 => Level::O0,
             1 => Level::O1,
             2 => Level::O2,
             _ => Level::O3,
         };
-        CompileOptions {
+        let share = self.memory_fraction.map(runtime::memory_fraction).transpose();
+        let share = share.map_err(|error| Failure::Other(error.into(), WRONG))?;
+        Ok(CompileOptions {
             level,
             disabled_passes: self.disable_pass.clone(),
             threads: self.threads,
+            memory_budget: self.memory_budget.or(share),
             ..CompileOptions::default()
-        }
+        })
     }
 
     /// Compiles the model; a package has to pass its self-test. Says which tiers failed it.
@@ -45,7 +57,7 @@ impl Compilation {
         &self,
         opened: &Opened,
     ) -> Result<(CompiledModel, Vec<runtime::FailedTier>), Failure> {
-        let options = self.options();
+        let options = self.options()?;
         let compiled = match &opened.package {
             Some(package) => {
                 runtime::load(package, &options).map(|verified| (verified.model, verified.failed))

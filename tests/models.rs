@@ -1,0 +1,150 @@
+//! Single models at the command line: converted, explained, timed, asked.
+
+use std::fs;
+
+use graph::bert::{self, BertConfig, BertLayer};
+use graph::{DType, Dim, Graph, Op, Tensor, onnx};
+
+use crate::sandbox::Sandbox;
+
+/// A small encoder as an ONNX file.
+fn encoder(sandbox: &Sandbox) {
+    let layer = BertLayer { heads: 2, intermediate: 16 };
+    let config = BertConfig { positions: 32, ..BertConfig::uniform(40, 8, 2, layer) };
+    let graph = bert::build(&config, &mut bert::initial_weights(1)).expect("the sizes fit");
+    sandbox.write("encoder.onnx", onnx::export(&graph).expect("it has an ONNX form"));
+}
+
+#[test]
+fn an_onnx_file_becomes_a_package_that_answers_the_same() {
+    let sandbox = Sandbox::new();
+    encoder(&sandbox);
+    let report = sandbox.json(&["convert", "encoder.onnx", "-o", "encoder"]);
+    assert!(report["worst_difference"].as_f64().expect("a number") < 1e-3, "{report}");
+    assert!(!sandbox.path("encoder/tokenizer.json").exists());
+
+    npy(&sandbox, "ids.npy", &[1, 5], &[1, 7, 39, 2, 0]);
+    npy(&sandbox, "mask.npy", &[1, 5], &[1, 1, 1, 1, 0]);
+    let inputs = ["--input", "input_ids=ids.npy", "--input", "attention_mask=mask.npy"];
+    let mut answers = Vec::new();
+    for (model, level, out) in
+        [("encoder.onnx", "0", "a"), ("encoder.onnx", "3", "b"), ("encoder", "3", "c")]
+    {
+        let out_arguments = ["infer", model, "-O", level, "--out", out];
+        let report = sandbox.json(&[&out_arguments[..], &inputs].concat());
+        assert_eq!(report["outputs"][0]["shape"], serde_json::json!([1, 2]));
+        let file = report["outputs"][0]["file"].as_str().expect("a file").to_owned();
+        answers.push(floats(&fs::read(sandbox.path(&file)).expect("the output")));
+    }
+    for answer in &answers[1..] {
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+        assert!(answer.iter().zip(&answers[0]).all(close), "{answers:?}");
+    }
+}
+
+#[test]
+fn models_are_explained_and_timed() {
+    let sandbox = Sandbox::new();
+    encoder(&sandbox);
+    let sizes = ["--bind", "batch=2,sequence=8"];
+    let timing =
+        sandbox.json(&[&["bench", "encoder.onnx", "--seconds", "0.05"][..], &sizes].concat());
+    assert!(timing["p50_ms"].as_f64().expect("a number") > 0.0);
+    assert!(timing["arena_bytes"].as_u64().expect("a number") > 0);
+    let explained =
+        sandbox.json(&[&["explain-model", "encoder.onnx", "--verify"][..], &sizes].concat());
+    let checks = explained["checks"].as_array().expect("checks");
+    assert!(checks.iter().any(|check| check["name"] == "attention"), "{checks:?}");
+    for check in checks {
+        assert!(check["worst_error"].as_f64().expect("a number") < 1e-4, "{check}");
+    }
+    let dump = sandbox.ask(&["explain-model", "encoder.onnx", "--dump-after", "attention"]);
+    assert!(dump.contains(" = Attention("), "{dump}");
+    let off = ["explain-model", "encoder.onnx", "--dump-after", "attention"];
+    let dump = sandbox.ask(&[&off[..], &["--disable-pass", "attention"]].concat());
+    assert!(!dump.contains(" = Attention("), "{dump}");
+}
+
+#[test]
+fn bad_models_are_refused_and_nothing_is_written() {
+    let sandbox = Sandbox::new();
+    encoder(&sandbox);
+    let whole = fs::read(sandbox.path("encoder.onnx")).expect("it was just written");
+    sandbox.write("cut.onnx", &whole[..whole.len() / 2]);
+    sandbox.write("text.onnx", "no model");
+    sandbox.ask(&["convert", "encoder.onnx", "-o", "good"]);
+    npy(&sandbox, "ids.npy", &[1, 2], &[1, 99]);
+    let ids = "input_ids=ids.npy";
+    for (arguments, expected) in [
+        (vec!["convert", "cut.onnx", "-o", "made"], "cut.onnx"),
+        (vec!["convert", "text.onnx", "-o", "made"], "text.onnx"),
+        (vec!["convert", "nowhere.onnx", "-o", "made"], "nowhere.onnx"),
+        (vec!["convert", "encoder.onnx", "-o", "good"], "is there already"),
+        (vec!["convert", "encoder.onnx", "-o", "made", "--quantize", "int8"], "--calibrate"),
+        (vec!["infer", "encoder.onnx", "--text", "hello"], "no tokenizer"),
+        (vec!["infer", "encoder.onnx", "--input", ids], "attention_mask"),
+        (
+            vec!["infer", "encoder.onnx", "--input", ids, "--input", "attention_mask=ids.npy"],
+            "index 99",
+        ),
+        (vec!["infer", "encoder.onnx", "--input", "x=text.onnx"], "text.onnx"),
+        (vec!["explain-model", "encoder.onnx", "--dump-after", "atention"], "attention"),
+        (vec!["bench", "encoder.onnx", "--seconds", "0"], "--seconds"),
+        (vec!["bench", "encoder.onnx", "--bind", "batch"], "NAME=SIZE"),
+    ] {
+        let answer = sandbox.run(&arguments);
+        assert_eq!(answer.code, Some(2), "{arguments:?}: {answer:?}");
+        assert!(answer.stderr.contains(expected), "{arguments:?}: {answer:?}");
+        assert!(!sandbox.path("made").exists(), "{arguments:?}");
+    }
+
+    let weights = sandbox.path("good/weights.safetensors");
+    let mut bytes = fs::read(&weights).expect("the package's weights");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).expect("a changed file");
+    let answer = sandbox.run(&["bench", "good"]);
+    assert_eq!(answer.code, Some(2), "{answer:?}");
+    assert!(answer.stderr.contains("weights.safetensors"), "{answer:?}");
+    assert!(answer.stderr.contains("digest"), "{answer:?}");
+}
+
+#[test]
+fn sizes_may_be_inputs() {
+    let sandbox = Sandbox::new();
+    let mut graph = Graph::new("reshape");
+    let x = graph.add_input("x", DType::I64, vec![Dim::symbol("n")]).expect("a new name");
+    let sizes = graph.add_input("sizes", DType::I64, vec![Dim::Fixed(2)]).expect("a new name");
+    let op = Op::ReshapeTo(graph::op::ReshapeTo { allow_zero: false });
+    let y = graph.add_node("a/y", op, &[x, sizes]).expect("it fits");
+    graph.set_outputs(&[y]);
+    sandbox.write("reshape.onnx", onnx::export(&graph).expect("it has an ONNX form"));
+    npy(&sandbox, "x.npy", &[6], &[1, 2, 3, 4, 5, 6]);
+    npy(&sandbox, "sizes.npy", &[2], &[2, -1]);
+    let arguments = ["infer", "reshape.onnx", "--input", "x=x.npy", "--input", "sizes=sizes.npy"];
+    let report = sandbox.json(&[&arguments[..], &["--out", "out"]].concat());
+    assert_eq!(report["outputs"][0]["shape"], serde_json::json!([2, 3]));
+    assert!(sandbox.path("out/a_y.npy").exists());
+}
+
+/// Writes an i64 tensor as a NumPy file (format version 1.0).
+fn npy(sandbox: &Sandbox, name: &str, shape: &[usize], elements: &[i64]) {
+    let tensor = Tensor::new(shape, elements.to_vec()).expect("the shape fits");
+    let sizes: String = shape.iter().map(|size| format!("{size},")).collect();
+    let mut header = format!("{{'descr': '<i8', 'fortran_order': False, 'shape': ({sizes}), }}");
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let length = u16::try_from(header.len()).expect("a short header").to_le_bytes();
+    let parts = [b"\x93NUMPY\x01\x00".as_slice(), &length, header.as_bytes(), tensor.bytes()];
+    sandbox.write(name, parts.concat());
+}
+
+/// The f32 elements of a NumPy file.
+fn floats(file: &[u8]) -> Vec<f32> {
+    let header = usize::from(u16::from_le_bytes([file[8], file[9]]));
+    let (elements, rest) = file[10 + header..].as_chunks();
+    assert!(rest.is_empty());
+    elements.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
