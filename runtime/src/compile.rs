@@ -29,6 +29,18 @@ pub enum Level {
     O3,
 }
 
+/// The numbers that linear layers with constant float weights multiply. Sums, and everything
+/// else, are `f32` either way; quantized layers run in integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16: 8 bits of precision in half the bytes.
+    Bf16,
+}
+
 /// How to compile a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompileOptions {
@@ -40,6 +52,8 @@ pub struct CompileOptions {
     pub threads: Option<NonZeroUsize>,
     /// The kernel tier; `None` for `PIPELINE_KERNELS`, or else the best of this CPU.
     pub tier: Option<Tier>,
+    /// What float layers multiply.
+    pub precision: Precision,
 }
 
 /// A model ready to run. Cloning shares everything.
@@ -78,7 +92,7 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel,
         Some(tier) => Cpu::with_tier(tier)?,
         None => Cpu::from_environment()?,
     };
-    let mut module = Module::new(graph);
+    let mut module = Module { precision: options.precision, ..Module::new(graph) };
     let passes = pass::run(&mut module, options.level, &options.disabled_passes)?;
     let choices: Vec<Choice> = module.nodes.iter().map(|node| choose(&module, node, cpu)).collect();
     let nodes = explain_nodes(&module, &choices);
@@ -89,6 +103,7 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel,
         tier: cpu.tier().name().to_owned(),
         threads: pool.current_num_threads(),
         level: options.level,
+        precision: options.precision,
         passes,
         nodes,
         constant_bytes: constant_bytes(&module),

@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use crate::compile::Level;
+use crate::compile::{Level, Precision};
 use crate::pass::PassReport;
 
 /// What the compiler did with a model.
@@ -12,6 +12,8 @@ pub struct Explanation {
     pub threads: usize,
     /// The optimisation level.
     pub level: Level,
+    /// What float layers multiply.
+    pub precision: Precision,
     /// Every pass and how often it fired, in order.
     pub passes: Vec<PassReport>,
     /// Every node that is left, in the order in which they run.

@@ -29,7 +29,7 @@ mod pass;
 mod plan;
 mod session;
 
-pub use compile::{CompileOptions, CompiledModel, Level, compile};
+pub use compile::{CompileOptions, CompiledModel, Level, Precision, compile};
 pub use error::RuntimeError;
 pub use explain::{ExplainedNode, Explanation, RejectedKernel};
 pub use kernels::Tier;

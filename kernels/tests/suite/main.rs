@@ -6,6 +6,7 @@ mod float {
     mod rows;
     mod training;
 }
+mod bf16;
 mod integer;
 mod products;
 
