@@ -60,7 +60,7 @@ impl Twin {
         let steps = (self.sizes[1] + 1) as f64 * 2f64.powi(-24);
         let gamma = steps / (1.0 - steps);
         let expected = self.expected();
-        let portable = self.run(Cpu::with_tier(Tier::Portable).unwrap(), Activation::Identity);
+        let mut portable = None;
         for cpu in Cpu::every() {
             let y = self.run(cpu, Activation::Identity);
             assert_eq!(y.len(), expected.len());
@@ -69,7 +69,7 @@ impl Twin {
                 assert!(error <= gamma * sizes, "{}: element {i}: {y} for {sum}", cpu.tier());
             }
             if cpu.tier() <= Tier::Vnni {
-                assert_eq!(y, portable, "{}", cpu.tier());
+                assert_eq!(&y, portable.get_or_insert_with(|| y.clone()), "{}", cpu.tier());
             }
             let relu: Vec<_> = y.iter().map(|y| y.max(0.0)).collect();
             assert_eq!(self.run(cpu, Activation::Relu), relu, "{}", cpu.tier());
