@@ -15,8 +15,9 @@ use super::round::round_piece;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512};
 use crate::activation::Activation;
+use crate::elementwise::add_assign_piece;
 use crate::parallel::{Shared, check_len};
-use crate::tier::{Cpu, Tier, tiered};
+use crate::tier::{Cpu, Tier};
 
 /// Multiply-adds below which one thread is faster.
 const PARALLEL_WORK: usize = 1 << 21;
@@ -30,8 +31,8 @@ const MANY_STRIPS: usize = 8;
 /// Panels that make a column block where there are few strips.
 const BLOCK_PANELS: usize = 8;
 
-/// Most rows of a tile over all tiers but `amx`.
-const MOST_ROWS: usize = 12;
+/// Most rows of a tile over all tiers.
+const MOST_ROWS: usize = 16;
 
 thread_local! {
     /// Rounded rows. It is taken while in use, so that work which a waiting thread takes on finds
@@ -181,7 +182,10 @@ impl Job<'_> {
         if let Some(bias) = self.layer.bias {
             let mut padded = [0.0; PANEL];
             padded[..width].copy_from_slice(&bias[column..column + width]);
-            add_bias(self.cpu, &padded, sums);
+            // A row for each row of sums: one long loop, where short ones make a compiler gather.
+            let padded = [padded; MOST_ROWS];
+            let padded = &padded.as_flattened()[..sums.len() * PANEL];
+            add_assign_piece(self.cpu, sums.as_flattened_mut(), padded);
         }
         self.layer.activation.apply(self.cpu, sums.as_flattened_mut());
         for (offset, sums) in sums.iter().enumerate() {
@@ -202,15 +206,5 @@ fn tile_rows(cpu: Cpu) -> usize {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::ROWS,
         _ => portable::ROWS,
-    }
-}
-
-tiered! {
-    fn add_bias(bias: &[f32; PANEL], sums: &mut [[f32; PANEL]]) {
-        for sums in sums {
-            for column in 0..PANEL {
-                sums[column] += bias[column];
-            }
-        }
     }
 }

@@ -1,6 +1,7 @@
-#![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
+#![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves AMX")]
 //! The int8 linear layer on the tile registers: both operands signed, as they are stored.
 
+use std::arch::x86_64::*;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -8,7 +9,6 @@ use super::linear::{Job, Target};
 use super::pack::{GROUP, PANEL};
 use super::quantize::quantize_piece;
 use crate::amx::{self, BlockSums, Int8, TILE_BYTES, TILE_LINES, TilePanels, TileRows};
-use crate::tier::tiered;
 
 /// Rows whose blocks share the weights that a block has brought into the first cache: with k = 384
 /// they take 24 of its 48 KiB, and the weights of a block 12.
@@ -84,10 +84,9 @@ fn finish(job: &Job<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize, target
     for (offset, &sum) in offsets.iter_mut().zip(job.layer.weights.tile(panel, 1).sums) {
         *offset = i32::from(job.layer.zero_point).wrapping_mul(sum);
     }
-    rescale(job.cpu, sums, &offsets, &of_panel(job.layer.scales), values);
-    if let Some(bias) = job.layer.bias {
-        add_bias(job.cpu, &of_panel(bias), values);
-    }
+    let bias = job.layer.bias.map(of_panel);
+    // SAFETY: jobs come here only where a `Cpu` of tier `amx` exists, which has AVX-512.
+    unsafe { rescale(sums, &offsets, &of_panel(job.layer.scales), bias.as_ref(), values) };
     let values = values.as_flattened_mut();
     job.layer.activation.apply(job.cpu, values);
     match *target {
@@ -113,24 +112,31 @@ fn finish(job: &Job<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize, target
     }
 }
 
-tiered! {
-    /// `values[r, c] = (sums[r, c] − offsets[c])·scales[c]`, as the other tiers compute it.
-    fn rescale(sums: &[[i32; PANEL]], offsets: &[i32; PANEL], scales: &[f32; PANEL], values: &mut [[f32; PANEL]]) {
-        for (values, sums) in values.iter_mut().zip(sums) {
-            for column in 0..PANEL {
-                values[column] = sums[column].wrapping_sub(offsets[column]) as f32 * scales[column];
-            }
-        }
-    }
-}
-
-tiered! {
-    fn add_bias(bias: &[f32; PANEL], values: &mut [[f32; PANEL]]) {
-        for values in values {
-            for column in 0..PANEL {
-                values[column] += bias[column];
-            }
-        }
+/// `values[r, c] = (sums[r, c] − offsets[c])·scales[c] + bias[c]`, rounded at each step as the other
+/// tiers do. Plain loops over short rows become gathers here.
+#[target_feature(enable = "avx512f")]
+fn rescale(
+    sums: &[[i32; PANEL]],
+    offsets: &[i32; PANEL],
+    scales: &[f32; PANEL],
+    bias: Option<&[f32; PANEL]>,
+    values: &mut [[f32; PANEL]],
+) {
+    // SAFETY: each array has the 64 bytes that are read.
+    let (offsets, scales, bias) = unsafe {
+        (
+            _mm512_loadu_si512(offsets.as_ptr().cast()),
+            _mm512_loadu_ps(scales.as_ptr()),
+            bias.map(|bias| _mm512_loadu_ps(bias.as_ptr())),
+        )
+    };
+    for (values, sums) in values.iter_mut().zip(sums) {
+        // SAFETY: a row of sums has the 64 bytes that are read.
+        let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offsets)), scales);
+        let value = bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias));
+        // SAFETY: a row of values has the 64 bytes that are written.
+        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), value) };
     }
 }
 
