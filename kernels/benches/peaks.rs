@@ -26,11 +26,11 @@ mod x86 {
 
     use kernels::{Cpu, Tier};
 
-    /// Runs of which the best counts.
-    const RUNS: usize = 7;
+    /// Runs of which the best counts: many and short, so that some fall between other work.
+    const RUNS: usize = 40;
 
-    /// Long against the start of threads and the clock's resolution.
-    const LONG_ENOUGH: Duration = Duration::from_millis(20);
+    /// Long against the clock's resolution and a barrier.
+    const LONG_ENOUGH: Duration = Duration::from_millis(4);
 
     /// A loop of one instruction.
     struct Peak {
