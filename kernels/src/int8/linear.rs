@@ -18,9 +18,6 @@ use crate::tier::{Cpu, Tier, tiered};
 /// Multiply-adds below which one thread is faster: some 5 µs on VNNI.
 const PARALLEL_WORK: usize = 1 << 21;
 
-/// The same for AMX, which multiplies some five times faster and finishes the sums no faster.
-const PARALLEL_WORK_AMX: usize = 1 << 22;
-
 /// Most rows and columns of a tile over all tiers.
 const MOST_ROWS: usize = 6;
 const MOST_COLUMNS: usize = 4 * PANEL;
@@ -84,7 +81,7 @@ pub fn linear(cpu: Cpu, x: &[i8], rows: usize, layer: &Layer<'_>, y: Output<'_>)
     };
     let (parallel_work, block_rows) = match cpu.tier() {
         #[cfg(target_arch = "x86_64")]
-        Tier::Amx => (PARALLEL_WORK_AMX, amx::ROWS),
+        Tier::Amx => (amx::PARALLEL_WORK, amx::ROWS),
         _ => (PARALLEL_WORK, BLOCK_ROWS),
     };
     if work < parallel_work {
