@@ -2,8 +2,9 @@
 //!
 //! Every kernel has one meaning on every instruction set. The integer kernels are exact, and the
 //! `f32` kernels of this crate use no fused multiply-add and sum in one fixed order, so a tier
-//! changes the speed and not one bit of the result. The exception is the `f32` matrix product,
-//! which belongs to the `gemm` crate: it picks its own instructions, whatever the tier says.
+//! changes the speed and not one bit of the result. There are two exceptions: the `f32` matrix
+//! product belongs to the `gemm` crate, which picks its own instructions, whatever the tier says;
+//! and the [`bf16`] product of tier `amx` sums in the order of its instruction.
 //!
 //! Work above a measured size is cut into pieces whose borders depend on the sizes alone, never
 //! on the number of threads, and runs on the rayon pool the caller is in. Reductions across
@@ -16,6 +17,7 @@
 //! - [`Cpu`] and [`Tier`]: which instruction set may run. Start here: every kernel takes a `Cpu`.
 //! - [`gemm()`], [`batched_gemm`], [`linear`]: `f32` matrix products.
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
+//! - [`bf16`]: packed bf16 weights and the linear layer on them.
 //! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
@@ -28,7 +30,10 @@
 //! function checks this in release builds too, and panics before it touches memory.
 
 mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
+pub mod bf16;
 mod elementwise;
 mod gather;
 mod in_place;

@@ -5,6 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
+
 /// The environment variable that forces a tier.
 const VARIABLE: &str = "PIPELINE_KERNELS";
 
@@ -13,17 +16,19 @@ const VARIABLE: &str = "PIPELINE_KERNELS";
 pub enum Tier {
     /// What every CPU of the architecture has.
     Portable,
-    /// 256-bit vectors.
+    /// 256-bit vectors with fused multiply-add.
     Avx2,
     /// 512-bit vectors: AVX-512 F, BW, DQ and VL.
     Avx512,
     /// AVX-512 with the int8 dot product.
     Vnni,
+    /// The tile registers besides, with products of int8 and of bf16.
+    Amx,
 }
 
 impl Tier {
     /// Every tier, slowest first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Vnni];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Vnni, Self::Amx];
 
     /// The name that `PIPELINE_KERNELS` takes.
     #[must_use]
@@ -33,6 +38,7 @@ impl Tier {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Vnni => "vnni",
+            Self::Amx => "amx",
         }
     }
 
@@ -43,7 +49,7 @@ impl Tier {
         {
             match self {
                 Self::Portable => true,
-                Self::Avx2 => is_x86_feature_detected!("avx2"),
+                Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
                 Self::Avx512 => {
                     Self::Avx2.is_available()
                         && is_x86_feature_detected!("avx512f")
@@ -52,6 +58,7 @@ impl Tier {
                         && is_x86_feature_detected!("avx512vl")
                 }
                 Self::Vnni => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
+                Self::Amx => Self::Vnni.is_available() && amx::is_available(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -82,13 +89,16 @@ impl FromStr for Tier {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TierError {
     /// The name is not a tier's.
-    #[error("expected a kernel tier (portable, avx2, avx512 or vnni), found `{found}`")]
+    #[error("expected a kernel tier (portable, avx2, avx512, vnni or amx), found `{found}`")]
     Unknown {
         /// What was given.
         found: String,
     },
-    /// The tier exists, and this CPU lacks its instructions.
-    #[error("kernel tier `{wanted}` needs instructions this CPU lacks; its best tier is `{best}`")]
+    /// The tier exists, and cannot run here.
+    #[error(
+        "kernel tier `{wanted}` needs instructions that this CPU lacks or the system does not let \
+         this process use; the best tier here is `{best}`"
+    )]
     Unsupported {
         /// The tier asked for.
         wanted: Tier,
@@ -179,7 +189,7 @@ macro_rules! tiered {
                 // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found AVX2.
                 $crate::tier::Tier::Avx2 => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                $crate::tier::Tier::Avx512 | $crate::tier::Tier::Vnni => {
+                $crate::tier::Tier::Avx512 | $crate::tier::Tier::Vnni | $crate::tier::Tier::Amx => {
                     // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found
                     // AVX-512 F, BW, DQ and VL.
                     unsafe { avx512($($arg),*) }
@@ -207,7 +217,7 @@ mod tests {
         let error = "sse9".parse::<Tier>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "expected a kernel tier (portable, avx2, avx512 or vnni), found `sse9`"
+            "expected a kernel tier (portable, avx2, avx512, vnni or amx), found `sse9`"
         );
     }
 

@@ -30,6 +30,18 @@ pub enum Level {
     O3,
 }
 
+/// The numbers that linear layers with constant float weights multiply. Sums, and everything
+/// else, are `f32` either way; quantized layers run in integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16: 8 bits of precision in half the bytes.
+    Bf16,
+}
+
 /// How to compile a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompileOptions {
@@ -45,6 +57,8 @@ pub struct CompileOptions {
     /// [`MemoryUse::total_bytes`]; a run that needs more is refused before its arena is allocated.
     /// `None` for no limit of ours. [`crate::memory_fraction`] gives a part of the machine's.
     pub memory_budget: Option<usize>,
+    /// What float layers multiply.
+    pub precision: Precision,
 }
 
 /// A model ready to run. Cloning shares everything.
@@ -118,7 +132,7 @@ impl fmt::Debug for CompiledModel {
 /// weights alone need more than the memory budget.
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
     let mut clock = Clock::start();
-    let mut module = Module::new(graph);
+    let mut module = Module { precision: options.precision, ..Module::new(graph) };
     // Fused operations take sizes that are known before a run.
     let level = if module.is_dynamic() { options.level.min(Level::O1) } else { options.level };
     let passes = pass::run(&mut module, level, &options.disabled_passes)?;
@@ -167,6 +181,7 @@ pub(crate) fn compile_module(
         threads: pool.current_num_threads(),
         level,
         dynamic,
+        precision: options.precision,
         passes,
         nodes,
         constant_bytes: constant_bytes(&module),

@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use crate::compile::Level;
+use crate::compile::{Level, Precision};
 use crate::pass::PassReport;
 
 /// What the compiler did with a model.
@@ -14,6 +14,8 @@ pub struct Explanation {
     pub level: Level,
     /// Whether sizes depend on values: then nothing is fused, and runs go node by node.
     pub dynamic: bool,
+    /// What float layers multiply.
+    pub precision: Precision,
     /// Every pass and how often it fired, in order.
     pub passes: Vec<PassReport>,
     /// Every node that is left, in the order in which they run.

@@ -34,7 +34,7 @@ pub fn dump_after(
 ) -> Result<String, RuntimeError> {
     pass::check_names(std::slice::from_ref(&last.to_owned()))?;
     pass::check_names(&options.disabled_passes)?;
-    let mut module = Module::new(graph);
+    let mut module = Module { precision: options.precision, ..Module::new(graph) };
     for pass in PASSES {
         if pass::runs(pass, options.level, &options.disabled_passes) {
             (pass.run)(&mut module);
@@ -83,7 +83,7 @@ pub fn check_passes(
         name: "of the check".to_owned(),
         reason: error.to_string(),
     })?;
-    let mut module = Module::new(graph);
+    let mut module = Module { precision: options.precision, ..Module::new(graph) };
     let mut checks = Vec::new();
     for pass in PASSES {
         let runs = pass::runs(pass, options.level, &options.disabled_passes);

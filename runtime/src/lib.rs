@@ -37,7 +37,7 @@ mod plan;
 mod session;
 mod verified;
 
-pub use compile::{CompileOptions, CompiledModel, Level, compile};
+pub use compile::{CompileOptions, CompiledModel, Level, Precision, compile};
 pub use error::RuntimeError;
 pub use explain::{CompileTimes, ExplainedNode, Explanation, RejectedKernel};
 pub use inspect::{PassCheck, check_passes, dump_after};

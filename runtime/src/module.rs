@@ -4,6 +4,8 @@ use graph::{DType, Dim, Graph, Op, Shape, Tensor};
 use kernels::Activation;
 use kernels::int8::Quantization;
 
+use crate::compile::Precision;
+
 /// A value: an input, a constant, or what a node writes. An index into [`Module::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id(pub(crate) usize);
@@ -93,6 +95,8 @@ pub(crate) struct Module {
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<Id>,
     pub(crate) outputs: Vec<Id>,
+    /// What linear layers may round their operands to.
+    pub(crate) precision: Precision,
 }
 
 impl Module {
@@ -121,7 +125,13 @@ impl Module {
             fused_from: Vec::new(),
         });
         let nodes = nodes.collect();
-        Self { values, nodes, inputs: map(graph.inputs()), outputs: map(graph.outputs()) }
+        Self {
+            values,
+            nodes,
+            inputs: map(graph.inputs()),
+            outputs: map(graph.outputs()),
+            precision: Precision::default(),
+        }
     }
 
     /// Whether a size depends on values, so that memory cannot be planned before a run.

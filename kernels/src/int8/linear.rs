@@ -10,7 +10,7 @@ use super::pack::{Columns, PANEL, PackedWeights, Rows};
 use super::portable;
 use super::quantize::{Quantization, quantize_piece};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, vnni};
+use super::{amx, avx2, avx512, vnni};
 use crate::activation::Activation;
 use crate::parallel::{Shared, check_len};
 use crate::tier::{Cpu, Tier, tiered};
@@ -79,28 +79,33 @@ pub fn linear(cpu: Cpu, x: &[i8], rows: usize, layer: &Layer<'_>, y: Output<'_>)
         rows,
         panels,
     };
-    if work < PARALLEL_WORK {
+    let (parallel_work, block_rows) = match cpu.tier() {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Amx => (amx::PARALLEL_WORK, amx::ROWS),
+        _ => (PARALLEL_WORK, BLOCK_ROWS),
+    };
+    if work < parallel_work {
         job(0..rows, 0..panels).run(&target);
         return;
     }
-    let row_blocks = rows.div_ceil(BLOCK_ROWS);
+    let row_blocks = rows.div_ceil(block_rows);
     let block_panels = if row_blocks < 8 { BLOCK_PANELS } else { panels };
     let column_blocks = panels.div_ceil(block_panels);
     (0..row_blocks * column_blocks).into_par_iter().for_each(|index| {
-        let row = index / column_blocks * BLOCK_ROWS;
+        let row = index / column_blocks * block_rows;
         let panel = index % column_blocks * block_panels;
-        let rows = row..(row + BLOCK_ROWS).min(rows);
+        let rows = row..(row + block_rows).min(rows);
         job(rows, panel..(panel + block_panels).min(panels)).run(&target);
     });
 }
 
 /// One thread's share: a rectangle of the result.
-struct Job<'a> {
-    cpu: Cpu,
-    x: &'a [i8],
-    layer: &'a Layer<'a>,
-    rows: std::ops::Range<usize>,
-    panels: std::ops::Range<usize>,
+pub(super) struct Job<'a> {
+    pub(super) cpu: Cpu,
+    pub(super) x: &'a [i8],
+    pub(super) layer: &'a Layer<'a>,
+    pub(super) rows: std::ops::Range<usize>,
+    pub(super) panels: std::ops::Range<usize>,
 }
 
 impl Job<'_> {
@@ -108,6 +113,11 @@ impl Job<'_> {
     fn run(&self, target: &Target) {
         let weights = self.layer.weights;
         let k = weights.inputs();
+        #[cfg(target_arch = "x86_64")]
+        if self.cpu.tier() == Tier::Amx && k > 0 {
+            amx::run(self, target);
+            return;
+        }
         let (tile_rows, tile_panels) = tile_size(self.cpu);
         for panel in self.panels.clone().step_by(tile_panels) {
             let columns = weights.tile(panel, tile_panels.min(self.panels.end - panel));
@@ -175,7 +185,7 @@ tiered! {
 fn tile_size(cpu: Cpu) -> (usize, usize) {
     match cpu.tier() {
         #[cfg(target_arch = "x86_64")]
-        Tier::Vnni => (vnni::ROWS, vnni::PANELS),
+        Tier::Vnni | Tier::Amx => (vnni::ROWS, vnni::PANELS),
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512 => (avx512::ROWS, 1),
         #[cfg(target_arch = "x86_64")]
@@ -193,7 +203,7 @@ pub(crate) fn multiply(cpu: Cpu, x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) 
     match cpu.tier() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found its features.
-        Tier::Vnni => unsafe { vnni::tile(x, w, sums) },
+        Tier::Vnni | Tier::Amx => unsafe { vnni::tile(x, w, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Tier::Avx512 => unsafe { avx512::tile(x, w, sums) },
@@ -205,7 +215,7 @@ pub(crate) fn multiply(cpu: Cpu, x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) 
 }
 
 /// A result that threads fill in disjoint rectangles.
-enum Target {
+pub(super) enum Target {
     F32(Shared<f32>),
     Int8(Shared<i8>, Quantization),
 }

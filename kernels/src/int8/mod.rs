@@ -4,6 +4,8 @@
 //! they fit an `i32`: with full-range operands for fewer than 131,072 products.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;

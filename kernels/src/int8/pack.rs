@@ -8,6 +8,10 @@ pub(crate) const PANEL: usize = 16;
 /// Products that the int8 dot product instruction sums at once.
 pub(crate) const GROUP: usize = 4;
 
+/// Lines of zeros behind the last panel. Tiles of 16 lines are multiplied whole: where k ends
+/// inside one, it goes on into the next panel, whose weights meet the zeros that x ends in.
+pub(crate) const SPARE_LINES: usize = 15;
+
 /// One group of a panel: for each of 16 columns, 4 consecutive weights. A cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
@@ -36,7 +40,7 @@ impl PackedWeights {
     pub fn new(w: &[i8], [k, n]: [usize; 2], strides: [usize; 2]) -> Self {
         let groups = k.div_ceil(GROUP);
         let panels = n.div_ceil(PANEL);
-        let mut lines = vec![Line([0; PANEL * GROUP]); groups * panels];
+        let mut lines = vec![Line([0; PANEL * GROUP]); groups * panels + SPARE_LINES];
         let mut column_sums = vec![0; panels * PANEL];
         for col in 0..n {
             let panel = &mut lines[col / PANEL * groups..][..groups];
@@ -70,6 +74,12 @@ impl PackedWeights {
     /// Panels of 16 columns.
     pub(crate) const fn panels(&self) -> usize {
         self.column_sums.len() / PANEL
+    }
+
+    /// All lines, and [`SPARE_LINES`] more.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn lines_for_tiles(&self) -> &[Line] {
+        &self.lines
     }
 
     /// The lines of `count` panels from `first`, one panel after another, and their column sums.

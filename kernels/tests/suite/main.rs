@@ -6,6 +6,7 @@ mod float {
     mod rows;
     mod training;
 }
+mod bf16;
 mod integer;
 mod products;
 
@@ -67,4 +68,11 @@ fn on_any_threads(run: impl Fn() -> Vec<f32> + Sync + Send) -> Vec<f32> {
     let three = with(3);
     assert!(one.iter().zip(&three).all(|(a, b)| a.to_bits() == b.to_bits()));
     one
+}
+
+/// Tiers that a CPU lacks are not tested on it, but a run that asks for one fails without it.
+#[test]
+fn the_tier_that_the_environment_asks_for_is_there() {
+    let cpu = Cpu::from_environment().expect("PIPELINE_KERNELS names a tier of this CPU");
+    assert!(Cpu::every().any(|other| other == cpu));
 }

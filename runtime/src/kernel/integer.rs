@@ -19,10 +19,11 @@ const fn linear(name: &'static str, tier: Tier, cost: u32) -> KernelEntry {
 }
 
 pub(super) const KERNELS: &[KernelEntry] = &[
-    linear("integer-linear.portable", Tier::Portable, 40),
-    linear("integer-linear.avx2", Tier::Avx2, 6),
-    linear("integer-linear.avx512", Tier::Avx512, 3),
-    linear("integer-linear.vnni", Tier::Vnni, 1),
+    linear("integer-linear.portable", Tier::Portable, 200),
+    linear("integer-linear.avx2", Tier::Avx2, 30),
+    linear("integer-linear.avx512", Tier::Avx512, 15),
+    linear("integer-linear.vnni", Tier::Vnni, 5),
+    linear("integer-linear.amx", Tier::Amx, 1),
     KernelEntry {
         name: "integer-gather",
         operation: "IntegerGather",

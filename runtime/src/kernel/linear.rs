@@ -10,7 +10,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "linear.f32",
     operation: "Linear",
     tier: None,
-    cost: 1,
+    cost: 4,
     accepts: |module, node| expect_type(module, node, 1, DType::F32),
     prepare,
 }];

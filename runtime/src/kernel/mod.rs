@@ -1,6 +1,7 @@
 //! What runs a node: one file a family, one table [`KERNELS`].
 
 mod attention;
+mod bf16;
 mod elementwise;
 mod integer;
 mod linear;
@@ -135,6 +136,7 @@ const EVERY_OPERATOR: &str = "*";
 /// Every kernel. Of those that accept a node, the cheapest runs.
 pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     attention::KERNELS,
+    bf16::KERNELS,
     elementwise::KERNELS,
     integer::KERNELS,
     linear::KERNELS,

@@ -120,6 +120,7 @@ fn the_cheapest_kernel_of_the_tier_runs_and_the_others_say_why_not() {
             "integer-linear.avx2: needs tier avx2, the model runs at portable",
             "integer-linear.avx512: needs tier avx512, the model runs at portable",
             "integer-linear.vnni: needs tier vnni, the model runs at portable",
+            "integer-linear.amx: needs tier amx, the model runs at portable",
         ]
     );
     let norm = nodes.iter().find(|node| node.operation == "LayerNormalization").unwrap();

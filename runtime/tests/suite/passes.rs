@@ -5,9 +5,9 @@ use graph::op::{
     Softmax, Transpose, Unary, Unsqueeze,
 };
 use graph::{DType, Dim, Graph, Op, Tensor, ValueId};
-use runtime::{CompileOptions, Level, compile, pass_names};
+use runtime::{CompileOptions, Level, Precision, compile, pass_names};
 
-use crate::{Sketch, assert_close, check, fired, numbers, options, run};
+use crate::{Sketch, assert_close, check, fired, floats, numbers, options, run};
 
 /// f32 sums of a few hundred products in another order.
 const FLOAT: f32 = 1e-4;
@@ -48,6 +48,38 @@ fn linear_bias_activation() {
         assert_eq!(nodes[0].fused_from, ["node0", "node1", "node2"]);
         assert_eq!(nodes[0].kernel, "linear.f32");
     }
+}
+
+#[test]
+fn float_layers_multiply_in_the_precision_asked_for() {
+    let (rows, k, n) = (5, 48, 7);
+    let (mut sketch, x) = Sketch::new(k);
+    let w = sketch.weight(numbers(&[k, n], 1, 0.5));
+    let y = sketch.node(Op::MatMul, &[x, w]);
+    let graph = sketch.finish(&[y]);
+    let inputs = [("x", numbers(&[rows, k], 7, 1.0))];
+    let expected = &graph::reference::evaluate(&graph, &inputs).unwrap()[0];
+    let bf16 = CompileOptions { precision: Precision::Bf16, ..options(Level::O3) };
+    let model = compile(&graph, &bf16).unwrap();
+    assert_eq!(model.explain().precision, Precision::Bf16);
+    let node = &model.explain().nodes[0];
+    assert_eq!(node.kernel, "linear.bf16");
+    assert_eq!(node.rejected[0].kernel, "linear.f32");
+    assert_eq!(model.explain().constant_bytes, 0);
+
+    // Each operand is off by at most 2⁻⁹ of itself, and so each product by a little more than 2⁻⁸.
+    let found = &run(&model, &inputs)[0];
+    let (x, w) = (floats(&inputs[0].1), numbers(&[k, n], 1, 0.5));
+    for (index, (&y, &exact)) in floats(found).iter().zip(floats(expected)).enumerate() {
+        let products = (0..k).map(|i| x[index / n * k + i] * floats(&w)[i * n + index % n]);
+        let bound = products.map(f32::abs).sum::<f32>() * 2f32.powi(-8) * 1.01;
+        assert!((y - exact).abs() <= bound, "element {index}: {y} for {exact}");
+        assert!(y != exact, "element {index} was not rounded");
+    }
+
+    let model = compile(&graph, &options(Level::O3)).unwrap();
+    let node = &model.explain().nodes[0];
+    assert_eq!(node.rejected[0].reason, "rounds to bf16, and the model was compiled for f32");
 }
 
 #[test]

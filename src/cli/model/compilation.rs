@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use runtime::{CompileOptions, CompiledModel, Level, RuntimeError};
+use runtime::{CompileOptions, CompiledModel, Level, Precision, RuntimeError};
 
 use super::Opened;
 use crate::cli::failure::{Failure, WRONG};
@@ -16,6 +16,9 @@ pub(in crate::cli) struct Compilation {
     /// How much the compiler rewrites: 0 nothing, 1 cleans up, 2 fuses, 3 also merges projections
     #[arg(short = 'O', value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=3))]
     level: u8,
+    /// What float layers multiply: `f32`, or `bf16`, which is faster where the CPU has it
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16"])]
+    precision: String,
     /// Passes that do not run
     #[arg(long, value_name = "PASS", value_delimiter = ',')]
     disable_pass: Vec<String>,
@@ -44,6 +47,7 @@ impl Compilation {
             level,
             disabled_passes: self.disable_pass.clone(),
             threads: self.threads,
+            precision: if self.precision == "bf16" { Precision::Bf16 } else { Precision::F32 },
             memory_budget: self.memory_budget.or(share),
             ..CompileOptions::default()
         })

@@ -1,0 +1,210 @@
+#![allow(
+    unsafe_code,
+    reason = "column blocks of one row-major result are written by different threads"
+)]
+//! The bf16 linear layer: rounding, product, bias and activation in one pass over the result.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::pack::{PANEL, PackedBf16, TILE_INPUTS};
+use super::portable;
+use super::round::round_piece;
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx2, avx512};
+use crate::activation::Activation;
+use crate::elementwise::add_assign_piece;
+use crate::parallel::{Shared, check_len};
+use crate::tier::{Cpu, Tier};
+
+/// Multiply-adds below which one thread is faster.
+const PARALLEL_WORK: usize = 1 << 21;
+
+/// Rows that are rounded at once, and whose blocks share weights in the first cache.
+const STRIP_ROWS: usize = 96;
+
+/// Strips from which on each is a thread's work; fewer are cut into columns.
+const MANY_STRIPS: usize = 8;
+
+/// Panels that make a column block where there are few strips.
+const BLOCK_PANELS: usize = 8;
+
+/// Most rows of a tile over all tiers.
+const MOST_ROWS: usize = 16;
+
+thread_local! {
+    /// Rounded rows. It is taken while in use, so that work which a waiting thread takes on finds
+    /// another.
+    static ROUNDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
+}
+
+/// A linear layer with operands rounded to bf16.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    /// The weights, `[k, n]`.
+    pub weights: &'a PackedBf16,
+    /// Added to the product, `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// `y = activation(x·w + bias)` with x and w rounded to bf16 and sums in `f32`; see [`super`] for
+/// the error and for what tiers agree on.
+///
+/// # Shapes
+/// `x`: `[rows, k]`; `y`: `[rows, n]`, both row-major.
+///
+/// # Panics
+/// When a length differs.
+pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut [f32]) {
+    let (k, n) = (layer.weights.inputs(), layer.weights.outputs());
+    check_len("bf16 linear: x", x.len(), rows * k);
+    check_len("bf16 linear: y", y.len(), rows * n);
+    if let Some(bias) = layer.bias {
+        check_len("bf16 linear: bias", bias.len(), n);
+    }
+    if y.is_empty() {
+        return;
+    }
+    let job = Job { cpu, layer, y: Shared::new(y) };
+    let panels = layer.weights.panels();
+    let strips = rows.div_ceil(STRIP_ROWS);
+    let strip_rows = |strip: usize| strip * STRIP_ROWS..rows.min((strip + 1) * STRIP_ROWS);
+    let parallel = rows.saturating_mul(n).saturating_mul(k) >= PARALLEL_WORK;
+    if parallel && strips < MANY_STRIPS {
+        let blocks = panels.div_ceil(BLOCK_PANELS);
+        job.with_rounded(x, 0..rows, |rounded| {
+            (0..strips * blocks).into_par_iter().for_each(|index| {
+                let first = index % blocks * BLOCK_PANELS;
+                let panels = first..panels.min(first + BLOCK_PANELS);
+                job.run(rounded, strip_rows(index / blocks), 0, panels);
+            });
+        });
+        return;
+    }
+    let strip = |strip| {
+        let rows = strip_rows(strip);
+        job.with_rounded(x, rows.clone(), |rounded| {
+            job.run(rounded, rows.clone(), rows.start, 0..panels);
+        });
+    };
+    if parallel {
+        (0..strips).into_par_iter().for_each(strip);
+    } else {
+        (0..strips).for_each(strip);
+    }
+}
+
+/// What the threads share.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    cpu: Cpu,
+    layer: &'a Layer<'a>,
+    y: Shared<f32>,
+}
+
+impl Job<'_> {
+    /// Elements of a rounded row.
+    fn stride(&self) -> usize {
+        self.layer.weights.inputs().next_multiple_of(TILE_INPUTS)
+    }
+
+    /// Calls `work` with the rows of x, rounded and each filled up with zeros.
+    fn with_rounded(&self, x: &[f32], rows: Range<usize>, work: impl FnOnce(&[u16])) {
+        let (k, stride) = (self.layer.weights.inputs(), self.stride());
+        let mut rounded = ROUNDED.take();
+        rounded.resize(rows.len() * stride, 0);
+        if k > 0 {
+            let x = x[rows.start * k..rows.end * k].chunks_exact(k);
+            for (rounded, x) in rounded.chunks_exact_mut(stride).zip(x) {
+                round_piece(self.cpu, x, &mut rounded[..k]);
+                rounded[k..].fill(0);
+            }
+        }
+        work(&rounded);
+        ROUNDED.set(rounded);
+    }
+
+    /// Computes a rectangle of the result from rounded rows that begin with row `first`.
+    fn run(&self, rounded: &[u16], rows: Range<usize>, first: usize, panels: Range<usize>) {
+        let stride = self.stride();
+        if stride == 0 {
+            for (row, panel) in rows.flat_map(|row| panels.clone().map(move |panel| (row, panel))) {
+                self.finish(&mut [[0.0; PANEL]], row, panel);
+            }
+            return;
+        }
+        let x = &rounded[(rows.start - first) * stride..(rows.end - first) * stride];
+        #[cfg(target_arch = "x86_64")]
+        if self.cpu.tier() == Tier::Amx {
+            let finish = |sums: &mut [[f32; PANEL]], row, panel| {
+                self.finish(sums, rows.start + row, panel);
+            };
+            // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found AMX.
+            unsafe { amx::multiply((x, stride), self.layer.weights, panels, finish) };
+            return;
+        }
+        let tile_rows = tile_rows(self.cpu);
+        let mut sums = [[0.0; PANEL]; MOST_ROWS];
+        for panel in panels {
+            for (index, x) in x.chunks(tile_rows * stride).enumerate() {
+                let sums = &mut sums[..x.len() / stride];
+                self.multiply(x, panel, sums);
+                self.finish(sums, rows.start + index * tile_rows, panel);
+            }
+        }
+    }
+
+    /// The products of one tile.
+    fn multiply(&self, x: &[u16], panel: usize, sums: &mut [[f32; PANEL]]) {
+        let (stride, lines) = (self.stride(), self.layer.weights.panel(panel));
+        match self.cpu.tier() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+            Tier::Avx512 | Tier::Vnni | Tier::Amx => unsafe {
+                avx512::tile(x, stride, lines, sums);
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above, AVX2 and FMA.
+            Tier::Avx2 => unsafe { avx2::tile(x, stride, lines, sums) },
+            _ => portable::tile(x, stride, lines, sums),
+        }
+    }
+
+    /// Adds the bias, activates and writes one tile, from `row` on.
+    fn finish(&self, sums: &mut [[f32; PANEL]], row: usize, panel: usize) {
+        let n = self.layer.weights.outputs();
+        let column = panel * PANEL;
+        let width = PANEL.min(n - column);
+        if let Some(bias) = self.layer.bias {
+            let mut padded = [0.0; PANEL];
+            padded[..width].copy_from_slice(&bias[column..column + width]);
+            // A row for each row of sums: one long loop, where short ones make a compiler gather.
+            let padded = [padded; MOST_ROWS];
+            let padded = &padded.as_flattened()[..sums.len() * PANEL];
+            add_assign_piece(self.cpu, sums.as_flattened_mut(), padded);
+        }
+        self.layer.activation.apply(self.cpu, sums.as_flattened_mut());
+        for (offset, sums) in sums.iter().enumerate() {
+            // SAFETY: row + offset < rows and column + width ≤ n, so the range lies in y, whose
+            // length was checked at the start; jobs cover disjoint rectangles, so no other thread
+            // touches it.
+            let y = unsafe { self.y.range((row + offset) * n + column, width) };
+            y.copy_from_slice(&sums[..width]);
+        }
+    }
+}
+
+/// Rows of a tier's tile.
+fn tile_rows(cpu: Cpu) -> usize {
+    match cpu.tier() {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 | Tier::Vnni | Tier::Amx => avx512::ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::ROWS,
+        _ => portable::ROWS,
+    }
+}

@@ -1,0 +1,64 @@
+//! The linear layer with x and weights rounded to bf16, where the compiler was asked for it.
+
+use kernels::bf16::{Layer, PackedBf16, linear_bf16};
+use kernels::{Activation, Cpu};
+
+use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, run};
+use crate::compile::Precision;
+use crate::module::{Module, Node, Operation};
+
+pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
+    name: "linear.bf16",
+    operation: "Linear",
+    tier: None,
+    cost: 1,
+    accepts,
+    prepare,
+}];
+
+fn accepts(module: &Module, node: &Node) -> Result<(), String> {
+    if module.precision != Precision::Bf16 {
+        return Err("rounds to bf16, and the model was compiled for f32".into());
+    }
+    match module.constant(node.inputs[1]).map(|w| (w.shape().len(), w.elements::<f32>())) {
+        Some((2, Ok(_))) => Ok(()),
+        _ => Err("takes a constant f32 matrix for input 1".into()),
+    }
+}
+
+struct PackedLinear {
+    cpu: Cpu,
+    activation: Activation,
+    weights: PackedBf16,
+}
+
+fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let Operation::Linear { activation } = node.operation else {
+        unreachable!("the table pairs this kernel with linear nodes")
+    };
+    let tensor = module.constant(node.inputs[1]).expect("only constants are accepted");
+    let &[k, n] = tensor.shape() else { unreachable!("only matrices are accepted") };
+    let elements = tensor.elements().expect("only f32 is accepted");
+    run(PackedLinear { cpu, activation, weights: PackedBf16::new(elements, [k, n], [n, 1]) })
+}
+
+impl Kernel for PackedLinear {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let rows = call.inputs[0].shape.iter().rev().skip(1).product();
+        let layer = Layer {
+            weights: &self.weights,
+            bias: call.inputs.get(2).map(|bias| bias.elements()),
+            activation: self.activation,
+        };
+        linear_bf16(self.cpu, call.f32(0), rows, &layer, elements_mut(call.output));
+        Ok(())
+    }
+
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.weights.size_bytes()
+    }
+}
