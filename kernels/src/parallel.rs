@@ -43,6 +43,28 @@ pub(crate) fn zip(
         .for_each(|(y, (a, b))| kernel(a, b, y));
 }
 
+/// Runs `job` for every index below `count`.
+pub(crate) fn for_each(count: usize, job: impl Fn(usize) + Sync) {
+    if count == 1 {
+        job(0);
+        return;
+    }
+    (0..count).into_par_iter().for_each(|index| job(index));
+}
+
+/// Runs `job` on every piece of `chunk` elements and its index.
+pub(crate) fn for_each_chunk<T: Send>(
+    y: &mut [T],
+    chunk: usize,
+    job: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if y.len() <= chunk {
+        job(0, y);
+        return;
+    }
+    y.par_chunks_mut(chunk).enumerate().for_each(|(index, y)| job(index, y));
+}
+
 /// Panics unless `found` is `expected`; `what` names the slice.
 #[track_caller]
 pub(crate) fn check_len(what: &str, found: usize, expected: usize) {

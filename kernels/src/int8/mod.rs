@@ -7,6 +7,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod left;
 mod linear;
 mod pack;
 mod portable;
@@ -14,6 +15,7 @@ mod quantize;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+pub use left::Input;
 pub use linear::{Layer, Output, linear};
 pub use pack::PackedWeights;
 pub(crate) use quantize::dequantize_one;

@@ -1,6 +1,6 @@
 //! int8 kernels: exact, so every tier gives the twin's bits.
 
-use kernels::int8::{self, Layer, Output, PackedWeights, Quantization};
+use kernels::int8::{self, Input, Layer, Output, PackedWeights, Quantization};
 use kernels::{Activation, Cpu, TableScales, gather_rows, gather_rows_int8};
 use proptest::prelude::*;
 
@@ -41,12 +41,12 @@ impl Twin {
     fn run(&self, cpu: Cpu, weights: &PackedWeights, y: Output<'_>) {
         let layer = Layer {
             weights,
-            zero_point: self.zero_point,
             scales: &self.scales,
             bias: Some(&self.bias),
             activation: Activation::Relu,
         };
-        int8::linear(cpu, &self.x, self.sizes[0], &layer, y);
+        let x = Input::Int8 { x: &self.x, zero_point: self.zero_point };
+        int8::linear(cpu, x, self.sizes[0], &layer, y);
     }
 
     fn check(&self) {
