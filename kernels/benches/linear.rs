@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kernels::int8::{self, Input, Layer, Output, PackedWeights, Quantization};
-use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, Write, gemm, linear};
+use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, Write, float, gemm};
 
 fn main() {
     let cpu = Cpu::from_environment().expect("PIPELINE_KERNELS names a tier of this CPU");
@@ -52,7 +52,9 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
     let (x, w, bias) = (values(m * k), values(k * n), values(n));
     let mut y = vec![0.0; m * n];
     let (xm, wm) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
-    let float = least(|| linear(cpu, xm, wm, Some(&bias), Activation::Gelu, black_box(&mut y)));
+    let packed = float::PackedWeights::new(&w, [k, n], [n, 1]);
+    let layer = float::Layer { weights: &packed, bias: Some(&bias), activation: Activation::Gelu };
+    let float = least(|| float::linear(cpu, &x, m, &layer, black_box(&mut y)));
 
     let product = least(|| gemm(xm, wm, black_box(&mut y), Write::Overwrite));
 

@@ -29,10 +29,10 @@
 mod activation;
 mod attention;
 mod elementwise;
+pub mod float;
 mod gather;
 pub mod int8;
 mod lanes;
-mod linear;
 mod math;
 mod matrix;
 mod norm;
@@ -43,10 +43,9 @@ mod softmax;
 mod tier;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
-pub use attention::{Attention, Heads, Mask, attention};
+pub use attention::{Attention, Heads, Mask, attention, attention_into};
 pub use elementwise::{add, add_row, mul};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
-pub use linear::linear;
 pub use matrix::{Batch, Matrix, Write, batched_gemm, gemm};
 pub use norm::{
     LayerNorm, LayerNormGradients, layer_norm, layer_norm_backward, layer_norm_forward,

@@ -13,7 +13,7 @@ const VARIABLE: &str = "PIPELINE_KERNELS";
 pub enum Tier {
     /// What every CPU of the architecture has.
     Portable,
-    /// 256-bit vectors.
+    /// 256-bit vectors: AVX2 and FMA.
     Avx2,
     /// 512-bit vectors: AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -43,7 +43,7 @@ impl Tier {
         {
             match self {
                 Self::Portable => true,
-                Self::Avx2 => is_x86_feature_detected!("avx2"),
+                Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
                 Self::Avx512 => {
                     Self::Avx2.is_available()
                         && is_x86_feature_detected!("avx512f")

@@ -142,10 +142,3 @@ pub(super) fn with_scratch<T: Unit, R>(
     T::scratch().set(scratch);
     result
 }
-
-/// Cuts rows into tiles of at most `most` rows that differ by one row at most.
-pub(crate) fn tiles(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let (start, len) = (rows.start, rows.len());
-    let count = len.div_ceil(most);
-    (0..count).map(move |tile| start + tile * len / count..start + (tile + 1) * len / count)
-}

@@ -6,14 +6,14 @@
 
 use std::ops::Range;
 
-use super::left::{Input, Unit, tiles, with_scratch};
+use super::left::{Input, Unit, with_scratch};
+use super::output::{Output, Target};
 use super::pack::{Columns, GROUP, PANEL, PackedWeights};
 use super::portable;
-use super::quantize::{Quantization, quantize_piece};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, vnni};
 use crate::activation::Activation;
-use crate::parallel::{self, Shared, check_len};
+use crate::parallel::{self, check_len, tiles};
 use crate::tier::{Cpu, Tier, tiered};
 
 /// Multiply-adds below which one thread is faster: some 5 µs on VNNI.
@@ -43,15 +43,6 @@ pub struct Layer<'a> {
     pub bias: Option<&'a [f32]>,
     /// Applied last.
     pub activation: Activation,
-}
-
-/// Where the result goes, `[m, n]`.
-#[derive(Debug)]
-pub enum Output<'a> {
-    /// As it is.
-    F32(&'a mut [f32]),
-    /// Rounded, as [`super::quantize()`] would.
-    Int8(&'a mut [i8], Quantization),
 }
 
 /// `y = activation((x − zero_point)·w · scales + bias)`, summed in `i32` without error.
@@ -196,26 +187,11 @@ impl Product<'_> {
         let zero_point = i32::from(self.x.zero_point());
         rescale(self.cpu, sums, columns.sums, zero_point, scales, bias, values);
         self.layer.activation.apply(self.cpu, values);
-        match self.target {
-            Target::F32(y) => {
-                for (offset, values) in values.chunks_exact(width).enumerate() {
-                    // SAFETY: row + offset < rows and col + width ≤ n, so the range lies in y,
-                    // whose length `Target::new` checked; jobs cover disjoint rectangles, so no
-                    // other thread touches it.
-                    let y = unsafe { y.range((row + offset) * n + col, width) };
-                    y.copy_from_slice(values);
-                }
-            }
-            Target::Int8(y, to) => {
-                let mut rounded = [0; MOST_ROWS * TILE_COLUMNS];
-                let rounded = &mut rounded[..values.len()];
-                quantize_piece(self.cpu, values, to, rounded);
-                for (offset, rounded) in rounded.chunks_exact(width).enumerate() {
-                    // SAFETY: as above.
-                    let y = unsafe { y.range((row + offset) * n + col, width) };
-                    y.copy_from_slice(rounded);
-                }
-            }
+        for (offset, values) in values.chunks_exact(width).enumerate() {
+            // SAFETY: row + offset < rows and col + width ≤ n, so the range lies in the result,
+            // whose length `Target::new` checked; jobs cover disjoint rectangles, so no other
+            // thread touches it.
+            unsafe { self.target.write(self.cpu, (row + offset) * n + col, values) };
         }
     }
 }
@@ -232,28 +208,6 @@ tiered! {
             }
             for (value, &bias) in values.iter_mut().zip(bias) {
                 *value += bias;
-            }
-        }
-    }
-}
-
-/// A result that threads fill in disjoint rectangles.
-enum Target {
-    F32(Shared<f32>),
-    Int8(Shared<i8>, Quantization),
-}
-
-impl Target {
-    #[track_caller]
-    fn new(output: Output<'_>, len: usize) -> Self {
-        match output {
-            Output::F32(y) => {
-                check_len("int8 linear: y", y.len(), len);
-                Self::F32(Shared::new(y))
-            }
-            Output::Int8(y, to) => {
-                check_len("int8 linear: y", y.len(), len);
-                Self::Int8(Shared::new(y), to)
             }
         }
     }

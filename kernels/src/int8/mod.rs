@@ -9,6 +9,7 @@ mod avx2;
 mod avx512;
 mod left;
 mod linear;
+mod output;
 mod pack;
 mod portable;
 mod quantize;
@@ -16,7 +17,9 @@ mod quantize;
 mod vnni;
 
 pub use left::Input;
-pub use linear::{Layer, Output, linear};
+pub use linear::{Layer, linear};
+pub use output::Output;
+pub(crate) use output::Target;
 pub use pack::PackedWeights;
 pub(crate) use quantize::dequantize_one;
 pub use quantize::{Quantization, dequantize, dequantize_columns, quantize};

@@ -4,7 +4,7 @@ use kernels::{Attention, Cpu, Heads, Mask, attention};
 use proptest::prelude::*;
 
 use super::rows::softmax_twin;
-use crate::{assert_close, numbers, on_any_threads};
+use crate::{assert_close, numbers, on_any_threads, on_every_tier};
 
 struct Case {
     sizes: Attention,
@@ -73,10 +73,8 @@ impl Case {
     }
 
     fn check(&self) {
-        let expected = self.expected();
-        for cpu in Cpu::every() {
-            assert_close("attention", &self.run(cpu), &expected, 1e-4);
-        }
+        let found = on_every_tier(|cpu| self.run(cpu));
+        assert_close("attention", &found, &self.expected(), 1e-4);
     }
 }
 
