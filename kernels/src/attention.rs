@@ -252,7 +252,7 @@ tiered! {
             }
             let max = lanes::max(row);
             for value in row.iter_mut() {
-                *value = math::exp(*value - max);
+                *value = math::exp_of_negative(*value - max);
             }
             *sum = lanes::sum(row, |value| value);
         }

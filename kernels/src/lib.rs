@@ -1,9 +1,14 @@
 //! Numeric kernels for CPUs: slices in, slices out.
 //!
 //! Every kernel has one meaning on every instruction set. The integer kernels are exact, and the
-//! `f32` kernels of this crate use no fused multiply-add and sum in one fixed order, so a tier
-//! changes the speed and not one bit of the result. The exception is the `f32` matrix product,
-//! which belongs to the `gemm` crate: it picks its own instructions, whatever the tier says.
+//! `f32` kernels of this crate sum in one fixed order and use no fused multiply-add, so a tier
+//! changes the speed and not one bit of the result. The exceptions are the `f32` products:
+//!
+//! - those of [`float`] and [`attention()`] are chains of fused multiply-adds in the order of the
+//!   inner dimension. Every tier of a CPU that fuses gives the same bits (the portable tier too: it
+//!   runs the AVX2 code); a CPU that cannot fuse rounds once more for each product.
+//! - those of [`gemm()`] belong to the `gemm` crate: it picks its own instructions and order,
+//!   whatever the tier says.
 //!
 //! Work above a measured size is cut into pieces whose borders depend on the sizes alone, never
 //! on the number of threads, and runs on the rayon pool the caller is in. Reductions across
@@ -14,9 +19,10 @@
 //! # Layout
 //!
 //! - [`Cpu`] and [`Tier`]: which instruction set may run. Start here: every kernel takes a `Cpu`.
-//! - [`gemm()`], [`batched_gemm`], [`linear`]: `f32` matrix products.
+//! - [`gemm()`], [`batched_gemm`]: `f32` matrix products.
+//! - [`float`]: packed `f32` weights and the linear layer.
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
-//! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
+//! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`].
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].

@@ -71,8 +71,11 @@ impl Kernel for PackedLinear {
             Some(to) => Output::Int8(elements_mut(call.output), to),
             None => Output::F32(elements_mut(call.output)),
         };
-        let x = call.inputs[0].elements();
-        let x = Input::Int8 { x, zero_point: self.layer.input.zero_point };
+        let to = self.layer.input;
+        let x = match call.inputs[0].dtype {
+            DType::F32 => Input::F32 { x: call.inputs[0].elements(), to },
+            _ => Input::Int8 { x: call.inputs[0].elements(), zero_point: to.zero_point },
+        };
         int8::linear(self.cpu, x, rows, &layer, output);
         Ok(())
     }
