@@ -51,7 +51,7 @@ pub(crate) fn for_each(count: usize, job: impl Fn(usize) + Sync) {
         job(0);
         return;
     }
-    (0..count).into_par_iter().for_each(|index| job(index));
+    (0..count).into_par_iter().for_each(&job);
 }
 
 /// Runs `job` on every piece of `chunk` elements and its index.
