@@ -161,26 +161,33 @@ impl Product<'_> {
     ) {
         let weights = self.layer.weights;
         let groups = weights.groups();
+        let mut sums = [0; MOST_ROWS * TILE_COLUMNS];
+        let mut values = [0.0; MOST_ROWS * TILE_COLUMNS];
         for panel in panels.clone().step_by(TILE_PANELS) {
             let columns = weights.tile(panel, TILE_PANELS.min(panels.end - panel));
             for tile_rows in tiles(rows.clone(), tile_rows) {
-                let mut sums = [0; MOST_ROWS * TILE_COLUMNS];
                 let sums = &mut sums[..tile_rows.len() * columns.panels() * PANEL];
                 let first = tile_rows.start - rows.start;
                 if groups > 0 {
                     tile(&packed[first * groups..][..tile_rows.len() * groups], columns, sums);
                 }
-                self.finish(sums, columns, tile_rows.start, panel * PANEL);
+                self.finish(sums, columns, tile_rows.start, panel * PANEL, &mut values);
             }
         }
     }
 
     /// Scales, adds the bias, activates and writes one tile.
-    fn finish(&self, sums: &[i32], columns: Columns<'_>, row: usize, col: usize) {
+    fn finish(
+        &self,
+        sums: &[i32],
+        columns: Columns<'_>,
+        row: usize,
+        col: usize,
+        values: &mut [f32; MOST_ROWS * TILE_COLUMNS],
+    ) {
         let n = self.layer.weights.outputs();
         let width = (columns.panels() * PANEL).min(n - col);
         let n_rows = sums.len() / (columns.panels() * PANEL);
-        let mut values = [0.0; MOST_ROWS * TILE_COLUMNS];
         let values = &mut values[..n_rows * width];
         let scales = &self.layer.scales[col..col + width];
         let bias = self.layer.bias.map_or(&[][..], |bias| &bias[col..col + width]);
