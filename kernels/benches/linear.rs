@@ -1,4 +1,5 @@
-//! Times of the linear layer, f32 beside int8, in one run: medians, rates and their ratio.
+//! Times of the linear layer, f32 beside int8, in one run: least times, which other load
+//! disturbs least, rates and their ratio.
 //!
 //! `cargo bench -p kernels`; `PIPELINE_KERNELS` forces a tier, `RAYON_NUM_THREADS` the threads.
 #![allow(clippy::print_stdout, reason = "a bench prints")]
@@ -6,12 +7,12 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use kernels::int8::{self, Layer, Output, PackedWeights, Quantization};
-use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, Write, gemm, linear};
+use kernels::int8::{self, Input, Layer, Output, PackedWeights, Quantization};
+use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, Write, float, gemm};
 
 fn main() {
     let cpu = Cpu::from_environment().expect("PIPELINE_KERNELS names a tier of this CPU");
-    println!("tier {}, {} threads, medians", cpu.tier(), rayon::current_num_threads());
+    println!("tier {}, {} threads, least times", cpu.tier(), rayon::current_num_threads());
     for (m, k, n) in [
         (1, 384, 1536),
         (32, 384, 384),
@@ -30,8 +31,8 @@ fn main() {
     heads(cpu, 8, 12, 128, 32);
 }
 
-/// Median of at least 30 runs and a fifth of a second.
-fn median(mut run: impl FnMut()) -> Duration {
+/// The least of at least 30 runs and a fifth of a second.
+fn least(mut run: impl FnMut()) -> Duration {
     run();
     let start = Instant::now();
     let mut times = Vec::new();
@@ -40,8 +41,7 @@ fn median(mut run: impl FnMut()) -> Duration {
         run();
         times.push(begin.elapsed());
     }
-    times.sort_unstable();
-    times[times.len() / 2]
+    times.into_iter().min().expect("there were 30 runs")
 }
 
 fn values(len: usize) -> Vec<f32> {
@@ -52,9 +52,11 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
     let (x, w, bias) = (values(m * k), values(k * n), values(n));
     let mut y = vec![0.0; m * n];
     let (xm, wm) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
-    let float = median(|| linear(cpu, xm, wm, Some(&bias), Activation::Gelu, black_box(&mut y)));
+    let packed = float::PackedWeights::new(&w, [k, n], [n, 1]);
+    let layer = float::Layer { weights: &packed, bias: Some(&bias), activation: Activation::Gelu };
+    let float = least(|| float::linear(cpu, &x, m, &layer, black_box(&mut y)));
 
-    let product = median(|| gemm(xm, wm, black_box(&mut y), Write::Overwrite));
+    let product = least(|| gemm(xm, wm, black_box(&mut y), Write::Overwrite));
 
     let to = Quantization::symmetric(0.01);
     let (mut xq, mut wq, mut yq) = (vec![0; m * k], vec![0; k * n], vec![0; m * n]);
@@ -63,10 +65,10 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
     let weights = PackedWeights::new(&wq, [k, n], [n, 1]);
     let scales = vec![1e-4; n];
     let activation = Activation::Gelu;
-    let layer =
-        Layer { weights: &weights, zero_point: 0, scales: &scales, bias: Some(&bias), activation };
-    let integer = median(|| {
-        int8::linear(cpu, &xq, m, &layer, Output::Int8(black_box(&mut yq), to));
+    let layer = Layer { weights: &weights, scales: &scales, bias: Some(&bias), activation };
+    let integer = least(|| {
+        let x = Input::Int8 { x: &xq, zero_point: 0 };
+        int8::linear(cpu, x, m, &layer, Output::Int8(black_box(&mut yq), to));
     });
     let rate = |time: Duration| 2.0 * (m * k * n) as f64 / time.as_secs_f64() / 1e9;
     println!(
@@ -84,9 +86,9 @@ fn products(m: usize, k: usize, n: usize) {
     let (x, w) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
     let dy = Matrix::row_major(&dy, m, n);
     let rate = |time: Duration| 2.0 * (m * k * n) as f64 / time.as_secs_f64() / 1e9;
-    let forward = median(|| gemm(x, w, black_box(&mut y), Write::Overwrite));
-    let input = median(|| gemm(dy, w.transposed(), black_box(&mut dx), Write::Overwrite));
-    let weight = median(|| gemm(x.transposed(), dy, black_box(&mut dw), Write::Accumulate));
+    let forward = least(|| gemm(x, w, black_box(&mut y), Write::Overwrite));
+    let input = least(|| gemm(dy, w.transposed(), black_box(&mut dx), Write::Overwrite));
+    let weight = least(|| gemm(x.transposed(), dy, black_box(&mut dw), Write::Accumulate));
     println!(
         "training {m}×{k}×{n}: y {forward:.1?} ({:.0} Gop/s), dx {input:.1?} ({:.0}), dw {weight:.1?} ({:.0})",
         rate(forward),
@@ -99,11 +101,11 @@ fn rows(cpu: Cpu, rows: usize, cols: usize) {
     let (x, gamma) = (values(rows * cols), values(cols));
     let mut y = vec![0.0; rows * cols];
     let norm = LayerNorm { gamma: &gamma, beta: &gamma, epsilon: 1e-12 };
-    let time = median(|| kernels::residual_layer_norm(cpu, &x, &x, &norm, black_box(&mut y)));
+    let time = least(|| kernels::residual_layer_norm(cpu, &x, &x, &norm, black_box(&mut y)));
     println!("residual+layer norm {rows}×{cols}: {time:.1?}");
-    let time = median(|| kernels::gelu_forward(cpu, &x, black_box(&mut y)));
+    let time = least(|| kernels::gelu_forward(cpu, &x, black_box(&mut y)));
     println!("gelu {rows}×{cols}: {time:.1?}");
-    let time = median(|| kernels::softmax_forward(cpu, &x, cols, black_box(&mut y)));
+    let time = least(|| kernels::softmax_forward(cpu, &x, cols, black_box(&mut y)));
     println!("softmax {rows}×{cols}: {time:.1?}");
 }
 
@@ -113,6 +115,6 @@ fn heads(cpu: Cpu, batch: usize, heads: usize, tokens: usize, head_size: usize) 
     let mut y = vec![0.0; x.len()];
     let sizes = Attention { batch, heads, queries: tokens, keys: tokens, head_size, scale: 0.2 };
     let part = Heads { data: &x, row_stride: width };
-    let time = median(|| kernels::attention(cpu, &sizes, [part; 3], None, black_box(&mut y)));
+    let time = least(|| kernels::attention(cpu, &sizes, [part; 3], None, black_box(&mut y)));
     println!("attention batch {batch}, {heads} heads of {head_size}, {tokens} tokens: {time:.1?}");
 }

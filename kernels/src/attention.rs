@@ -1,25 +1,24 @@
 #![allow(unsafe_code, reason = "heads of one row-major result are written by different threads")]
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, §3.2).
 
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::ops::Range;
 
-use rayon::prelude::*;
-
+use crate::float::{Line, PANEL, Rows, multiply_add, tile_rows, transpose};
+use crate::int8::{Output, Target};
 use crate::lanes;
 use crate::math;
-use crate::matrix::{Matrix, Write, gemm_here, gemm_into};
-use crate::parallel::{Shared, check_len};
+use crate::parallel::{self, tiles};
 use crate::tier::{Cpu, tiered};
 
-/// Query rows whose scores are held at once: the scores of a head never exist as a whole.
-const TILE: usize = 32;
+/// Most rows of a tile over all tiers: the scores of a head never exist as a whole.
+const MOST_ROWS: usize = 12;
+
+/// Query rows that share packed keys and values.
+const BLOCK_ROWS: usize = 96;
 
 /// Multiply-adds below which one thread is faster.
 const PARALLEL_WORK: usize = 1 << 19;
-
-thread_local! {
-    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
 
 /// One of query, key and value: `[batch, tokens, heads, head_size]` in rows of `row_stride`.
 #[derive(Clone, Copy, Debug)]
@@ -69,114 +68,221 @@ pub struct Attention {
 pub fn attention(
     cpu: Cpu,
     sizes: &Attention,
-    [q, k, v]: [Heads<'_>; 3],
+    qkv: [Heads<'_>; 3],
     mask: Option<Mask<'_>>,
     y: &mut [f32],
 ) {
-    let width = sizes.heads * sizes.head_size;
-    check_len("attention: y", y.len(), sizes.batch * sizes.queries * width);
-    if y.is_empty() {
+    attention_into(cpu, sizes, qkv, mask, Output::F32(y));
+}
+
+/// [`attention`] that may round its result to int8.
+///
+/// # Shapes
+/// As those of [`attention`].
+///
+/// # Panics
+/// When a slice is too short, or `y` has another length.
+pub fn attention_into(
+    cpu: Cpu,
+    sizes: &Attention,
+    [q, k, v]: [Heads<'_>; 3],
+    mask: Option<Mask<'_>>,
+    y: Output<'_>,
+) {
+    let Attention { batch, heads, queries, keys, head_size, .. } = *sizes;
+    let elements = batch * queries * heads * head_size;
+    let y = Target::new(y, elements);
+    if elements == 0 {
         return;
     }
-    if sizes.keys == 0 {
-        y.fill(0.0);
-        return;
+    for (name, part, tokens) in [("q", q, queries), ("k", k, keys), ("v", v, keys)] {
+        check_heads(name, part, batch * tokens, heads * head_size);
     }
     if let Some(mask) = mask {
-        let last = mask.strides[0] * (sizes.batch - 1)
-            + mask.strides[1] * (sizes.heads - 1)
-            + mask.strides[2] * (sizes.queries - 1)
-            + sizes.keys;
-        assert!(
-            last <= mask.data.len(),
-            "attention: mask needs {last} elements, found {}",
-            mask.data.len()
-        );
+        check_mask(mask, sizes);
     }
-    let target = Shared::new(y);
-    let one = |index: usize| {
-        let head = Head { cpu, sizes, batch: index / sizes.heads, head: index % sizes.heads };
-        head.run([q, k, v], mask, target);
+    let run = Run { cpu, sizes, qkv: [q, k, v], mask, y };
+    let blocks = queries.div_ceil(BLOCK_ROWS);
+    let job = |index: usize| {
+        let (pair, block) = (index / blocks, index % blocks);
+        let queries = block * BLOCK_ROWS..queries.min((block + 1) * BLOCK_ROWS);
+        run.head(pair / heads, pair % heads, queries);
     };
-    let pairs = sizes.batch * sizes.heads;
-    let work = 2 * sizes.queries * sizes.keys * sizes.head_size;
-    if work.saturating_mul(pairs) < PARALLEL_WORK {
-        (0..pairs).for_each(one);
+    let jobs = batch * heads * blocks;
+    let work = 2 * queries.saturating_mul(keys).saturating_mul(head_size * heads * batch);
+    if work < PARALLEL_WORK {
+        (0..jobs).for_each(job);
     } else {
-        let at_once = (PARALLEL_WORK / 4 / work.max(1)).max(1);
-        (0..pairs).into_par_iter().with_min_len(at_once).for_each(one);
+        parallel::for_each(jobs, job);
     }
 }
 
-/// One head of one sequence.
-struct Head<'a> {
+#[track_caller]
+fn check_heads(name: &str, part: Heads<'_>, tokens: usize, width: usize) {
+    let needed = tokens.checked_sub(1).map_or(0, |last| last * part.row_stride + width);
+    let found = part.data.len();
+    assert!(needed <= found, "attention: {name} needs {needed} elements, found {found}");
+}
+
+#[track_caller]
+fn check_mask(mask: Mask<'_>, sizes: &Attention) {
+    let [batch, head, query] = mask.strides;
+    let last = batch * (sizes.batch - 1) + head * (sizes.heads - 1) + query * (sizes.queries - 1);
+    let (needed, found) = (last + sizes.keys, mask.data.len());
+    assert!(needed <= found, "attention: mask needs {needed} elements, found {found}");
+}
+
+/// One attention with its operands.
+struct Run<'a> {
     cpu: Cpu,
     sizes: &'a Attention,
-    batch: usize,
-    head: usize,
+    qkv: [Heads<'a>; 3],
+    mask: Option<Mask<'a>>,
+    y: Target,
 }
 
-impl Head<'_> {
-    fn matrix<'a>(&self, heads: Heads<'a>, tokens: usize) -> Matrix<'a> {
-        let start = self.batch * tokens * heads.row_stride + self.head * self.sizes.head_size;
-        let data = &heads.data[start.min(heads.data.len())..];
-        Matrix::strided(data, [tokens, self.sizes.head_size], [heads.row_stride, 1])
-    }
-
-    fn run(&self, [q, k, v]: [Heads<'_>; 3], mask: Option<Mask<'_>>, y: Shared<f32>) {
-        let Attention { heads, queries, keys, head_size, .. } = *self.sizes;
-        let width = heads * head_size;
-        let q = self.matrix(q, queries);
-        let k = self.matrix(k, keys).transposed();
-        let v = self.matrix(v, keys);
-        SCORES.with_borrow_mut(|scores| {
-            let needed = TILE.min(queries) * keys;
-            if scores.len() < needed {
-                scores.resize(needed, 0.0);
-            }
-            for query in (0..queries).step_by(TILE) {
-                let rows = TILE.min(queries - query);
-                let scores = &mut scores[..rows * keys];
-                gemm_here(q.row_range(query, rows), k, scores, Write::Overwrite);
-                self.weigh(scores, query, mask);
-                let start = (self.batch * queries + query) * width + self.head * head_size;
-                // SAFETY: rows query..query + rows of this sequence, columns of this head: inside
-                // y, whose length `attention` checked; no other (sequence, head) writes there.
-                unsafe { gemm_into(Matrix::row_major(scores, rows, keys), v, y, start, width) };
+impl Run<'_> {
+    /// The given queries of one head of one sequence.
+    fn head(&self, batch: usize, head: usize, queries: Range<usize>) {
+        let Attention { keys, head_size, .. } = *self.sizes;
+        let [q, k, v] = self.qkv;
+        let start = |part: Heads<'_>, token: usize| token * part.row_stride + head * head_size;
+        let from = |part: Heads<'_>| start(part, batch * keys).min(part.data.len());
+        let (k_lines, v_lines) =
+            (keys.div_ceil(PANEL) * head_size, head_size.div_ceil(PANEL) * keys);
+        let score_lines = MOST_ROWS * keys.div_ceil(PANEL);
+        with_scratch(k_lines + v_lines + score_lines, |scratch| {
+            let (packed_k, rest) = scratch.split_at_mut(k_lines);
+            let (packed_v, scores) = rest.split_at_mut(v_lines);
+            let rows = Rows::new(&k.data[from(k)..], keys, head_size, k.row_stride);
+            transpose(self.cpu, rows, packed_k);
+            pack_values(Rows::new(&v.data[from(v)..], keys, head_size, v.row_stride), packed_v);
+            for rows in tiles(queries, tile_rows(self.cpu)) {
+                let first = start(q, batch * self.sizes.queries + rows.start);
+                let x = Rows::new(&q.data[first..], rows.len(), head_size, q.row_stride);
+                let scores = &mut scores[..rows.len() * keys.div_ceil(PANEL)];
+                let scores = floats(scores);
+                scores.fill(0.0);
+                multiply_add(self.cpu, x, packed_k, scores);
+                self.weigh_values(batch, head, rows, scores, packed_v);
             }
         });
     }
 
-    /// Turns scores into attention weights.
-    fn weigh(&self, scores: &mut [f32], query: usize, mask: Option<Mask<'_>>) {
-        let keys = self.sizes.keys;
-        for (offset, row) in scores.chunks_exact_mut(keys).enumerate() {
-            let mask = mask.map_or(&[][..], |mask| {
-                let [batch, head, step] = mask.strides;
-                let start = self.batch * batch + self.head * head + (query + offset) * step;
-                &mask.data[start..start + keys]
-            });
-            scaled_softmax(self.cpu, row, self.sizes.scale, mask);
+    /// Turns scores into weights of the values, and writes their weighted sums.
+    fn weigh_values(
+        &self,
+        batch: usize,
+        head: usize,
+        rows: Range<usize>,
+        scores: &mut [f32],
+        values: &[Line],
+    ) {
+        let Attention { heads, queries, keys, head_size, scale, .. } = *self.sizes;
+        let mask = self.mask.map(|mask| {
+            let [of_batch, of_head, of_query] = mask.strides;
+            let start = batch * of_batch + head * of_head + rows.start * of_query;
+            (&mask.data[start..], of_query)
+        });
+        let mut sums = [0.0; MOST_ROWS];
+        let sums = &mut sums[..rows.len()];
+        scaled_exponentials(self.cpu, scores, keys, scale, mask, sums);
+        let stride = keys.next_multiple_of(PANEL);
+        for column in (0..head_size).step_by(PANEL) {
+            let lines = &values[column / PANEL * keys..][..keys];
+            let mut weighted = [0.0; MOST_ROWS * PANEL];
+            let weighted = &mut weighted[..rows.len() * PANEL];
+            let x = Rows::new(scores, rows.len(), keys, stride);
+            multiply_add(self.cpu, x, lines, weighted);
+            divide_rows(self.cpu, weighted, sums);
+            let kept = PANEL.min(head_size - column);
+            for (row, weighted) in rows.clone().zip(weighted.chunks_exact(PANEL)) {
+                let token = batch * queries + row;
+                let start = token * heads * head_size + head * head_size + column;
+                // SAFETY: the token is one of the result's, and column + kept ≤ head_size, so the
+                // range lies in y, whose length `Target::new` checked; no other job has this
+                // sequence, head and query.
+                unsafe { self.y.write(self.cpu, start, &weighted[..kept]) };
+            }
+        }
+    }
+}
+
+/// Panels of 16 columns of the values.
+fn pack_values(v: Rows<'_>, packed: &mut [Line]) {
+    for (panel, lines) in packed.chunks_exact_mut(v.count().max(1)).enumerate() {
+        for (index, line) in lines.iter_mut().enumerate() {
+            let row = &v.row(index)[panel * PANEL..];
+            match row.first_chunk() {
+                Some(row) => line.0 = *row,
+                None => {
+                    line.0 = [0.0; PANEL];
+                    line.0[..row.len()].copy_from_slice(row);
+                }
+            }
+        }
+    }
+}
+
+/// All elements of some lines.
+fn floats(lines: &mut [Line]) -> &mut [f32] {
+    let len = lines.len() * PANEL;
+    // SAFETY: a line is 16 elements without padding.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
+}
+
+tiered! {
+    /// `row = exp(row·scale + mask − max)` for each row of `keys` elements, rows padded to whole
+    /// panels; `sums` gets the sum of each. The mask is where it starts and its step.
+    fn scaled_exponentials(scores: &mut [f32], keys: usize, scale: f32, mask: Option<(&[f32], usize)>, sums: &mut [f32]) {
+        let stride = keys.next_multiple_of(PANEL);
+        for (index, (row, sum)) in scores.chunks_exact_mut(stride.max(1)).zip(sums).enumerate() {
+            let row = &mut row[..keys];
+            match mask {
+                Some((mask, step)) => {
+                    for (value, &mask) in row.iter_mut().zip(&mask[index * step..]) {
+                        *value = *value * scale + mask;
+                    }
+                }
+                None => {
+                    for value in row.iter_mut() {
+                        *value *= scale;
+                    }
+                }
+            }
+            let max = lanes::max(row);
+            for value in row.iter_mut() {
+                *value = math::exp_of_negative(*value - max);
+            }
+            *sum = lanes::sum(row, |value| value);
         }
     }
 }
 
 tiered! {
-    /// `row = softmax(row·scale + mask)`; an empty mask adds nothing.
-    fn scaled_softmax(row: &mut [f32], scale: f32, mask: &[f32]) {
-        for value in row.iter_mut() {
-            *value *= scale;
-        }
-        for (value, &mask) in row.iter_mut().zip(mask) {
-            *value += mask;
-        }
-        let max = lanes::max(row);
-        for value in row.iter_mut() {
-            *value = math::exp(*value - max);
-        }
-        let inverse = 1.0 / lanes::sum(row, |value| value);
-        for value in row.iter_mut() {
-            *value *= inverse;
+    /// Divides each row of one panel by its sum.
+    fn divide_rows(values: &mut [f32], sums: &[f32]) {
+        for (row, &sum) in values.as_chunks_mut::<PANEL>().0.iter_mut().zip(sums) {
+            // No keys have no sum, and weigh nothing.
+            let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+            for value in row {
+                *value *= inverse;
+            }
         }
     }
+}
+
+/// Lends memory of unspecified content that this thread keeps from call to call.
+fn with_scratch<R>(lines: usize, run: impl FnOnce(&mut [Line]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    }
+    // Taken out meanwhile: a thread that waits for others may start on another attention.
+    let mut scratch = SCRATCH.take();
+    if scratch.len() < lines {
+        scratch.resize(lines, Line::default());
+    }
+    let result = run(&mut scratch[..lines]);
+    SCRATCH.set(scratch);
+    result
 }

@@ -1,10 +1,15 @@
 //! Numeric kernels for CPUs: slices in, slices out.
 //!
 //! Every kernel has one meaning on every instruction set. The integer kernels are exact, and the
-//! `f32` kernels of this crate use no fused multiply-add and sum in one fixed order, so a tier
-//! changes the speed and not one bit of the result. There are two exceptions: the `f32` matrix
-//! product belongs to the `gemm` crate, which picks its own instructions, whatever the tier says;
-//! and the [`bf16`] product of tier `amx` sums in the order of its instruction.
+//! `f32` kernels of this crate sum in one fixed order and use no fused multiply-add, so a tier
+//! changes the speed and not one bit of the result. The exceptions are products:
+//!
+//! - those of [`float`] and [`attention()`] are chains of fused multiply-adds in the order of the
+//!   inner dimension. Every tier of a CPU that fuses gives the same bits (the portable tier too: it
+//!   runs the AVX2 code); a CPU that cannot fuse rounds once more for each product.
+//! - those of [`gemm()`] belong to the `gemm` crate: it picks its own instructions and order,
+//!   whatever the tier says.
+//! - the [`bf16`] product of tier `amx` sums in the order of its instruction.
 //!
 //! Work above a measured size is cut into pieces whose borders depend on the sizes alone, never
 //! on the number of threads, and runs on the rayon pool the caller is in. Reductions across
@@ -15,10 +20,11 @@
 //! # Layout
 //!
 //! - [`Cpu`] and [`Tier`]: which instruction set may run. Start here: every kernel takes a `Cpu`.
-//! - [`gemm()`], [`batched_gemm`], [`linear`]: `f32` matrix products.
+//! - [`gemm()`], [`batched_gemm`]: `f32` matrix products.
+//! - [`float`]: packed `f32` weights and the linear layer.
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
-//! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
+//! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
@@ -35,11 +41,11 @@ mod amx;
 mod attention;
 pub mod bf16;
 mod elementwise;
+pub mod float;
 mod gather;
 mod in_place;
 pub mod int8;
 mod lanes;
-mod linear;
 mod math;
 mod matrix;
 mod norm;
@@ -50,14 +56,13 @@ mod softmax;
 mod tier;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
-pub use attention::{Attention, Heads, Mask, attention};
+pub use attention::{Attention, Heads, Mask, attention, attention_into};
 pub use elementwise::{add, add_row, mul};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
 pub use in_place::{
     activate_in_place, add_assign, layer_norm_in_place, mul_assign, residual_layer_norm_in_place,
     softmax_in_place,
 };
-pub use linear::linear;
 pub use matrix::{Batch, Matrix, Write, batched_gemm, gemm};
 pub use norm::{
     LayerNorm, LayerNormGradients, layer_norm, layer_norm_backward, layer_norm_forward,

@@ -118,10 +118,10 @@ pub fn layer_norm(cpu: Cpu, x: &[f32], norm: &LayerNorm<'_>, y: &mut [f32]) {
     });
 }
 
-/// [`layer_norm`] of `x + residual`.
+/// [`layer_norm`] of `x + residual`; a residual of fewer rows repeats.
 ///
 /// # Shapes
-/// `x`, `residual`, `y`: `[rows, cols]`.
+/// `x`, `y`: `[rows, cols]`; `residual`: `[rows / n, cols]` for some whole n.
 pub fn residual_layer_norm(
     cpu: Cpu,
     x: &[f32],
@@ -130,14 +130,22 @@ pub fn residual_layer_norm(
     y: &mut [f32],
 ) {
     check_rows("residual_layer_norm: x", x.len(), norm);
-    check_len("residual_layer_norm: residual", residual.len(), x.len());
+    let repeats = x.len() / residual.len().max(1);
+    check_len("residual_layer_norm: residual, repeated", residual.len() * repeats, x.len());
+    check_rows("residual_layer_norm: residual", residual.len(), norm);
     check_len("residual_layer_norm: y", y.len(), x.len());
     if x.is_empty() {
         return;
     }
     for_row_blocks(y, norm.gamma.len(), |start, y| {
-        let range = start..start + y.len();
-        add_rows(cpu, &x[range.clone()], &residual[range], y);
+        let mut done = 0;
+        while done < y.len() {
+            let from = (start + done) % residual.len();
+            let count = (residual.len() - from).min(y.len() - done);
+            let x = &x[start + done..][..count];
+            add_rows(cpu, x, &residual[from..][..count], &mut y[done..][..count]);
+            done += count;
+        }
         normalize_rows(cpu, y, *norm, None);
     });
 }

@@ -1,6 +1,8 @@
 #![allow(unsafe_code, reason = "threads fill disjoint ranges of one slice")]
 //! How work is cut: by size alone, so that results do not depend on the number of threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 /// Elements a thread takes at once. Starting a rayon job costs 2–5 µs, as much as 16 Ki cheap
@@ -43,6 +45,35 @@ pub(crate) fn zip(
         .for_each(|(y, (a, b))| kernel(a, b, y));
 }
 
+/// Runs `job` for every index below `count`.
+pub(crate) fn for_each(count: usize, job: impl Fn(usize) + Sync) {
+    if count == 1 {
+        job(0);
+        return;
+    }
+    (0..count).into_par_iter().for_each(&job);
+}
+
+/// Runs `job` on every piece of `chunk` elements and its index.
+pub(crate) fn for_each_chunk<T: Send>(
+    y: &mut [T],
+    chunk: usize,
+    job: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if y.len() <= chunk {
+        job(0, y);
+        return;
+    }
+    y.par_chunks_mut(chunk).enumerate().for_each(|(index, y)| job(index, y));
+}
+
+/// Cuts rows into tiles of at most `most` rows that differ by one row at most.
+pub(crate) fn tiles(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let (start, len) = (rows.start, rows.len());
+    let count = len.div_ceil(most);
+    (0..count).map(move |tile| start + tile * len / count..start + (tile + 1) * len / count)
+}
+
 /// Panics unless `found` is `expected`; `what` names the slice.
 #[track_caller]
 pub(crate) fn check_len(what: &str, found: usize, expected: usize) {
@@ -61,15 +92,6 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 impl<T> Shared<T> {
     pub(crate) fn new(y: &mut [T]) -> Self {
         Self(y.as_mut_ptr())
-    }
-
-    /// A pointer to element `start`.
-    ///
-    /// # Safety
-    /// `start` lies in the slice given to [`Shared::new`], or just behind it.
-    pub(crate) unsafe fn at(self, start: usize) -> *mut T {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(start) }
     }
 
     /// The elements `start..start + len`.

@@ -26,11 +26,12 @@ pub(crate) enum Operation {
     Graph(Op),
     /// `activation(x·w + bias)`: inputs x, w, and bias where there is one.
     Linear { activation: Activation },
-    /// The same with int8 x and w, and f32 bias.
+    /// The same with int8 w and f32 bias; an f32 x is rounded as it is read.
     IntegerLinear(IntegerLinear),
     /// `softmax(q·kᵀ·scale + mask)·v` for each head: inputs q, k, v, and mask where there is one.
     Attention(HeadSplit),
-    /// Layer normalisation of a sum: inputs x, residual, scale, bias.
+    /// Layer normalisation of a sum: inputs x, residual, scale, bias. The residual repeats over
+    /// leading dimensions that it lacks.
     ResidualLayerNorm { epsilon: f32 },
     /// Rows of an int8 table, dequantized: inputs table, scale, indices.
     IntegerGather { axis: Option<usize> },
@@ -56,6 +57,8 @@ pub(crate) struct HeadSplit {
     pub(crate) scale: f32,
     /// Column where q, k and v start: not 0 where one product computes all three.
     pub(crate) offsets: [usize; 3],
+    /// How the result is written as int8; `None` for f32.
+    pub(crate) output: Option<Quantization>,
 }
 
 impl Operation {

@@ -5,10 +5,12 @@ use std::arch::x86_64::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::linear::{Job, Target};
+use super::left::Input;
+use super::linear::Product;
 use super::pack::{GROUP, PANEL};
 use super::quantize::quantize_piece;
 use crate::amx::{self, BlockSums, Int8, TILE_BYTES, TILE_LINES, TilePanels, TileRows};
+use crate::parallel;
 
 /// Rows whose blocks share the weights that a block has brought into the first cache: with k = 384
 /// they take 24 of its 48 KiB, and the weights of a block 12.
@@ -18,62 +20,86 @@ pub(super) const ROWS: usize = 64;
 /// and the sums are finished no faster: an estimate between the two, not a measurement.
 pub(super) const PARALLEL_WORK: usize = 1 << 22;
 
-/// Sums of a tile.
-const TILE: usize = PANEL * amx::TILE_ROWS;
+/// Panels of a block of columns where there are few blocks of rows.
+const BLOCK_PANELS: usize = 8;
 
 thread_local! {
-    /// Rows with zeros up to a whole tile. It is taken while in use, so that work which a waiting
-    /// thread takes on finds another.
+    /// Rows as int8, with zeros up to a whole tile. It is taken while in use, so that work which a
+    /// waiting thread takes on finds another.
     static PADDED: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Computes the job's rectangle of the result.
-pub(super) fn run(job: &Job<'_>, target: &Target) {
-    let k = job.layer.weights.inputs();
-    let steps = k.div_ceil(TILE_BYTES);
-    let mut padded = PADDED.take();
-    for start in job.rows.clone().step_by(ROWS) {
-        let rows = start..job.rows.end.min(start + ROWS);
-        let x = &job.x[rows.start * k..rows.end * k];
-        let x = if k.is_multiple_of(TILE_BYTES) {
-            TileRows::new(x, k, steps)
-        } else {
-            pad(x, k, steps * TILE_BYTES, &mut padded);
-            TileRows::new(&padded, steps * TILE_BYTES, steps)
-        };
-        strip(job, rows, x, target);
+/// Computes the whole result.
+pub(super) fn run(product: &Product<'_>) {
+    let k = product.layer.weights.inputs();
+    let stride = k.next_multiple_of(TILE_BYTES);
+    match product.x {
+        Input::Int8 { x, .. } if stride == k => blocks(product, x),
+        _ => {
+            let mut padded = PADDED.take();
+            pad(product, stride, &mut padded);
+            blocks(product, &padded);
+            PADDED.set(padded);
+        }
     }
-    PADDED.set(padded);
 }
 
-/// Copies rows of `k` elements to rows of `stride`, with zeros behind them.
-fn pad(x: &[i8], k: usize, stride: usize, padded: &mut Vec<i8>) {
+/// Writes the left side as rows of `stride` int8, with zeros behind the `k` of a row.
+fn pad(product: &Product<'_>, stride: usize, padded: &mut Vec<i8>) {
+    let k = product.layer.weights.inputs();
     padded.clear();
-    for row in x.chunks_exact(k) {
-        padded.extend_from_slice(row);
-        padded.resize(padded.len() + stride - k, 0);
+    padded.resize(product.rows * stride, 0);
+    for (row, padded) in padded.chunks_exact_mut(stride).enumerate() {
+        let (range, padded) = (row * k..(row + 1) * k, &mut padded[..k]);
+        match product.x {
+            Input::Int8 { x, .. } => padded.copy_from_slice(&x[range]),
+            Input::F32 { x, to } => quantize_piece(product.cpu, &x[range], to, padded),
+        }
     }
 }
 
-/// Computes the job's columns of at most [`ROWS`] rows.
-fn strip(job: &Job<'_>, rows: Range<usize>, x: TileRows<'_, i8>, target: &Target) {
-    let weights = job.layer.weights;
-    let panels = TilePanels::new(weights.lines_for_tiles(), weights.inputs().div_ceil(GROUP));
+/// Cuts the result into rectangles and computes each from `x`, rows of whole tiles.
+fn blocks(product: &Product<'_>, x: &[i8]) {
+    let panels = product.layer.weights.panels();
+    if product.work() < PARALLEL_WORK {
+        for start in (0..product.rows).step_by(ROWS) {
+            strip(product, start..product.rows.min(start + ROWS), 0..panels, x);
+        }
+        return;
+    }
+    let row_blocks = product.rows.div_ceil(ROWS);
+    let block_panels = if row_blocks < 8 { BLOCK_PANELS } else { panels };
+    let column_blocks = panels.div_ceil(block_panels);
+    parallel::for_each(row_blocks * column_blocks, |index| {
+        let row = index / column_blocks * ROWS;
+        let panel = index % column_blocks * block_panels;
+        let rows = row..product.rows.min(row + ROWS);
+        strip(product, rows, panel..panels.min(panel + block_panels), x);
+    });
+}
+
+/// Computes the columns of some panels for at most [`ROWS`] rows.
+fn strip(product: &Product<'_>, rows: Range<usize>, panels: Range<usize>, x: &[i8]) {
+    let weights = product.layer.weights;
+    let steps = weights.inputs().div_ceil(TILE_BYTES);
+    let stride = steps * TILE_BYTES;
+    let x = TileRows::new(&x[rows.start * stride..rows.end * stride], stride, steps);
+    let lines = TilePanels::new(weights.lines_for_tiles(), weights.inputs().div_ceil(GROUP));
     let mut sums = BlockSums::new();
     let block = |tiles: &amx::Tiles, row: usize, columns: Range<usize>, prefetch: bool| {
         let (first, count) = (columns.start, columns.len());
-        tiles.multiply::<Int8, _>((x, row), (panels, columns), prefetch, &mut sums);
+        tiles.multiply::<Int8, _>((x, row), (lines, columns), prefetch, &mut sums);
         for (offset, panel, sums) in tiles.sums_of(&mut sums).filter(|part| part.1 < count) {
-            finish(job, sums, rows.start + row + offset, first + panel, target);
+            finish(product, sums, rows.start + row + offset, first + panel);
         }
     };
-    // SAFETY: jobs come here only where a `Cpu` of tier `amx` exists.
-    unsafe { amx::for_each_block(rows.len(), job.panels.clone(), block) };
+    // SAFETY: `linear` comes here only where a `Cpu` of tier `amx` exists.
+    unsafe { amx::for_each_block(rows.len(), panels, block) };
 }
 
 /// Scales, adds the bias, activates and writes one tile, from `row` on.
-fn finish(job: &Job<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize, target: &Target) {
-    let n = job.layer.weights.outputs();
+fn finish(product: &Product<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize) {
+    let n = product.layer.weights.outputs();
     let column = panel * PANEL;
     let width = PANEL.min(n - column);
     // Columns past the last are computed with the others and not written.
@@ -85,34 +111,20 @@ fn finish(job: &Job<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize, target
     let mut values = [[0.0; PANEL]; amx::TILE_ROWS];
     let values = &mut values[..sums.len()];
     let mut offsets = [0; PANEL];
-    for (offset, &sum) in offsets.iter_mut().zip(job.layer.weights.tile(panel, 1).sums) {
-        *offset = i32::from(job.layer.zero_point).wrapping_mul(sum);
+    for (offset, &sum) in offsets.iter_mut().zip(product.layer.weights.tile(panel, 1).sums) {
+        *offset = i32::from(product.x.zero_point()).wrapping_mul(sum);
     }
-    let bias = job.layer.bias.map(of_panel);
+    let bias = product.layer.bias.map(of_panel);
     // SAFETY: jobs come here only where a `Cpu` of tier `amx` exists, which has AVX-512.
-    unsafe { rescale(sums, &offsets, &of_panel(job.layer.scales), bias.as_ref(), values) };
+    unsafe { rescale(sums, &offsets, &of_panel(product.layer.scales), bias.as_ref(), values) };
     let values = values.as_flattened_mut();
-    job.layer.activation.apply(job.cpu, values);
-    match *target {
-        Target::F32(y) => {
-            for (offset, values) in values.chunks_exact(PANEL).enumerate() {
-                // SAFETY: row + offset < rows and column + width ≤ n, so the range lies in y,
-                // whose length `Target::new` checked; jobs cover disjoint rectangles, so no other
-                // thread touches it.
-                let y = unsafe { y.range((row + offset) * n + column, width) };
-                y.copy_from_slice(&values[..width]);
-            }
-        }
-        Target::Int8(y, to) => {
-            let mut rounded = [0; TILE];
-            let rounded = &mut rounded[..values.len()];
-            quantize_piece(job.cpu, values, to, rounded);
-            for (offset, values) in rounded.chunks_exact(PANEL).enumerate() {
-                // SAFETY: as above.
-                let y = unsafe { y.range((row + offset) * n + column, width) };
-                y.copy_from_slice(&values[..width]);
-            }
-        }
+    product.layer.activation.apply(product.cpu, values);
+    for (offset, values) in values.chunks_exact(PANEL).enumerate() {
+        let start = (row + offset) * n + column;
+        // SAFETY: row + offset < rows and column + width ≤ n, so the range lies in the result,
+        // whose length `Target::new` checked; strips cover disjoint rectangles, so no other thread
+        // touches it.
+        unsafe { product.target.write(product.cpu, start, &values[..width]) };
     }
 }
 

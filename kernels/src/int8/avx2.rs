@@ -4,56 +4,76 @@
 
 use std::arch::x86_64::*;
 
-use super::pack::{Columns, GROUP, PANEL, Rows, tail_group};
+use super::pack::{Columns, GROUP, Line, PANEL};
 
-/// Rows of a tile: 2 rows × 4 sums registers leave room for the operands in 16 registers.
-pub(crate) const ROWS: usize = 2;
+/// Rows of a tile: 6 rows × 2 registers of sums leave 4 of 16 registers for the operands.
+pub(crate) const ROWS: usize = 6;
 
 /// Registers of sums per row: 4 columns each, two partial sums a column.
-const PARTS: usize = 4;
+const PARTS: usize = 2;
 
-/// The twin of [`super::portable::tile`].
+/// Columns that are summed at once.
+const COLUMNS: usize = 4 * PARTS;
+
+/// The twin of [`super::portable::tile`], for at most [`ROWS`] rows.
 #[target_feature(enable = "avx2")]
-pub(crate) fn tile(x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
-    match sums.len() / PANEL {
+pub(crate) fn tile(x: &[[i16; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
+    match sums.len() / (w.panels() * PANEL) {
+        6 => rows::<6>(x, w, sums),
+        5 => rows::<5>(x, w, sums),
+        4 => rows::<4>(x, w, sums),
+        3 => rows::<3>(x, w, sums),
         2 => rows::<2>(x, w, sums),
         _ => rows::<1>(x, w, sums),
     }
 }
 
 #[target_feature(enable = "avx2")]
-fn rows<const R: usize>(x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
-    assert!(x.data.len() == R * x.k && sums.len() == R * PANEL && w.lines.len() == w.groups);
-    let full = x.k / GROUP;
+fn rows<const R: usize>(x: &[[i16; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
+    let width = w.panels() * PANEL;
+    for (panel, lines) in w.lines.chunks_exact(w.groups).enumerate() {
+        for half in 0..PANEL / COLUMNS {
+            let totals = half_panel::<R>(x, lines, half);
+            for (total, sums) in totals.iter().zip(sums.chunks_exact_mut(width)) {
+                let start = panel * PANEL + half * COLUMNS;
+                sums[start..start + COLUMNS].copy_from_slice(total);
+            }
+        }
+    }
+}
+
+/// The sums of eight columns of a panel.
+#[target_feature(enable = "avx2")]
+fn half_panel<const R: usize>(
+    x: &[[i16; GROUP]],
+    lines: &[Line],
+    half: usize,
+) -> [[i32; COLUMNS]; R] {
+    assert!(half < PANEL / COLUMNS);
     let mut parts = [[_mm256_setzero_si256(); PARTS]; R];
-    for (group, line) in w.lines.iter().enumerate() {
+    for (fours, line) in x.as_chunks::<R>().0.iter().zip(lines) {
         let weights: [__m256i; PARTS] = std::array::from_fn(|part| {
-            // SAFETY: a line has 64 bytes, `part` < 4, and 16 bytes are read at 16·part.
-            let bytes = unsafe { _mm_load_si128(line.0.as_ptr().add(16 * part).cast()) };
+            // SAFETY: a line has 64 bytes; half < 2 (checked above) and part < 2, so the 16 bytes
+            // at 32·half + 16·part lie in it.
+            let bytes =
+                unsafe { _mm_load_si128(line.0.as_ptr().add(32 * half + 16 * part).cast()) };
             _mm256_cvtepi8_epi16(bytes)
         });
-        for (row, parts) in parts.iter_mut().enumerate() {
-            let start = row * x.k + group * GROUP;
-            let four = if group < full {
-                // SAFETY: group < full = k/4, so the 4 bytes lie in this row of x (checked above).
-                unsafe { x.data.as_ptr().add(start).cast::<i32>().read_unaligned() }
-            } else {
-                tail_group(&x.data[start..(row + 1) * x.k])
-            };
-            let four = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
+        for (four, parts) in fours.iter().zip(&mut parts) {
+            // SAFETY: four 16-bit numbers are the 8 bytes that are read.
+            let four = unsafe { four.as_ptr().cast::<i64>().read_unaligned() };
+            let four = _mm256_set1_epi64x(four);
             for (part, &weights) in parts.iter_mut().zip(&weights) {
                 *part = _mm256_add_epi32(*part, _mm256_madd_epi16(four, weights));
             }
         }
     }
-    for (parts, sums) in parts.iter().zip(sums.chunks_exact_mut(PANEL)) {
-        for (&part, sums) in parts.iter().zip(sums.chunks_exact_mut(4)) {
-            let mut halves = [0i32; 8];
-            // SAFETY: `halves` has the 32 bytes that are written.
-            unsafe { _mm256_storeu_si256(halves.as_mut_ptr().cast(), part) };
-            for (sum, halves) in sums.iter_mut().zip(halves.as_chunks::<2>().0) {
-                *sum = halves[0].wrapping_add(halves[1]);
-            }
-        }
-    }
+    parts.map(|[low, high]| {
+        let pairs = _mm256_hadd_epi32(low, high);
+        let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+        let mut sums = [0; COLUMNS];
+        // SAFETY: `sums` has the 32 bytes that are written.
+        unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), ordered) };
+        sums
+    })
 }

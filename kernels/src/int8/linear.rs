@@ -4,52 +4,45 @@
 )]
 //! The int8 linear layer: product, scales, bias, activation and rounding in one pass.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
-use super::pack::{Columns, PANEL, PackedWeights, Rows};
+use super::left::{Input, Unit, with_scratch};
+use super::output::{Output, Target};
+use super::pack::{Columns, GROUP, PANEL, PackedWeights};
 use super::portable;
-use super::quantize::{Quantization, quantize_piece};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, vnni};
 use crate::activation::Activation;
-use crate::parallel::{Shared, check_len};
+use crate::parallel::{self, check_len, tiles};
 use crate::tier::{Cpu, Tier, tiered};
 
 /// Multiply-adds below which one thread is faster: some 5 µs on VNNI.
 const PARALLEL_WORK: usize = 1 << 21;
 
-/// Most rows and columns of a tile over all tiers.
+/// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 6;
-const MOST_COLUMNS: usize = 4 * PANEL;
 
-/// A multiple of every tier's rows.
+/// Panels that are finished together.
+const TILE_PANELS: usize = 4;
+const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
+
+/// Rows of a block: a multiple of every tier's tile that fits the second-level cache when packed.
 const BLOCK_ROWS: usize = 48;
 
-/// Panels that make a column block where there are too few rows to go round.
-const BLOCK_PANELS: usize = 8;
+/// Pieces that a layer is cut into where it has the work, so that many threads find some.
+const PIECES: usize = 16;
 
 /// A linear layer with int8 operands.
 #[derive(Clone, Copy, Debug)]
 pub struct Layer<'a> {
     /// The weights, `[k, n]`, zero point 0.
     pub weights: &'a PackedWeights,
-    /// Zero point of the input.
-    pub zero_point: i8,
     /// Scale of the input times scale of the column, `[n]`.
     pub scales: &'a [f32],
     /// Added after scaling, `[n]`.
     pub bias: Option<&'a [f32]>,
     /// Applied last.
     pub activation: Activation,
-}
-
-/// Where the result goes, `[m, n]`.
-#[derive(Debug)]
-pub enum Output<'a> {
-    /// As it is.
-    F32(&'a mut [f32]),
-    /// Rounded, as [`super::quantize()`] would.
-    Int8(&'a mut [i8], Quantization),
 }
 
 /// `y = activation((x − zero_point)·w · scales + bias)`, summed in `i32` without error.
@@ -59,107 +52,161 @@ pub enum Output<'a> {
 ///
 /// # Panics
 /// When a length differs.
-pub fn linear(cpu: Cpu, x: &[i8], rows: usize, layer: &Layer<'_>, y: Output<'_>) {
+pub fn linear(cpu: Cpu, x: Input<'_>, rows: usize, layer: &Layer<'_>, y: Output<'_>) {
     let (k, n) = (layer.weights.inputs(), layer.weights.outputs());
-    check_len("int8 linear: x", x.len(), rows * k);
+    x.check(rows * k);
     check_len("int8 linear: scales", layer.scales.len(), n);
     if let Some(bias) = layer.bias {
         check_len("int8 linear: bias", bias.len(), n);
     }
-    let target = Target::new(y, rows * n);
+    let product = Product { cpu, x, rows, layer, target: Target::new(y, rows * n) };
     if rows == 0 || n == 0 {
         return;
     }
-    let work = rows.saturating_mul(n).saturating_mul(k);
-    let panels = layer.weights.panels();
-    let job = |rows: std::ops::Range<usize>, panels: std::ops::Range<usize>| Job {
-        cpu,
-        x,
-        layer,
-        rows,
-        panels,
-    };
-    let (parallel_work, block_rows) = match cpu.tier() {
+    match cpu.tier() {
         #[cfg(target_arch = "x86_64")]
-        Tier::Amx => (amx::PARALLEL_WORK, amx::ROWS),
-        _ => (PARALLEL_WORK, BLOCK_ROWS),
-    };
-    if work < parallel_work {
-        job(0..rows, 0..panels).run(&target);
-        return;
+        Tier::Amx if k > 0 => amx::run(&product),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Vnni | Tier::Amx => product.run(vnni::ROWS, |x, w, sums| {
+            // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found its
+            // features.
+            unsafe { vnni::tile(x, w, sums) }
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => product.run(avx512::ROWS, |x, w, sums| {
+            // SAFETY: as above.
+            unsafe { avx512::tile(x, w, sums) }
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => product.run(avx2::ROWS, |x, w, sums| {
+            // SAFETY: as above.
+            unsafe { avx2::tile(x, w, sums) }
+        }),
+        _ => product.run(portable::ROWS, portable::tile),
     }
-    let row_blocks = rows.div_ceil(block_rows);
-    let block_panels = if row_blocks < 8 { BLOCK_PANELS } else { panels };
-    let column_blocks = panels.div_ceil(block_panels);
-    (0..row_blocks * column_blocks).into_par_iter().for_each(|index| {
-        let row = index / column_blocks * block_rows;
-        let panel = index % column_blocks * block_panels;
-        let rows = row..(row + block_rows).min(rows);
-        job(rows, panel..(panel + block_panels).min(panels)).run(&target);
-    });
 }
 
-/// One thread's share: a rectangle of the result.
-pub(super) struct Job<'a> {
+/// A layer with its operands; every tier runs it in the same steps.
+pub(super) struct Product<'a> {
     pub(super) cpu: Cpu,
-    pub(super) x: &'a [i8],
+    pub(super) x: Input<'a>,
+    pub(super) rows: usize,
     pub(super) layer: &'a Layer<'a>,
-    pub(super) rows: std::ops::Range<usize>,
-    pub(super) panels: std::ops::Range<usize>,
+    pub(super) target: Target,
 }
 
-impl Job<'_> {
-    /// Column blocks outside, rows inside: the weights of a block stay in the cache.
-    fn run(&self, target: &Target) {
+impl Product<'_> {
+    /// Multiplies with `tile`, which takes up to `tile_rows` packed rows and [`TILE_PANELS`] panels.
+    fn run<T: Unit>(
+        &self,
+        tile_rows: usize,
+        tile: impl Fn(&[[T; GROUP]], Columns<'_>, &mut [i32]) + Sync,
+    ) {
         let weights = self.layer.weights;
-        let k = weights.inputs();
-        #[cfg(target_arch = "x86_64")]
-        if self.cpu.tier() == Tier::Amx && k > 0 {
-            amx::run(self, target);
+        let (panels, groups) = (weights.panels(), weights.groups());
+        let work = self.work();
+        let blocks = self.rows.div_ceil(BLOCK_ROWS);
+        let rows_of = |block: usize| block * BLOCK_ROWS..self.rows.min((block + 1) * BLOCK_ROWS);
+        let job = |packed: &[[T; GROUP]], rows: Range<usize>, panels: Range<usize>| {
+            self.block(packed, rows, panels, tile_rows, &tile);
+        };
+        let whole = |block: usize| {
+            let rows = rows_of(block);
+            with_scratch(rows.len() * groups, |packed| {
+                self.pack(rows.clone(), tile_rows, packed);
+                job(packed, rows, 0..panels);
+            });
+        };
+        if work < PARALLEL_WORK {
+            (0..blocks).for_each(whole);
             return;
         }
-        let (tile_rows, tile_panels) = tile_size(self.cpu);
-        for panel in self.panels.clone().step_by(tile_panels) {
-            let columns = weights.tile(panel, tile_panels.min(self.panels.end - panel));
-            for row in self.rows.clone().step_by(tile_rows) {
-                let n_rows = tile_rows.min(self.rows.end - row);
-                let x = Rows::new(&self.x[row * k..(row + n_rows) * k], n_rows, k);
-                let mut sums = [0; MOST_ROWS * MOST_COLUMNS];
-                let sums = &mut sums[..n_rows * columns.panels() * PANEL];
-                multiply(self.cpu, x, columns, sums);
-                self.finish(sums, columns, row, panel * PANEL, target);
+        if blocks >= PIECES {
+            parallel::for_each(blocks, whole);
+            return;
+        }
+        // Blocks of columns too, which share the packed rows.
+        let column_blocks = PIECES.div_ceil(blocks).min(panels.div_ceil(2));
+        with_scratch(self.rows * groups, |packed| {
+            parallel::for_each_chunk(packed, BLOCK_ROWS * groups.max(1), |block, packed| {
+                self.pack(rows_of(block), tile_rows, packed);
+            });
+            parallel::for_each(blocks * column_blocks, |index| {
+                let (block, column) = (index / column_blocks, index % column_blocks);
+                let rows = rows_of(block);
+                let packed = &packed[rows.start * groups..rows.end * groups];
+                let edge = |column: usize| column * panels / column_blocks;
+                job(packed, rows, edge(column)..edge(column + 1));
+            });
+        });
+    }
+
+    /// Multiply-adds.
+    pub(super) fn work(&self) -> usize {
+        let weights = self.layer.weights;
+        self.rows.saturating_mul(weights.outputs()).saturating_mul(weights.inputs())
+    }
+
+    fn pack<T: Unit>(&self, rows: Range<usize>, tile_rows: usize, packed: &mut [[T; GROUP]]) {
+        let (k, groups) = (self.layer.weights.inputs(), self.layer.weights.groups());
+        let mut rest = packed;
+        for rows in tiles(rows, tile_rows) {
+            let (packed, after) = rest.split_at_mut(rows.len() * groups);
+            self.x.pack(self.cpu, rows, k, packed);
+            rest = after;
+        }
+    }
+
+    /// One rectangle of the result. Panels outside, rows inside: the weights of a few panels stay
+    /// in the cache.
+    fn block<T: Unit>(
+        &self,
+        packed: &[[T; GROUP]],
+        rows: Range<usize>,
+        panels: Range<usize>,
+        tile_rows: usize,
+        tile: impl Fn(&[[T; GROUP]], Columns<'_>, &mut [i32]),
+    ) {
+        let weights = self.layer.weights;
+        let groups = weights.groups();
+        let mut sums = [0; MOST_ROWS * TILE_COLUMNS];
+        let mut values = [0.0; MOST_ROWS * TILE_COLUMNS];
+        for panel in panels.clone().step_by(TILE_PANELS) {
+            let columns = weights.tile(panel, TILE_PANELS.min(panels.end - panel));
+            for tile_rows in tiles(rows.clone(), tile_rows) {
+                let sums = &mut sums[..tile_rows.len() * columns.panels() * PANEL];
+                let first = tile_rows.start - rows.start;
+                if groups > 0 {
+                    tile(&packed[first * groups..][..tile_rows.len() * groups], columns, sums);
+                }
+                self.finish(sums, columns, tile_rows.start, panel * PANEL, &mut values);
             }
         }
     }
 
     /// Scales, adds the bias, activates and writes one tile.
-    fn finish(&self, sums: &[i32], columns: Columns<'_>, row: usize, col: usize, target: &Target) {
+    fn finish(
+        &self,
+        sums: &[i32],
+        columns: Columns<'_>,
+        row: usize,
+        col: usize,
+        values: &mut [f32; MOST_ROWS * TILE_COLUMNS],
+    ) {
         let n = self.layer.weights.outputs();
         let width = (columns.panels() * PANEL).min(n - col);
         let n_rows = sums.len() / (columns.panels() * PANEL);
-        let mut values = [0.0; MOST_ROWS * MOST_COLUMNS];
         let values = &mut values[..n_rows * width];
         let scales = &self.layer.scales[col..col + width];
         let bias = self.layer.bias.map_or(&[][..], |bias| &bias[col..col + width]);
-        let zero_point = i32::from(self.layer.zero_point);
+        let zero_point = i32::from(self.x.zero_point());
         rescale(self.cpu, sums, columns.sums, zero_point, scales, bias, values);
         self.layer.activation.apply(self.cpu, values);
         for (offset, values) in values.chunks_exact(width).enumerate() {
-            let start = (row + offset) * n + col;
-            match *target {
-                Target::F32(y) => {
-                    // SAFETY: row < rows and col + width ≤ n, so the range lies in y, whose length
-                    // `Target::new` checked; jobs cover disjoint rectangles, so no other thread
-                    // touches it.
-                    let y = unsafe { y.range(start, width) };
-                    y.copy_from_slice(values);
-                }
-                Target::Int8(y, to) => {
-                    // SAFETY: as above.
-                    let y = unsafe { y.range(start, width) };
-                    quantize_piece(self.cpu, values, to, y);
-                }
-            }
+            // SAFETY: row + offset < rows and col + width ≤ n, so the range lies in the result,
+            // whose length `Target::new` checked; jobs cover disjoint rectangles, so no other
+            // thread touches it.
+            unsafe { self.target.write(self.cpu, (row + offset) * n + col, values) };
         }
     }
 }
@@ -176,61 +223,6 @@ tiered! {
             }
             for (value, &bias) in values.iter_mut().zip(bias) {
                 *value += bias;
-            }
-        }
-    }
-}
-
-/// Rows and panels of a tier's tile.
-fn tile_size(cpu: Cpu) -> (usize, usize) {
-    match cpu.tier() {
-        #[cfg(target_arch = "x86_64")]
-        Tier::Vnni | Tier::Amx => (vnni::ROWS, vnni::PANELS),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx512 => (avx512::ROWS, 1),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => (avx2::ROWS, 1),
-        _ => (portable::ROWS, 1),
-    }
-}
-
-/// The exact products of one tile.
-pub(crate) fn multiply(cpu: Cpu, x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
-    if x.k == 0 {
-        sums.fill(0);
-        return;
-    }
-    match cpu.tier() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found its features.
-        Tier::Vnni | Tier::Amx => unsafe { vnni::tile(x, w, sums) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Tier::Avx512 => unsafe { avx512::tile(x, w, sums) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Tier::Avx2 => unsafe { avx2::tile(x, w, sums) },
-        _ => portable::tile(x, w, sums),
-    }
-}
-
-/// A result that threads fill in disjoint rectangles.
-pub(super) enum Target {
-    F32(Shared<f32>),
-    Int8(Shared<i8>, Quantization),
-}
-
-impl Target {
-    #[track_caller]
-    fn new(output: Output<'_>, len: usize) -> Self {
-        match output {
-            Output::F32(y) => {
-                check_len("int8 linear: y", y.len(), len);
-                Self::F32(Shared::new(y))
-            }
-            Output::Int8(y, to) => {
-                check_len("int8 linear: y", y.len(), len);
-                Self::Int8(Shared::new(y), to)
             }
         }
     }

@@ -9,14 +9,19 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod left;
 mod linear;
+mod output;
 mod pack;
 mod portable;
 mod quantize;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
-pub use linear::{Layer, Output, linear};
+pub use left::Input;
+pub use linear::{Layer, linear};
+pub use output::Output;
+pub(crate) use output::Target;
 pub use pack::PackedWeights;
 pub(crate) use quantize::dequantize_one;
 pub use quantize::{Quantization, dequantize, dequantize_columns, quantize};

@@ -1,7 +1,5 @@
 //! The one layout of packed weights that all tiers read.
 
-use crate::parallel::check_len;
-
 /// Columns of a panel: the 32-bit sums of one 512-bit register.
 pub(crate) const PANEL: usize = 16;
 
@@ -71,6 +69,11 @@ impl PackedWeights {
         self.lines.len() * size_of::<Line>() + self.column_sums.len() * size_of::<i32>()
     }
 
+    /// Groups of four inputs.
+    pub(crate) const fn groups(&self) -> usize {
+        self.groups
+    }
+
     /// Panels of 16 columns.
     pub(crate) const fn panels(&self) -> usize {
         self.column_sums.len() / PANEL
@@ -108,33 +111,4 @@ impl Columns<'_> {
     pub(crate) const fn panels(&self) -> usize {
         self.sums.len() / PANEL
     }
-}
-
-/// Rows of int8 activations, one after another.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rows<'a> {
-    /// `[rows, k]`.
-    pub(crate) data: &'a [i8],
-    /// Length of a row.
-    pub(crate) k: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// Panics unless `data` holds whole rows.
-    pub(crate) fn new(data: &'a [i8], rows: usize, k: usize) -> Self {
-        check_len("int8 rows", data.len(), rows * k);
-        Self { data, k }
-    }
-}
-
-/// Four weights' worth of activations as one 32-bit number, zeros past the end of the row.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "compiled inside each tier's kernel")]
-#[allow(clippy::cast_sign_loss, reason = "the bytes are carried, not the number")]
-pub(crate) fn tail_group(tail: &[i8]) -> i32 {
-    let mut bytes = [0; GROUP];
-    for (byte, &value) in bytes.iter_mut().zip(tail) {
-        *byte = value as u8;
-    }
-    i32::from_le_bytes(bytes)
 }

@@ -4,24 +4,15 @@
 
 use std::arch::x86_64::*;
 
-use super::pack::{Columns, GROUP, PANEL, Rows, tail_group};
+use super::pack::{Columns, GROUP, PANEL};
 
-/// Rows of a tile.
+/// Rows of a tile: 6 rows × 4 panels of sums, 4 registers of weights and one of activations use 29
+/// of the 32 registers.
 pub(crate) const ROWS: usize = 6;
 
-/// Panels of a tile: 6 rows × 4 registers of sums, 4 of weights and one of activations use 29 of
-/// the 32 registers.
-pub(crate) const PANELS: usize = 4;
-
-/// Flips the sign bits of four int8, which adds 128 to each.
-const SIGNS: i32 = 0x8080_8080_u32.cast_signed();
-
-/// `sums[r, c] = Σ_k x[r, k]·w[k, c]`.
-///
-/// # Shapes
-/// `x`: at most [`ROWS`] rows; `w`: at most [`PANELS`] panels; `sums`: `[rows, 16·panels]`.
+/// The twin of [`super::portable::tile`] for `x + 128`, for at most [`ROWS`] rows and 4 panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(crate) fn tile(x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
+pub(crate) fn tile(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
     match w.panels() {
         4 => panels::<4>(x, w, sums),
         3 => panels::<3>(x, w, sums),
@@ -31,7 +22,7 @@ pub(crate) fn tile(x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn panels<const P: usize>(x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
+fn panels<const P: usize>(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
     match sums.len() / (P * PANEL) {
         6 => rows::<6, P>(x, w, sums),
         5 => rows::<5, P>(x, w, sums),
@@ -43,39 +34,22 @@ fn panels<const P: usize>(x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn rows<const R: usize, const P: usize>(x: Rows<'_>, w: Columns<'_>, sums: &mut [i32]) {
-    assert!(x.data.len() == R * x.k && sums.len() == R * P * PANEL);
+fn rows<const R: usize, const P: usize>(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
     assert!(w.lines.len() == P * w.groups && w.sums.len() == P * PANEL);
-    let full = x.k / GROUP;
+    assert!(x.len() == R * w.groups && sums.len() == R * P * PANEL);
     let mut totals = [[_mm512_setzero_si512(); P]; R];
-    let mut step = |group: usize, four: [i32; R]| {
+    for (group, fours) in x.as_chunks::<R>().0.iter().enumerate() {
         let weights: [__m512i; P] = std::array::from_fn(|panel| {
-            // SAFETY: group < w.groups, so the line lies in panel `panel` of the P·groups lines
-            // checked above; it has 64 bytes and their alignment.
+            // SAFETY: group < w.groups, as x has R·groups groups, so the line lies in panel `panel`
+            // of the P·groups lines (checked above); it has 64 bytes and their alignment.
             unsafe { _mm512_load_si512(w.lines.as_ptr().add(panel * w.groups + group).cast()) }
         });
-        for (totals, four) in totals.iter_mut().zip(four) {
-            let shifted = _mm512_set1_epi32(four ^ SIGNS);
+        for (four, totals) in fours.iter().zip(&mut totals) {
+            let four = _mm512_set1_epi32(i32::from_le_bytes(*four));
             for (total, &weights) in totals.iter_mut().zip(&weights) {
-                *total = _mm512_dpbusd_epi32(*total, shifted, weights);
+                *total = _mm512_dpbusd_epi32(*total, four, weights);
             }
         }
-    };
-    for group in 0..full {
-        // SAFETY: group < full = k/4, so the 4 bytes lie in row `row` < R of x (checked above).
-        let four = std::array::from_fn(|row| unsafe {
-            let start = row * x.k + group * GROUP;
-            x.data.as_ptr().add(start).cast::<i32>().read_unaligned()
-        });
-        step(group, four);
-    }
-    if full < w.groups {
-        step(
-            full,
-            std::array::from_fn(|row| {
-                tail_group(&x.data[row * x.k + full * GROUP..(row + 1) * x.k])
-            }),
-        );
     }
     for (totals, sums) in totals.iter().zip(sums.chunks_exact_mut(P * PANEL)) {
         for (panel, &total) in totals.iter().enumerate() {

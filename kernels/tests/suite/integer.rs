@@ -1,6 +1,6 @@
 //! int8 kernels: exact, so every tier gives the twin's bits.
 
-use kernels::int8::{self, Layer, Output, PackedWeights, Quantization};
+use kernels::int8::{self, Input, Layer, Output, PackedWeights, Quantization};
 use kernels::{Activation, Cpu, TableScales, gather_rows, gather_rows_int8};
 use proptest::prelude::*;
 
@@ -41,12 +41,12 @@ impl Twin {
     fn run(&self, cpu: Cpu, weights: &PackedWeights, y: Output<'_>) {
         let layer = Layer {
             weights,
-            zero_point: self.zero_point,
             scales: &self.scales,
             bias: Some(&self.bias),
             activation: Activation::Relu,
         };
-        int8::linear(cpu, &self.x, self.sizes[0], &layer, y);
+        let x = Input::Int8 { x: &self.x, zero_point: self.zero_point };
+        int8::linear(cpu, x, self.sizes[0], &layer, y);
     }
 
     fn check(&self) {
@@ -85,6 +85,23 @@ proptest! {
     }
 
     #[test]
+    fn numbers_are_rounded_on_the_way_in(m in 0usize..60, k in 0usize..600, n in 0usize..40, zero_point: i8, seed: u64) {
+        let twin = Twin::new([m, k, n], zero_point, seed);
+        let weights = PackedWeights::new(&twin.w, [k, n], [n, 1]);
+        let layer = Layer { weights: &weights, scales: &twin.scales, bias: None, activation: Activation::Identity };
+        let x = numbers(m * k, seed);
+        let to = Quantization { scale: 0.017, zero_point, min: -127, max: 127 };
+        let rounded = round(&x, to);
+        let run = |x: Input<'_>| on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; m * n];
+            int8::linear(cpu, x, m, &layer, Output::F32(&mut y));
+            y
+        });
+        let expected = run(Input::Int8 { x: &rounded, zero_point });
+        prop_assert_eq!(run(Input::F32 { x: &x, to }), expected);
+    }
+
+    #[test]
     fn quantize_is_onnx_on_every_tier(len in 0usize..100, scale in 1e-4f32..2.0, zero_point: i8, symmetric: bool, seed: u64) {
         let x: Vec<_> = numbers(len, seed).iter().map(|x| x * 20.0).collect();
         let min = if symmetric { -127 } else { -128 };
@@ -106,6 +123,8 @@ fn large_layers_are_cut_into_jobs_without_a_trace() {
     Twin::new([1, 700, 3001], 0, 7).check();
     Twin::new([101, 133, 300], 5, 8).check();
     Twin::new([150, 320, 200], -7, 9).check();
+    // Enough blocks of rows to be cut by rows alone.
+    Twin::new([900, 67, 40], -3, 9).check();
 }
 
 #[test]

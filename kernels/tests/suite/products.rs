@@ -1,9 +1,10 @@
 //! `f32` products.
 
-use kernels::{Activation, Batch, Cpu, Matrix, Write, batched_gemm, gemm, linear};
+use kernels::float::{Layer, PackedWeights, linear};
+use kernels::{Activation, Batch, Cpu, Matrix, Write, batched_gemm, gemm};
 use proptest::prelude::*;
 
-use super::{assert_close, numbers, on_any_threads};
+use super::{assert_close, numbers, on_any_threads, on_every_tier};
 
 /// `[m, k]·[k, n]` of row-major operands, in f64.
 fn twin(a: &[f32], b: &[f32], [m, k, n]: [usize; 3]) -> Vec<f64> {
@@ -42,16 +43,18 @@ proptest! {
     }
 
     #[test]
-    fn linear_adds_the_bias_and_activates(m in 0usize..150, k in 0usize..20, n in 0usize..40, seed: u64) {
+    fn linear_adds_the_bias_and_activates(m in 0usize..150, k in 0usize..40, n in 0usize..150, seed: u64) {
         let (x, w, bias) = (numbers(m * k, seed), numbers(k * n, seed ^ 1), numbers(n, seed ^ 2));
         let expected: Vec<_> = twin(&x, &w, [m, k, n]).iter().enumerate()
             .map(|(i, y)| (y + f64::from(bias[i % n])).max(0.0)).collect();
-        for cpu in Cpu::every() {
+        let weights = PackedWeights::new(&w, [k, n], [n, 1]);
+        let layer = Layer { weights: &weights, bias: Some(&bias), activation: Activation::Relu };
+        let y = on_every_tier(|cpu| {
             let mut y = vec![f32::NAN; m * n];
-            let (x, w) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
-            linear(cpu, x, w, Some(&bias), Activation::Relu, &mut y);
-            assert_close("linear", &y, &expected, 1e-4);
-        }
+            linear(cpu, &x, m, &layer, &mut y);
+            y
+        });
+        assert_close("linear", &y, &expected, 1e-4);
     }
 
     #[test]
@@ -81,9 +84,11 @@ fn large_products_do_not_depend_on_threads() {
         y
     });
     assert_close("gemm", &y, &expected, 1e-4);
+    let weights = PackedWeights::new(&w, [k, n], [n, 1]);
+    let layer = Layer { weights: &weights, bias: Some(&bias), activation: Activation::Relu };
     let y = on_any_threads(|| {
         let mut y = vec![0.0; m * n];
-        linear(Cpu::best(), xm, wm, Some(&bias), Activation::Relu, &mut y);
+        linear(Cpu::best(), &x, m, &layer, &mut y);
         y
     });
     let activate = |(i, y): (usize, &f64)| (y + f64::from(bias[i % n])).max(0.0);
@@ -93,6 +98,15 @@ fn large_products_do_not_depend_on_threads() {
         &expected.iter().enumerate().map(activate).collect::<Vec<_>>(),
         1e-4,
     );
+}
+
+#[test]
+fn packed_weights_are_the_same_from_either_layout() {
+    let (k, n) = (37, 21);
+    let w = numbers(k * n, 3);
+    let packed = PackedWeights::new(&w, [k, n], [n, 1]);
+    assert_eq!(packed, PackedWeights::new(&transpose(&w, k, n), [k, n], [1, k]));
+    assert_eq!((packed.inputs(), packed.outputs()), (k, n));
 }
 
 #[test]

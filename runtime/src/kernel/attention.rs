@@ -1,6 +1,7 @@
 //! Fused attention.
 
-use kernels::{Attention, Cpu, Heads, Mask, attention};
+use kernels::int8::Output;
+use kernels::{Attention, Cpu, Heads, Mask, attention_into};
 
 use super::{Call, Kernel, KernelEntry, Operand, Prepared, any, elements_mut, run};
 use crate::module::{HeadSplit, Module, Node, Operation};
@@ -43,7 +44,11 @@ impl Kernel for Tiled {
             Heads { data: &data[self.split.offsets[part].min(data.len())..], row_stride }
         });
         let mask = call.inputs.get(3).map(mask);
-        attention(self.cpu, &sizes, heads, mask, elements_mut(call.output));
+        let output = match self.split.output {
+            Some(to) => Output::Int8(elements_mut(call.output), to),
+            None => Output::F32(elements_mut(call.output)),
+        };
+        attention_into(self.cpu, &sizes, heads, mask, output);
         Ok(())
     }
 }

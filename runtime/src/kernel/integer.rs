@@ -1,7 +1,7 @@
 //! int8 linear layers, one kernel a tier, and gathering from int8 tables.
 
 use graph::{DType, Tensor};
-use kernels::int8::{self, Layer, Output, PackedWeights};
+use kernels::int8::{self, Input, Layer, Output, PackedWeights};
 use kernels::{Cpu, TableScales, Tier, gather_rows_int8};
 
 use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
@@ -64,7 +64,6 @@ impl Kernel for PackedLinear {
         let rows = call.inputs[0].shape.iter().rev().skip(1).product();
         let layer = Layer {
             weights: &self.weights,
-            zero_point: self.layer.input.zero_point,
             scales: &self.scales,
             bias: call.inputs.get(2).map(|bias| bias.elements()),
             activation: self.layer.activation,
@@ -73,7 +72,12 @@ impl Kernel for PackedLinear {
             Some(to) => Output::Int8(elements_mut(call.output), to),
             None => Output::F32(elements_mut(call.output)),
         };
-        int8::linear(self.cpu, call.inputs[0].elements(), rows, &layer, output);
+        let to = self.layer.input;
+        let x = match call.inputs[0].dtype {
+            DType::F32 => Input::F32 { x: call.inputs[0].elements(), to },
+            _ => Input::Int8 { x: call.inputs[0].elements(), zero_point: to.zero_point },
+        };
+        int8::linear(self.cpu, x, rows, &layer, output);
         Ok(())
     }
 

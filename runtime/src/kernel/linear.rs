@@ -1,7 +1,8 @@
 //! The f32 linear layer.
 
 use graph::DType;
-use kernels::{Activation, Cpu, Matrix};
+use kernels::float::{self, Layer, PackedWeights};
+use kernels::{Activation, Cpu};
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, expect_type, run};
 use crate::module::{Module, Node, Operation};
@@ -18,23 +19,34 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
 struct Linear {
     cpu: Cpu,
     activation: Activation,
+    weights: PackedWeights,
 }
 
-fn prepare(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let Operation::Linear { activation } = node.operation else {
         unreachable!("the table pairs this kernel with linear nodes")
     };
-    run(Linear { cpu, activation })
+    let tensor = module.constant(node.inputs[1]).expect("the linear pass takes constants only");
+    let &[k, n] = tensor.shape() else { unreachable!("the linear pass takes matrices only") };
+    let elements = tensor.elements().expect("`accepts` saw f32 weights");
+    let weights = PackedWeights::new(elements, [k, n], [n, 1]);
+    run(Linear { cpu, activation, weights })
 }
 
 impl Kernel for Linear {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let &[k, n] = call.inputs[1].shape else { return Err("expected a weight matrix".into()) };
         let rows = call.inputs[0].shape.iter().rev().skip(1).product();
-        let x = Matrix::row_major(call.f32(0), rows, k);
-        let w = Matrix::row_major(call.f32(1), k, n);
         let bias = call.inputs.get(2).map(|bias| bias.elements());
-        kernels::linear(self.cpu, x, w, bias, self.activation, elements_mut(call.output));
+        let layer = Layer { weights: &self.weights, bias, activation: self.activation };
+        float::linear(self.cpu, call.f32(0), rows, &layer, elements_mut(call.output));
         Ok(())
+    }
+
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.weights.size_bytes()
     }
 }

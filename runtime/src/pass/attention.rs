@@ -43,7 +43,7 @@ fn find(module: &Module, index: usize) -> Option<Found> {
         && output.len() == 3
         && output[2] == Dim::Fixed(heads * head_size)
         && mask.is_none_or(|mask| mask_fits(module, mask, scores));
-    let split = HeadSplit { heads, head_size, scale, offsets: [0; 3] };
+    let split = HeadSplit { heads, head_size, scale, offsets: [0; 3], output: None };
     let mut inputs = vec![query, key, value];
     inputs.extend(mask);
     same.then_some(Found { split, inputs, absorbed: walk.absorbed })

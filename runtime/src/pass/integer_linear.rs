@@ -56,6 +56,16 @@ pub(crate) fn per_tensor(module: &Module, scale: Id, zero_point: Id) -> Option<Q
     Some(Quantization { zero_point, ..Quantization::symmetric(scale) })
 }
 
+/// What a node quantizes and how, when it is a quantization to int8 with one constant scale.
+pub(super) fn quantization_of(module: &Module, index: usize) -> Option<(Id, Quantization)> {
+    let node = &module.nodes[index];
+    let Operation::Graph(Op::Quantize(op)) = &node.operation else { return None };
+    let [x, scale, zero_point] = node.inputs[..] else { return None };
+    let to_int8 = op.axis.is_none() && module.value(node.output).dtype == DType::I8;
+    let to = per_tensor(module, scale, zero_point).filter(|_| to_int8)?;
+    Some((x, to))
+}
+
 /// Constant weights `[k, n]` with zero points 0 and a scale for all or for each column.
 fn weight(module: &Module, id: Id) -> Option<(Source, Vec<f32>)> {
     let (dequantize, Op::Dequantize(op)) = module.produced(id)? else { return None };

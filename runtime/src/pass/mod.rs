@@ -16,6 +16,7 @@ mod linear;
 mod merge_qkv;
 mod no_ops;
 mod quantize_epilogue;
+mod quantize_prologue;
 mod residual_layer_norm;
 
 use serde::Serialize;
@@ -54,9 +55,10 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "linear", level: Level::O2, run: linear::run },
     Pass { name: "bias", level: Level::O2, run: bias::run },
     Pass { name: "activation", level: Level::O2, run: activation::run },
-    Pass { name: "quantize-epilogue", level: Level::O2, run: quantize_epilogue::run },
     Pass { name: "attention", level: Level::O2, run: attention::run },
+    Pass { name: "quantize-epilogue", level: Level::O2, run: quantize_epilogue::run },
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
+    Pass { name: "quantize-prologue", level: Level::O2, run: quantize_prologue::run },
     Pass { name: "residual-layer-norm", level: Level::O2, run: residual_layer_norm::run },
 ];
 

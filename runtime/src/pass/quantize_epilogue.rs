@@ -1,10 +1,8 @@
-//! Integer linear layer, then a quantization that alone reads it → the layer writes int8.
+//! Integer linear layer or attention, then a quantization that alone reads it → it writes int8.
 
-use graph::{DType, Op};
-
-use super::integer_linear::per_tensor;
+use super::integer_linear::quantization_of;
 use super::repeat;
-use crate::module::{IntegerLinear, Module, Operation};
+use crate::module::{HeadSplit, IntegerLinear, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, rewrite)
@@ -12,26 +10,22 @@ pub(super) fn run(module: &mut Module) -> usize {
 
 fn rewrite(module: &mut Module, index: usize) -> bool {
     let node = &module.nodes[index];
-    let Operation::IntegerLinear(layer) = &node.operation else { return false };
-    if layer.output.is_some() {
-        return false;
-    }
     let Some(next) = module.only_consumer(node.output) else { return false };
-    let quantize = &module.nodes[next];
-    let (Operation::Graph(Op::Quantize(op)), [x, scale, zero_point]) =
-        (&quantize.operation, quantize.inputs.as_slice())
-    else {
-        return false;
-    };
-    let to_int8 = op.axis.is_none() && module.value(quantize.output).dtype == DType::I8;
-    let Some(output) = per_tensor(module, *scale, *zero_point).filter(|_| to_int8) else {
-        return false;
-    };
-    if *x != node.output {
+    let Some((x, output)) = quantization_of(module, next) else { return false };
+    if x != node.output {
         return false;
     }
-    let layer = IntegerLinear { output: Some(output), ..layer.clone() };
+    let output = Some(output);
+    let operation = match &node.operation {
+        Operation::IntegerLinear(layer) if layer.output.is_none() => {
+            Operation::IntegerLinear(IntegerLinear { output, ..layer.clone() })
+        }
+        Operation::Attention(split) if split.output.is_none() => {
+            Operation::Attention(HeadSplit { output, ..split.clone() })
+        }
+        _ => return false,
+    };
     let inputs = node.inputs.clone();
-    module.fuse(next, &[index, next], Operation::IntegerLinear(layer), inputs);
+    module.fuse(next, &[index, next], operation, inputs);
     true
 }

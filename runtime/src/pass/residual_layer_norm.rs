@@ -1,4 +1,5 @@
-//! Sum of two equal shapes, then a layer normalisation that alone reads it → both in one.
+//! Sum, then a layer normalisation that alone reads it → both in one. One side of the sum has its
+//! full shape; the other may lack leading dimensions, as a position table does.
 
 use graph::Op;
 
@@ -22,7 +23,9 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
         return false;
     };
     let shape = |id| &module.value(id).shape;
-    if sum != node.output || shape(x) != shape(sum) || shape(residual) != shape(sum) {
+    let (x, residual) = if shape(x) == shape(sum) { (x, residual) } else { (residual, x) };
+    let repeats = !shape(residual).is_empty() && shape(sum).ends_with(shape(residual));
+    if sum != node.output || shape(x) != shape(sum) || !repeats {
         return false;
     }
     let operation = Operation::ResidualLayerNorm { epsilon: op.epsilon };

@@ -1,10 +1,11 @@
 //! Fused attention against its three steps.
 
-use kernels::{Attention, Cpu, Heads, Mask, attention};
+use kernels::int8::{Output, Quantization, quantize};
+use kernels::{Attention, Cpu, Heads, Mask, attention, attention_into};
 use proptest::prelude::*;
 
 use super::rows::softmax_twin;
-use crate::{assert_close, numbers, on_any_threads};
+use crate::{assert_close, numbers, on_any_threads, on_every_tier};
 
 struct Case {
     sizes: Attention,
@@ -34,15 +35,19 @@ impl Case {
     }
 
     fn run(&self, cpu: Cpu) -> Vec<f32> {
-        let width = self.width();
         let mut y = vec![f32::NAN; self.qkv.len() / 3];
+        self.run_into(cpu, Output::F32(&mut y));
+        y
+    }
+
+    fn run_into(&self, cpu: Cpu, y: Output<'_>) {
+        let width = self.width();
         let part = |i: usize| Heads {
             data: &self.qkv[(i * width).min(self.qkv.len())..],
             row_stride: 3 * width,
         };
         let mask = Mask { data: &self.mask, strides: self.mask_strides };
-        attention(cpu, &self.sizes, [part(0), part(1), part(2)], Some(mask), &mut y);
-        y
+        attention_into(cpu, &self.sizes, [part(0), part(1), part(2)], Some(mask), y);
     }
 
     fn expected(&self) -> Vec<f64> {
@@ -73,10 +78,8 @@ impl Case {
     }
 
     fn check(&self) {
-        let expected = self.expected();
-        for cpu in Cpu::every() {
-            assert_close("attention", &self.run(cpu), &expected, 1e-4);
-        }
+        let found = on_every_tier(|cpu| self.run(cpu));
+        assert_close("attention", &found, &self.expected(), 1e-4);
     }
 }
 
@@ -94,6 +97,38 @@ fn masks_may_differ_for_every_head_and_query() {
     case.mask = numbers(2 * 3 * 5 * 5, 11);
     case.mask_strides = [75, 25, 5];
     case.check();
+}
+
+#[test]
+fn the_result_may_be_rounded() {
+    let case = Case::new(2, 3, 37, 20, 3);
+    let to = Quantization { scale: 0.02, zero_point: 3, min: -128, max: 127 };
+    for cpu in Cpu::every() {
+        let y = case.run(cpu);
+        let mut expected = vec![0; y.len()];
+        quantize(cpu, &y, to, &mut expected);
+        let mut rounded = vec![0; y.len()];
+        case.run_into(cpu, Output::Int8(&mut rounded, to));
+        assert_eq!(rounded, expected);
+    }
+}
+
+#[test]
+fn queries_and_keys_may_differ_in_number() {
+    // More queries than share one packing of the keys.
+    let (queries, keys, head_size) = (205, 18, 8);
+    let sizes = Attention { batch: 1, heads: 1, queries, keys, head_size, scale: 0.3 };
+    let (q, kv) = (numbers(queries * head_size, 1), numbers(keys * head_size, 2));
+    let run = |range: std::ops::Range<usize>| {
+        let sizes = Attention { queries: range.len(), ..sizes };
+        let q = &q[range.start * head_size..range.end * head_size];
+        let [q, kv] = [q, &kv].map(|data| Heads { data, row_stride: head_size });
+        let mut y = vec![f32::NAN; range.len() * head_size];
+        attention(Cpu::best(), &sizes, [q, kv, kv], None, &mut y);
+        y
+    };
+    let one_by_one: Vec<f32> = (0..queries).flat_map(|query| run(query..query + 1)).collect();
+    assert_eq!(run(0..queries), one_by_one);
 }
 
 #[test]

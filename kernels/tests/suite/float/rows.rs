@@ -99,6 +99,21 @@ proptest! {
     }
 
     #[test]
+    fn residuals_repeat(repeats in 1usize..5, rows in 1usize..9, cols in 1usize..70, seed: u64) {
+        let (x, table) = (numbers(repeats * rows * cols, seed), numbers(rows * cols, seed ^ 1));
+        let (gamma, beta) = (numbers(cols, seed ^ 2), numbers(cols, seed ^ 3));
+        let norm = LayerNorm { gamma: &gamma, beta: &beta, epsilon: 1e-5 };
+        let run = |residual: &[f32]| {
+            on_every_tier(|cpu| {
+                let mut y = vec![f32::NAN; x.len()];
+                residual_layer_norm(cpu, &x, residual, &norm, &mut y);
+                y
+            })
+        };
+        prop_assert_eq!(run(&table), run(&table.repeat(repeats)));
+    }
+
+    #[test]
     fn softmaxes(rows in 0usize..9, row_len in 1usize..70, seed: u64) {
         let x: Vec<_> = numbers(rows * row_len, seed).iter().map(|x| x * 10.0).collect();
         let y = on_every_tier(|cpu| {

@@ -1,0 +1,79 @@
+#![allow(unsafe_code, reason = "intrinsics; only called where AVX2 and FMA were detected")]
+//! The `f32` product with 256-bit fused multiply-adds.
+
+use std::arch::x86_64::*;
+
+use super::{Line, PANEL, Rows};
+
+/// Rows of a tile: 6 rows × 2 registers of sums leave 4 of 16 registers for the operands.
+pub(super) const ROWS: usize = 6;
+
+/// Elements of a register.
+const LANES: usize = 8;
+
+/// The twin of [`super::portable::tile`], for at most [`ROWS`] rows.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn tile(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+    match x.count() {
+        6 => panels::<6, 2>(x, w, values),
+        5 => panels::<5, 2>(x, w, values),
+        4 => panels::<4, 2>(x, w, values),
+        3 => panels::<3, 4>(x, w, values),
+        2 => panels::<2, 4>(x, w, values),
+        _ => panels::<1, 8>(x, w, values),
+    }
+}
+
+/// `V` registers of columns at a time: few rows need several panels to hide the latency.
+#[target_feature(enable = "avx2,fma")]
+fn panels<const R: usize, const V: usize>(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+    let at_once = V * LANES / PANEL;
+    let width = values.len() / R;
+    let mut column = 0;
+    for lines in w.chunks(at_once * x.k()) {
+        if lines.len() == at_once * x.k() {
+            rows::<R, V>(x, lines, &mut values[column..], width);
+        } else {
+            for (panel, lines) in lines.chunks_exact(x.k()).enumerate() {
+                rows::<R, 2>(x, lines, &mut values[column + panel * PANEL..], width);
+            }
+        }
+        column += at_once * PANEL;
+    }
+}
+
+/// Adds to `V` registers of each row of `values`, rows `width` apart.
+#[target_feature(enable = "avx2,fma")]
+fn rows<const R: usize, const V: usize>(x: Rows<'_>, w: &[Line], values: &mut [f32], width: usize) {
+    let k = x.k();
+    assert!(w.len() == V * LANES / PANEL * k && values.len() >= (R - 1) * width + V * LANES);
+    let rows: [&[f32]; R] = std::array::from_fn(|row| x.row(row));
+    let place = |row: usize, part: usize| row * width + part * LANES;
+    let mut sums: [[__m256; V]; R] = std::array::from_fn(|row| {
+        std::array::from_fn(|part| {
+            // SAFETY: row < R and part < V, so 8 elements lie at this place (checked above).
+            unsafe { _mm256_loadu_ps(values.as_ptr().add(place(row, part))) }
+        })
+    });
+    for index in 0..k {
+        let weights: [__m256; V] = std::array::from_fn(|part| {
+            let line = part * LANES / PANEL * k + index;
+            // SAFETY: part·8/16 < V·8/16 and index < k, so the line lies in w (checked above);
+            // half a line is 32 aligned bytes.
+            unsafe { _mm256_load_ps(w.as_ptr().add(line).cast::<f32>().add(part * LANES % PANEL)) }
+        });
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            // SAFETY: index < k, the length that `Rows::row` gives every row.
+            let x = unsafe { _mm256_broadcast_ss(row.get_unchecked(index)) };
+            for (sum, &weights) in sums.iter_mut().zip(&weights) {
+                *sum = _mm256_fmadd_ps(x, weights, *sum);
+            }
+        }
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        for (part, &sum) in sums.iter().enumerate() {
+            // SAFETY: as for the loads.
+            unsafe { _mm256_storeu_ps(values.as_mut_ptr().add(place(row, part)), sum) };
+        }
+    }
+}

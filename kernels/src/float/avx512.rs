@@ -1,0 +1,81 @@
+#![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves AVX-512")]
+//! The `f32` product with 512-bit fused multiply-adds.
+
+use std::arch::x86_64::*;
+
+use super::{Line, PANEL, Rows};
+
+/// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of the left side use
+/// 27 of 32 registers.
+pub(super) const ROWS: usize = 12;
+
+/// The twin of [`super::portable::tile`], for at most [`ROWS`] rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn tile(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+    match x.count() {
+        12 => panels::<12, 2>(x, w, values),
+        11 => panels::<11, 2>(x, w, values),
+        10 => panels::<10, 2>(x, w, values),
+        9 => panels::<9, 2>(x, w, values),
+        8 => panels::<8, 2>(x, w, values),
+        7 => panels::<7, 2>(x, w, values),
+        6 => panels::<6, 4>(x, w, values),
+        5 => panels::<5, 4>(x, w, values),
+        4 => panels::<4, 4>(x, w, values),
+        3 => panels::<3, 4>(x, w, values),
+        2 => panels::<2, 4>(x, w, values),
+        _ => panels::<1, 4>(x, w, values),
+    }
+}
+
+/// `P` panels at a time: few rows need several to hide the latency.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn panels<const R: usize, const P: usize>(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+    let width = values.len() / R;
+    let mut column = 0;
+    for lines in w.chunks(P * x.k()) {
+        if lines.len() == P * x.k() {
+            rows::<R, P>(x, lines, &mut values[column..], width);
+        } else {
+            for (panel, lines) in lines.chunks_exact(x.k()).enumerate() {
+                rows::<R, 1>(x, lines, &mut values[column + panel * PANEL..], width);
+            }
+        }
+        column += P * PANEL;
+    }
+}
+
+/// Adds to `P` panels of each row of `values`, rows `width` apart.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn rows<const R: usize, const P: usize>(x: Rows<'_>, w: &[Line], values: &mut [f32], width: usize) {
+    let k = x.k();
+    assert!(w.len() == P * k && values.len() >= (R - 1) * width + P * PANEL);
+    let rows: [&[f32]; R] = std::array::from_fn(|row| x.row(row));
+    let place = |row: usize, panel: usize| row * width + panel * PANEL;
+    let mut sums: [[__m512; P]; R] = std::array::from_fn(|row| {
+        std::array::from_fn(|panel| {
+            // SAFETY: row < R and panel < P, so 16 elements lie at this place (checked above).
+            unsafe { _mm512_loadu_ps(values.as_ptr().add(place(row, panel))) }
+        })
+    });
+    for index in 0..k {
+        let weights: [__m512; P] = std::array::from_fn(|panel| {
+            // SAFETY: panel < P and index < k, so the line lies in w (checked above); it has 64
+            // bytes and their alignment.
+            unsafe { _mm512_load_ps(w.as_ptr().add(panel * k + index).cast()) }
+        });
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            // SAFETY: index < k, the length that `Rows::row` gives every row.
+            let x = _mm512_set1_ps(unsafe { *row.get_unchecked(index) });
+            for (sum, &weights) in sums.iter_mut().zip(&weights) {
+                *sum = _mm512_fmadd_ps(x, weights, *sum);
+            }
+        }
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        for (panel, &sum) in sums.iter().enumerate() {
+            // SAFETY: as for the loads.
+            unsafe { _mm512_storeu_ps(values.as_mut_ptr().add(place(row, panel)), sum) };
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! `f32` linear algebra with a packed right side.
+//!
+//! Every element of a product is one chain of fused multiply-adds over the inner dimension, in its
+//! order, whatever the vector width. A chain has the same bits on every CPU that fuses; the plain
+//! twin, for those that cannot, rounds after each product too.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod linear;
+mod pack;
+mod portable;
+mod tile;
+mod transpose;
+
+pub use linear::{Layer, linear};
+pub use pack::PackedWeights;
+pub(crate) use pack::{Line, PANEL};
+pub(crate) use tile::{Rows, multiply_add, tile_rows};
+pub(crate) use transpose::transpose;

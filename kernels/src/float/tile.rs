@@ -1,0 +1,112 @@
+#![allow(unsafe_code, reason = "calls code for detected instruction sets")]
+//! Products of a few rows with a few panels, by what the CPU has.
+
+use super::{Line, PANEL, portable};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use crate::parallel::check_len;
+use crate::tier::{Cpu, Tier};
+
+/// Rows of a left operand, `stride` elements apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    data: &'a [f32],
+    count: usize,
+    k: usize,
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `k` elements.
+    ///
+    /// # Panics
+    /// When the last row reaches out of `data`.
+    pub(crate) fn new(data: &'a [f32], count: usize, k: usize, stride: usize) -> Self {
+        let needed = count.checked_sub(1).map_or(0, |last| last * stride + k);
+        assert!(needed <= data.len(), "rows need {needed} elements, found {}", data.len());
+        Self { data, count, k, stride }
+    }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) const fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Row `index`, which is below the count.
+    pub(crate) fn row(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.stride..][..self.k]
+    }
+}
+
+/// How the product runs: the instructions are those of the tier, but that a CPU with fused
+/// multiply-add uses it at every tier, so that tiers agree.
+fn instructions(cpu: Cpu) -> Tier {
+    match cpu.tier() {
+        Tier::Portable if Tier::Avx2.is_available() => Tier::Avx2,
+        tier => tier,
+    }
+}
+
+/// Rows that [`multiply_add`] takes at once.
+pub(crate) fn tile_rows(cpu: Cpu) -> usize {
+    match instructions(cpu) {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 | Tier::Vnni => avx512::ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::ROWS,
+        _ => portable::ROWS,
+    }
+}
+
+/// `values += x·w`, each element one chain over k that starts at its old value.
+///
+/// # Shapes
+/// `x`: at most [`tile_rows`] rows of length k; `w`: panels of k lines; `values`:
+/// `[rows, 16·panels]`.
+///
+/// # Panics
+/// When a length differs.
+pub(crate) fn multiply_add(cpu: Cpu, x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+    assert!(x.count <= tile_rows(cpu), "{} rows in a tile", x.count);
+    if x.count == 0 || x.k == 0 {
+        return;
+    }
+    let panels = values.len() / (x.count * PANEL);
+    check_len("product: values", values.len(), x.count * panels * PANEL);
+    check_len("product: lines", w.len(), panels * x.k);
+    match instructions(cpu) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+        Tier::Avx512 | Tier::Vnni => unsafe { avx512::tile(x, w, values) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Tier::is_available` found AVX2 and FMA, for the `Cpu` or in `instructions`.
+        Tier::Avx2 => unsafe { avx2::tile(x, w, values) },
+        _ => portable::tile(x, w, values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The twin never runs on a CPU that fuses, so it is called here.
+    #[test]
+    fn the_plain_twin_differs_by_rounding_only() {
+        let number = |i: usize| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0;
+        let (rows, k, panels) = (3, 29, 2);
+        let x: Vec<f32> = (0..rows * k).map(number).collect();
+        let line = |i: usize| Line(std::array::from_fn(|lane| number(i * PANEL + lane)));
+        let w: Vec<Line> = (0..panels * k).map(line).collect();
+        let x = Rows::new(&x, rows, k, k);
+        let mut plain = vec![0.5; rows * panels * PANEL];
+        let mut best = plain.clone();
+        portable::tile(x, &w, &mut plain);
+        multiply_add(Cpu::best(), x, &w, &mut best);
+        for (plain, best) in plain.iter().zip(best) {
+            assert!((plain - best).abs() < 1e-5, "{plain} {best}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+#![allow(unsafe_code, reason = "threads fill disjoint ranges of one slice")]
+//! Results that are kept as numbers or rounded to int8 as they are written.
+
+use super::quantize::{Quantization, quantize_piece};
+use crate::parallel::{Shared, check_len};
+use crate::tier::Cpu;
+
+/// Where a result goes.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// As it is.
+    F32(&'a mut [f32]),
+    /// Rounded, as [`super::quantize()`] would.
+    Int8(&'a mut [i8], Quantization),
+}
+
+/// A result that threads fill in disjoint ranges.
+pub(crate) enum Target {
+    F32(Shared<f32>),
+    Int8(Shared<i8>, Quantization),
+}
+
+impl Target {
+    /// # Panics
+    /// When the result does not have `len` elements.
+    #[track_caller]
+    pub(crate) fn new(output: Output<'_>, len: usize) -> Self {
+        match output {
+            Output::F32(y) => {
+                check_len("y", y.len(), len);
+                Self::F32(Shared::new(y))
+            }
+            Output::Int8(y, to) => {
+                check_len("y", y.len(), len);
+                Self::Int8(Shared::new(y), to)
+            }
+        }
+    }
+
+    /// Writes `values` from element `start` on.
+    ///
+    /// # Safety
+    /// The range lies in the slice given to [`Target::new`], that borrow is still alive, and
+    /// nothing else accesses the range meanwhile.
+    pub(crate) unsafe fn write(&self, cpu: Cpu, start: usize, values: &[f32]) {
+        match *self {
+            Self::F32(y) => {
+                // SAFETY: the caller's promise.
+                let y = unsafe { y.range(start, values.len()) };
+                y.copy_from_slice(values);
+            }
+            Self::Int8(y, to) => {
+                // SAFETY: the caller's promise.
+                let y = unsafe { y.range(start, values.len()) };
+                quantize_piece(cpu, values, to, y);
+            }
+        }
+    }
+}
