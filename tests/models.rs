@@ -59,10 +59,10 @@ fn models_are_explained_and_timed() {
         assert!(check["worst_error"].as_f64().expect("a number") < 1e-4, "{check}");
     }
     let dump = sandbox.ask(&["explain-model", "encoder.onnx", "--dump-after", "attention"]);
-    assert!(dump.contains(" = Attention("), "{dump}");
+    assert!(dump.contains(" = FusedAttention("), "{dump}");
     let off = ["explain-model", "encoder.onnx", "--dump-after", "attention"];
     let dump = sandbox.ask(&[&off[..], &["--disable-pass", "attention"]].concat());
-    assert!(!dump.contains(" = Attention("), "{dump}");
+    assert!(!dump.contains(" = FusedAttention("), "{dump}");
 }
 
 #[test]

@@ -64,10 +64,10 @@ pub fn layer_norm_in_place(cpu: Cpu, y: &mut [f32], norm: &LayerNorm<'_>) {
     }
 }
 
-/// [`crate::layer_norm`] of `y + residual`.
+/// [`crate::layer_norm`] of `y + residual`; a residual of fewer rows repeats.
 ///
 /// # Shapes
-/// `y`, `residual`: `[rows, cols]`.
+/// `y`: `[rows, cols]`; `residual`: `[rows / n, cols]` for some whole n.
 pub fn residual_layer_norm_in_place(
     cpu: Cpu,
     y: &mut [f32],
@@ -75,11 +75,20 @@ pub fn residual_layer_norm_in_place(
     norm: &LayerNorm<'_>,
 ) {
     check_rows("residual_layer_norm_in_place: y", y.len(), norm);
-    check_len("residual_layer_norm_in_place: residual", residual.len(), y.len());
+    let repeats = y.len() / residual.len().max(1);
+    let repeated = residual.len() * repeats;
+    check_len("residual_layer_norm_in_place: residual, repeated", repeated, y.len());
+    check_rows("residual_layer_norm_in_place: residual", residual.len(), norm);
     if !y.is_empty() {
         let cols = norm.gamma.len();
         pieces(y, rows_per_chunk(cols) * cols, |start, y| {
-            add_assign_piece(cpu, y, &residual[start..start + y.len()]);
+            let mut done = 0;
+            while done < y.len() {
+                let from = (start + done) % residual.len();
+                let count = (residual.len() - from).min(y.len() - done);
+                add_assign_piece(cpu, &mut y[done..][..count], &residual[from..][..count]);
+                done += count;
+            }
             normalize_rows(cpu, y, *norm, None);
         });
     }

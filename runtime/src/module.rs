@@ -62,13 +62,27 @@ pub(crate) struct HeadSplit {
 }
 
 impl Operation {
-    /// The name that the kernel table goes by.
+    /// What kernels are looked up by: the kind, but for operators that share their ONNX type with
+    /// one that kernels know and that is not the same.
+    pub(crate) fn kernel_kind(&self) -> &'static str {
+        match self {
+            Self::Graph(Op::BatchNormTraining(_)) => "BatchNormTraining",
+            Self::Graph(Op::DequantizeBlocks(_)) => "DequantizeBlocks",
+            Self::Graph(Op::LayerNormStatistic(_)) => "LayerNormStatistic",
+            Self::Graph(Op::QuantizeBlocks(_)) => "QuantizeBlocks",
+            Self::Graph(Op::Reduce(_)) => "Reduce",
+            Self::Graph(Op::SliceBy(_)) => "SliceBy",
+            other => other.kind(),
+        }
+    }
+
+    /// What it is called where it is shown.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Graph(op) => op.operator().onnx_type(),
             Self::Linear { .. } => "Linear",
             Self::IntegerLinear(_) => "IntegerLinear",
-            Self::Attention(_) => "Attention",
+            Self::Attention(_) => "FusedAttention",
             Self::ResidualLayerNorm { .. } => "ResidualLayerNorm",
             Self::IntegerGather { .. } => "IntegerGather",
         }

@@ -185,7 +185,10 @@ fn gather_picks_rows_and_refuses_others() {
     gather_rows(&table, [rows, len], &[10, 0, 10], &mut y).unwrap();
     assert_eq!(y[..len], table[10 * len..]);
     assert_eq!(y[2 * len..], table[10 * len..]);
-    for bad in [11, -1, i64::MIN, i64::MAX] {
+    gather_rows(&table, [rows, len], &[-1, -11, -1], &mut y).unwrap();
+    assert_eq!(y[..len], table[10 * len..]);
+    assert_eq!(y[len..2 * len], table[..len]);
+    for bad in [11, -12, i64::MIN, i64::MAX] {
         let error = gather_rows(&table, [rows, len], &[0, bad, 0], &mut y).unwrap_err();
         assert_eq!((error.position, error.index, error.rows), (1, bad, rows));
     }

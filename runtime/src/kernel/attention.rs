@@ -8,7 +8,7 @@ use crate::module::{HeadSplit, Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "attention.tiled",
-    operation: "Attention",
+    operation: "FusedAttention",
     tier: None,
     cost: 1,
     accepts: any,

@@ -118,7 +118,7 @@ fn run(kernel: impl Kernel + 'static) -> Prepared {
 pub(crate) struct KernelEntry {
     /// What explanations call it.
     pub(crate) name: &'static str,
-    /// The kind of operation, see `Operation::kind`, or [`EVERY_OPERATOR`].
+    /// The kind of operation, see `Operation::kernel_kind`, or [`EVERY_OPERATOR`].
     pub(crate) operation: &'static str,
     /// The instructions it is made of; `None` where it takes what the model's tier has.
     pub(crate) tier: Option<Tier>,
@@ -157,7 +157,7 @@ pub(crate) struct Choice {
 
 /// Chooses the cheapest kernel that accepts the node.
 pub(crate) fn choose(module: &Module, node: &Node, cpu: Cpu) -> Choice {
-    let kind = node.operation.kind();
+    let kind = node.operation.kernel_kind();
     let of_graph = matches!(node.operation, Operation::Graph(_));
     let fits = |entry: &&KernelEntry| {
         entry.operation == kind || entry.operation == EVERY_OPERATOR && of_graph
