@@ -17,6 +17,7 @@
 //! - [`gemm()`], [`batched_gemm`], [`linear`]: `f32` matrix products.
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
+//! - images: [`conv2d`], [`pool2d`], [`row_means`].
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
@@ -29,6 +30,8 @@
 
 mod activation;
 mod attention;
+mod conv;
+mod depthwise;
 mod elementwise;
 mod gather;
 mod in_place;
@@ -40,12 +43,15 @@ mod matrix;
 mod norm;
 mod optimizer;
 mod parallel;
+mod pool;
 mod reduce;
 mod softmax;
 mod tier;
+mod window;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
 pub use attention::{Attention, Heads, Mask, attention};
+pub use conv::{Conv2d, Filters, conv2d};
 pub use elementwise::{add, add_row, mul};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
 pub use in_place::{
@@ -59,6 +65,8 @@ pub use norm::{
     residual_layer_norm,
 };
 pub use optimizer::{AdamW, adamw_step};
+pub use pool::{Pooling, pool2d, row_maxima, row_means};
 pub use reduce::column_sum;
 pub use softmax::{softmax_backward, softmax_forward};
 pub use tier::{Cpu, Tier, TierError};
+pub use window::Slide;
