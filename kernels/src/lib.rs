@@ -17,8 +17,8 @@
 //! - [`gemm()`], [`batched_gemm`], [`linear`]: `f32` matrix products.
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`attention`]: scale, mask, softmax and both products for every (batch, head).
-//! - images: [`conv2d`], [`pool2d`], [`row_means`].
-//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
+//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`].
+//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
@@ -30,9 +30,11 @@
 
 mod activation;
 mod attention;
+mod batch_norm;
 mod conv;
 mod depthwise;
 mod elementwise;
+mod function;
 mod gather;
 mod in_place;
 pub mod int8;
@@ -51,8 +53,10 @@ mod window;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
 pub use attention::{Attention, Heads, Mask, attention};
+pub use batch_norm::{BatchNorm, batch_norm};
 pub use conv::{Conv2d, Filters, conv2d};
 pub use elementwise::{add, add_row, mul};
+pub use function::{Function, map, map_in_place};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
 pub use in_place::{
     activate_in_place, add_assign, layer_norm_in_place, mul_assign, residual_layer_norm_in_place,

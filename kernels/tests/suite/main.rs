@@ -6,6 +6,7 @@ mod float {
     mod rows;
     mod training;
 }
+mod images;
 mod integer;
 mod products;
 
