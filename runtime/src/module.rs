@@ -1,5 +1,6 @@
 //! The graph as the passes see it: the operators of `graph`, and those that fusions make of them.
 
+use graph::op::Conv;
 use graph::{DType, Dim, Graph, Op, Shape, Tensor};
 use kernels::Activation;
 use kernels::int8::Quantization;
@@ -26,6 +27,8 @@ pub(crate) enum Operation {
     Linear { activation: Activation },
     /// The same with int8 x and w, and f32 bias.
     IntegerLinear(IntegerLinear),
+    /// A convolution with an activation: inputs as those of the graph's operator.
+    Conv(ActivatedConv),
     /// `softmax(q·kᵀ·scale + mask)·v` for each head: inputs q, k, v, and mask where there is one.
     Attention(HeadSplit),
     /// Layer normalisation of a sum: inputs x, residual, scale, bias.
@@ -46,6 +49,13 @@ pub(crate) struct IntegerLinear {
     pub(crate) output: Option<Quantization>,
 }
 
+/// A convolution and what is applied to its output.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ActivatedConv {
+    pub(crate) op: Conv,
+    pub(crate) activation: Activation,
+}
+
 /// How an attention finds its heads in the rows of q, k and v.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HeadSplit {
@@ -63,6 +73,7 @@ impl Operation {
             Self::Graph(op) => op.operator().onnx_type(),
             Self::Linear { .. } => "Linear",
             Self::IntegerLinear(_) => "IntegerLinear",
+            Self::Conv(_) => "ActivatedConv",
             Self::Attention(_) => "Attention",
             Self::ResidualLayerNorm { .. } => "ResidualLayerNorm",
             Self::IntegerGather { .. } => "IntegerGather",

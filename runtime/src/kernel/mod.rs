@@ -1,11 +1,17 @@
 //! What runs a node: one file a family, one table [`KERNELS`].
 
 mod attention;
+mod batch_norm;
+mod concat;
+mod conv;
 mod elementwise;
+mod function;
 mod integer;
 mod linear;
 mod matmul;
 mod movement;
+mod pair;
+mod pool;
 mod quantize;
 mod reduce;
 mod reference;
@@ -135,11 +141,17 @@ const EVERY_OPERATOR: &str = "*";
 /// Every kernel. Of those that accept a node, the cheapest runs.
 pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     attention::KERNELS,
+    batch_norm::KERNELS,
+    concat::KERNELS,
+    conv::KERNELS,
     elementwise::KERNELS,
+    function::KERNELS,
     integer::KERNELS,
     linear::KERNELS,
     matmul::KERNELS,
     movement::KERNELS,
+    pair::KERNELS,
+    pool::KERNELS,
     quantize::KERNELS,
     reduce::KERNELS,
     rows::KERNELS,
