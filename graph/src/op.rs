@@ -87,7 +87,7 @@ pub use softmax::SoftmaxRelative;
 pub use squeeze_by::{SqueezeBy, UnsqueezeBy};
 pub use subgraph::{Subgraph, SubgraphNode};
 pub use unary::Unary;
-pub use window::{Padding, Rounding, Window};
+pub use window::{Padding, Rounding, Window, WindowAxis};
 
 use crate::{Bindings, Element, Tensor, ValueType};
 

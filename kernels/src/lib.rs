@@ -25,7 +25,8 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
 //! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
-//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`layer_norm_forward`],
+//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`].
+//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
@@ -39,9 +40,13 @@ mod activation;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod batch_norm;
 pub mod bf16;
+mod conv;
+mod depthwise;
 mod elementwise;
 pub mod float;
+mod function;
 mod gather;
 mod in_place;
 pub mod int8;
@@ -51,13 +56,18 @@ mod matrix;
 mod norm;
 mod optimizer;
 mod parallel;
+mod pool;
 mod reduce;
 mod softmax;
 mod tier;
+mod window;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
 pub use attention::{Attention, Heads, Mask, attention, attention_into};
+pub use batch_norm::{BatchNorm, batch_norm};
+pub use conv::{Conv2d, Filters, conv2d};
 pub use elementwise::{add, add_row, mul};
+pub use function::{Function, map, map_in_place};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
 pub use in_place::{
     activate_in_place, add_assign, layer_norm_in_place, mul_assign, residual_layer_norm_in_place,
@@ -69,6 +79,8 @@ pub use norm::{
     residual_layer_norm,
 };
 pub use optimizer::{AdamW, adamw_step};
+pub use pool::{Pooling, pool2d, row_maxima, row_means};
 pub use reduce::column_sum;
 pub use softmax::{softmax_backward, softmax_forward};
 pub use tier::{Cpu, Tier, TierError};
+pub use window::Slide;

@@ -4,7 +4,7 @@
 use ::gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::parallel::check_len;
+use crate::parallel::{Shared, check_len};
 
 /// Multiply-adds below which one thread is faster: about 20 µs of work, ten times what waking a
 /// second thread costs.
@@ -79,6 +79,18 @@ impl<'a> Matrix<'a> {
     pub const fn cols(&self) -> usize {
         self.cols
     }
+
+    /// The rows from `start`, at most `count`.
+    pub(crate) fn row_range(self, start: usize, count: usize) -> Self {
+        let rows = count.min(self.rows - start);
+        let skipped = (start * self.row_stride).min(self.data.len());
+        Self::strided(&self.data[skipped..], [rows, self.cols], [self.row_stride, self.col_stride])
+    }
+
+    /// The columns from `start`, at most `count`.
+    pub(crate) fn column_range(self, start: usize, count: usize) -> Self {
+        self.transposed().row_range(start, count).transposed()
+    }
 }
 
 /// What happens to the old content of the result.
@@ -108,6 +120,26 @@ pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
 /// [`gemm`] on this thread.
 fn gemm_here(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
     multiply(a, b, c, write, Parallelism::None);
+}
+
+/// `a·b`, written with rows `row_stride` apart from element `start` of `c` on, on this thread.
+///
+/// # Safety
+/// Every element `start + r·row_stride + 0..n`, `r < m`, lies in the slice behind `c`, whose
+/// borrow is alive, and nothing else accesses these elements meanwhile.
+pub(crate) unsafe fn gemm_into(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    c: Shared<f32>,
+    start: usize,
+    row_stride: usize,
+) {
+    check_len("gemm: rows of b", b.rows, a.cols);
+    // SAFETY: the result is the caller's promise; the inner dimensions were checked above.
+    unsafe {
+        let c = c.at(start);
+        product(a, b, c, row_stride, Write::Overwrite, Parallelism::None);
+    }
 }
 
 fn multiply(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write, parallelism: Parallelism) {

@@ -94,6 +94,15 @@ impl<T> Shared<T> {
         Self(y.as_mut_ptr())
     }
 
+    /// A pointer to element `start`.
+    ///
+    /// # Safety
+    /// `start` lies in the slice given to [`Shared::new`], or just behind it.
+    pub(crate) unsafe fn at(self, start: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(start) }
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Safety

@@ -1,5 +1,6 @@
 //! The graph as the passes see it: the operators of `graph`, and those that fusions make of them.
 
+use graph::op::Conv;
 use graph::{DType, Dim, Graph, Op, Shape, Tensor};
 use kernels::Activation;
 use kernels::int8::Quantization;
@@ -28,6 +29,8 @@ pub(crate) enum Operation {
     Linear { activation: Activation },
     /// The same with int8 w and f32 bias; an f32 x is rounded as it is read.
     IntegerLinear(IntegerLinear),
+    /// A convolution with an activation: inputs as those of the graph's operator.
+    Conv(ActivatedConv),
     /// `softmax(q·kᵀ·scale + mask)·v` for each head: inputs q, k, v, and mask where there is one.
     Attention(HeadSplit),
     /// Layer normalisation of a sum: inputs x, residual, scale, bias. The residual repeats over
@@ -47,6 +50,13 @@ pub(crate) struct IntegerLinear {
     pub(crate) activation: Activation,
     /// How the result is written as int8; `None` for f32.
     pub(crate) output: Option<Quantization>,
+}
+
+/// A convolution and what is applied to its output.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ActivatedConv {
+    pub(crate) op: Conv,
+    pub(crate) activation: Activation,
 }
 
 /// How an attention finds its heads in the rows of q, k and v.
@@ -82,6 +92,7 @@ impl Operation {
             Self::Graph(op) => op.operator().onnx_type(),
             Self::Linear { .. } => "Linear",
             Self::IntegerLinear(_) => "IntegerLinear",
+            Self::Conv(_) => "ActivatedConv",
             Self::Attention(_) => "FusedAttention",
             Self::ResidualLayerNorm { .. } => "ResidualLayerNorm",
             Self::IntegerGather { .. } => "IntegerGather",

@@ -50,20 +50,25 @@ pub enum Rounding {
 }
 
 /// One dimension of a window over an input of known size.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Axis {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowAxis {
     /// Entries of the input.
-    input: usize,
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
-    before: usize,
-    after: usize,
+    pub input: usize,
+    /// Entries of the window.
+    pub kernel: usize,
+    /// Distance of two windows.
+    pub stride: usize,
+    /// Distance of two entries of a window.
+    pub dilation: usize,
+    /// Padding before the first entry of the input.
+    pub before: usize,
+    /// Padding after the last entry of the input.
+    pub after: usize,
     /// Number of windows.
-    pub(super) output: usize,
+    pub output: usize,
 }
 
-impl Axis {
+impl WindowAxis {
     /// Places in the input of the entries of the window at `index`; `None` for those in the
     /// padding. Entries beyond the padding, which rounding up can reach, are left out.
     fn places(&self, index: usize) -> impl Iterator<Item = (usize, Option<usize>)> + use<> {
@@ -116,12 +121,12 @@ impl Window {
     /// # Errors
     ///
     /// When no window fits.
-    pub(super) fn axis(
+    pub fn axis(
         &self,
         axis: usize,
         input: usize,
         rounding: Rounding,
-    ) -> Result<Axis, String> {
+    ) -> Result<WindowAxis, String> {
         let (kernel, stride, dilation) =
             (self.kernel[axis], self.strides[axis], self.dilations[axis]);
         let span = self.span(axis);
@@ -152,11 +157,15 @@ impl Window {
                 }
             }
         };
-        Ok(Axis { input, kernel, stride, dilation, before, after, output })
+        Ok(WindowAxis { input, kernel, stride, dilation, before, after, output })
     }
 
     /// The window along every dimension of `input`.
-    pub(super) fn axes(&self, input: &[usize], rounding: Rounding) -> Result<Vec<Axis>, String> {
+    pub(super) fn axes(
+        &self,
+        input: &[usize],
+        rounding: Rounding,
+    ) -> Result<Vec<WindowAxis>, String> {
         self.check(input.len())?;
         input.iter().enumerate().map(|(axis, &size)| self.axis(axis, size, rounding)).collect()
     }
@@ -205,7 +214,7 @@ impl Window {
 }
 
 /// Number of windows along each dimension.
-pub(super) fn outputs(axes: &[Axis]) -> Vec<usize> {
+pub(super) fn outputs(axes: &[WindowAxis]) -> Vec<usize> {
     axes.iter().map(|axis| axis.output).collect()
 }
 
@@ -219,7 +228,7 @@ pub(super) struct Entry {
 }
 
 /// The entries of the window at flat `index` of the output's spatial dimensions.
-pub(super) fn entries(axes: &[Axis], index: usize) -> Vec<Entry> {
+pub(super) fn entries(axes: &[WindowAxis], index: usize) -> Vec<Entry> {
     let at = position(index, &outputs(axes));
     let kernel: Vec<usize> = axes.iter().map(|axis| axis.kernel).collect();
     let sizes: Vec<usize> = axes.iter().map(|axis| axis.input).collect();

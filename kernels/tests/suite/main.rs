@@ -7,6 +7,7 @@ mod float {
     mod training;
 }
 mod bf16;
+mod images;
 mod integer;
 mod products;
 

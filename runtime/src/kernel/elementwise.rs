@@ -144,18 +144,18 @@ impl Kernel for Broadcast {
 }
 
 /// One side of a broadcast: its dimensions are the last of the output's, or 1 and repeated.
-struct Side<'a> {
-    shape: &'a [usize],
+pub(super) struct Side<'a> {
+    pub(super) shape: &'a [usize],
 }
 
 impl Side<'_> {
     /// 0 where one element serves the whole row.
-    fn step(&self, columns: usize) -> usize {
+    pub(super) fn step(&self, columns: usize) -> usize {
         usize::from(self.shape.last().is_some_and(|&size| size == columns && size != 1))
     }
 
     /// Where the elements for `row` of the output start.
-    fn start(&self, row: usize, output: &[usize]) -> usize {
+    pub(super) fn start(&self, row: usize, output: &[usize]) -> usize {
         let outer = output.len().saturating_sub(1);
         let (mut rest, mut start) = (row, 0);
         let mut stride = self.shape.last().copied().unwrap_or(1);

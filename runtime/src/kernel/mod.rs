@@ -1,12 +1,18 @@
 //! What runs a node: one file a family, one table [`KERNELS`].
 
 mod attention;
+mod batch_norm;
 mod bf16;
+mod concat;
+mod conv;
 mod elementwise;
+mod function;
 mod integer;
 mod linear;
 mod matmul;
 mod movement;
+mod pair;
+mod pool;
 mod quantize;
 mod reduce;
 mod reference;
@@ -137,11 +143,17 @@ const EVERY_OPERATOR: &str = "*";
 pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     attention::KERNELS,
     bf16::KERNELS,
+    batch_norm::KERNELS,
+    concat::KERNELS,
+    conv::KERNELS,
     elementwise::KERNELS,
+    function::KERNELS,
     integer::KERNELS,
     linear::KERNELS,
     matmul::KERNELS,
     movement::KERNELS,
+    pair::KERNELS,
+    pool::KERNELS,
     quantize::KERNELS,
     reduce::KERNELS,
     rows::KERNELS,

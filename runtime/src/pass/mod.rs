@@ -2,8 +2,10 @@
 
 mod activation;
 mod attention;
+mod batch_norm;
 mod bias;
 mod common_subexpressions;
+mod conv_activation;
 mod dead_code;
 mod dequantize_weights;
 mod factors;
@@ -52,6 +54,8 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
     Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },
+    Pass { name: "batch-norm", level: Level::O2, run: batch_norm::run },
+    Pass { name: "conv-activation", level: Level::O2, run: conv_activation::run },
     Pass { name: "linear", level: Level::O2, run: linear::run },
     Pass { name: "bias", level: Level::O2, run: bias::run },
     Pass { name: "activation", level: Level::O2, run: activation::run },

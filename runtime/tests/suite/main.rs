@@ -3,6 +3,8 @@
 
 mod bert;
 mod dynamic;
+mod functions;
+mod images;
 mod memory;
 mod passes;
 mod session;

@@ -14,7 +14,7 @@ const FLOAT: f32 = 1e-4;
 
 /// Checks the results at every level and with the pass alone disabled, and how often it fired.
 #[track_caller]
-fn check_pass(graph: &Graph, inputs: &[(&str, Tensor)], pass: &str, expected: usize) {
+pub(crate) fn check_pass(graph: &Graph, inputs: &[(&str, Tensor)], pass: &str, expected: usize) {
     let model = check(graph, inputs, FLOAT);
     assert_eq!(fired(&model, pass), expected, "{pass}: {:#?}", model.explain().nodes);
     let disabled = CompileOptions { disabled_passes: vec![pass.to_owned()], ..options(Level::O3) };

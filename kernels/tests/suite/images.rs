@@ -1,0 +1,250 @@
+//! Convolution and pooling of images.
+
+use kernels::{
+    Activation, Conv2d, Cpu, Filters, Pooling, Slide, conv2d, pool2d, row_maxima, row_means,
+};
+use proptest::prelude::*;
+
+use super::{assert_close, numbers, on_any_threads, on_every_tier};
+
+/// Sums of up to a few hundred products of numbers up to 4, rounded at each step.
+const TOLERANCE: f64 = 1e-4;
+
+/// A slide whose number of windows is rounded down, or none where no window fits.
+fn slide(
+    input: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    [before, after]: [usize; 2],
+) -> Slide {
+    let span = (kernel - 1) * dilation + 1;
+    let room = (input + before + after).checked_sub(span);
+    let output = room.map_or(0, |room| room / stride + 1);
+    Slide { input, kernel, stride, dilation, before, after, output }
+}
+
+fn slides() -> impl Strategy<Value = Slide> {
+    let sizes = (0usize..40, 1usize..5, 1usize..4, 1usize..3, 0usize..4, 0usize..4);
+    sizes.prop_map(|(input, kernel, stride, dilation, before, after)| {
+        slide(input, kernel, stride, dilation, [before, after])
+    })
+}
+
+/// Places in a plane, and in the window, of a window's elements that lie in the input.
+fn elements([rows, columns]: &[Slide; 2], [row, column]: [usize; 2]) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    for down in 0..rows.kernel {
+        for across in 0..columns.kernel {
+            let y = (row * rows.stride + down * rows.dilation) as i64 - rows.before as i64;
+            let x = (column * columns.stride + across * columns.dilation) as i64
+                - columns.before as i64;
+            let inside =
+                (0..rows.input as i64).contains(&y) && (0..columns.input as i64).contains(&x);
+            if inside {
+                let place = y as usize * columns.input + x as usize;
+                found.push((place, down * columns.kernel + across));
+            }
+        }
+    }
+    found
+}
+
+/// `reduce(plane, window)` for every window of every plane.
+fn windows(
+    planes: usize,
+    slides: &[Slide; 2],
+    mut reduce: impl FnMut(usize, [usize; 2]) -> f64,
+) -> Vec<f64> {
+    let mut y = Vec::new();
+    for plane in 0..planes {
+        for row in 0..slides[0].output {
+            for column in 0..slides[1].output {
+                y.push(reduce(plane, [row, column]));
+            }
+        }
+    }
+    y
+}
+
+fn conv_twin(conv: &Conv2d, x: &[f32], filters: &Filters<'_>) -> Vec<f64> {
+    let [rows, columns] = &conv.windows;
+    let (image, taps) = (rows.input * columns.input, rows.kernel * columns.kernel);
+    let inner = conv.channels / conv.groups;
+    windows(conv.batch * conv.outputs, &conv.windows, |plane, window| {
+        let (sample, output) = (plane / conv.outputs, plane % conv.outputs);
+        let group = output / (conv.outputs / conv.groups);
+        let mut sum = filters.bias.map_or(0.0, |bias| f64::from(bias[output]));
+        for (place, entry) in elements(&conv.windows, window) {
+            for channel in 0..inner {
+                let plane = sample * conv.channels + group * inner + channel;
+                let weight = filters.weight[(output * inner + channel) * taps + entry];
+                sum += f64::from(x[plane * image + place]) * f64::from(weight);
+            }
+        }
+        if filters.activation == Activation::Relu { sum.max(0.0) } else { sum }
+    })
+}
+
+struct Sample {
+    conv: Conv2d,
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Sample {
+    fn new(conv: Conv2d, seed: u64) -> Self {
+        let [rows, columns] = &conv.windows;
+        let taps = rows.kernel * columns.kernel;
+        Self {
+            x: numbers(conv.batch * conv.channels * rows.input * columns.input, seed),
+            weight: numbers(conv.outputs * (conv.channels / conv.groups) * taps, seed ^ 1),
+            bias: numbers(conv.outputs, seed ^ 2),
+            conv,
+        }
+    }
+
+    fn filters(&self) -> Filters<'_> {
+        Filters { weight: &self.weight, bias: Some(&self.bias), activation: Activation::Relu }
+    }
+
+    fn run(&self, cpu: Cpu, filters: &Filters<'_>, scratch: usize) -> Vec<f32> {
+        let [rows, columns] = &self.conv.windows;
+        let len = self.conv.batch * self.conv.outputs * rows.output * columns.output;
+        let mut y = vec![f32::NAN; len];
+        conv2d(cpu, &self.conv, &self.x, filters, &mut y, &mut vec![f32::NAN; scratch]);
+        y
+    }
+
+    fn check(&self) {
+        let plain = Filters { bias: None, activation: Activation::Identity, ..self.filters() };
+        for filters in [self.filters(), plain] {
+            let expected = conv_twin(&self.conv, &self.x, &filters);
+            let y = on_every_tier(|cpu| self.run(cpu, &filters, self.conv.scratch_len()));
+            assert_close("conv2d", &y, &expected, TOLERANCE);
+        }
+    }
+}
+
+fn conv(batch: usize, [channels, outputs, groups]: [usize; 3], windows: [Slide; 2]) -> Conv2d {
+    Conv2d { batch, channels, outputs, groups, windows }
+}
+
+proptest! {
+    #[test]
+    fn conv2d_takes_any_window(
+        batch in 0usize..3, inner in 0usize..4, filters in 0usize..4, groups in 1usize..4,
+        rows in slides(), columns in slides(), seed: u64,
+    ) {
+        let channels = [inner * groups, filters * groups, groups];
+        Sample::new(conv(batch, channels, [rows, columns]), seed).check();
+    }
+
+    #[test]
+    fn conv2d_of_pixels(batch in 0usize..3, inner in 0usize..20, filters in 0usize..20, height in 0usize..9, width in 0usize..30, seed: u64) {
+        let windows = [height, width].map(|size| Slide { input: size, output: size, ..Slide::ONE });
+        Sample::new(conv(batch, [inner, filters, 1], windows), seed).check();
+    }
+
+    #[test]
+    fn depthwise_rows_of_any_width(filters in 1usize..3, width in 1usize..70, stride in 1usize..4, dilation in 1usize..3, seed: u64) {
+        let windows = [slide(5, 3, 2, 1, [1, 1]), slide(width, 3, stride, dilation, [1, 2])];
+        Sample::new(conv(2, [3, 3 * filters, 3], windows), seed).check();
+    }
+
+    #[test]
+    fn pools_of_any_window(planes in 0usize..4, rows in slides(), columns in slides(), seed: u64) {
+        let slides = [rows, columns];
+        let image = rows.input * columns.input;
+        let x = numbers(planes * image, seed);
+        let own = |plane: usize, window: [usize; 2]| -> Vec<f64> {
+            let places = elements(&slides, window).into_iter();
+            places.map(|(place, _)| f64::from(x[plane * image + place])).collect()
+        };
+        let run = |pooling| on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; planes * rows.output * columns.output];
+            pool2d(cpu, pooling, planes, &slides, &x, &mut y);
+            y
+        });
+        let max = windows(planes, &slides, |plane, window| {
+            own(plane, window).into_iter().fold(f64::NEG_INFINITY, f64::max)
+        });
+        let y = run(Pooling::Max);
+        assert!(y.iter().map(|&y| f64::from(y)).eq(max));
+        let taps = (rows.kernel * columns.kernel) as f64;
+        let mean = windows(planes, &slides, |plane, window| own(plane, window).iter().sum::<f64>() / taps);
+        // Rounded down, no window reaches beyond the padding.
+        assert_close("padding counts", &run(Pooling::AverageWithPadding), &mean, TOLERANCE);
+        let y = run(Pooling::Average);
+        let mean = windows(planes, &slides, |plane, window| {
+            let own = own(plane, window);
+            own.iter().sum::<f64>() / own.len() as f64
+        });
+        for (found, expected) in y.iter().zip(&mean) {
+            let close = (f64::from(*found) - expected).abs() < TOLERANCE;
+            assert!(close || found.is_nan() && expected.is_nan(), "{expected}, found {found}");
+        }
+    }
+
+    #[test]
+    fn whole_images(planes in 0usize..5, image in 0usize..70, seed: u64) {
+        let x = numbers(planes * image, seed);
+        let rows = |plane: usize| x[plane * image..][..image].iter().map(|&x| f64::from(x));
+        let reduce = |kernel: fn(Cpu, &[f32], usize, &mut [f32])| on_every_tier(|cpu| {
+            let mut y = vec![0.0; planes];
+            kernel(cpu, &x, image, &mut y);
+            y
+        });
+        let maxima = (0..planes).map(|plane| rows(plane).fold(f64::NEG_INFINITY, f64::max));
+        assert!(reduce(row_maxima).iter().map(|&y| f64::from(y)).eq(maxima));
+        if image > 0 {
+            let means: Vec<_> = (0..planes).map(|plane| rows(plane).sum::<f64>() / image as f64).collect();
+            assert_close("means", &reduce(row_means), &means, TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn entries_beyond_the_padding_do_not_count() {
+    // Windows of three over four entries with one before and one after, rounded up.
+    let columns = Slide { output: 3, ..slide(4, 3, 2, 1, [1, 1]) };
+    let mut y = [0.0; 3];
+    let x = [1.0, 2.0, 3.0, 4.0];
+    pool2d(Cpu::best(), Pooling::AverageWithPadding, 1, &[Slide::ONE, columns], &x, &mut y);
+    assert_eq!(y, [1.0, 3.0, 2.0]);
+}
+
+#[test]
+fn large_convolutions_do_not_depend_on_threads_or_scratch() {
+    let window = |size| slide(size, 3, 1, 1, [1, 1]);
+    let large = conv(2, [24, 70, 1], [window(30), window(31)]);
+    let deep = conv(1, [96, 160, 1], [window(7), window(7)]);
+    let groups = conv(2, [24, 72, 3], [window(30), slide(31, 3, 2, 1, [1, 1])]);
+    let depthwise = conv(2, [24, 24, 24], [window(30), window(31)]);
+    let pixels = conv(1, [200, 300, 1], [Slide { input: 7, output: 7, ..Slide::ONE }; 2]);
+    for conv in [large, deep, groups, depthwise, pixels] {
+        let sample = Sample::new(conv, 3);
+        let filters = sample.filters();
+        let len = conv.scratch_len();
+        let y = on_any_threads(|| sample.run(Cpu::best(), &filters, len));
+        assert_close("large", &y, &conv_twin(&conv, &sample.x, &filters), 2e-4);
+        assert_eq!(sample.run(Cpu::best(), &filters, len.min(512 * 216)), y);
+        let depth = sample.weight.len() / conv.outputs;
+        assert!(len <= Conv2d::scratch_bound(depth));
+    }
+}
+
+#[test]
+#[should_panic(expected = "conv2d: scratch: expected 72 elements at least, found 71")]
+fn short_scratch_is_refused() {
+    let windows = [slide(3, 3, 1, 1, [0, 1]), slide(4, 3, 1, 1, [0, 0])];
+    let sample = Sample::new(conv(1, [2, 2, 1], windows), 1);
+    sample.run(Cpu::best(), &sample.filters(), 71);
+}
+
+#[test]
+#[should_panic(expected = "expected channels and outputs in 2 groups, found 3 and 2")]
+fn uneven_groups_are_refused() {
+    Sample::new(conv(1, [3, 2, 2], [Slide::ONE; 2]), 1).check();
+}

@@ -1,0 +1,25 @@
+//! Convolution, then an activation function → convolution with activation.
+
+use graph::Op;
+
+use super::{activation_of, repeat};
+use crate::module::{ActivatedConv, Module, Operation};
+
+pub(super) fn run(module: &mut Module) -> usize {
+    repeat(module, rewrite)
+}
+
+fn rewrite(module: &mut Module, index: usize) -> bool {
+    let node = &module.nodes[index];
+    let Operation::Graph(Op::Conv(op)) = &node.operation else { return false };
+    // Images of other ranks need the graph's own definition, which knows no fused operations.
+    if !matches!(op.window.kernel.len(), 1 | 2) {
+        return false;
+    }
+    let Some(next) = module.only_consumer(node.output) else { return false };
+    let Operation::Graph(function) = &module.nodes[next].operation else { return false };
+    let Some(activation) = activation_of(function) else { return false };
+    let (op, inputs) = (op.clone(), node.inputs.clone());
+    module.fuse(next, &[index, next], Operation::Conv(ActivatedConv { op, activation }), inputs);
+    true
+}

@@ -1,0 +1,132 @@
+//! Functions of one and of two elements, and concatenation.
+
+use graph::op::{Binary, Clip, Concat, Unary};
+use graph::{DType, Dim, Op, Tensor};
+
+use crate::{Sketch, check, numbers};
+
+/// The bounds that the kernels' functions state, on numbers up to about 4.
+const FLOAT: f32 = 2e-6;
+
+fn rows(magnitude: f64) -> Tensor {
+    numbers(&[3, 21], 7, magnitude)
+}
+
+/// Compares with the definition and checks which kernel ran last.
+#[track_caller]
+fn check_kernel(sketch: Sketch, y: graph::ValueId, inputs: &[(&str, Tensor)], kernel: &str) {
+    let model = check(&sketch.finish(&[y]), inputs, FLOAT);
+    assert_eq!(model.explain().nodes.last().unwrap().kernel, kernel);
+}
+
+#[test]
+fn functions_of_one_element() {
+    for (op, kernel) in [
+        (Unary::Abs, "abs.f32"),
+        (Unary::Neg, "neg.f32"),
+        (Unary::Floor, "floor.f32"),
+        (Unary::Ceil, "ceil.f32"),
+        (Unary::Exp, "exp.f32"),
+        (Unary::Erf, "erf.f32"),
+        (Unary::Sigmoid, "sigmoid.f32"),
+        (Unary::Swish { alpha: 1.5 }, "swish.f32"),
+        (Unary::HardSigmoid { alpha: 0.2, beta: 0.5 }, "hard-sigmoid.f32"),
+        (Unary::HardSwish, "hard-swish.f32"),
+        (Unary::LeakyRelu { alpha: 0.1 }, "leaky-relu.f32"),
+        (Unary::Elu { alpha: 1.5 }, "elu.f32"),
+        (Unary::Softplus, "reference"),
+    ] {
+        let (mut sketch, x) = Sketch::new(21);
+        let y = sketch.node(Op::Unary(op), &[x]);
+        check_kernel(sketch, y, &[("x", rows(1.0))], kernel);
+        // Over its input, which no output keeps.
+        let (mut sketch, x) = Sketch::new(21);
+        let sum = sketch.node(Op::Add, &[x, x]);
+        let y = sketch.node(Op::Unary(op), &[sum]);
+        check_kernel(sketch, y, &[("x", rows(0.5))], kernel);
+    }
+}
+
+#[test]
+fn functions_of_positive_elements() {
+    let positive = Tensor::from_fn(&[3, 21], |index| 0.1 + index as f32 / 3.0);
+    for (op, kernel) in
+        [(Unary::Sqrt, "sqrt.f32"), (Unary::Log, "log.f32"), (Unary::Reciprocal, "reciprocal.f32")]
+    {
+        let (mut sketch, x) = Sketch::new(21);
+        let y = sketch.node(Op::Unary(op), &[x]);
+        check_kernel(sketch, y, &[("x", positive.clone())], kernel);
+    }
+    for exponent in [2.0, 0.5] {
+        let (mut sketch, x) = Sketch::new(21);
+        let exponent = sketch.weight(Tensor::scalar(exponent));
+        let y = sketch.node(Op::Binary(Binary::Pow), &[x, exponent]);
+        check_kernel(sketch, y, &[("x", positive.clone())], "pow.f32");
+    }
+}
+
+#[test]
+fn integers_take_the_definition() {
+    let shape = vec![Dim::symbol("batch")];
+    let mut sketch = Sketch { graph: graph::Graph::new("sketch") };
+    let x = sketch.graph.add_input("x", DType::I64, shape).unwrap();
+    let y = sketch.node(Op::Unary(Unary::Neg), &[x]);
+    let input = Tensor::from_fn(&[4], |index| index as i64 - 2);
+    check_kernel(sketch, y, &[("x", input)], "reference");
+}
+
+#[test]
+fn clips_with_and_without_bounds() {
+    for (low, high) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (mut sketch, x) = Sketch::new(21);
+        let mut inputs = vec![x];
+        inputs.extend(low.then(|| sketch.weight(Tensor::scalar(-0.5f32))));
+        inputs.extend(high.then(|| sketch.weight(Tensor::scalar(0.7f32))));
+        let y = sketch.node(Op::Clip(Clip { low, high }), &inputs);
+        check_kernel(sketch, y, &[("x", rows(1.0))], "clip.f32");
+    }
+}
+
+#[test]
+fn functions_of_two_elements_broadcast() {
+    for (op, kernel) in [
+        (Binary::PRelu, "prelu.f32"),
+        (Binary::Max, "max.f32"),
+        (Binary::Min, "min.f32"),
+        (Binary::Equal, "equal.f32"),
+        (Binary::Greater, "greater.f32"),
+        (Binary::GreaterOrEqual, "greater-or-equal.f32"),
+        (Binary::Less, "less.f32"),
+        (Binary::LessOrEqual, "less-or-equal.f32"),
+    ] {
+        for shape in [&[][..], &[21], &[1], &[3, 1], &[3, 21], &[2, 1, 1]] {
+            let (mut sketch, x) = Sketch::shaped(vec![3.into(), 21.into()]);
+            let other = sketch.weight(numbers(shape, 3, 1.0));
+            for inputs in [[x, other], [other, x], [x, x]] {
+                let y = sketch.node(Op::Binary(op), &inputs);
+                let mut one = Sketch { graph: sketch.graph.clone() };
+                one.graph.set_outputs(&[y]);
+                check_kernel(one, y, &[("x", rows(1.0))], kernel);
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_of_any_type_are_put_together() {
+    for axis in [0, 1, 2] {
+        let (mut sketch, x) = Sketch::shaped(vec![2.into(), 3.into(), 4.into()]);
+        let mut shape = [2, 3, 4];
+        shape[axis] = 5;
+        let other = sketch.weight(numbers(&shape, 3, 1.0));
+        shape[axis] = 0;
+        let empty = sketch.weight(Tensor::zeros(DType::F32, &shape));
+        let y = sketch.node(Op::Concat(Concat { axis }), &[x, empty, other, x]);
+        check_kernel(sketch, y, &[("x", numbers(&[2, 3, 4], 1, 1.0))], "concat.copy");
+    }
+    let mut sketch = Sketch { graph: graph::Graph::new("sketch") };
+    let x = sketch.graph.add_input("x", DType::I64, vec![Dim::symbol("batch"), 2.into()]).unwrap();
+    let y = sketch.node(Op::Concat(Concat { axis: 1 }), &[x, x]);
+    let input = Tensor::from_fn(&[4, 2], |index| index as i64);
+    check_kernel(sketch, y, &[("x", input)], "concat.copy");
+}

@@ -1,0 +1,225 @@
+//! Models of images: convolution with what fuses into it, pooling, and a block of each kind.
+
+use graph::op::{
+    AveragePadding, BatchNorm, Clip, Concat, Conv, GlobalPool, Padding, Pool, PoolKind, Reshape,
+    Rounding, Window,
+};
+use graph::{Dim, Graph, Op, Tensor, ValueId};
+use runtime::{CompiledModel, Level, compile};
+
+use crate::passes::check_pass;
+use crate::{Sketch, check, numbers, options};
+
+/// f32 sums of a few hundred products in another order.
+const FLOAT: f32 = 1e-4;
+
+fn window(kernel: &[usize], stride: usize, pad: usize) -> Window {
+    let each = |number: usize| vec![number; kernel.len()];
+    Window {
+        kernel: kernel.to_vec(),
+        strides: each(stride),
+        dilations: each(1),
+        padding: Padding::Explicit { before: each(pad), after: each(pad) },
+    }
+}
+
+/// A convolution with 3×3 weights of its own.
+fn conv(
+    sketch: &mut Sketch,
+    x: ValueId,
+    [channels, outputs, groups]: [usize; 3],
+    stride: usize,
+) -> ValueId {
+    let weight = numbers(&[outputs, channels / groups, 3, 3], outputs as u64, 0.3);
+    let weight = sketch.weight(weight);
+    sketch.node(Op::Conv(Conv { window: window(&[3, 3], stride, 1), groups }), &[x, weight])
+}
+
+fn batch_norm(sketch: &mut Sketch, x: ValueId, channels: usize) -> ValueId {
+    let parameters = [11, 12, 13].map(|seed| sketch.weight(numbers(&[channels], seed, 1.0)));
+    let variance = Tensor::from_fn(&[channels], |index| 0.5 + index as f32 / 8.0);
+    let variance = sketch.weight(variance);
+    let [scale, bias, mean] = parameters;
+    sketch.node(Op::BatchNorm(BatchNorm { epsilon: 1e-3 }), &[x, scale, bias, mean, variance])
+}
+
+fn images(batch: usize, channels: usize, size: usize) -> [(&'static str, Tensor); 1] {
+    [("x", numbers(&[batch, channels, size, size + 1], 7, 1.0))]
+}
+
+fn sketch(channels: usize, size: usize) -> (Sketch, ValueId) {
+    Sketch::shaped(vec![Dim::symbol("batch"), channels.into(), size.into(), (size + 1).into()])
+}
+
+/// The kernels that run.
+fn kernels(model: &CompiledModel) -> Vec<&str> {
+    model.explain().nodes.iter().map(|node| node.kernel.as_str()).collect()
+}
+
+/// A residual block and a separable one, then a classifier.
+fn network() -> Graph {
+    let (mut sketch, x) = sketch(3, 12);
+    let stem = conv(&mut sketch, x, [3, 8, 1], 2);
+    let stem = batch_norm(&mut sketch, stem, 8);
+    let stem = sketch.node(Op::Relu, &[stem]);
+    let pool =
+        Pool { kind: PoolKind::Max, window: window(&[3, 3], 1, 1), rounding: Rounding::Floor };
+    let pooled = sketch.node(Op::Pool(pool), &[stem]);
+    let inner = conv(&mut sketch, pooled, [8, 8, 1], 1);
+    let inner = batch_norm(&mut sketch, inner, 8);
+    let inner = sketch.node(Op::Relu, &[inner]);
+    let inner = conv(&mut sketch, inner, [8, 8, 2], 1);
+    let inner = batch_norm(&mut sketch, inner, 8);
+    let sum = sketch.node(Op::Add, &[inner, pooled]);
+    let sum = sketch.node(Op::Relu, &[sum]);
+    let depthwise = conv(&mut sketch, sum, [8, 8, 8], 1);
+    let depthwise = batch_norm(&mut sketch, depthwise, 8);
+    let bounds = [0.0, 6.0].map(|bound: f32| sketch.weight(Tensor::scalar(bound)));
+    let clip = Op::Clip(Clip { low: true, high: true });
+    let depthwise = sketch.node(clip, &[depthwise, bounds[0], bounds[1]]);
+    let weight = sketch.weight(numbers(&[12, 8, 1, 1], 5, 0.5));
+    let bias = sketch.weight(numbers(&[12], 6, 0.5));
+    let pointwise = Op::Conv(Conv { window: window(&[1, 1], 1, 0), groups: 1 });
+    let pointwise = sketch.node(pointwise, &[depthwise, weight, bias]);
+    let all = sketch.node(Op::Concat(Concat { axis: 1 }), &[pointwise, sum]);
+    let mean = sketch.node(Op::GlobalPool(GlobalPool::Average), &[all]);
+    let rows = sketch.node(Op::Reshape(Reshape { shape: vec![0, 20] }), &[mean]);
+    let head = sketch.weight(numbers(&[20, 5], 9, 0.5));
+    let bias = sketch.weight(numbers(&[5], 10, 0.5));
+    let logits = sketch.node(Op::MatMul, &[rows, head]);
+    let logits = sketch.node(Op::Add, &[logits, bias]);
+    sketch.finish(&[logits])
+}
+
+#[test]
+fn a_small_network_answers_the_same_at_every_level() {
+    for batch in [1, 3] {
+        let model = check(&network(), &images(batch, 3, 12), FLOAT);
+        assert!(!kernels(&model).contains(&"reference"), "{:?}", kernels(&model));
+        let fused: Vec<_> = model.explain().nodes.iter().map(|node| &node.operation).collect();
+        assert!(!fused.iter().any(|name| *name == "BatchNormalization" || *name == "Relu"));
+    }
+}
+
+#[test]
+fn batch_norm_goes_into_weights_and_bias() {
+    for groups in [1, 2] {
+        let (mut sketch, x) = sketch(4, 5);
+        let y = conv(&mut sketch, x, [4, 6, groups], 1);
+        let y = batch_norm(&mut sketch, y, 6);
+        let y = batch_norm(&mut sketch, y, 6);
+        let y = sketch.node(Op::Relu, &[y]);
+        let graph = sketch.finish(&[y]);
+        check_pass(&graph, &images(2, 4, 5), "batch-norm", 2);
+        check_pass(&graph, &images(2, 4, 5), "conv-activation", 1);
+        let model = compile(&graph, &options(Level::O3)).unwrap();
+        assert_eq!(kernels(&model), ["conv.f32"]);
+        assert_eq!(model.explain().nodes[0].fused_from, ["node0", "node1", "node2", "node3"]);
+    }
+}
+
+#[test]
+fn what_else_is_read_stays() {
+    let build = |outputs: fn(&mut Sketch, [ValueId; 3]) -> Vec<ValueId>| {
+        let (mut sketch, x) = sketch(4, 5);
+        let product = conv(&mut sketch, x, [4, 6, 1], 1);
+        let normal = batch_norm(&mut sketch, product, 6);
+        let y = sketch.node(Op::Relu, &[normal]);
+        let outputs = outputs(&mut sketch, [product, normal, y]);
+        sketch.finish(&outputs)
+    };
+    let x = images(2, 4, 5);
+    let product_out = build(|_, [product, _, y]| vec![y, product]);
+    check_pass(&product_out, &x, "batch-norm", 0);
+    let product_read = build(|sketch, [product, _, y]| vec![y, sketch.node(Op::Tanh, &[product])]);
+    check_pass(&product_read, &x, "batch-norm", 0);
+    let normal_out = build(|_, [_, normal, y]| vec![y, normal]);
+    check_pass(&normal_out, &x, "batch-norm", 1);
+    check_pass(&normal_out, &x, "conv-activation", 0);
+    let normal_read = build(|sketch, [_, normal, y]| vec![sketch.node(Op::Add, &[y, normal])]);
+    check_pass(&normal_read, &x, "conv-activation", 0);
+}
+
+#[test]
+fn parameters_that_are_no_constants_stay() {
+    let (mut sketch, x) = sketch(4, 5);
+    let scale = sketch.graph.add_input("scale", graph::DType::F32, vec![6.into()]).unwrap();
+    let y = conv(&mut sketch, x, [4, 6, 1], 1);
+    let parameters = [scale, sketch.weight(numbers(&[6], 3, 1.0))];
+    let variance = sketch.weight(Tensor::from_fn(&[6], |_| 2f32));
+    let norm = Op::BatchNorm(BatchNorm { epsilon: 1e-3 });
+    let [scale, bias] = parameters;
+    let y = sketch.node(norm, &[y, scale, bias, bias, variance]);
+    let graph = sketch.finish(&[y]);
+    let [x] = images(2, 4, 5);
+    let scale = ("scale", numbers(&[6], 8, 1.0));
+    check_pass(&graph, &[x, scale], "batch-norm", 0);
+}
+
+#[test]
+fn sequences_and_symbolic_sizes() {
+    let size = Dim::symbol("size");
+    let (mut sketch, x) = Sketch::shaped(vec![Dim::symbol("batch"), 4.into(), size.clone()]);
+    let weight = sketch.weight(numbers(&[6, 4, 3], 1, 0.3));
+    let op = Op::Conv(Conv { window: window(&[3], 1, 1), groups: 1 });
+    let y = sketch.node(op, &[x, weight]);
+    let y = sketch.node(Op::Relu, &[y]);
+    let graph = sketch.finish(&[y]);
+    for shape in [[2, 4, 9], [1, 4, 700], [3, 4, 1]] {
+        let model = check(&graph, &[("x", numbers(&shape, 3, 1.0))], FLOAT);
+        assert_eq!(kernels(&model), ["conv.f32"]);
+    }
+    let (mut sketch, x) = Sketch::shaped(vec![1.into(), 4.into(), size.clone(), size]);
+    let y = conv(&mut sketch, x, [4, 6, 1], 2);
+    let y = batch_norm(&mut sketch, y, 6);
+    let y = sketch.node(Op::Relu, &[y]);
+    let graph = sketch.finish(&[y]);
+    for size in [1, 6, 9] {
+        check(&graph, &[("x", numbers(&[1, 4, size, size], 3, 1.0))], FLOAT);
+    }
+}
+
+#[test]
+fn volumes_take_the_definition() {
+    let (mut sketch, x) =
+        Sketch::shaped(vec![Dim::symbol("batch"), 2.into(), 3.into(), 4.into(), 5.into()]);
+    let weight = sketch.weight(numbers(&[3, 2, 2, 2, 2], 1, 0.3));
+    let op = Op::Conv(Conv { window: window(&[2, 2, 2], 1, 0), groups: 1 });
+    let y = sketch.node(op, &[x, weight]);
+    let y = sketch.node(Op::Relu, &[y]);
+    let graph = sketch.finish(&[y]);
+    let model = check(&graph, &[("x", numbers(&[2, 2, 3, 4, 5], 1, 1.0))], FLOAT);
+    assert_eq!(kernels(&model), ["reference", "relu.f32"]);
+}
+
+#[test]
+fn pools_of_every_kind() {
+    let average = |padding| PoolKind::Average { padding };
+    let kinds = [
+        (PoolKind::Max, "max-pool.f32"),
+        (average(AveragePadding::Excluded), "average-pool.f32"),
+        (average(AveragePadding::Zeros), "average-pool.f32"),
+        (PoolKind::Lp { p: 2.0 }, "reference"),
+    ];
+    for (kind, kernel) in kinds {
+        for rounding in [Rounding::Floor, Rounding::Ceil] {
+            for window in [
+                window(&[3, 2], 2, 1),
+                Window { padding: Padding::SameUpper, ..window(&[2, 2], 2, 0) },
+            ] {
+                let (mut sketch, x) = sketch(3, 20);
+                let y = sketch.node(Op::Pool(Pool { kind, window, rounding }), &[x]);
+                let model = check(&sketch.finish(&[y]), &images(2, 3, 20), FLOAT);
+                assert_eq!(kernels(&model), [kernel]);
+            }
+        }
+    }
+    for (op, kernel) in
+        [(GlobalPool::Max, "global-max-pool.f32"), (GlobalPool::Average, "global-average-pool.f32")]
+    {
+        let (mut sketch, x) = sketch(3, 20);
+        let y = sketch.node(Op::GlobalPool(op), &[x]);
+        let model = check(&sketch.finish(&[y]), &images(2, 3, 20), FLOAT);
+        assert_eq!(kernels(&model), [kernel]);
+    }
+}
