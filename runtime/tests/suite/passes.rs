@@ -251,7 +251,7 @@ fn attention_writes_int8_for_the_layer_behind() {
     let plain = compile(&build(false), &options(Level::O1)).unwrap();
     assert_close(&run(&model, &inputs), &run(&plain, &inputs), 0.25);
     let kinds: Vec<_> = model.explain().nodes.iter().map(|node| node.operation.as_str()).collect();
-    assert_eq!(kinds, ["Linear", "Unsqueeze", "Attention", "IntegerLinear"]);
+    assert_eq!(kinds, ["Linear", "Unsqueeze", "FusedAttention", "IntegerLinear"]);
     let model = compile(&build(true), &options(Level::O3)).unwrap();
     assert_eq!(fired(&model, "quantize-epilogue"), 0);
 }
