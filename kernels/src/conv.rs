@@ -26,8 +26,9 @@ const TILE: usize = 64 * 1024;
 /// work for other threads.
 const TILE_POSITIONS: [usize; 2] = [128, 512];
 
-/// Filters that another thread may take, where there are fewer tiles than parts.
-const BLOCK_FILTERS: usize = 32;
+/// Filters that another thread may take, where there are fewer tiles than parts: enough to pay for
+/// packing the columns again.
+const BLOCK_FILTERS: usize = 128;
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +86,11 @@ impl Conv2d {
         self.inner() != 1 && !self.windows.iter().all(Slide::is_identity)
     }
 
-    /// Positions in a tile.
+    /// Positions in a tile, about the same in each.
     fn tile(&self) -> usize {
-        tile_positions(self.depth()).min(self.positions()).max(1)
+        let positions = self.positions().max(1);
+        let tiles = positions.div_ceil(tile_positions(self.depth()));
+        positions.div_ceil(tiles)
     }
 
     fn tiles(&self) -> usize {
