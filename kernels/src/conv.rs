@@ -26,8 +26,9 @@ const TILE: usize = 64 * 1024;
 /// work for other threads.
 const TILE_POSITIONS: [usize; 2] = [128, 512];
 
-/// Filters that another thread may take, where there are fewer tiles than parts.
-const BLOCK_FILTERS: usize = 32;
+/// Filters that another thread may take, where there are fewer tiles than parts: enough to pay for
+/// packing the columns again.
+const BLOCK_FILTERS: usize = 128;
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +59,17 @@ pub struct Filters<'a> {
 impl Conv2d {
     /// Elements of a channel of the input.
     pub(crate) fn image(&self) -> usize {
-        self.windows[0].input * self.windows[1].input
+        self.windows[0].input.saturating_mul(self.windows[1].input)
     }
 
     /// Elements of a channel of the output.
     pub(crate) fn positions(&self) -> usize {
-        self.windows[0].output * self.windows[1].output
+        self.windows[0].output.saturating_mul(self.windows[1].output)
     }
 
     /// Elements of a window in one channel.
     pub(crate) fn taps(&self) -> usize {
-        self.windows[0].kernel * self.windows[1].kernel
+        self.windows[0].kernel.saturating_mul(self.windows[1].kernel)
     }
 
     /// Channels that an output sees.
@@ -78,27 +79,33 @@ impl Conv2d {
 
     /// Elements of a window in all channels that an output sees.
     fn depth(&self) -> usize {
-        self.inner() * self.taps()
+        self.inner().saturating_mul(self.taps())
     }
 
     fn needs_columns(&self) -> bool {
         self.inner() != 1 && !self.windows.iter().all(Slide::is_identity)
     }
 
-    /// Positions in a tile.
+    /// Positions in a tile, about the same in each.
     fn tile(&self) -> usize {
-        tile_positions(self.depth()).min(self.positions()).max(1)
+        let positions = self.positions().max(1);
+        let tiles = positions.div_ceil(tile_positions(self.depth()));
+        positions.div_ceil(tiles)
     }
 
     fn tiles(&self) -> usize {
-        self.batch * self.groups * self.positions().div_ceil(self.tile())
+        let per_group = self.positions().div_ceil(self.tile());
+        self.batch.saturating_mul(self.groups).saturating_mul(per_group)
     }
 
-    /// Elements of scratch with which [`conv2d`] keeps all threads busy.
+    /// Elements of scratch with which [`conv2d`] keeps all threads busy; stops growing with the
+    /// batch.
     #[must_use]
     pub fn scratch_len(&self) -> usize {
-        let parts = PARTS.min(self.tiles());
-        if self.needs_columns() { parts * self.tile() * self.depth() } else { 0 }
+        if !self.needs_columns() {
+            return 0;
+        }
+        PARTS.min(self.tiles()).saturating_mul(self.tile()).saturating_mul(self.depth())
     }
 
     /// What [`Conv2d::scratch_len`] does not exceed for any number and size of images, when
@@ -171,14 +178,8 @@ pub fn conv2d(
     let work = y.len().saturating_mul(conv.depth());
     let tiles = conv.tiles();
     let parts = if work < PARALLEL_WORK { 1 } else { PARTS.min(tiles).min(room) };
-    let product = Product {
-        cpu,
-        conv,
-        x,
-        filters,
-        y: Shared::new(y),
-        parallel: parts > 1 || work >= PARALLEL_WORK,
-    };
+    let product =
+        Product { cpu, conv, x, filters, y: Shared::new(y), parallel: work >= PARALLEL_WORK };
     let scratch = Shared::new(scratch);
     let part = |part: usize| {
         // SAFETY: part < room, so that the range lies in scratch; no other part has it.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::conv::{Conv2d, Filters};
 use crate::parallel::{CHUNK, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
-use crate::window::{Fold, Slide, fold_plane};
+use crate::window::{Count, Fold, Slide, fold_plane};
 
 struct Weighted<'a> {
     weights: &'a [f32],
@@ -21,12 +21,17 @@ impl Fold for Weighted<'_> {
     }
 
     #[inline(always)]
-    fn step(&self, value: f32, element: f32, entry: usize) -> f32 {
-        value + self.weights[entry] * element
+    fn weight(&self, entry: usize) -> f32 {
+        self.weights[entry]
     }
 
     #[inline(always)]
-    fn finish(&self, value: f32, _: [usize; 2]) -> f32 {
+    fn step(&self, value: f32, element: f32, weight: f32) -> f32 {
+        value + weight * element
+    }
+
+    #[inline(always)]
+    fn finish(&self, value: f32, _: Count) -> f32 {
         value + self.bias
     }
 }

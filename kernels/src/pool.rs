@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::lanes;
 use crate::parallel::{CHUNK, check_len, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
-use crate::window::{Fold, Slide, fold_plane};
+use crate::window::{Count, Fold, Slide, fold_plane};
 
 /// What pooling makes of the elements of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,41 +28,34 @@ impl Fold for Greatest {
     }
 
     #[inline(always)]
-    fn step(&self, value: f32, element: f32, _: usize) -> f32 {
+    fn step(&self, value: f32, element: f32, _: f32) -> f32 {
         if element > value { element } else { value }
     }
 
     #[inline(always)]
-    fn finish(&self, value: f32, _: [usize; 2]) -> f32 {
+    fn finish(&self, value: f32, _: Count) -> f32 {
         value
     }
 }
 
-struct Mean<'a> {
-    windows: &'a [Slide; 2],
+struct Mean {
     padding_counts: bool,
 }
 
-impl Fold for Mean<'_> {
+impl Fold for Mean {
     #[inline(always)]
     fn start(&self, _: Option<f32>) -> f32 {
         0.0
     }
 
     #[inline(always)]
-    fn step(&self, value: f32, element: f32, _: usize) -> f32 {
+    fn step(&self, value: f32, element: f32, _: f32) -> f32 {
         value + element
     }
 
     #[inline(always)]
-    fn finish(&self, value: f32, [row, column]: [usize; 2]) -> f32 {
-        let [rows, columns] = self.windows;
-        let count = if self.padding_counts {
-            rows.within_padding(row) * columns.within_padding(column)
-        } else {
-            rows.inside(row).len() * columns.inside(column).len()
-        };
-        value / count as f32
+    fn finish(&self, value: f32, count: Count) -> f32 {
+        value / if self.padding_counts { count.padded } else { count.inside } as f32
     }
 }
 
@@ -74,7 +67,7 @@ tiered! {
 
 tiered! {
     fn mean(windows: &[Slide; 2], padding_counts: bool, x: &[f32], y: &mut [f32]) {
-        fold_plane(windows, x, y, &Mean { windows, padding_counts });
+        fold_plane(windows, x, y, &Mean { padding_counts });
     }
 }
 

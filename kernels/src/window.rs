@@ -73,10 +73,20 @@ impl Slide {
     }
 
     /// Entries of a window that lie in the input or the padding.
+    #[inline(always)]
     pub(crate) fn within_padding(&self, window: usize) -> usize {
         let padded = self.before + self.input + self.after;
         padded.saturating_sub(window * self.stride).div_ceil(self.dilation).min(self.kernel)
     }
+}
+
+/// How many entries of a window there are.
+#[derive(Clone, Copy)]
+pub(crate) struct Count {
+    /// Those that lie in the input.
+    pub(crate) inside: usize,
+    /// Those that lie in the input or the padding.
+    pub(crate) padded: usize,
 }
 
 /// Makes one number of the elements of a window, which come row by row.
@@ -84,11 +94,16 @@ pub(crate) trait Fold {
     /// The running value before the first element, which is `None` when all is padding.
     fn start(&self, first: Option<f32>) -> f32;
 
-    /// The running value after the element at flat index `entry` of the window.
-    fn step(&self, value: f32, element: f32, entry: usize) -> f32;
+    /// What goes with the elements at flat index `entry` of every window.
+    fn weight(&self, _entry: usize) -> f32 {
+        1.0
+    }
 
-    /// The result for the window at this row and column.
-    fn finish(&self, value: f32, window: [usize; 2]) -> f32;
+    /// The running value after an element.
+    fn step(&self, value: f32, element: f32, weight: f32) -> f32;
+
+    /// The result for a window.
+    fn finish(&self, value: f32, count: Count) -> f32;
 }
 
 /// Columns whose running values are kept in registers at once, where the image is wide enough.
@@ -101,101 +116,113 @@ const NARROW: usize = 8;
 /// `x`: `[rows.input, columns.input]`; `y`: `[rows.output, columns.output]`.
 #[inline(always)]
 pub(crate) fn fold_plane([rows, columns]: &[Slide; 2], x: &[f32], y: &mut [f32], fold: &impl Fold) {
-    let plane = Plane { rows, columns, x };
-    let whole = match columns.stride {
-        1 | 2 => columns.whole(),
+    let whole = columns.whole();
+    let blocks = match columns.stride {
+        1 | 2 if whole.len() >= NARROW => whole,
         _ => 0..0,
     };
+    let wide = blocks.len() >= WIDE;
     for (row, y) in y.chunks_exact_mut(columns.output.max(1)).enumerate() {
-        let edges = match (columns.stride, whole.len()) {
-            (_, ..NARROW) => 0..0,
-            (1, NARROW..WIDE) => plane.blocks::<1, NARROW>(row, whole.clone(), y, fold),
-            (1, _) => plane.blocks::<1, WIDE>(row, whole.clone(), y, fold),
-            (_, NARROW..WIDE) => plane.blocks::<2, NARROW>(row, whole.clone(), y, fold),
-            _ => plane.blocks::<2, WIDE>(row, whole.clone(), y, fold),
-        };
-        for column in (0..edges.start).chain(edges.end..columns.output) {
-            y[column] = plane.one(row, column, fold);
+        let down = rows.inside(row);
+        let line = Line { rows, columns, x, row, down, padded: rows.within_padding(row) };
+        match (columns.stride, wide) {
+            (1, true) => line.blocks::<1, WIDE>(blocks.clone(), y, fold),
+            (1, false) => line.blocks::<1, NARROW>(blocks.clone(), y, fold),
+            (_, true) => line.blocks::<2, WIDE>(blocks.clone(), y, fold),
+            (_, false) => line.blocks::<2, NARROW>(blocks.clone(), y, fold),
+        }
+        for column in (0..blocks.start).chain(blocks.end..columns.output) {
+            y[column] = line.one(column, fold);
         }
     }
 }
 
-struct Plane<'a> {
+/// The windows of one row of the output.
+struct Line<'a> {
     rows: &'a Slide,
     columns: &'a Slide,
     x: &'a [f32],
+    row: usize,
+    /// Their entries, down, that lie in the input.
+    down: Range<usize>,
+    /// Number of their entries, down, that lie in the input or the padding.
+    padded: usize,
 }
 
-impl Plane<'_> {
+impl Line<'_> {
     /// Flat index of an entry that lies in the input.
     #[inline(always)]
-    fn place(&self, [row, column]: [usize; 2], [down, across]: [usize; 2]) -> usize {
+    fn place(&self, column: usize, down: usize, across: usize) -> usize {
         let (rows, columns) = (self.rows, self.columns);
-        let row = row * rows.stride + down * rows.dilation - rows.before;
+        let row = self.row * rows.stride + down * rows.dilation - rows.before;
         row * columns.input + column * columns.stride + across * columns.dilation - columns.before
     }
 
     /// One window, wherever it lies.
     #[inline(always)]
-    fn one(&self, row: usize, column: usize, fold: &impl Fold) -> f32 {
-        let window = [row, column];
-        let (down, across) = (self.rows.inside(row), self.columns.inside(column));
+    fn one(&self, column: usize, fold: &impl Fold) -> f32 {
+        let (down, across) = (self.down.clone(), self.columns.inside(column));
         let none = down.is_empty() || across.is_empty();
-        let first = (!none).then(|| self.x[self.place(window, [down.start, across.start])]);
+        let first = (!none).then(|| self.x[self.place(column, down.start, across.start)]);
         let mut value = fold.start(first);
+        let inside = down.len() * across.len();
         for down in down {
             for across in across.clone() {
-                let element = self.x[self.place(window, [down, across])];
-                value = fold.step(value, element, down * self.columns.kernel + across);
+                let weight = fold.weight(down * self.columns.kernel + across);
+                value = fold.step(value, self.x[self.place(column, down, across)], weight);
             }
         }
-        fold.finish(value, window)
+        let padded = self.padded * self.columns.within_padding(column);
+        fold.finish(value, Count { inside, padded })
     }
 
-    /// The columns `whole` of a row, at least `N`, in blocks of `N`; the last may overlap.
+    /// The columns `whole`, of which there are none or at least `N`, in blocks of `N`; the last
+    /// may overlap.
     #[inline(always)]
     fn blocks<const STRIDE: usize, const N: usize>(
         &self,
-        row: usize,
         whole: Range<usize>,
         y: &mut [f32],
         fold: &impl Fold,
-    ) -> Range<usize> {
+    ) {
         let mut column = whole.start;
         while column < whole.end {
             let start = column.min(whole.end - N);
-            let block = self.block::<STRIDE, N>(row, start, fold);
+            let block = self.block::<STRIDE, N>(start, fold);
             y[start..start + N].copy_from_slice(&block);
             column = start + N;
         }
-        whole
     }
 
     #[inline(always)]
     fn block<const STRIDE: usize, const N: usize>(
         &self,
-        row: usize,
         column: usize,
         fold: &impl Fold,
     ) -> [f32; N] {
-        let window = [row, column];
-        let down = self.rows.inside(row);
-        let elements = |entry| &self.x[self.place(window, entry)..][..(N - 1) * STRIDE + 1];
-        let mut values = if down.is_empty() {
-            [fold.start(None); N]
-        } else {
-            let first = elements([down.start, 0]);
-            std::array::from_fn(|lane| fold.start(Some(first[lane * STRIDE])))
-        };
-        for down in down {
-            for across in 0..self.columns.kernel {
-                let elements = elements([down, across]);
-                let entry = down * self.columns.kernel + across;
+        let across = self.columns.kernel;
+        let elements =
+            |down, across| &self.x[self.place(column, down, across)..][..(N - 1) * STRIDE + 1];
+        let mut values = [fold.start(None); N];
+        if !self.down.is_empty() {
+            let first = elements(self.down.start, 0);
+            for lane in 0..N {
+                values[lane] = fold.start(Some(first[lane * STRIDE]));
+            }
+        }
+        for down in self.down.clone() {
+            for entry in 0..across {
+                let elements = elements(down, entry);
+                let weight = fold.weight(down * across + entry);
                 for lane in 0..N {
-                    values[lane] = fold.step(values[lane], elements[lane * STRIDE], entry);
+                    values[lane] = fold.step(values[lane], elements[lane * STRIDE], weight);
                 }
             }
         }
-        std::array::from_fn(|lane| fold.finish(values[lane], [row, column + lane]))
+        let count = Count { inside: self.down.len() * across, padded: self.padded * across };
+        for value in &mut values {
+            *value = fold.finish(*value, count);
+        }
+        values
     }
 }

@@ -5,8 +5,9 @@ use std::alloc::System;
 use std::num::NonZeroUsize;
 
 use graph::bert::{BertConfig, BertLayer, build, initial_weights};
+use graph::op::{Conv, GlobalPool, Padding, Unary, Window};
 use graph::rewrite::quantize::{QuantizeOptions, fold, insert};
-use graph::{Graph, Tensor};
+use graph::{DType, Dim, Graph, Op, Tensor};
 use runtime::{CompileOptions, Level, Session, compile};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -30,19 +31,57 @@ fn quantized(mut graph: Graph) -> Graph {
     graph
 }
 
+/// Convolutions of every kind, and pooling.
+fn images() -> Graph {
+    let mut graph = Graph::new("images");
+    let size = Dim::symbol("size");
+    let shape = vec![Dim::symbol("batch"), 8.into(), size.clone(), size];
+    let x = graph.add_input("x", DType::F32, shape).unwrap();
+    let conv = |graph: &mut Graph, x, kernel: usize, groups: usize| {
+        let name = format!("{kernel}x{kernel}-{groups}");
+        let weight = Tensor::from_fn(&[8, 8 / groups, kernel, kernel], |i| i as f32 / 500.0);
+        let weight = graph.add_weight(&format!("{name}-weight"), weight).unwrap();
+        let pad = vec![kernel / 2; 2];
+        let window = Window {
+            kernel: vec![kernel; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            padding: Padding::Explicit { before: pad.clone(), after: pad },
+        };
+        graph.add_node(&name, Op::Conv(Conv { window, groups }), &[x, weight]).unwrap()
+    };
+    let y = conv(&mut graph, x, 3, 1);
+    let y = graph.add_node("relu", Op::Relu, &[y]).unwrap();
+    let y = conv(&mut graph, y, 3, 8);
+    let y = conv(&mut graph, y, 1, 1);
+    let y = graph.add_node("sigmoid", Op::Unary(Unary::Sigmoid), &[y]).unwrap();
+    let y = graph.add_node("mean", Op::GlobalPool(GlobalPool::Average), &[y]).unwrap();
+    graph.set_outputs(&[y]);
+    graph
+}
+
+type Inputs = Vec<(&'static str, Tensor)>;
+
 /// Sizes below and above what the kernels cut for threads.
-fn texts() -> Vec<[Tensor; 2]> {
+fn texts() -> Vec<Inputs> {
     let text = |[batch, sequence]: [usize; 2]| {
         let ids = Tensor::from_fn(&[batch, sequence], |i| i as i64 % 100);
-        [ids, Tensor::from_fn(&[batch, sequence], |_| 1i64)]
+        let mask = Tensor::from_fn(&[batch, sequence], |_| 1i64);
+        vec![("input_ids", ids), ("attention_mask", mask)]
     };
     [[1, 7], [1, 32], [8, 64]].map(text).to_vec()
 }
 
-fn run(session: &mut Session, texts: &[[Tensor; 2]]) {
-    for [ids, mask] in texts {
-        let inputs = [("input_ids", ids), ("attention_mask", mask)];
-        assert_eq!(session.run_borrowed(&inputs).unwrap().iter().len(), 1);
+fn pictures() -> Vec<Inputs> {
+    let picture = |[batch, size]: [usize; 2]| {
+        vec![("x", Tensor::from_fn(&[batch, 8, size, size], |i| (i % 7) as f32))]
+    };
+    [[1, 5], [2, 40]].map(picture).to_vec()
+}
+
+fn run(session: &mut Session, inputs: &[Vec<(&str, &Tensor)>]) {
+    for inputs in inputs {
+        assert_eq!(session.run_borrowed(inputs).unwrap().iter().len(), 1);
     }
 }
 
@@ -58,17 +97,24 @@ fn steady(mut work: impl FnMut()) -> usize {
 /// One test only: another at the same time would be counted too.
 #[test]
 fn runs_allocate_nothing_in_the_steady_state() {
-    let texts = texts();
-    for (name, graph) in [("f32", encoder()), ("int8", quantized(encoder()))] {
+    for (name, graph, inputs) in [
+        ("f32", encoder(), texts()),
+        ("int8", quantized(encoder()), texts()),
+        ("images", images(), pictures()),
+    ] {
+        let inputs: Vec<Vec<_>> = inputs
+            .iter()
+            .map(|inputs| inputs.iter().map(|(name, tensor)| (*name, tensor)).collect())
+            .collect();
         for level in [Level::O2, Level::O3] {
             let threads = NonZeroUsize::new(2);
             let options = CompileOptions { level, threads, ..CompileOptions::default() };
             let model = compile(&graph, &options).unwrap();
             let mut session = model.session();
-            let inside = model.install(|| steady(|| run(&mut session, &texts)));
+            let inside = model.install(|| steady(|| run(&mut session, &inputs)));
             assert_eq!(inside, 0, "{name} {level:?}");
-            let outside = steady(|| run(&mut session, &texts));
-            let blocks = (RUNS * texts.len()).div_ceil(JOBS_PER_BLOCK);
+            let outside = steady(|| run(&mut session, &inputs));
+            let blocks = (RUNS * inputs.len()).div_ceil(JOBS_PER_BLOCK);
             assert!(outside <= blocks, "{name} {level:?}: {outside}, the queue needs {blocks}");
         }
     }

@@ -3,6 +3,7 @@
 
 mod float {
     mod attention;
+    mod functions;
     mod rows;
     mod training;
 }

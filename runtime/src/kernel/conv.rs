@@ -60,6 +60,9 @@ pub(super) fn slides(
     Ok(slides)
 }
 
+/// A batch for which the scratch, which stops growing, is enough for every batch.
+const ANY_BATCH: usize = 1 << 10;
+
 struct Convolution {
     cpu: Cpu,
     op: Conv,
@@ -85,17 +88,19 @@ impl Convolution {
         })
     }
 
-    /// Elements of scratch, when the sizes are numbers.
+    /// Elements of scratch, when all sizes but the batch are numbers.
     fn exact(&self, x: &[Dim], weight: &[Dim]) -> Option<usize> {
         let numbers = |shape: &[Dim]| shape.iter().map(Dim::fixed).collect::<Option<Vec<_>>>();
-        let sizes = self.sizes(&numbers(x)?, &numbers(weight)?).ok()?;
+        let (batch, image) = x.split_first()?;
+        let x = [vec![batch.fixed().unwrap_or(ANY_BATCH)], numbers(image)?].concat();
+        let sizes = self.sizes(&x, &numbers(weight)?).ok()?;
         Some(sizes.scratch_len())
     }
 
     /// Elements of scratch that are enough for any images, as factors.
     fn bound(weight: &[Dim]) -> Vec<Dim> {
         let depth = weight.get(1..).unwrap_or_default();
-        let fixed: Option<usize> = depth.iter().map(Dim::fixed).product();
+        let fixed = depth.iter().try_fold(1usize, |product, dim| product.checked_mul(dim.fixed()?));
         match fixed {
             Some(depth) => vec![Dim::Fixed(Conv2d::scratch_bound(depth))],
             None => [&[Dim::Fixed(Conv2d::scratch_bound(1))], depth].concat(),
