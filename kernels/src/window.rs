@@ -107,7 +107,8 @@ pub(crate) trait Fold {
 }
 
 /// Columns whose running values are kept in registers at once, where the image is wide enough.
-const WIDE: usize = 16;
+const WIDE: usize = 32;
+const MIDDLE: usize = 16;
 const NARROW: usize = 8;
 
 /// Folds every window of a plane; every tier does so in the same order.
@@ -121,15 +122,16 @@ pub(crate) fn fold_plane([rows, columns]: &[Slide; 2], x: &[f32], y: &mut [f32],
         1 | 2 if whole.len() >= NARROW => whole,
         _ => 0..0,
     };
-    let wide = blocks.len() >= WIDE;
     for (row, y) in y.chunks_exact_mut(columns.output.max(1)).enumerate() {
         let down = rows.inside(row);
         let line = Line { rows, columns, x, row, down, padded: rows.within_padding(row) };
-        match (columns.stride, wide) {
-            (1, true) => line.blocks::<1, WIDE>(blocks.clone(), y, fold),
-            (1, false) => line.blocks::<1, NARROW>(blocks.clone(), y, fold),
-            (_, true) => line.blocks::<2, WIDE>(blocks.clone(), y, fold),
-            (_, false) => line.blocks::<2, NARROW>(blocks.clone(), y, fold),
+        match (columns.stride, blocks.len()) {
+            (1, ..MIDDLE) => line.blocks::<1, NARROW>(blocks.clone(), y, fold),
+            (1, MIDDLE..WIDE) => line.blocks::<1, MIDDLE>(blocks.clone(), y, fold),
+            (1, _) => line.blocks::<1, WIDE>(blocks.clone(), y, fold),
+            (_, ..MIDDLE) => line.blocks::<2, NARROW>(blocks.clone(), y, fold),
+            (_, MIDDLE..WIDE) => line.blocks::<2, MIDDLE>(blocks.clone(), y, fold),
+            _ => line.blocks::<2, WIDE>(blocks.clone(), y, fold),
         }
         for column in (0..blocks.start).chain(blocks.end..columns.output) {
             y[column] = line.one(column, fold);
@@ -150,29 +152,31 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Flat index of an entry that lies in the input.
+    /// The row of the input under the windows' entries at `down`.
     #[inline(always)]
-    fn place(&self, column: usize, down: usize, across: usize) -> usize {
-        let (rows, columns) = (self.rows, self.columns);
-        let row = self.row * rows.stride + down * rows.dilation - rows.before;
-        row * columns.input + column * columns.stride + across * columns.dilation - columns.before
+    fn input(&self, down: usize) -> &[f32] {
+        let row = self.row * self.rows.stride + down * self.rows.dilation - self.rows.before;
+        &self.x[row * self.columns.input..][..self.columns.input]
     }
 
     /// One window, wherever it lies.
     #[inline(always)]
     fn one(&self, column: usize, fold: &impl Fold) -> f32 {
-        let (down, across) = (self.down.clone(), self.columns.inside(column));
-        let none = down.is_empty() || across.is_empty();
-        let first = (!none).then(|| self.x[self.place(column, down.start, across.start)]);
+        let columns = self.columns;
+        let across = columns.inside(column);
+        let inside = self.down.len() * across.len();
+        let place =
+            |across: usize| column * columns.stride + across * columns.dilation - columns.before;
+        let first = (inside > 0).then(|| self.input(self.down.start)[place(across.start)]);
         let mut value = fold.start(first);
-        let inside = down.len() * across.len();
-        for down in down {
+        for down in self.down.clone() {
+            let input = self.input(down);
             for across in across.clone() {
-                let weight = fold.weight(down * self.columns.kernel + across);
-                value = fold.step(value, self.x[self.place(column, down, across)], weight);
+                let weight = fold.weight(down * columns.kernel + across);
+                value = fold.step(value, input[place(across)], weight);
             }
         }
-        let padded = self.padded * self.columns.within_padding(column);
+        let padded = self.padded * columns.within_padding(column);
         fold.finish(value, Count { inside, padded })
     }
 
@@ -200,22 +204,31 @@ impl Line<'_> {
         column: usize,
         fold: &impl Fold,
     ) -> [f32; N] {
-        let across = self.columns.kernel;
-        let elements =
-            |down, across| &self.x[self.place(column, down, across)..][..(N - 1) * STRIDE + 1];
+        let columns = self.columns;
+        let across = columns.kernel;
+        let first = column * STRIDE - columns.before;
+        let lanes = |x: &[f32]| -> [f32; N] {
+            let x = &x[..(N - 1) * STRIDE + 1];
+            let mut lanes = [0.0; N];
+            for lane in 0..N {
+                lanes[lane] = x[lane * STRIDE];
+            }
+            lanes
+        };
         let mut values = [fold.start(None); N];
         if !self.down.is_empty() {
-            let first = elements(self.down.start, 0);
+            let elements = lanes(&self.input(self.down.start)[first..]);
             for lane in 0..N {
-                values[lane] = fold.start(Some(first[lane * STRIDE]));
+                values[lane] = fold.start(Some(elements[lane]));
             }
         }
         for down in self.down.clone() {
+            let input = self.input(down);
             for entry in 0..across {
-                let elements = elements(down, entry);
+                let elements = lanes(&input[first + entry * columns.dilation..]);
                 let weight = fold.weight(down * across + entry);
                 for lane in 0..N {
-                    values[lane] = fold.step(values[lane], elements[lane * STRIDE], weight);
+                    values[lane] = fold.step(values[lane], elements[lane], weight);
                 }
             }
         }

@@ -8,7 +8,10 @@ use crate::{assert_close, numbers, on_any_threads, on_every_tier};
 /// The widest bound that a function states, here on numbers up to 2, and a rounding.
 const TOLERANCE: f64 = 1e-6;
 
-fn functions() -> Vec<(Function, fn(f64) -> f64)> {
+/// A function's slow twin.
+type Twin = fn(f64) -> f64;
+
+fn functions() -> Vec<(Function, Twin)> {
     vec![
         (Function::Abs, f64::abs),
         (Function::Neg, |x| -x),
