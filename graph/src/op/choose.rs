@@ -81,10 +81,7 @@ pub struct Clip {
 
 impl Clip {
     /// The bounds among the inputs after `x`.
-    fn bounds<'i, T>(
-        self,
-        inputs: &'i [T],
-    ) -> Result<(&'i T, Option<&'i T>, Option<&'i T>), String> {
+    fn bounds<T>(self, inputs: &[T]) -> Result<(&T, Option<&T>, Option<&T>), String> {
         match (self.low, self.high, inputs) {
             (false, false, [x]) => Ok((x, None, None)),
             (true, false, [x, low]) => Ok((x, Some(low), None)),

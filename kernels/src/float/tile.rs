@@ -54,7 +54,7 @@ fn instructions(cpu: Cpu) -> Tier {
 pub(crate) fn tile_rows(cpu: Cpu) -> usize {
     match instructions(cpu) {
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512 | Tier::Vnni => avx512::ROWS,
+        Tier::Avx512 | Tier::Vnni | Tier::Amx => avx512::ROWS,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::ROWS,
         _ => portable::ROWS,
@@ -80,7 +80,7 @@ pub(crate) fn multiply_add(cpu: Cpu, x: Rows<'_>, w: &[Line], values: &mut [f32]
     match instructions(cpu) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
-        Tier::Avx512 | Tier::Vnni => unsafe { avx512::tile(x, w, values) },
+        Tier::Avx512 | Tier::Vnni | Tier::Amx => unsafe { avx512::tile(x, w, values) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Tier::is_available` found AVX2 and FMA, for the `Cpu` or in `instructions`.
         Tier::Avx2 => unsafe { avx2::tile(x, w, values) },

@@ -9,7 +9,7 @@ pub(super) fn run(module: &mut Module) -> usize {
     let mut seen: BTreeMap<(&'static str, Vec<Id>), Vec<usize>> = BTreeMap::new();
     let mut same: BTreeMap<Id, Id> = BTreeMap::new();
     let mut dropped = vec![false; module.nodes.len()];
-    for index in 0..module.nodes.len() {
+    for (index, dropped) in dropped.iter_mut().enumerate() {
         for input in &mut module.nodes[index].inputs {
             *input = same.get(input).copied().unwrap_or(*input);
         }
@@ -20,7 +20,7 @@ pub(super) fn run(module: &mut Module) -> usize {
             // An output keeps its own name and place.
             Some(&twin) if !module.outputs.contains(&node.output) => {
                 same.insert(node.output, module.nodes[twin].output);
-                dropped[index] = true;
+                *dropped = true;
             }
             _ => earlier.push(index),
         }
