@@ -140,7 +140,7 @@ fn put(source: &Path, service: &Path, context: &StageContext) -> Result<u64> {
     let package = Package::read(incoming.path())
         .context("the package is not whole; the live version stays")?;
     let compiled = predict::compile(&package.model.graph, context.threads())?;
-    predict::self_test(&package, &compiled)
+    runtime::self_test(&package, &compiled)
         .context("the self-test failed; the live version stays")?;
     ensure!(!context.interrupted(), engine::Interrupted);
 

@@ -1,10 +1,9 @@
-//! Answers of a compiled model, and the self-test that every load of a package makes.
+//! Answers of a compiled model, and how long they take.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use graph::package::{GoldenExample, Package};
 use graph::{Graph, Tensor};
 use runtime::{CompileOptions, CompiledModel, Session};
 use training::{Batch, Examples};
@@ -49,35 +48,6 @@ fn answer(session: &mut Session, batch: &Batch) -> Result<Tensor> {
     let mut outputs = session.run(&borrowed)?;
     ensure!(!outputs.is_empty(), "the model has no output");
     Ok(outputs.swap_remove(0))
-}
-
-/// Greatest difference from an expected output that the kernels of this machine may make, as a
-/// share of the greatest expected magnitude: about two steps of an int8 activation.
-const TOLERANCE: f32 = 2e-2;
-
-/// Runs the golden examples of a package and compares the answers with the expected ones.
-///
-/// # Errors
-///
-/// Says which example differs and by how much; the package must not be served then.
-pub(crate) fn self_test(package: &Package, model: &CompiledModel) -> Result<()> {
-    let outputs = package.golden.examples.iter().flat_map(|example| &example.outputs);
-    let mut greatest = f32::MIN_POSITIVE;
-    for (_, tensor) in outputs {
-        greatest =
-            tensor.elements::<f32>()?.iter().fold(greatest, |most, value| most.max(value.abs()));
-    }
-    let mut session = model.session();
-    let run = |example: &GoldenExample| {
-        let inputs: Vec<(&str, &Tensor)> =
-            example.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        session.run(&inputs)
-    };
-    package
-        .golden
-        .verify(TOLERANCE * greatest, run)
-        .context("the package must not be served on this machine")?;
-    Ok(())
 }
 
 /// Median time of one text of `sequence` word pieces, in milliseconds.

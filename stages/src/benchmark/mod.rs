@@ -101,7 +101,7 @@ impl Stage for Benchmark {
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
         if let Some(folder) = context.optional_input("package") {
             let package = Package::read(folder)?;
-            predict::self_test(
+            runtime::self_test(
                 &package,
                 &predict::compile(&package.model.graph, context.threads())?,
             )?;
