@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use graph::{Graph, Tensor};
 use runtime::{CompileOptions, CompiledModel, Session};
 use training::{Batch, Examples};
