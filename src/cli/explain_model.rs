@@ -69,11 +69,17 @@ impl ExplainModel {
         let Explanation { tier, threads, constant_bytes, packed_bytes, .. } = explanation;
         let size = |size: &usize| bytes(*size as u64);
         let mut text = format!(
-            "kernels for {tier}, {threads} threads, {} of constants, {} of packed weights\n\npasses that fired:\n",
+            "kernels for {tier}, {threads} threads, {} of constants, {} of packed weights\n\n",
             size(constant_bytes),
             size(packed_bytes)
         );
-        for pass in explanation.passes.iter().filter(|pass| pass.fired > 0) {
+        let fired = || explanation.passes.iter().filter(|pass| pass.fired > 0);
+        text.push_str(if fired().next().is_some() {
+            "passes that fired:\n"
+        } else {
+            "no pass fired\n"
+        });
+        for pass in fired() {
             let _infallible = writeln!(text, "  {} {}×", pass.name, pass.fired);
         }
         if !report.checks.is_empty() {
@@ -85,7 +91,7 @@ impl ExplainModel {
             let _infallible = writeln!(text, "  {name} {worst_error:.1e}");
         }
         let (before, after) = (report.graph_nodes, explanation.nodes.len());
-        let _infallible = writeln!(text, "\n{before} nodes of the graph, {after} that run:");
+        let _infallible = writeln!(text, "\nnodes of the graph: {before}; that run: {after}");
         let header = ["node", "operation", "output", "kernel", "stands for"].map(str::to_owned);
         let rows = explanation.nodes.iter().map(|node| {
             let fused = match node.fused_from.len() {

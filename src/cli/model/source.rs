@@ -57,10 +57,6 @@ pub(in crate::cli) struct Opened {
 }
 
 impl Source {
-    pub(in crate::cli) fn path(&self) -> &Path {
-        &self.model
-    }
-
     /// Sizes given on the command line.
     pub(in crate::cli) fn bindings(&self) -> BTreeMap<String, usize> {
         self.bind.iter().map(|Size { name, size }| (name.clone(), *size)).collect()
