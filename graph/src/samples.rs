@@ -4,7 +4,8 @@ use crate::package::NamedTensors;
 use crate::{Bindings, DType, Dim, Graph, Tensor};
 
 /// One tensor for each input of `graph`, the same for the same sizes and `seed`: floats between −1
-/// and 1, integers 0 and 1, which name a row of any table.
+/// and 1; integers and truth values 0 and 1, which name a row of any table, and 1 at the start of each
+/// row, so that no mask hides all of it.
 ///
 /// # Errors
 ///
@@ -18,13 +19,15 @@ pub fn inputs(graph: &Graph, bindings: &Bindings, seed: u64) -> Result<NamedTens
             .map_err(|reason| format!("input `{name}`: {reason}"))?;
         crate::weights::checked_elements(&shape)
             .ok_or_else(|| format!("input `{name}`: {shape:?} is too large"))?;
+        let row = shape.last().copied().unwrap_or(1).max(1);
+        let mut bit = |index: usize| random.bit() || index.is_multiple_of(row);
         let tensor = match value_type.dtype {
             DType::F32 => Tensor::from_fn(&shape, |_| random.unit() * 2.0 - 1.0),
-            DType::I64 => Tensor::from_fn(&shape, |_| i64::from(random.bit())),
-            DType::I32 => Tensor::from_fn(&shape, |_| i32::from(random.bit())),
-            DType::I8 => Tensor::from_fn(&shape, |_| i8::from(random.bit())),
-            DType::U8 => Tensor::from_fn(&shape, |_| u8::from(random.bit())),
-            DType::Bool => Tensor::from_fn(&shape, |_| random.bit()),
+            DType::I64 => Tensor::from_fn(&shape, |index| i64::from(bit(index))),
+            DType::I32 => Tensor::from_fn(&shape, |index| i32::from(bit(index))),
+            DType::I8 => Tensor::from_fn(&shape, |index| i8::from(bit(index))),
+            DType::U8 => Tensor::from_fn(&shape, |index| u8::from(bit(index))),
+            DType::Bool => Tensor::from_fn(&shape, bit),
         };
         Ok((name.to_owned(), tensor))
     };
@@ -80,7 +83,9 @@ mod tests {
         assert_eq!(tensors, inputs(&graph, &bindings, 7).unwrap());
         assert_ne!(tensors, inputs(&graph, &bindings, 8).unwrap());
         assert!(tensors[0].1.elements::<f32>().unwrap().iter().all(|x| x.abs() <= 1.0));
-        assert!(tensors[1].1.elements::<i64>().unwrap().iter().all(|x| (0..=1).contains(x)));
+        let ids = tensors[1].1.elements::<i64>().unwrap();
+        assert!(ids.iter().all(|x| (0..=1).contains(x)));
+        assert_eq!((ids[0], ids[3]), (1, 1));
         assert_eq!(open_dimensions(&graph), ["batch"]);
         let error = inputs(&graph, &Bindings::default(), 7).unwrap_err();
         assert_eq!(error, "input `x`: dimension `batch` is not bound");
