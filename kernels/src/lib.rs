@@ -48,6 +48,8 @@ mod elementwise;
 pub mod float;
 mod function;
 mod gather;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod in_place;
 pub mod int8;
 mod lanes;

@@ -1,0 +1,268 @@
+//! Scaled dot-product attention in one launch (Dao et al. 2022, arXiv:2205.14135, with the online
+//! softmax of Milakov and Gimelshein 2018, arXiv:1805.02867): scores never reach memory.
+//!
+//! A unit works on one query, its sums in registers; the units of a cube share keys and values.
+
+use cubecl::prelude::*;
+
+use super::linear::Output;
+use super::math::{Steps, StepsLaunch, quantized};
+use super::{Buffer, Gpu};
+use crate::Attention;
+use crate::int8::Quantization;
+
+/// Keys that a cube holds in shared memory at a time.
+const KEYS: usize = 16;
+
+/// Most elements of a head: a unit holds a query and as many sums in registers.
+const MOST_HEAD: usize = 256;
+
+/// One of query, key and value, see [`crate::Heads`].
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    /// f32; element `(b, t, h, d)` lies at `start + (b·tokens + t)·row_stride + h·head_size + d`.
+    pub data: &'a Buffer,
+    /// Where the first lies.
+    pub start: usize,
+    /// Elements from one token to the next.
+    pub row_stride: usize,
+}
+
+/// What is added to the scores, see [`crate::Mask`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mask<'a> {
+    /// f32.
+    pub data: &'a Buffer,
+    /// From batch to batch, head to head, query to query; 0 repeats.
+    pub strides: [usize; 3],
+}
+
+/// Where the heads of one operand are.
+#[derive(Clone, Copy, CubeType, CubeLaunch)]
+struct Rows {
+    start: usize,
+    stride: usize,
+}
+
+/// Sizes and strides of an attention.
+#[derive(Clone, Copy, CubeType, CubeLaunch)]
+struct Walk {
+    queries: usize,
+    keys: usize,
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    mask_batch: usize,
+    mask_head: usize,
+    mask_query: usize,
+    scale: f32,
+}
+
+/// What an attention is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Form {
+    head_size: usize,
+    units: u32,
+    masked: bool,
+    quantizes_output: bool,
+}
+
+/// Loads keys `first..` of one head: `[KEYS, head_size]`, zeros behind the last.
+#[cube]
+fn load(
+    data: &[f32],
+    tile: &mut Shared<[f32]>,
+    start: usize,
+    rows: &Rows,
+    first: usize,
+    keys: usize,
+    #[comptime] form: Form,
+) {
+    let count = comptime!(KEYS * form.head_size);
+    let mut place = UNIT_POS as usize;
+    while place < count {
+        let key = first + place / form.head_size;
+        let mut value = f32::new(0.0);
+        if key < keys {
+            value = data[start + key * rows.stride + place % form.head_size];
+        }
+        tile[place] = value;
+        place += form.units as usize;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn attention_kernel<Y: Numeric>(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    mask: &[f32],
+    y: &mut [Y],
+    walk: Walk,
+    to: Steps,
+    #[comptime] form: Form,
+) {
+    let size = comptime!(form.head_size);
+    let mut key_tile = Shared::<[f32]>::new_slice(comptime!(KEYS * form.head_size));
+    let mut value_tile = Shared::<[f32]>::new_slice(comptime!(KEYS * form.head_size));
+    let head = CUBE_POS_Y as usize;
+    let batch = CUBE_POS_Z as usize;
+    let heads = CUBE_COUNT_Y as usize;
+    let query = CUBE_POS_X as usize * form.units as usize + UNIT_POS as usize;
+    // Units behind the last query still load keys; they work on the last one and write nothing.
+    let row = min(query, walk.queries - 1);
+
+    let mut x = Array::<f32>::new(size);
+    let mut sums = Array::<f32>::new(size);
+    let query_start = walk.q.start + (batch * walk.queries + row) * walk.q.stride + head * size;
+    #[unroll]
+    for index in 0..size {
+        x[index] = q[query_start + index] * walk.scale;
+        sums[index] = f32::new(0.0);
+    }
+    let mask_start = batch * walk.mask_batch + head * walk.mask_head + row * walk.mask_query;
+    let key_start = walk.k.start + batch * walk.keys * walk.k.stride + head * size;
+    let value_start = walk.v.start + batch * walk.keys * walk.v.stride + head * size;
+    let mut greatest = f32::new(f32::MIN);
+    let mut total = f32::new(0.0);
+    let mut first = 0usize;
+    while first < walk.keys {
+        load(k, &mut key_tile, key_start, &walk.k, first, walk.keys, form);
+        load(v, &mut value_tile, value_start, &walk.v, first, walk.keys, form);
+        sync_cube();
+        let present = min(KEYS, walk.keys - first);
+        for key in 0..present {
+            let mut score = f32::new(0.0);
+            #[unroll]
+            for index in 0..size {
+                score = fma(x[index], key_tile[key * size + index], score);
+            }
+            if comptime!(form.masked) {
+                score += mask[mask_start + first + key];
+            }
+            if score > greatest {
+                let correction = (greatest - score).exp();
+                total *= correction;
+                #[unroll]
+                for index in 0..size {
+                    sums[index] = sums[index] * correction;
+                }
+                greatest = score;
+            }
+            let weight = (score - greatest).exp();
+            total += weight;
+            #[unroll]
+            for index in 0..size {
+                sums[index] = fma(weight, value_tile[key * size + index], sums[index]);
+            }
+        }
+        sync_cube();
+        first += KEYS;
+    }
+    if query < walk.queries {
+        // No keys have no sum, and weigh nothing.
+        let inverse = select(total == 0.0f32, 0.0f32, 1.0f32 / total);
+        let start = ((batch * walk.queries + query) * heads + head) * size;
+        #[unroll]
+        for index in 0..size {
+            let value = sums[index] * inverse;
+            if comptime!(form.quantizes_output) {
+                y[start + index] = Y::cast_from(quantized(value, &to));
+            } else {
+                y[start + index] = Y::cast_from(value);
+            }
+        }
+    }
+}
+
+/// Whether heads of this size can be computed.
+pub fn supports_head(head_size: usize) -> Result<(), String> {
+    if head_size <= MOST_HEAD {
+        return Ok(());
+    }
+    Err(format!("takes heads of at most {MOST_HEAD} elements, found {head_size}"))
+}
+
+/// `y = softmax(q·kᵀ·scale + mask)·v` for every sequence and head.
+///
+/// # Shapes
+/// `q`: `queries` tokens, `k` and `v`: `keys` tokens a sequence; `y`: f32 or i8
+/// `[batch, queries, heads·head_size]`.
+///
+/// # Panics
+/// When a buffer is too short, or `y` has another length.
+pub fn attention(
+    gpu: &Gpu,
+    sizes: &Attention,
+    qkv: [Heads<'_>; 3],
+    mask: Option<Mask<'_>>,
+    y: Output<'_>,
+) {
+    match y {
+        Output::F32(y) => launch::<f32>(gpu, sizes, qkv, mask, (y, None)),
+        Output::Int8(y, to) => launch::<i8>(gpu, sizes, qkv, mask, (y, Some(to))),
+    }
+}
+
+fn launch<Y: Numeric>(
+    gpu: &Gpu,
+    sizes: &Attention,
+    [q, k, v]: [Heads<'_>; 3],
+    mask: Option<Mask<'_>>,
+    (y, to): (&Buffer, Option<Quantization>),
+) {
+    let Attention { batch, heads, queries, keys, head_size, scale } = *sizes;
+    let y = y.argument::<Y>("attention: y", batch * queries * heads * head_size);
+    if batch * queries * heads * head_size == 0 {
+        return;
+    }
+    let width = heads * head_size;
+    let q_rows = checked("q", q, batch * queries, width);
+    let k_rows = checked("k", k, batch * keys, width);
+    let v_rows = checked("v", v, batch * keys, width);
+    let mask = mask.map(|mask| check_mask(mask, sizes));
+    let masked = mask.is_some();
+    let (mask, [mask_batch, mask_head, mask_query]) =
+        mask.map_or((q.data, [0; 3]), |mask| (mask.data, mask.strides));
+    let float = |buffer: &Buffer| buffer.argument::<f32>("attention", buffer.len() / 4);
+    let walk = WalkLaunch::new(
+        queries, keys, q_rows, k_rows, v_rows, mask_batch, mask_head, mask_query, scale,
+    );
+    let units = gpu.units(64);
+    let form = Form { head_size, units, masked, quantizes_output: to.is_some() };
+    let to = StepsLaunch::of(to.unwrap_or(Quantization::symmetric(1.0)));
+    let [blocks, heads, batch] = [queries.div_ceil(units as usize), heads, batch]
+        .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
+    // SAFETY: `checked` and `check_mask` found that all reads lie in their buffers; y has an
+    // element for each query, head and place, and queries behind the last are not written.
+    unsafe {
+        attention_kernel::launch_unchecked::<Y>(
+            &gpu.client,
+            CubeCount::new_3d(blocks, heads, batch),
+            CubeDim::new_1d(units),
+            float(q.data),
+            float(k.data),
+            float(v.data),
+            float(mask),
+            y,
+            walk,
+            to,
+            form,
+        );
+    };
+}
+
+fn checked(name: &str, part: Heads<'_>, tokens: usize, width: usize) -> RowsLaunch {
+    let last = tokens.checked_sub(1).map(|last| part.start + last * part.row_stride + width);
+    let (needed, found) = (last.unwrap_or(0), part.data.len() / size_of::<f32>());
+    assert!(needed <= found, "attention: {name} needs {needed} elements, found {found}");
+    RowsLaunch::new(part.start, part.row_stride)
+}
+
+fn check_mask<'a>(mask: Mask<'a>, sizes: &Attention) -> Mask<'a> {
+    let [batch, head, query] = mask.strides;
+    let last = batch * (sizes.batch - 1) + head * (sizes.heads - 1) + query * (sizes.queries - 1);
+    let (needed, found) = (last + sizes.keys, mask.data.len() / size_of::<f32>());
+    assert!(needed <= found, "attention: mask needs {needed} elements, found {found}");
+    mask
+}

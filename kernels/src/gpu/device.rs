@@ -1,0 +1,138 @@
+//! Which GPU there is, and its memory. The one file of the crate that names a vendor.
+
+use cubecl::Device;
+use cubecl::prelude::*;
+
+use super::Buffer;
+
+/// What went wrong on a device, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct GpuError(String);
+
+impl GpuError {
+    /// The first line says what happened; the others are where in CubeCL.
+    pub(super) fn new(error: &impl ToString) -> Self {
+        let text = error.to_string();
+        let lines = text.lines().take_while(|line| !line.starts_with("Backtrace"));
+        Self(lines.map(str::trim).collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// A device that runs kernels. Cloning gives the same one.
+#[derive(Clone)]
+pub struct Gpu {
+    name: String,
+    pub(super) client: Client,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Gpu").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Gpu {
+    /// The GPU of this number, from 0. Asks the driver first, so that a machine without one gets
+    /// an answer and not a panic.
+    ///
+    /// # Errors
+    /// When there is no such GPU, or this build has no runtime for it.
+    pub fn open(index: usize) -> Result<Self, GpuError> {
+        if !cfg!(feature = "cuda") {
+            return Err(GpuError(
+                "this program was built without GPU support; build it with `--features cuda`, or \
+                 set the device to `cpu`"
+                    .to_owned(),
+            ));
+        }
+        let available = |index| Device::cuda(index);
+        let device = available(index).map_err(|_| {
+            match available(0) {
+            Ok(_) => GpuError(format!("this machine has no GPU number {index}")),
+            Err(_) => GpuError(
+                "no NVIDIA GPU answers on this machine; check the driver with `nvidia-smi`, or set \
+                 the device to `cpu`"
+                    .to_owned(),
+            ),
+        }
+        })?;
+        Ok(Self { name: format!("cuda:{index}"), client: device.client() })
+    }
+
+    /// CubeCL's CPU runtime: slow, and there without a GPU.
+    #[cfg(feature = "gpu-emulated")]
+    pub fn emulated() -> Self {
+        let device = Device::cpu().expect("the feature links the CPU runtime");
+        Self { name: "emulated".to_owned(), client: device.client() }
+    }
+
+    /// What it is called in manifests and reports, such as `cuda:0`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A new buffer with these bytes.
+    pub fn upload(&self, bytes: &[u8]) -> Buffer {
+        // Nothing can be allocated for nothing; what reads it reads no element.
+        let padded: &[u8] = if bytes.is_empty() { &[0; 8] } else { bytes };
+        Buffer::new(self.client.create_from_slice(padded), padded.len()).slice(0..bytes.len())
+    }
+
+    /// A new buffer with these numbers rounded to bf16, halves to even.
+    pub fn upload_bf16(&self, elements: &[f32]) -> Buffer {
+        let rounded = elements.iter().flat_map(|&x| half::bf16::from_f32(x).to_ne_bytes());
+        self.upload(&rounded.collect::<Vec<u8>>())
+    }
+
+    /// A new buffer with any content.
+    pub fn empty(&self, bytes: usize) -> Buffer {
+        let padded = bytes.max(8);
+        Buffer::new(self.client.empty(padded), padded).slice(0..bytes)
+    }
+
+    /// Writes bytes over those of a buffer.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn write(&self, buffer: &Buffer, bytes: &[u8]) {
+        assert_eq!(bytes.len(), buffer.len(), "write: expected as many bytes as the buffer has");
+        if !bytes.is_empty() {
+            self.client
+                .write(&buffer.handle(), cubecl::bytes::Bytes::from_bytes_vec(bytes.to_vec()));
+        }
+    }
+
+    /// The bytes of some buffers, once everything launched before has run.
+    ///
+    /// # Errors
+    /// When a launch that should have written them failed.
+    pub fn read(&self, buffers: &[&Buffer]) -> Result<Vec<Vec<u8>>, GpuError> {
+        let handles = buffers.iter().map(|buffer| buffer.allocated());
+        let found = self.client.read(handles.collect()).map_err(|error| GpuError::new(&error))?;
+        Ok(found.iter().zip(buffers).map(|(all, buffer)| all[..buffer.len()].to_vec()).collect())
+    }
+
+    /// Waits until everything launched has run.
+    ///
+    /// # Errors
+    /// When the device failed.
+    pub fn sync(&self) -> Result<(), GpuError> {
+        cubecl::future::block_on(self.client.sync()).map_err(|error| GpuError::new(&error))
+    }
+
+    /// Units of one cube, a power of two: at most `most`, fewer where the device has fewer.
+    pub(super) fn units(&self, most: u32) -> u32 {
+        let available = self.client.properties().hardware.max_units_per_cube.max(1);
+        1 << most.min(available).ilog2()
+    }
+
+    /// A grid for a kernel that walks over `elements` with a step of all its units.
+    pub(super) fn spread(&self, elements: usize) -> (CubeCount, CubeDim) {
+        /// Cubes beyond which more only cost.
+        const MOST_CUBES: usize = 1 << 14;
+        let units = self.units(256);
+        let cubes = elements.div_ceil(units as usize).clamp(1, MOST_CUBES);
+        (CubeCount::new_1d(cubes as u32), CubeDim::new_1d(units))
+    }
+}

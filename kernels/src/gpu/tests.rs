@@ -1,0 +1,420 @@
+//! Every kernel against its twin for CPUs, on CubeCL's CPU runtime.
+
+use super::*;
+use crate::int8::{self, Quantization};
+use crate::{Activation, Cpu, Function, float};
+
+fn gpu() -> Gpu {
+    Gpu::emulated()
+}
+
+/// Numbers around ±1 by position and seed.
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
+}
+
+fn integers(count: usize, seed: usize) -> Vec<i8> {
+    (0..count).map(|i| ((i * 37 + seed * 11) % 255) as u8 as i8).collect()
+}
+
+trait Bytes: Copy {
+    fn bytes(all: &[Self]) -> Vec<u8>;
+    fn values(bytes: &[u8]) -> Vec<Self>;
+}
+
+macro_rules! bytes {
+    ($($type:ty)*) => {$(
+        impl Bytes for $type {
+            fn bytes(all: &[Self]) -> Vec<u8> {
+                all.iter().flat_map(|value| value.to_le_bytes()).collect()
+            }
+            fn values(bytes: &[u8]) -> Vec<Self> {
+                let (all, _) = bytes.as_chunks();
+                all.iter().map(|bytes| Self::from_le_bytes(*bytes)).collect()
+            }
+        }
+    )*};
+}
+bytes!(f32 i8 i32 i64);
+
+fn upload<T: Bytes>(gpu: &Gpu, values: &[T]) -> Buffer {
+    gpu.upload(&T::bytes(values))
+}
+
+fn empty<T>(gpu: &Gpu, count: usize) -> Buffer {
+    gpu.empty(count * size_of::<T>())
+}
+
+fn read<T: Bytes>(gpu: &Gpu, buffer: &Buffer) -> Vec<T> {
+    T::values(&gpu.read(&[buffer]).unwrap()[0])
+}
+
+/// Within `tolerance·max(1, |expected|)`.
+#[track_caller]
+fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len());
+    for (index, (a, b)) in found.iter().zip(expected).enumerate() {
+        let close = (a - b).abs() <= tolerance * b.abs().max(1.0) || a.is_nan() && b.is_nan();
+        assert!(close, "element {index}: expected {b}, found {a}");
+    }
+}
+
+/// Within one step: where a number lies between two integers, one bit of a float decides.
+#[track_caller]
+fn assert_steps(found: &[i8], expected: &[i8]) {
+    assert_eq!(found.len(), expected.len());
+    for (index, (&a, &b)) in found.iter().zip(expected).enumerate() {
+        assert!(a.abs_diff(b) <= 1, "element {index}: expected {b}, found {a}");
+    }
+    let different = found.iter().zip(expected).filter(|(a, b)| a != b).count();
+    assert!(different <= 1 + found.len() / 100, "{different} of {} differ", found.len());
+}
+
+const ACTIVATIONS: [Activation; 5] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Tanh,
+];
+
+#[test]
+fn memory_keeps_what_is_written() {
+    let gpu = gpu();
+    let buffer = upload(&gpu, &[1i32, 2, 3, 4, 5]);
+    assert_eq!(read::<i32>(&gpu, &buffer.slice(4..12)), [2, 3]);
+    gpu.write(&buffer.slice(8..16), &i32::bytes(&[7, 8]));
+    assert_eq!(read::<i32>(&gpu, &buffer), [1, 2, 7, 8, 5]);
+    assert_eq!(read::<i32>(&gpu, &buffer.slice(4..4)), []);
+    assert_eq!(read::<i32>(&gpu, &gpu.upload(&[])), []);
+    gpu.sync().unwrap();
+}
+
+#[test]
+fn activations_match() {
+    let (gpu, cpu) = (gpu(), Cpu::best());
+    let mut x: Vec<f32> = numbers(301, 1).iter().map(|x| x * 6.0).collect();
+    x[5] = f32::NAN;
+    for activation in ACTIVATIONS {
+        let mut expected = vec![0.0; x.len()];
+        crate::activate(cpu, activation, &x, &mut expected);
+        let y = empty::<f32>(&gpu, x.len());
+        activate(&gpu, activation, &upload(&gpu, &x), &y);
+        assert_close(&read(&gpu, &y), &expected, 1e-6);
+    }
+}
+
+#[test]
+fn functions_match() {
+    let (gpu, cpu) = (gpu(), Cpu::best());
+    let x: Vec<f32> = numbers(67, 2).iter().map(|x| x * 5.0 + 0.01).collect();
+    for function in [
+        Function::Abs,
+        Function::Neg,
+        Function::Reciprocal,
+        Function::Floor,
+        Function::Ceil,
+        Function::Sqrt,
+        Function::Exp,
+        Function::Log,
+        Function::Erf,
+        Function::Sigmoid,
+        Function::Swish { alpha: 1.5 },
+        Function::HardSigmoid { alpha: 0.2, beta: 0.5 },
+        Function::HardSwish,
+        Function::LeakyRelu { alpha: 0.1 },
+        Function::Elu { alpha: 0.7 },
+        Function::Clip { low: -1.0, high: 2.0 },
+    ] {
+        let mut expected = vec![0.0; x.len()];
+        crate::map(cpu, function, &x, &mut expected);
+        let y = empty::<f32>(&gpu, x.len());
+        map(&gpu, function, &upload(&gpu, &x), &y);
+        assert_close(&read(&gpu, &y), &expected, 2e-6);
+    }
+}
+
+#[test]
+fn pairs_broadcast() {
+    let gpu = gpu();
+    let (a, b) = (numbers(2 * 3 * 5, 3), numbers(3, 4));
+    let buffers = [upload(&gpu, &a), upload(&gpu, &b)];
+    let y = empty::<f32>(&gpu, 30);
+    let functions: [(Pair, fn(f32, f32) -> f32); 4] = [
+        (Pair::Add, |a, b| a + b),
+        (Pair::Sub, |a, b| a - b),
+        (Pair::Mul, |a, b| a * b),
+        (Pair::Div, |a, b| a / b),
+    ];
+    for (pair, function) in functions {
+        let operands = [(&buffers[0], &[2, 3, 5][..]), (&buffers[1], &[3, 1][..])];
+        pairs(&gpu, pair, operands, (&y, &[2, 3, 5]));
+        let expected: Vec<f32> = (0..30).map(|i| function(a[i], b[i / 5 % 3])).collect();
+        assert_close(&read(&gpu, &y), &expected, 1e-6);
+    }
+}
+
+#[test]
+fn copies_move_elements() {
+    let gpu = gpu();
+    let x: Vec<i32> = (0..24).collect();
+    let (x, y) = (upload(&gpu, &x), empty::<i32>(&gpu, 24));
+    // [2, 3, 4] transposed to [4, 2, 3].
+    copy(&gpu, 4, &x, &Strided::new(&[4, 2, 3], &[1, 12, 4], 0), &y);
+    let expected: Vec<i32> = (0..24).map(|i| i / 6 + i / 3 % 2 * 12 + i % 3 * 4).collect();
+    assert_eq!(read::<i32>(&gpu, &y), expected);
+    // Columns 1..3 of its rows.
+    let part = empty::<i32>(&gpu, 12);
+    copy(&gpu, 4, &x, &Strided::new(&[6, 2], &[4, 1], 1), &part);
+    let expected: Vec<i32> = (0..12).map(|i| i / 2 * 4 + 1 + i % 2).collect();
+    assert_eq!(read::<i32>(&gpu, &part), expected);
+    let bytes = gpu.upload(&[1, 2, 3, 4, 5]);
+    let two = gpu.empty(2);
+    copy(&gpu, 1, &bytes, &Strided::new(&[2], &[2], 1), &two);
+    assert_eq!(gpu.read(&[&two]).unwrap()[0], [2, 4]);
+}
+
+#[test]
+fn casts_match() {
+    let gpu = gpu();
+    let y = empty::<f32>(&gpu, 3);
+    cast(&gpu, (&upload(&gpu, &[0i64, 1, -70_000]), Number::I64), (&y, Number::F32));
+    assert_eq!(read::<f32>(&gpu, &y), [0.0, 1.0, -70_000.0]);
+    let y = empty::<i64>(&gpu, 3);
+    cast(&gpu, (&upload(&gpu, &[1.9f32, -1.9, 3.0]), Number::F32), (&y, Number::I64));
+    assert_eq!(read::<i64>(&gpu, &y), [1, -1, 3]);
+}
+
+#[test]
+fn sums_match() {
+    let gpu = gpu();
+    let x = numbers(2 * 7 * 3, 5);
+    let y = empty::<f32>(&gpu, 6);
+    reduce_rows(&gpu, &upload(&gpu, &x), [2, 7, 3], &y);
+    let sum = |i: usize| (0..7).map(|r| x[i / 3 * 21 + r * 3 + i % 3]).sum::<f32>();
+    assert_close(&read(&gpu, &y), &(0..6).map(sum).collect::<Vec<_>>(), 1e-6);
+}
+
+#[test]
+fn gathers_match() {
+    let (gpu, cpu) = (gpu(), Cpu::best());
+    let indices = [3i64, 0, -1, 4, 2];
+    let device_indices = upload(&gpu, &indices);
+    let size = [5, 7];
+    let y = empty::<f32>(&gpu, 35);
+    let mut expected = vec![0.0; 35];
+    let table = numbers(35, 6);
+    gather_rows(&gpu, &upload(&gpu, &table), size, &device_indices, &y);
+    crate::gather_rows(&table, size, &indices, &mut expected).unwrap();
+    assert_eq!(read::<f32>(&gpu, &y), expected);
+
+    let table = integers(35, 7);
+    let device_table = upload(&gpu, &table);
+    let [rows, columns] = [numbers(5, 8), numbers(7, 9)];
+    let [device_rows, device_columns] = [&rows, &columns].map(|scales| upload(&gpu, scales));
+    for (scales, device) in [
+        (crate::TableScales::Table(rows[0]), TableScales::Table(&device_rows.slice(0..4))),
+        (crate::TableScales::Rows(&rows), TableScales::Rows(&device_rows)),
+        (crate::TableScales::Columns(&columns), TableScales::Columns(&device_columns)),
+    ] {
+        crate::gather_rows_int8(cpu, &table, size, scales, &indices, &mut expected).unwrap();
+        gather_rows_int8(&gpu, &device_table, size, device, &device_indices, &y);
+        assert_eq!(read::<f32>(&gpu, &y), expected);
+    }
+}
+
+#[test]
+fn quantization_matches() {
+    let (gpu, cpu) = (gpu(), Cpu::best());
+    let mut x: Vec<f32> = numbers(97, 10).iter().map(|x| x * 9.0).collect();
+    (x[3], x[4], x[5], x[6]) = (f32::NAN, f32::INFINITY, -1e30, 0.125);
+    for to in [
+        Quantization::symmetric(0.05),
+        Quantization { scale: 0.25, zero_point: -7, min: -127, max: 127 },
+    ] {
+        let (mut integers, mut floats) = (vec![0; x.len()], vec![0.0; x.len()]);
+        int8::quantize(cpu, &x, to, &mut integers);
+        int8::dequantize(cpu, &integers, to, &mut floats);
+        let [y, z] = [x.len(), 4 * x.len()].map(|bytes| gpu.empty(bytes));
+        quantize(&gpu, &upload(&gpu, &x), to, &y);
+        dequantize(&gpu, &y, (&upload(&gpu, &[to.scale]), to.zero_point), &z);
+        assert_eq!(read::<i8>(&gpu, &y), integers);
+        assert_eq!(read::<f32>(&gpu, &z), floats);
+    }
+    let (x, scales) = (integers(21, 1), numbers(7, 1));
+    let mut expected = vec![0.0; 21];
+    int8::dequantize_columns(cpu, &x, &scales, &mut expected);
+    let y = empty::<f32>(&gpu, 21);
+    dequantize_columns(&gpu, &upload(&gpu, &x), &upload(&gpu, &scales), &y);
+    assert_eq!(read::<f32>(&gpu, &y), expected);
+}
+
+#[test]
+fn norms_match() {
+    let (gpu, cpu) = (gpu(), Cpu::best());
+    for (rows, columns) in [(1, 1), (3, 5), (6, 33)] {
+        let [x, residual] = [1, 2].map(|seed| numbers(rows * columns, seed));
+        let [gamma, beta] = [3, 4].map(|seed| numbers(columns, seed));
+        let [on_x, on_residual, on_gamma, on_beta] =
+            [&x, &residual, &gamma, &beta].map(|values| upload(&gpu, values));
+        let epsilon = 1e-5;
+        let norm = crate::LayerNorm { gamma: &gamma, beta: &beta, epsilon };
+        let on_norm = LayerNorm { gamma: &on_gamma, beta: &on_beta, epsilon };
+        let mut expected = vec![0.0; x.len()];
+        let y = empty::<f32>(&gpu, x.len());
+
+        crate::layer_norm(cpu, &x, &norm, &mut expected);
+        layer_norm(&gpu, &on_x, None, &on_norm, &y);
+        assert_close(&read(&gpu, &y), &expected, 1e-5);
+
+        crate::residual_layer_norm(cpu, &x, &residual, &norm, &mut expected);
+        layer_norm(&gpu, &on_x, Some(&on_residual), &on_norm, &y);
+        assert_close(&read(&gpu, &y), &expected, 1e-5);
+
+        let row = &residual[..columns];
+        crate::residual_layer_norm(cpu, &x, row, &norm, &mut expected);
+        layer_norm(&gpu, &on_x, Some(&on_residual.slice(0..columns * 4)), &on_norm, &y);
+        assert_close(&read(&gpu, &y), &expected, 1e-5);
+
+        crate::softmax_forward(cpu, &x, columns, &mut expected);
+        softmax(&gpu, &on_x, columns, &y);
+        assert_close(&read(&gpu, &y), &expected, 1e-6);
+    }
+}
+
+#[test]
+fn float_products_match() {
+    let (gpu, cpu) = (gpu(), Cpu::best());
+    for ([rows, inner, columns], activation) in [
+        ([1, 1, 1], Activation::Identity),
+        ([3, 17, 5], Activation::Gelu),
+        ([9, 16, 8], Activation::Tanh),
+        ([5, 33, 19], Activation::Relu),
+    ] {
+        let [x, w, bias] =
+            [(rows * inner, 1), (inner * columns, 2), (columns, 3)].map(|(n, s)| numbers(n, s));
+        let [on_x, on_w, on_bias] = [&x, &w, &bias].map(|values| upload(&gpu, values));
+        let y = empty::<f32>(&gpu, rows * columns);
+        let mut expected = vec![0.0; rows * columns];
+
+        let packed = float::PackedWeights::new(&w, [inner, columns], [columns, 1]);
+        let layer = float::Layer { weights: &packed, bias: Some(&bias), activation };
+        float::linear(cpu, &x, rows, &layer, &mut expected);
+        let layer = Layer { weights: &on_w, rounded: false, bias: &on_bias, activation };
+        linear(&gpu, &on_x, [rows, inner, columns], &layer, &y);
+        assert_close(&read(&gpu, &y), &expected, 1e-5);
+
+        let packed = crate::bf16::PackedBf16::new(&w, [inner, columns], [columns, 1]);
+        let layer = crate::bf16::Layer { weights: &packed, bias: Some(&bias), activation };
+        crate::bf16::linear_bf16(
+            Cpu::with_tier(crate::Tier::Portable).unwrap(),
+            &x,
+            rows,
+            &layer,
+            &mut expected,
+        );
+        let rounded: Vec<u8> =
+            w.iter().flat_map(|&w| half::bf16::from_f32(w).to_le_bytes()).collect();
+        let on_w = gpu.upload(&rounded);
+        let layer = Layer { weights: &on_w, rounded: true, bias: &on_bias, activation };
+        linear(&gpu, &on_x, [rows, inner, columns], &layer, &y);
+        assert_close(&read(&gpu, &y), &expected, 1e-5);
+    }
+}
+
+#[test]
+fn integer_products_match() {
+    let (gpu, cpu) = (gpu(), Cpu::best());
+    let input = Quantization { scale: 0.02, zero_point: 3, min: -128, max: 127 };
+    let to = Quantization::symmetric(0.04);
+    for ([rows, inner, columns], activation) in [
+        ([1, 1, 1], Activation::Identity),
+        ([3, 17, 5], Activation::Gelu),
+        ([7, 40, 19], Activation::Relu),
+    ] {
+        let x = integers(rows * inner, 1);
+        let floats: Vec<f32> = numbers(rows * inner, 2).iter().map(|x| x * 3.0).collect();
+        let w = integers(inner * columns, 3);
+        let [mut scales, bias] = [4, 5].map(|seed| numbers(columns, seed));
+        scales.iter_mut().for_each(|scale| *scale *= 1e-4);
+        let sums: Vec<i32> =
+            (0..columns).map(|c| (0..inner).map(|k| i32::from(w[k * columns + c])).sum()).collect();
+        let packed = int8::PackedWeights::new(&w, [inner, columns], [columns, 1]);
+        let layer =
+            int8::Layer { weights: &packed, scales: &scales, bias: Some(&bias), activation };
+        let [on_scales, on_bias] = [&scales, &bias].map(|values| upload(&gpu, values));
+        let (on_w, on_sums) = (upload(&gpu, &w), upload(&gpu, &sums));
+        for float_input in [false, true] {
+            let on_x = if float_input { upload(&gpu, &floats) } else { upload(&gpu, &x) };
+            let zero_point = input.zero_point;
+            let x = if float_input {
+                int8::Input::F32 { x: &floats, to: input }
+            } else {
+                int8::Input::Int8 { x: &x, zero_point }
+            };
+            let on_layer = IntegerLayer {
+                weights: &on_w,
+                column_sums: &on_sums,
+                scales: &on_scales,
+                bias: &on_bias,
+                input,
+                float_input,
+                activation,
+            };
+            let sizes = [rows, inner, columns];
+            let mut expected = vec![0.0; rows * columns];
+            int8::linear(cpu, x, rows, &layer, int8::Output::F32(&mut expected));
+            let y = empty::<f32>(&gpu, rows * columns);
+            integer_linear(&gpu, &on_x, sizes, &on_layer, Output::F32(&y));
+            assert_close(&read(&gpu, &y), &expected, 1e-6);
+
+            let mut expected = vec![0; rows * columns];
+            int8::linear(cpu, x, rows, &layer, int8::Output::Int8(&mut expected, to));
+            let y = empty::<i8>(&gpu, rows * columns);
+            integer_linear(&gpu, &on_x, sizes, &on_layer, Output::Int8(&y, to));
+            assert_steps(&read(&gpu, &y), &expected);
+        }
+    }
+}
+
+#[test]
+fn attentions_match() {
+    let (gpu, cpu) = (gpu(), Cpu::best());
+    for (batch, heads, queries, keys, head_size) in
+        [(1, 1, 1, 1, 1), (2, 3, 5, 5, 8), (2, 2, 3, 37, 6)]
+    {
+        let width = heads * head_size;
+        let scale = 1.0 / (head_size as f32).sqrt();
+        let sizes = crate::Attention { batch, heads, queries, keys, head_size, scale };
+        // Query, key and value in one matrix where they have as many tokens.
+        let row_stride = 3 * width;
+        let [q, k] = [(queries, 1), (keys, 2)].map(|(n, s)| numbers(batch * n * row_stride, s));
+        let mask: Vec<f32> =
+            (0..batch * keys).map(|i| if i % keys > keys / 2 { -1e9 } else { 0.0 }).collect();
+        let strides = [keys, 0, 0];
+        let [on_q, on_k, on_mask] = [&q, &k, &mask].map(|values| upload(&gpu, values));
+        let part = |data, start| Heads { data, start, row_stride };
+        let on_qkv = [part(&on_q, 0), part(&on_k, width), part(&on_k, 2 * width)];
+        let heads_of = |data: &'static [f32]| crate::Heads { data, row_stride };
+        let (q, k): (&'static [f32], &'static [f32]) = (q.leak(), k.leak());
+        let qkv = [heads_of(q), heads_of(&k[width..]), heads_of(&k[2 * width..])];
+        for masked in [false, true] {
+            let cpu_mask = masked.then_some(crate::Mask { data: &mask, strides });
+            let gpu_mask = masked.then_some(Mask { data: &on_mask, strides });
+            let elements = batch * queries * width;
+            let mut expected = vec![0.0; elements];
+            crate::attention(cpu, &sizes, qkv, cpu_mask, &mut expected);
+            let y = empty::<f32>(&gpu, elements);
+            attention(&gpu, &sizes, on_qkv, gpu_mask, Output::F32(&y));
+            assert_close(&read(&gpu, &y), &expected, 1e-5);
+
+            let to = Quantization::symmetric(0.01);
+            let mut expected = vec![0; elements];
+            let into = int8::Output::Int8(&mut expected, to);
+            crate::attention_into(cpu, &sizes, qkv, cpu_mask, into);
+            let y = empty::<i8>(&gpu, elements);
+            attention(&gpu, &sizes, on_qkv, gpu_mask, Output::Int8(&y, to));
+            assert_steps(&read(&gpu, &y), &expected);
+        }
+    }
+}
