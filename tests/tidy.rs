@@ -114,6 +114,20 @@ fn only_the_command_prints() {
     }
 }
 
+/// The files that know which vendor a GPU is of, by crate.
+const NAMES_A_VENDOR: [&str; 3] =
+    ["kernels/src/gpu/device.rs", "runtime/src/device.rs", "training/src/device.rs"];
+
+#[test]
+fn one_file_a_crate_names_the_vendor_of_a_gpu() {
+    let crates = ["graph/", "kernels/", "runtime/", "stages/", "training/"];
+    let ours = |name: &str| crates.iter().any(|folder| name.starts_with(folder));
+    for (name, text) in sources().into_iter().filter(|(name, _)| ours(name)) {
+        let names = text.to_lowercase().contains("cuda");
+        assert!(!names || NAMES_A_VENDOR.contains(&name.as_str()), "{name} names CUDA");
+    }
+}
+
 #[test]
 fn unsafe_code_stays_in_kernels_and_the_weight_mapping() {
     for (name, text) in sources() {

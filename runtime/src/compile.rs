@@ -8,11 +8,11 @@ use kernels::{Cpu, Tier};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{Choice, Prepared, choose};
+use crate::kernel::{Choice, Prepared};
 use crate::module::Module;
 use crate::pass::{self, PassReport};
 use crate::plan::{self, Buffers, MemoryUse, PeakFormula, Plan};
-use crate::{CompileTimes, ExplainedNode, Explanation, RuntimeError, Session};
+use crate::{CompileTimes, Device, ExplainedNode, Explanation, RuntimeError, Session};
 
 /// How much the compiler rewrites.
 #[derive(
@@ -59,6 +59,8 @@ pub struct CompileOptions {
     pub memory_budget: Option<usize>,
     /// What float layers multiply.
     pub precision: Precision,
+    /// Where it runs.
+    pub device: Device,
 }
 
 /// A model ready to run. Cloning shares everything.
@@ -72,6 +74,9 @@ pub(crate) struct Shared {
     pub(crate) module: Module,
     /// One for each node of the module.
     pub(crate) steps: Vec<Prepared>,
+    /// The GPU that steps run on, with the constants they read.
+    #[cfg(feature = "gpu")]
+    pub(crate) gpu: Option<crate::gpu::GpuModel>,
     pub(crate) buffers: Buffers,
     pub(crate) pool: ThreadPool,
     /// Whether sizes depend on values, so that runs go node by node.
@@ -119,17 +124,18 @@ impl fmt::Debug for CompiledModel {
         formatter
             .debug_struct("CompiledModel")
             .field("nodes", &explanation.nodes.len())
+            .field("device", &explanation.device)
             .field("tier", &explanation.tier)
             .field("threads", &explanation.threads)
             .finish_non_exhaustive()
     }
 }
 
-/// Compiles a graph for inference on this CPU.
+/// Compiles a graph for inference on this machine.
 ///
 /// # Errors
-/// When a disabled pass does not exist, the tier cannot be had, the threads do not start, or the
-/// weights alone need more than the memory budget.
+/// When a disabled pass does not exist, the tier or the device cannot be had, the threads do not
+/// start, or the weights alone need more than the memory budget.
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
     let mut clock = Clock::start();
     let mut module = Module { precision: options.precision, ..Module::new(graph) };
@@ -165,11 +171,15 @@ pub(crate) fn compile_module(
     };
     let mut clock = Clock::start();
     let dynamic = module.is_dynamic();
-    let choices: Vec<Choice> = module.nodes.iter().map(|node| choose(&module, node, cpu)).collect();
+    let device = options.device.open(dynamic)?;
+    let choices: Vec<Choice> =
+        module.nodes.iter().map(|node| device.choose(&module, node, cpu)).collect();
     let nodes = explain_nodes(&module, &choices);
     let steps: Vec<Prepared> = choices.into_iter().map(|choice| choice.prepared).collect();
     release_unread(&mut module, &steps);
     let packing_ms = clock.lap();
+    #[cfg(feature = "gpu")]
+    let gpu = device.gpu.map(|gpu| crate::gpu::GpuModel::new(gpu, &module, &steps));
     let buffers =
         if dynamic { Buffers::unplanned(&module) } else { Buffers::new(&module, &steps)? };
     let formula = buffers.formula();
@@ -177,6 +187,8 @@ pub(crate) fn compile_module(
     let pool = pool(options.threads)?;
     let threads_ms = clock.lap();
     let explanation = Explanation {
+        device: device.name,
+        device_reason: device.reason,
         tier: cpu.tier().name().to_owned(),
         threads: pool.current_num_threads(),
         level,
@@ -185,12 +197,22 @@ pub(crate) fn compile_module(
         passes,
         nodes,
         constant_bytes: constant_bytes(&module),
-        packed_bytes: steps.iter().map(packed_bytes).sum(),
+        packed_bytes: steps.iter().map(Prepared::packed_bytes).sum(),
         times: CompileTimes { passes_ms, packing_ms, memory_ms, threads_ms },
     };
     let memory_budget = options.memory_budget;
-    let shared =
-        Shared { module, steps, buffers, pool, dynamic, formula, memory_budget, explanation };
+    let shared = Shared {
+        module,
+        steps,
+        #[cfg(feature = "gpu")]
+        gpu,
+        buffers,
+        pool,
+        dynamic,
+        formula,
+        memory_budget,
+        explanation,
+    };
     plan::admit_weights(&shared)?;
     Ok(CompiledModel { shared: Arc::new(shared) })
 }
@@ -223,6 +245,13 @@ impl CompiledModel {
     /// pool's queue, which allocates a block for every 63 of them.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.shared.pool.install(work)
+    }
+
+    /// The same model, new and not shared yet, which says why no GPU runs it.
+    pub(crate) fn on_cpu_because(mut self, reason: &str) -> Self {
+        let shared = Arc::get_mut(&mut self.shared).expect("nothing shares a new model");
+        shared.explanation.device_reason = Some(reason.to_owned());
+        self
     }
 
     /// What was done with the model.
@@ -304,7 +333,8 @@ fn explain_nodes(module: &Module, choices: &[Choice]) -> Vec<ExplainedNode> {
             name: node.name.clone(),
             operation: node.operation.kind().to_owned(),
             output: format!("{}{}", value.dtype, graph::dim::display(&value.shape)),
-            kernel: choice.entry.name.to_owned(),
+            kernel: choice.name.to_owned(),
+            fallback: choice.fallback.clone(),
             fused_from: node.fused_from.clone(),
             rejected: choice.rejected.clone(),
         }
@@ -319,10 +349,7 @@ fn release_unread(module: &mut Module, steps: &[Prepared]) {
         read[output.0] = true;
     }
     for (node, step) in module.nodes.iter().zip(steps) {
-        let packed = match step {
-            Prepared::Run(kernel) => kernel.packed_input(),
-            Prepared::View { .. } => None,
-        };
+        let packed = step.packed_input();
         for (position, input) in node.inputs.iter().enumerate() {
             read[input.0] |= packed != Some(position);
         }
@@ -336,11 +363,4 @@ fn release_unread(module: &mut Module, steps: &[Prepared]) {
 fn constant_bytes(module: &Module) -> usize {
     let constants = module.values.iter().filter_map(|value| value.constant.as_ref());
     constants.map(graph::Tensor::size_bytes).sum()
-}
-
-fn packed_bytes(step: &Prepared) -> usize {
-    match step {
-        Prepared::Run(kernel) => kernel.packed_bytes(),
-        Prepared::View { .. } => 0,
-    }
 }

@@ -14,6 +14,14 @@ pub enum RuntimeError {
     /// The kernel tier cannot be had on this CPU.
     #[error(transparent)]
     Tier(#[from] kernels::TierError),
+    /// The device cannot be had.
+    #[error("device `{name}`: {reason}")]
+    Device {
+        /// The name given.
+        name: String,
+        /// What was expected and found.
+        reason: String,
+    },
     /// The thread pool did not start.
     #[error("cannot start {threads} threads for the model: {reason}")]
     Threads {

@@ -6,7 +6,12 @@ use crate::pass::PassReport;
 /// What the compiler did with a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
-    /// The kernel tier that runs.
+    /// Where it runs, such as `cpu`.
+    pub device: String,
+    /// Why no GPU runs it although one was welcome; absent where nothing fell back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_reason: Option<String>,
+    /// The kernel tier of what runs on the CPU.
     pub tier: String,
     /// Threads of the model's pool.
     pub threads: usize,
@@ -26,6 +31,19 @@ pub struct Explanation {
     pub packed_bytes: usize,
     /// Where the time of the compilation went.
     pub times: CompileTimes,
+}
+
+impl Explanation {
+    /// Whether a GPU runs what it has kernels for.
+    pub fn on_gpu(&self) -> bool {
+        self.device != crate::Device::Cpu.to_string()
+    }
+
+    /// The nodes that run on the CPU although the model runs on a GPU, and why.
+    pub fn fallbacks(&self) -> impl Iterator<Item = (&ExplainedNode, &str)> {
+        let pairs = self.nodes.iter().map(|node| (node, node.fallback.as_deref()));
+        pairs.filter_map(|(node, reason)| Some((node, reason?)))
+    }
 }
 
 /// Time of each part of a compilation.
@@ -52,6 +70,9 @@ pub struct ExplainedNode {
     pub output: String,
     /// The kernel that runs; `reference` is the graph's own slow definition.
     pub kernel: String,
+    /// Why it runs on the CPU although the model runs on a GPU; absent where it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// Names of the graph's nodes that this one stands for; empty when it is one of them.
     pub fused_from: Vec<String>,
     /// The other kernels for the operation.

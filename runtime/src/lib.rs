@@ -1,4 +1,4 @@
-//! Compiles a [`graph::Graph`] for inference and runs it on the CPU.
+//! Compiles a [`graph::Graph`] for inference and runs it, on the CPU or a GPU.
 //!
 //! [`compile`] rewrites the graph by a list of passes, chooses a kernel for every node that is
 //! left, packs the weights, and gives a [`CompiledModel`] that threads may share. A [`Session`]
@@ -17,6 +17,8 @@
 //! - `module`: the graph as passes see it, fused operations included.
 //! - `pass`: one file a rewrite, one table `PASSES`.
 //! - `kernel`: one file a family of kernels, one table `KERNELS`.
+//! - [`Device`]: where a model runs. `gpu`: the same steps on a GPU, in builds with the feature;
+//!   what it has no kernel for runs on the CPU, and the explanation says why.
 //! - `dynamic`: the other way to run, for models whose sizes depend on values.
 //! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`].
 //! - `machine`: how much memory there is.
@@ -25,9 +27,12 @@
 
 pub mod calibrate;
 mod compile;
+mod device;
 mod dynamic;
 mod error;
 mod explain;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod inspect;
 mod kernel;
 mod machine;
@@ -38,6 +43,7 @@ mod session;
 mod verified;
 
 pub use compile::{CompileOptions, CompiledModel, Level, Precision, compile};
+pub use device::Device;
 pub use error::RuntimeError;
 pub use explain::{CompileTimes, ExplainedNode, Explanation, RejectedKernel};
 pub use inspect::{PassCheck, check_passes, dump_after};

@@ -23,6 +23,8 @@ use crate::module::{Id, Module};
 pub use budget::MemoryUse;
 pub(crate) use budget::{admit, admit_weights, largest};
 pub(crate) use buffers::Buffers;
+#[cfg(feature = "gpu")]
+pub(crate) use buffers::bases;
 pub use formula::{PeakFormula, SizeTerm};
 pub(crate) use layout::ALIGNMENT;
 use layout::{Request, layout, lower_bound};

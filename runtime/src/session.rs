@@ -10,7 +10,7 @@ use graph::{Bindings, DType, Element, Tensor, TensorError};
 use crate::RuntimeError;
 use crate::compile::Shared;
 use crate::dynamic;
-use crate::kernel::{Call, Operand, Prepared, from_operand};
+use crate::kernel::{Call, Kernel, Operand, Prepared, from_operand};
 use crate::module::{Id, Module, Node};
 use crate::plan::{ALIGNMENT, Buffers, Place, Plan};
 
@@ -29,6 +29,9 @@ pub struct Session {
     /// Shapes of the inputs, and the plan for them; oldest first.
     plans: Vec<(Vec<Vec<usize>>, Plan)>,
     arena: Vec<u8>,
+    /// What lies on the GPU that the model runs on.
+    #[cfg(feature = "gpu")]
+    on_gpu: crate::gpu::Memory,
     /// Outputs of the last run of a model whose sizes depend on values.
     computed: Vec<Tensor>,
 }
@@ -45,7 +48,14 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(crate) fn new(model: Arc<Shared>) -> Self {
-        Self { model, plans: Vec::new(), arena: Vec::new(), computed: Vec::new() }
+        Self {
+            model,
+            plans: Vec::new(),
+            arena: Vec::new(),
+            #[cfg(feature = "gpu")]
+            on_gpu: crate::gpu::Memory::default(),
+            computed: Vec::new(),
+        }
     }
 
     /// Runs the model and copies its outputs, in the order of the graph.
@@ -70,7 +80,14 @@ impl Session {
             return self.run_dynamic(inputs);
         }
         let index = self.plan(inputs)?;
-        let Self { model, plans, arena, .. } = self;
+        let Self {
+            model,
+            plans,
+            arena,
+            #[cfg(feature = "gpu")]
+            on_gpu,
+            ..
+        } = self;
         let plan = &plans[index].1;
         let wanted = plan.bytes + ALIGNMENT;
         if arena.len() < wanted {
@@ -86,6 +103,12 @@ impl Session {
         let arena = &mut arena[start..start + plan.bytes];
         poison(arena);
         let run = Run { module: &model.module, buffers: &model.buffers, plan, inputs };
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &model.gpu {
+            let work = || crate::gpu::run(&run, gpu, &model.steps, on_gpu, arena);
+            model.pool.install(work)?;
+            return Ok(Outputs(Source::Planned { run, arena }));
+        }
         model.pool.install(|| run.steps(&model.steps, arena))?;
         Ok(Outputs(Source::Planned { run, arena }))
     }
@@ -177,10 +200,10 @@ fn poison(bytes: &mut [u8]) {
 
 /// One run: what to read and where it lies.
 #[derive(Clone, Copy)]
-struct Run<'a> {
-    module: &'a Module,
+pub(crate) struct Run<'a> {
+    pub(crate) module: &'a Module,
     buffers: &'a Buffers,
-    plan: &'a Plan,
+    pub(crate) plan: &'a Plan,
     inputs: &'a [(&'a str, &'a Tensor)],
 }
 
@@ -188,36 +211,53 @@ impl<'a> Run<'a> {
     fn steps(&self, steps: &[Prepared], arena: &mut [u8]) -> Result<(), RuntimeError> {
         let mut freed = self.plan.freed.iter().peekable();
         for (index, (node, step)) in self.module.nodes.iter().zip(steps).enumerate() {
-            if let Prepared::Run(kernel) = step {
-                let count = node.inputs.len();
-                let (mut few, mut many) = ([Operand::NONE; FEW_INPUTS], Vec::new());
-                let operands = match few.get_mut(..count) {
-                    Some(few) => few,
-                    None => {
-                        many.resize(count, Operand::NONE);
-                        many.as_mut_slice()
-                    }
-                };
-                let (output, scratch) = self.split(index, node, arena, operands);
-                let call = Call {
-                    inputs: operands,
-                    shape: &self.plan.shapes[node.output.0],
-                    output,
-                    in_place: self.buffers.in_place[index],
-                    scratch,
-                    bindings: &self.plan.bindings,
-                };
-                kernel.run(call).map_err(|reason| RuntimeError::Node {
-                    node: node.name.clone(),
-                    operation: node.operation.kind(),
-                    reason,
-                })?;
+            if let Some(kernel) = step.kernel() {
+                self.step(index, node, kernel, arena)?;
             }
             while let Some((_, range)) = freed.next_if(|(last, _)| *last == index) {
                 poison(&mut arena[range.clone()]);
             }
         }
         Ok(())
+    }
+
+    /// Runs the kernel of one node.
+    pub(crate) fn step(
+        &self,
+        index: usize,
+        node: &Node,
+        kernel: &dyn Kernel,
+        arena: &mut [u8],
+    ) -> Result<(), RuntimeError> {
+        let count = node.inputs.len();
+        let (mut few, mut many) = ([Operand::NONE; FEW_INPUTS], Vec::new());
+        let operands = match few.get_mut(..count) {
+            Some(few) => few,
+            None => {
+                many.resize(count, Operand::NONE);
+                many.as_mut_slice()
+            }
+        };
+        let (output, scratch) = self.split(index, node, arena, operands);
+        let call = Call {
+            inputs: operands,
+            shape: &self.plan.shapes[node.output.0],
+            output,
+            in_place: self.buffers.in_place[index],
+            scratch,
+            bindings: &self.plan.bindings,
+        };
+        kernel.run(call).map_err(|reason| RuntimeError::Node {
+            node: node.name.clone(),
+            operation: node.operation.kind(),
+            reason,
+        })
+    }
+
+    /// The tensor given for an input of the model.
+    pub(crate) fn input(&self, id: Id) -> &'a Tensor {
+        let tensor = find(self.module, self.inputs, id);
+        tensor.expect("`check_types` found every input")
     }
 
     /// The inputs of a node, the place of its output and its scratch, all at once: the plan keeps
@@ -250,7 +290,7 @@ impl<'a> Run<'a> {
     }
 
     /// The bytes of a value; `arena` gives those of a range of the arena.
-    fn bytes<'b>(&self, id: Id, arena: impl FnOnce(Range<usize>) -> &'b [u8]) -> &'b [u8]
+    pub(crate) fn bytes<'b>(&self, id: Id, arena: impl FnOnce(Range<usize>) -> &'b [u8]) -> &'b [u8]
     where
         'a: 'b,
     {
@@ -261,10 +301,7 @@ impl<'a> Run<'a> {
                 Some(tensor) => &tensor.bytes()[range],
                 None => &[],
             },
-            Place::Input(index, range) => {
-                let tensor = find(self.module, self.inputs, self.module.inputs[index]);
-                &tensor.expect("`check_types` found every input").bytes()[range]
-            }
+            Place::Input(index, range) => &self.input(self.module.inputs[index]).bytes()[range],
         }
     }
 }

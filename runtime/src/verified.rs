@@ -4,7 +4,7 @@ use graph::package::{GoldenExample, Package};
 use graph::{Tensor, TensorError};
 use kernels::{Cpu, Tier};
 
-use crate::{CompileOptions, CompiledModel, RuntimeError, compile};
+use crate::{CompileOptions, CompiledModel, Device, RuntimeError, compile};
 
 /// Greatest difference from an expected output that the kernels of this machine may make, as a
 /// share of the greatest expected magnitude: about two steps of an int8 activation.
@@ -31,7 +31,8 @@ pub struct VerifiedModel {
 }
 
 /// Compiles the package's model and runs its golden examples. Where the kernels of a tier fail
-/// them, those of the next slower tier take their place, unless `options` force a tier.
+/// them, those of the next slower tier take their place, unless `options` force a tier. Where a GPU
+/// that [`Device::Auto`] chose fails them, the CPU takes its place, with the reason.
 ///
 /// # Errors
 /// When the model does not compile, or no tier that may be used reproduces the examples.
@@ -40,14 +41,35 @@ pub fn load(package: &Package, options: &CompileOptions) -> Result<VerifiedModel
         Some(tier) => Cpu::with_tier(tier)?,
         None => Cpu::from_environment()?,
     };
+    let mut options = options.clone();
+    let mut reason = None;
+    if options.device == Device::Auto {
+        let model = compile(&package.model.graph, &options)?;
+        reason = model.explain().device_reason.clone();
+        if model.explain().on_gpu() {
+            match self_test(package, &model) {
+                Ok(worst_difference) => {
+                    return Ok(VerifiedModel { model, failed: Vec::new(), worst_difference });
+                }
+                Err(error) => reason = Some(format!("{}: {error}", model.explain().device)),
+            }
+        }
+        options.device = Device::Cpu;
+    }
     let mut tiers: Vec<Tier> = match options.tier {
         Some(tier) => vec![tier],
+        // Tiers are of the CPU: a slower one makes no GPU answer otherwise.
+        None if options.device != Device::Cpu => vec![first.tier()],
         None => Cpu::every().map(Cpu::tier).filter(|tier| *tier <= first.tier()).collect(),
     };
     let mut failed = Vec::new();
     while let Some(tier) = tiers.pop() {
         let options = CompileOptions { tier: Some(tier), ..options.clone() };
         let model = compile(&package.model.graph, &options)?;
+        let model = match &reason {
+            Some(reason) => model.on_cpu_because(reason),
+            None => model,
+        };
         match self_test(package, &model) {
             Ok(worst_difference) => return Ok(VerifiedModel { model, failed, worst_difference }),
             Err(error) => failed.push(FailedTier { tier, reason: error.to_string() }),

@@ -35,6 +35,12 @@ pub(super) struct Bench {
 /// What was measured.
 #[derive(Debug, Serialize)]
 struct Report {
+    device: String,
+    /// Why no GPU runs it although one was welcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_reason: Option<String>,
+    /// Nodes that run on the CPU although the model runs on a GPU.
+    fallbacks: usize,
     tier: String,
     threads: usize,
     sizes: String,
@@ -84,6 +90,9 @@ impl Bench {
         let memory = if dynamic { None } else { compiled.memory(&bindings).ok() };
         let p50_ms = percentile(&times, 50);
         let report = Report {
+            device: compiled.explain().device.clone(),
+            device_reason: compiled.explain().device_reason.clone(),
+            fallbacks: compiled.explain().fallbacks().count(),
             tier: compiled.explain().tier.clone(),
             threads: compiled.explain().threads,
             sizes,
@@ -147,8 +156,13 @@ fn text(report: &Report) -> String {
             format!("arena {} (least possible {})", bytes(arena), bytes(bound))
         },
     );
+    let device = match &report.device_reason {
+        Some(reason) => format!("on the {}: {reason}\n", report.device),
+        None if report.device == "cpu" => String::new(),
+        None => format!("on {}, {} nodes on the CPU\n", report.device, report.fallbacks),
+    };
     format!(
-        "{runs} runs{at}, {threads} threads, kernels for {tier}\n\
+        "{device}{runs} runs{at}, {threads} threads, kernels for {tier}\n\
          latency ms: p50 {p50_ms:.3}, p90 {p90_ms:.3}, {p99}, least {least_ms:.3}{speed}\n\
          weights {}, {arena}\n\
          compiled in {:.1} ms, first run {:.2} ms\n",

@@ -68,8 +68,10 @@ impl ExplainModel {
         let explanation = report.explanation;
         let Explanation { tier, threads, constant_bytes, packed_bytes, .. } = explanation;
         let size = |size: &usize| bytes(*size as u64);
-        let mut text = format!(
-            "kernels for {tier}, {threads} threads, {} of constants, {} of packed weights\n\n",
+        let mut text = place(explanation);
+        let _infallible = writeln!(
+            text,
+            "kernels for {tier}, {threads} threads, {} of constants, {} of packed weights\n",
             size(constant_bytes),
             size(packed_bytes)
         );
@@ -107,6 +109,23 @@ impl ExplainModel {
         }
         text
     }
+}
+
+/// Where the model runs, and what of it does not run there; nothing where a CPU was asked for.
+fn place(explanation: &Explanation) -> String {
+    let mut text = String::new();
+    let (device, nodes) = (&explanation.device, &explanation.nodes);
+    if let Some(reason) = &explanation.device_reason {
+        let _infallible = writeln!(text, "on the {device}: {reason}");
+    } else if explanation.on_gpu() {
+        let (count, stay) = (nodes.len(), explanation.fallbacks().count());
+        let _infallible = writeln!(text, "on {device}: {} of {count} nodes", count - stay);
+    }
+    for (node, reason) in explanation.fallbacks() {
+        let _infallible =
+            writeln!(text, "  {} ({}) on the CPU: {reason}", node.name, node.operation);
+    }
+    text
 }
 
 fn rejected(explanation: &Explanation) -> String {

@@ -53,6 +53,10 @@ pub(super) struct Infer {
 /// What came out.
 #[derive(Debug, Default, Serialize)]
 struct Report {
+    device: String,
+    /// Why no GPU runs it although one was welcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_reason: Option<String>,
     tier: String,
     /// Faster tiers whose kernels failed the package's self-test on this machine.
     failed_tiers: Vec<String>,
@@ -85,6 +89,8 @@ impl Infer {
         let (compiled, failed) = self.compilation.compile(&opened)?;
         let name = |failed: &FailedTier| failed.tier.name().to_owned();
         let mut report = Report {
+            device: compiled.explain().device.clone(),
+            device_reason: compiled.explain().device_reason.clone(),
             tier: compiled.explain().tier.clone(),
             failed_tiers: failed.iter().map(name).collect(),
             ..Report::default()
@@ -170,6 +176,9 @@ fn classified(text: &str, logits: &[f32], labels: &[String]) -> Result<TextAnswe
 
 fn text(report: &Report) -> String {
     let mut text = String::new();
+    if let Some(reason) = &report.device_reason {
+        text.push_str(&format!("on the {}: {reason}\n", report.device));
+    }
     for tier in &report.failed_tiers {
         text.push_str(&format!(
             "kernels for {tier} failed the self-test here; those for {} run\n",

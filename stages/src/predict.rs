@@ -5,16 +5,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use graph::{Graph, Tensor};
-use runtime::{CompileOptions, CompiledModel, Session};
+use runtime::{CompileOptions, CompiledModel, Device, Session};
 use training::{Batch, Examples};
 
 /// Rows that go through the runtime together.
 const BATCH: usize = 16;
 
-/// Compiles `graph` for `threads` threads.
+/// Compiles `graph` for `threads` threads of the CPU.
 pub(crate) fn compile(graph: &Graph, threads: usize) -> Result<CompiledModel> {
+    compile_for(graph, threads, Device::Cpu)
+}
+
+/// Compiles `graph` for a device and `threads` threads of the CPU.
+pub(crate) fn compile_for(graph: &Graph, threads: usize, device: Device) -> Result<CompiledModel> {
     let threads = NonZeroUsize::new(threads);
-    Ok(runtime::compile(graph, &CompileOptions { threads, ..CompileOptions::default() })?)
+    Ok(runtime::compile(graph, &CompileOptions { threads, device, ..CompileOptions::default() })?)
 }
 
 /// The logits of each example, in order.

@@ -1,4 +1,5 @@
 #![allow(unsafe_code, reason = "launches hand raw device buffers to compiled kernels")]
+#![allow(clippy::too_many_arguments, reason = "a kernel takes each buffer and number by itself")]
 //! The same kernels for GPUs, written once in CubeCL: device buffers in, device buffers out.
 //!
 //! CubeCL compiles a kernel when it first runs, for whatever device the [`Gpu`] opened: NVIDIA's,

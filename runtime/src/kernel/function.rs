@@ -40,7 +40,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     },
 ];
 
-fn function_of(node: &Node) -> Option<Function> {
+pub(crate) fn function_of(node: &Node) -> Option<Function> {
     let Operation::Graph(Op::Unary(op)) = node.operation else { return None };
     Some(match op {
         Unary::Abs => Function::Abs,

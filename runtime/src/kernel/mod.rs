@@ -6,14 +6,14 @@ mod bf16;
 mod concat;
 mod conv;
 mod elementwise;
-mod function;
+pub(crate) mod function;
 mod integer;
 mod linear;
 mod matmul;
-mod movement;
+pub(crate) mod movement;
 mod pair;
 mod pool;
-mod quantize;
+pub(crate) mod quantize;
 mod reduce;
 mod reference;
 mod rows;
@@ -114,6 +114,42 @@ pub(crate) enum Prepared {
     View { start: usize },
     /// A kernel computes it.
     Run(Box<dyn Kernel>),
+    /// A kernel computes it on a GPU.
+    #[cfg(feature = "gpu")]
+    OnGpu(Box<dyn crate::gpu::GpuKernel>),
+}
+
+impl Prepared {
+    /// The kernel, where one computes the result on the CPU.
+    pub(crate) fn kernel(&self) -> Option<&dyn Kernel> {
+        match self {
+            Self::Run(kernel) => Some(&**kernel),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing is computed.
+    pub(crate) fn is_view(&self) -> bool {
+        matches!(self, Self::View { .. })
+    }
+
+    /// See [`Kernel::packed_input`].
+    pub(crate) fn packed_input(&self) -> Option<usize> {
+        match self {
+            #[cfg(feature = "gpu")]
+            Self::OnGpu(kernel) => kernel.packed_input(),
+            _ => self.kernel().and_then(|kernel| kernel.packed_input()),
+        }
+    }
+
+    /// See [`Kernel::packed_bytes`].
+    pub(crate) fn packed_bytes(&self) -> usize {
+        match self {
+            #[cfg(feature = "gpu")]
+            Self::OnGpu(kernel) => kernel.packed_bytes(),
+            _ => self.kernel().map_or(0, |kernel| kernel.packed_bytes()),
+        }
+    }
 }
 
 fn run(kernel: impl Kernel + 'static) -> Prepared {
@@ -162,9 +198,12 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
 
 /// The kernel chosen for a node.
 pub(crate) struct Choice {
-    pub(crate) entry: &'static KernelEntry,
+    /// What explanations call it.
+    pub(crate) name: &'static str,
     pub(crate) prepared: Prepared,
     pub(crate) rejected: Vec<RejectedKernel>,
+    /// Why it runs on the CPU although the model runs on a GPU.
+    pub(crate) fallback: Option<String>,
 }
 
 /// Chooses the cheapest kernel that accepts the node.
@@ -196,7 +235,8 @@ pub(crate) fn choose(module: &Module, node: &Node, cpu: Cpu) -> Choice {
         }
     }
     let (entry, cpu) = best.expect("every operation has a kernel that accepts all its nodes");
-    Choice { entry, prepared: (entry.prepare)(module, node, cpu), rejected }
+    let prepared = (entry.prepare)(module, node, cpu);
+    Choice { name: entry.name, prepared, rejected, fallback: None }
 }
 
 fn slower(entry: &KernelEntry, than: &KernelEntry) -> String {
@@ -219,12 +259,17 @@ fn any(_: &Module, _: &Node) -> Result<(), String> {
 }
 
 /// Accepts nodes whose inputs, as far as they are there, are all f32.
-fn floats(module: &Module, node: &Node) -> Result<(), String> {
+pub(crate) fn floats(module: &Module, node: &Node) -> Result<(), String> {
     (0..node.inputs.len()).try_for_each(|input| expect_type(module, node, input, DType::F32))
 }
 
 /// Accepts nodes whose input has elements of this type.
-fn expect_type(module: &Module, node: &Node, input: usize, dtype: DType) -> Result<(), String> {
+pub(crate) fn expect_type(
+    module: &Module,
+    node: &Node,
+    input: usize,
+    dtype: DType,
+) -> Result<(), String> {
     match module.value(node.inputs[input]).dtype {
         found if found == dtype => Ok(()),
         found => Err(format!("takes {dtype} for input {input}, found {found}")),

@@ -65,7 +65,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     },
 ];
 
-fn slice(node: &Node) -> &Slice {
+pub(crate) fn slice(node: &Node) -> &Slice {
     match &node.operation {
         Operation::Graph(Op::Slice(op)) => op,
         _ => unreachable!("the table pairs this kernel with slices"),
@@ -131,7 +131,7 @@ fn fill_strides(strides: &mut [usize], input: &[usize], permutation: &[usize]) {
     }
 }
 
-fn accepts_gather(module: &Module, node: &Node) -> Result<(), String> {
+pub(crate) fn accepts_gather(module: &Module, node: &Node) -> Result<(), String> {
     expect_type(module, node, 0, DType::F32)?;
     expect_type(module, node, 1, DType::I64)?;
     match &node.operation {
@@ -152,7 +152,7 @@ impl Kernel for GatherRows {
     }
 }
 
-fn accepts_cast(module: &Module, node: &Node) -> Result<(), String> {
+pub(crate) fn accepts_cast(module: &Module, node: &Node) -> Result<(), String> {
     let (from, to) = (module.value(node.inputs[0]).dtype, module.value(node.output).dtype);
     match (from, to) {
         (DType::I64, DType::F32) | (DType::F32, DType::I64) => Ok(()),

@@ -33,7 +33,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     }),
 ];
 
-fn accepts(module: &Module, node: &Node) -> Result<(), String> {
+pub(crate) fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     let axis = match &node.operation {
         Operation::Graph(Op::Quantize(op)) => op.axis,
         Operation::Graph(Op::Dequantize(op)) => op.axis,
@@ -50,7 +50,7 @@ fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     found.map(|_| ()).ok_or_else(|| "takes a constant scale > 0 and zero point only".to_owned())
 }
 
-fn accepts_columns(module: &Module, node: &Node) -> Result<(), String> {
+pub(crate) fn accepts_columns(module: &Module, node: &Node) -> Result<(), String> {
     let Operation::Graph(Op::Dequantize(op)) = &node.operation else {
         return Err("takes dequantizations only".to_owned());
     };
@@ -65,7 +65,7 @@ fn accepts_columns(module: &Module, node: &Node) -> Result<(), String> {
     }
 }
 
-fn parameters(module: &Module, node: &Node) -> Quantization {
+pub(crate) fn parameters(module: &Module, node: &Node) -> Quantization {
     per_tensor(module, node.inputs[1], node.inputs[2]).expect("`accepts` found them")
 }
 

@@ -54,19 +54,21 @@ impl Buffers {
         let mut buffers = Self::unplanned(module);
         for (step, (node, prepared)) in module.nodes.iter().zip(steps).enumerate() {
             let output = node.output.0;
-            let Prepared::Run(kernel) = prepared else {
+            if prepared.is_view() {
                 buffers.of_value[output] = buffers.of_value[bases[output].0];
                 continue;
-            };
+            }
             let size = size(module, node.output)?;
             let last = last_reads[output].max(step);
             buffers.written.push(size.clone());
-            if let Some(scratch) = scratch(module, node, &**kernel)? {
+            if let Some(scratch) = scratch(module, node, prepared.kernel())? {
                 buffers.written.push(scratch.clone());
                 buffers.scratch[step] = Some(buffers.add(scratch, step, step));
             }
             let free = |id: Id| last_reads[bases[id.0].0] == step;
-            let over = kernel.in_place().iter().copied().find(|&input| {
+            // On a GPU nothing lies over an input: its compilers take them for distinct.
+            let in_place = prepared.kernel().map_or(&[][..], |kernel| kernel.in_place());
+            let over = in_place.iter().copied().find(|&input| {
                 buffers.can_lie_over(module, node, input, &size, &bases) && free(node.inputs[input])
             });
             buffers.in_place[step] = over;
@@ -121,10 +123,10 @@ impl Buffers {
 }
 
 /// For every value, the value that it is a view of, or itself.
-fn bases(module: &Module, steps: &[Prepared]) -> Vec<Id> {
+pub(crate) fn bases(module: &Module, steps: &[Prepared]) -> Vec<Id> {
     let mut bases: Vec<Id> = (0..module.values.len()).map(Id).collect();
     for (node, step) in module.nodes.iter().zip(steps) {
-        if matches!(step, Prepared::View { .. }) {
+        if step.is_view() {
             bases[node.output.0] = bases[node.inputs[0].0];
         }
     }
@@ -154,8 +156,9 @@ fn size(module: &Module, id: Id) -> Result<SizeTerm, RuntimeError> {
 fn scratch(
     module: &Module,
     node: &Node,
-    kernel: &dyn Kernel,
+    kernel: Option<&dyn Kernel>,
 ) -> Result<Option<SizeTerm>, RuntimeError> {
+    let Some(kernel) = kernel else { return Ok(None) };
     let inputs: Vec<&[Dim]> =
         node.inputs.iter().map(|&id| module.value(id).shape.as_slice()).collect();
     let wanted = kernel.scratch(&inputs, &module.value(node.output).shape);

@@ -20,7 +20,7 @@ fn config(pooling: Pooling) -> BertConfig {
     }
 }
 
-fn float(pooling: Pooling) -> Graph {
+pub(crate) fn float(pooling: Pooling) -> Graph {
     build(&config(pooling), &mut |name, shape| {
         let deviation = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.3 };
         Ok(normal(3, name, shape, deviation))
@@ -28,7 +28,7 @@ fn float(pooling: Pooling) -> Graph {
     .unwrap()
 }
 
-fn text(batch: usize, sequence: usize) -> Vec<(&'static str, Tensor)> {
+pub(crate) fn text(batch: usize, sequence: usize) -> Vec<(&'static str, Tensor)> {
     let shape = [batch, sequence];
     let ids = Tensor::from_fn(&shape, |i| (i as i64 * 29 + 3) % 50);
     let counts = |i: usize| sequence - (i / sequence * 3) % sequence.div_ceil(2);
@@ -37,7 +37,7 @@ fn text(batch: usize, sequence: usize) -> Vec<(&'static str, Tensor)> {
 }
 
 /// Quantized everywhere, activations scaled by what a text reaches.
-fn quantized(pooling: Pooling) -> Graph {
+pub(crate) fn quantized(pooling: Pooling) -> Graph {
     quantize(float(pooling))
 }
 

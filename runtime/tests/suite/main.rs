@@ -4,6 +4,8 @@
 mod bert;
 mod dynamic;
 mod functions;
+#[cfg(feature = "gpu-emulated")]
+mod gpu;
 mod images;
 mod memory;
 mod passes;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use runtime::{CompileOptions, CompiledModel, Level, Precision, RuntimeError};
+use runtime::{CompileOptions, CompiledModel, Device, Level, Precision, RuntimeError};
 
 use super::Opened;
 use crate::cli::failure::{Failure, WRONG};
@@ -19,6 +19,13 @@ pub(in crate::cli) struct Compilation {
     /// What float layers multiply: `f32`, or `bf16`, which is faster where the CPU has it
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16"])]
     precision: String,
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "cpu",
+        help = format!("Where it runs: {}, which is a GPU that is there or the CPU", Device::NAMES),
+    )]
+    device: Device,
     /// Passes that do not run
     #[arg(long, value_name = "PASS", value_delimiter = ',')]
     disable_pass: Vec<String>,
@@ -48,6 +55,7 @@ impl Compilation {
             disabled_passes: self.disable_pass.clone(),
             threads: self.threads,
             precision: if self.precision == "bf16" { Precision::Bf16 } else { Precision::F32 },
+            device: self.device,
             memory_budget: self.memory_budget.or(share),
             ..CompileOptions::default()
         })

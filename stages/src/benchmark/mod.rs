@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use engine::{Metric, Port, Stage, StageContext};
 use graph::model_folder::WEIGHTS_FILE;
 use graph::package::Package;
-use graph::{Bindings, ModelFolder, Tensor, counts, structure};
-use runtime::CompiledModel;
+use graph::{Bindings, Graph, ModelFolder, Tensor, counts, structure};
+use runtime::{CompiledModel, Device};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::data::Dataset;
@@ -46,6 +46,19 @@ pub(crate) struct Params {
     batches: Vec<NonZeroUsize>,
     /// Sequence lengths of the throughput table.
     sequences: Vec<NonZeroUsize>,
+    /// Where models are measured. Memory is that of the CPU either way.
+    device: MeasuredOn,
+}
+
+/// Where models are measured.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum MeasuredOn {
+    /// On the CPU, whatever device the run has.
+    #[default]
+    Cpu,
+    /// On the device of the run.
+    Run,
 }
 
 impl Default for Params {
@@ -57,6 +70,7 @@ impl Default for Params {
             seconds: number(20),
             batches: vec![number(1), number(8), number(32)],
             sequences: vec![number(32), number(128)],
+            device: MeasuredOn::Cpu,
         }
     }
 }
@@ -99,12 +113,10 @@ impl Stage for Benchmark {
     const EXCLUSIVE: bool = true;
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
+        let compile = |graph: &Graph| params.compile(graph, context);
         if let Some(folder) = context.optional_input("package") {
             let package = Package::read(folder)?;
-            runtime::self_test(
-                &package,
-                &predict::compile(&package.model.graph, context.threads())?,
-            )?;
+            runtime::self_test(&package, &compile(&package.model.graph)?)?;
         }
         let dataset = texts::load(context)?;
         let mut answers = serde_json::Map::new();
@@ -113,7 +125,10 @@ impl Stage for Benchmark {
             let Some(folder) = context.optional_input(port) else { continue };
             context.log(format!("measuring {port}"));
             let model = ModelFolder::read(folder).with_context(|| format!("reading `{port}`"))?;
-            let compiled = predict::compile(&model.graph, context.threads())?;
+            let compiled = compile(&model.graph)?;
+            for (node, reason) in compiled.explain().fallbacks() {
+                context.log(format!("{port}: `{}` runs on the CPU: {reason}", node.name));
+            }
             let bench =
                 Bench { params: &params, context, port, model: &model, compiled: &compiled };
             bench.size(folder)?;
@@ -130,6 +145,17 @@ impl Stage for Benchmark {
         let path = context.output("answers");
         std::fs::write(&path, serde_json::to_vec(&answers)?)
             .with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+impl Params {
+    /// Compiles a model for where it is measured.
+    fn compile(&self, graph: &Graph, context: &StageContext) -> Result<CompiledModel> {
+        let device = match self.device {
+            MeasuredOn::Cpu => Device::Cpu,
+            MeasuredOn::Run => context.device().parse().map_err(anyhow::Error::msg)?,
+        };
+        predict::compile_for(graph, context.threads(), device)
     }
 }
 

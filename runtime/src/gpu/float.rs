@@ -1,0 +1,191 @@
+//! Float layers, norms, attention, sums.
+
+use graph::{DType, Op};
+use kernels::gpu::{
+    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, attention, layer_norm, linear, reduce_rows,
+    softmax, supports_head,
+};
+use kernels::{Activation, Attention};
+
+use super::{Call, GpuEntry, GpuKernel, Operand, operator};
+use crate::compile::Precision;
+use crate::kernel::{expect_type, floats};
+use crate::module::{HeadSplit, Module, Node, Operation};
+
+pub(super) const KERNELS: &[GpuEntry] = &[
+    GpuEntry { name: "gpu.linear", operation: "Linear", prepare: prepare_linear },
+    GpuEntry { name: "gpu.layer-norm", operation: "LayerNormalization", prepare: prepare_norm },
+    GpuEntry {
+        name: "gpu.residual-layer-norm",
+        operation: "ResidualLayerNorm",
+        prepare: prepare_norm,
+    },
+    GpuEntry { name: "gpu.softmax", operation: "Softmax", prepare: prepare_softmax },
+    GpuEntry { name: "gpu.attention", operation: "FusedAttention", prepare: prepare_attention },
+    GpuEntry { name: "gpu.reduce-sum", operation: "ReduceSum", prepare: prepare_sum },
+];
+
+/// A vector of zeros for layers without a bias.
+pub(super) fn zeros(gpu: &Gpu, count: usize) -> Buffer {
+    gpu.upload(&vec![0; count * size_of::<f32>()])
+}
+
+/// `[rows, inner, columns]` of a product.
+pub(super) fn product_sizes(call: &Call<'_>) -> [usize; 3] {
+    let shape = call.inputs[0].shape;
+    let rows = shape.iter().rev().skip(1).product();
+    let columns = call.shape.last().copied().unwrap_or(1);
+    [rows, shape.last().copied().unwrap_or(1), columns]
+}
+
+struct Linear {
+    weights: Buffer,
+    rounded: bool,
+    no_bias: Buffer,
+    activation: Activation,
+}
+
+fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    let Operation::Linear { activation } = node.operation else {
+        return Err("takes linear nodes only".to_owned());
+    };
+    expect_type(module, node, 1, DType::F32)?;
+    let tensor = module.constant(node.inputs[1]).ok_or("takes constant weights only")?;
+    let &[_, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
+    let rounded = module.precision == Precision::Bf16;
+    let weights = if rounded {
+        let elements = tensor.elements::<f32>().map_err(|error| error.to_string())?;
+        gpu.upload_bf16(elements)
+    } else {
+        gpu.upload(tensor.bytes())
+    };
+    Ok(Box::new(Linear { weights, rounded, no_bias: zeros(gpu, columns), activation }))
+}
+
+impl GpuKernel for Linear {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let layer = Layer {
+            weights: &self.weights,
+            rounded: self.rounded,
+            bias: call.inputs.get(2).map_or(&self.no_bias, |bias| &bias.buffer),
+            activation: self.activation,
+        };
+        linear(gpu, &call.inputs[0].buffer, product_sizes(call), &layer, &call.output);
+        Ok(())
+    }
+
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.weights.len() + self.no_bias.len()
+    }
+}
+
+struct Norm {
+    epsilon: f32,
+    residual: bool,
+}
+
+fn prepare_norm(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    floats(module, node)?;
+    let (epsilon, residual) = match &node.operation {
+        Operation::Graph(Op::LayerNorm(op)) => (op.epsilon, false),
+        Operation::ResidualLayerNorm { epsilon } => (*epsilon, true),
+        _ => return Err("takes layer norms only".to_owned()),
+    };
+    Ok(Box::new(Norm { epsilon, residual }))
+}
+
+impl GpuKernel for Norm {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let parameters = 1 + usize::from(self.residual);
+        let [gamma, beta] = [0, 1].map(|offset| &call.inputs[parameters + offset].buffer);
+        let norm = LayerNorm { gamma, beta, epsilon: self.epsilon };
+        let residual = self.residual.then(|| &call.inputs[1].buffer);
+        layer_norm(gpu, &call.inputs[0].buffer, residual, &norm, &call.output);
+        Ok(())
+    }
+}
+
+struct Softmax;
+
+fn prepare_softmax(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    floats(module, node)?;
+    Ok(Box::new(Softmax))
+}
+
+impl GpuKernel for Softmax {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let columns = call.shape.last().copied().unwrap_or(1);
+        softmax(gpu, &call.inputs[0].buffer, columns, &call.output);
+        Ok(())
+    }
+}
+
+struct Fused(HeadSplit);
+
+fn prepare_attention(_: &Gpu, _: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    let Operation::Attention(split) = &node.operation else {
+        return Err("takes attentions only".to_owned());
+    };
+    supports_head(split.head_size)?;
+    Ok(Box::new(Fused(split.clone())))
+}
+
+impl GpuKernel for Fused {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let HeadSplit { heads, head_size, scale, offsets, output } = self.0;
+        let tokens = |input: usize| call.inputs[input].shape[1];
+        let batch = call.inputs[0].shape[0];
+        let (queries, keys) = (tokens(0), tokens(1));
+        let sizes = Attention { batch, heads, queries, keys, head_size, scale };
+        let qkv = [0, 1, 2].map(|part| Heads {
+            data: &call.inputs[part].buffer,
+            start: offsets[part],
+            row_stride: call.inputs[part].shape[2],
+        });
+        let output = match output {
+            Some(to) => Output::Int8(&call.output, to),
+            None => Output::F32(&call.output),
+        };
+        attention(gpu, &sizes, qkv, call.inputs.get(3).map(mask), output);
+        Ok(())
+    }
+}
+
+/// Dimensions of size 1 repeat.
+fn mask<'a>(operand: &'a Operand<'_>) -> Mask<'a> {
+    let mut strides = [0; 3];
+    let mut stride = operand.shape[3];
+    for dim in (0..3).rev() {
+        if operand.shape[dim] != 1 {
+            strides[dim] = stride;
+            stride *= operand.shape[dim];
+        }
+    }
+    Mask { data: &operand.buffer, strides }
+}
+
+struct Sum {
+    axis: usize,
+}
+
+fn prepare_sum(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    floats(module, node)?;
+    match operator(node) {
+        Some(Op::ReduceSum(op)) => Ok(Box::new(Sum { axis: op.axis })),
+        _ => Err("takes sums only".to_owned()),
+    }
+}
+
+impl GpuKernel for Sum {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let x = &call.inputs[0];
+        let outer = x.shape[..self.axis].iter().product();
+        let inner = x.shape[self.axis + 1..].iter().product();
+        reduce_rows(gpu, &x.buffer, [outer, x.shape[self.axis], inner], &call.output);
+        Ok(())
+    }
+}

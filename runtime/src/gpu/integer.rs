@@ -1,0 +1,173 @@
+//! int8 layers and tables, quantization and dequantization.
+
+use graph::DType;
+use kernels::gpu::{
+    Buffer, Gpu, IntegerLayer, Output, TableScales, dequantize, dequantize_columns,
+    gather_rows_int8, integer_linear, quantize,
+};
+use kernels::int8::Quantization;
+
+use super::float::{product_sizes, zeros};
+use super::movement::{check_indices, known_indices};
+use super::{Call, GpuEntry, GpuKernel};
+use crate::kernel::expect_type;
+use crate::kernel::quantize::{accepts, accepts_columns, parameters};
+use crate::module::{self, Module, Node, Operation};
+
+pub(super) const KERNELS: &[GpuEntry] = &[
+    GpuEntry { name: "gpu.integer-linear", operation: "IntegerLinear", prepare: prepare_linear },
+    GpuEntry { name: "gpu.integer-gather", operation: "IntegerGather", prepare: prepare_gather },
+    GpuEntry { name: "gpu.quantize", operation: "QuantizeLinear", prepare: prepare_quantize },
+    GpuEntry {
+        name: "gpu.dequantize-columns",
+        operation: "DequantizeLinear",
+        prepare: |_, module, node| {
+            accepts_columns(module, node)?;
+            expect_type(module, node, 0, DType::I8)?;
+            Ok(Box::new(DequantizeColumns))
+        },
+    },
+    GpuEntry { name: "gpu.dequantize", operation: "DequantizeLinear", prepare: prepare_dequantize },
+];
+
+struct Linear {
+    layer: module::IntegerLinear,
+    weights: Buffer,
+    column_sums: Buffer,
+    scales: Buffer,
+    no_bias: Buffer,
+}
+
+fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    let Operation::IntegerLinear(layer) = &node.operation else {
+        return Err("takes integer linear nodes only".to_owned());
+    };
+    let tensor = module.constant(node.inputs[1]).ok_or("takes constant weights only")?;
+    let &[_, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
+    let elements: &[i8] = tensor.elements().map_err(|error| error.to_string())?;
+    let mut column_sums = vec![0i32; columns];
+    for row in elements.chunks_exact(columns.max(1)) {
+        column_sums.iter_mut().zip(row).for_each(|(sum, &weight)| *sum += i32::from(weight));
+    }
+    let scales: Vec<f32> =
+        layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect();
+    Ok(Box::new(Linear {
+        layer: layer.clone(),
+        weights: gpu.upload(tensor.bytes()),
+        column_sums: gpu.upload(bytemuck::cast_slice(&column_sums)),
+        scales: gpu.upload(bytemuck::cast_slice(&scales)),
+        no_bias: zeros(gpu, columns),
+    }))
+}
+
+impl GpuKernel for Linear {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let x = &call.inputs[0];
+        let layer = IntegerLayer {
+            weights: &self.weights,
+            column_sums: &self.column_sums,
+            scales: &self.scales,
+            bias: call.inputs.get(2).map_or(&self.no_bias, |bias| &bias.buffer),
+            input: self.layer.input,
+            float_input: x.dtype == DType::F32,
+            activation: self.layer.activation,
+        };
+        let output = match self.layer.output {
+            Some(to) => Output::Int8(&call.output, to),
+            None => Output::F32(&call.output),
+        };
+        integer_linear(gpu, &x.buffer, product_sizes(call), &layer, output);
+        Ok(())
+    }
+
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        let vectors = [&self.column_sums, &self.scales, &self.no_bias];
+        self.weights.len() + vectors.map(Buffer::len).iter().sum::<usize>()
+    }
+}
+
+struct Gather {
+    axis: Option<usize>,
+}
+
+fn prepare_gather(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    let Operation::IntegerGather { axis } = node.operation else {
+        return Err("takes integer gather nodes only".to_owned());
+    };
+    expect_type(module, node, 2, DType::I64)?;
+    known_indices(module, node, 2)?;
+    Ok(Box::new(Gather { axis }))
+}
+
+impl GpuKernel for Gather {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let [table, scale, indices] = call.inputs else {
+            return Err("expected a table, its scales and indices".to_owned());
+        };
+        let &[rows, row_len] = table.shape else { return Err("expected a table".to_owned()) };
+        check_indices(indices, rows)?;
+        let scales = match self.axis {
+            None => TableScales::Table(&scale.buffer),
+            Some(0) => TableScales::Rows(&scale.buffer),
+            Some(_) => TableScales::Columns(&scale.buffer),
+        };
+        let size = [rows, row_len];
+        gather_rows_int8(gpu, &table.buffer, size, scales, &indices.buffer, &call.output);
+        Ok(())
+    }
+}
+
+struct Quantize(Quantization);
+
+fn prepare_quantize(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    accepts(module, node)?;
+    Ok(Box::new(Quantize(parameters(module, node))))
+}
+
+impl GpuKernel for Quantize {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        quantize(gpu, &call.inputs[0].buffer, self.0, &call.output);
+        Ok(())
+    }
+}
+
+struct Dequantize {
+    scale: Buffer,
+    zero_point: i8,
+}
+
+fn prepare_dequantize(
+    gpu: &Gpu,
+    module: &Module,
+    node: &Node,
+) -> Result<Box<dyn GpuKernel>, String> {
+    accepts(module, node)?;
+    let Quantization { scale, zero_point, .. } = parameters(module, node);
+    Ok(Box::new(Dequantize { scale: gpu.upload(&scale.to_ne_bytes()), zero_point }))
+}
+
+impl GpuKernel for Dequantize {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let from = (&self.scale, self.zero_point);
+        dequantize(gpu, &call.inputs[0].buffer, from, &call.output);
+        Ok(())
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.scale.len()
+    }
+}
+
+struct DequantizeColumns;
+
+impl GpuKernel for DequantizeColumns {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let [x, scales] = [0, 1].map(|input| &call.inputs[input].buffer);
+        dequantize_columns(gpu, x, scales, &call.output);
+        Ok(())
+    }
+}

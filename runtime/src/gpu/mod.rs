@@ -1,0 +1,160 @@
+//! The second back end: the steps of a compiled model on a GPU.
+//!
+//! Weights are uploaded once, when the model is compiled. A session has one arena on the device,
+//! laid out by the same plan as the one in memory, and launches step after step; nothing waits
+//! until the outputs are read. A node without a kernel here, see [`KERNELS`], runs on the CPU: its
+//! inputs are read into their places in the session's own arena, its output is written back.
+//!
+//! CubeCL names no device in its kernels, so neither does this: `kernels::gpu::Gpu` is whatever
+//! `crate::Device` opened.
+
+mod elementwise;
+mod float;
+mod integer;
+mod movement;
+mod run;
+
+use graph::DType;
+use kernels::Cpu;
+use kernels::gpu::{Buffer, Gpu};
+
+use crate::explain::RejectedKernel;
+use crate::kernel::{self, Choice, Prepared};
+use crate::module::{Id, Module, Node, Operation};
+use crate::plan::bases;
+
+pub(crate) use run::{Memory, run};
+
+/// A value as a kernel sees it.
+#[derive(Debug)]
+pub(crate) struct Operand<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [usize],
+    /// Where it lies on the device; nothing where the kernel packed it.
+    pub(crate) buffer: Buffer,
+    /// Its bytes in memory, where it is an input or a constant of the model.
+    pub(crate) host: Option<&'a [u8]>,
+}
+
+/// One launch of a node.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) inputs: &'a [Operand<'a>],
+    pub(crate) shape: &'a [usize],
+    pub(crate) output: Buffer,
+}
+
+/// A node's kernel on a GPU with whatever it prepared there: weights, sums of their columns.
+pub(crate) trait GpuKernel: Send + Sync {
+    /// Launches what computes the output.
+    ///
+    /// # Errors
+    /// When the sizes, or values that are known on the host, are out of range.
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String>;
+
+    /// The input whose content was uploaded, and which is not read again.
+    fn packed_input(&self) -> Option<usize> {
+        None
+    }
+
+    /// Bytes that it uploaded.
+    fn packed_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A way to run an operation on a GPU.
+pub(crate) struct GpuEntry {
+    /// What explanations call it.
+    pub(crate) name: &'static str,
+    /// The kind of operation, see `Operation::kernel_kind`.
+    pub(crate) operation: &'static str,
+    /// Makes it ready for a node that it can run; says why not.
+    pub(crate) prepare: fn(&Gpu, &Module, &Node) -> Result<Box<dyn GpuKernel>, String>,
+}
+
+/// Every kernel. The first that takes a node runs it.
+pub(crate) const KERNELS: &[&[GpuEntry]] =
+    &[elementwise::KERNELS, float::KERNELS, integer::KERNELS, movement::KERNELS];
+
+/// Chooses a kernel of the GPU, or of the CPU where it has none.
+pub(crate) fn choose(gpu: &Gpu, module: &Module, node: &Node, cpu: Cpu) -> Choice {
+    let kind = node.operation.kernel_kind();
+    let mut rejected = Vec::new();
+    let entries = KERNELS.iter().copied().flatten().filter(|entry| entry.operation == kind);
+    for entry in entries {
+        match (entry.prepare)(gpu, module, node) {
+            Ok(kernel) => {
+                let prepared = Prepared::OnGpu(kernel);
+                return Choice { name: entry.name, prepared, rejected, fallback: None };
+            }
+            Err(reason) => {
+                rejected.push(RejectedKernel { kernel: entry.name.to_owned(), reason });
+            }
+        }
+    }
+    let mut choice = kernel::choose(module, node, cpu);
+    if !choice.prepared.is_view() {
+        let reasons: Vec<String> =
+            rejected.iter().map(|other| format!("{} {}", other.kernel, other.reason)).collect();
+        choice.fallback = Some(match reasons.as_slice() {
+            [] => format!("no kernel for {} on a GPU", node.operation.kind()),
+            reasons => reasons.join("; "),
+        });
+    }
+    choice.rejected.splice(0..0, rejected);
+    choice
+}
+
+/// The operator of a node that is one of the graph.
+fn operator(node: &Node) -> Option<&graph::Op> {
+    match &node.operation {
+        Operation::Graph(op) => Some(op),
+        _ => None,
+    }
+}
+
+/// A compiled model's part on a GPU.
+pub(crate) struct GpuModel {
+    gpu: Gpu,
+    /// For each value its content, where it is a constant that a step on the GPU reads.
+    constants: Vec<Option<Buffer>>,
+    /// For each value, the value that it is a view of, or itself.
+    bases: Vec<Id>,
+}
+
+impl GpuModel {
+    /// Uploads the constants that steps on the GPU read.
+    pub(crate) fn new(gpu: Gpu, module: &Module, steps: &[Prepared]) -> Self {
+        let bases = bases(module, steps);
+        let mut constants: Vec<Option<Buffer>> = vec![None; module.values.len()];
+        for (node, step) in module.nodes.iter().zip(steps) {
+            let Prepared::OnGpu(kernel) = step else { continue };
+            for (position, input) in node.inputs.iter().enumerate() {
+                let base = bases[input.0];
+                let packed = kernel.packed_input() == Some(position);
+                let missing = constants[base.0].is_none() && !packed;
+                if let Some(tensor) = module.constant(base).filter(|_| missing) {
+                    constants[base.0] = Some(gpu.upload(tensor.bytes()));
+                }
+            }
+        }
+        Self { gpu, constants, bases }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let all: Vec<_> = KERNELS.iter().copied().flatten().collect();
+        for (index, entry) in all.iter().enumerate() {
+            let alike =
+                |other: &&&GpuEntry| other.name == entry.name && other.operation == entry.operation;
+            assert!(all[..index].iter().find(alike).is_none(), "{} twice", entry.name);
+            assert!(entry.name.starts_with("gpu."), "{}", entry.name);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Elements that move: slices, transpositions, rows of tables, other element types.
+
+use graph::{DType, Op};
+use kernels::gpu::{Gpu, Number, Strided, cast, copy, gather_rows};
+
+use super::{Call, GpuEntry, GpuKernel, Operand, operator};
+use crate::kernel::movement::{accepts_cast, accepts_gather, slice};
+use crate::module::{Module, Node};
+
+/// Most dimensions that kernels walk over.
+const MOST_DIMENSIONS: usize = 4;
+
+pub(super) const KERNELS: &[GpuEntry] = &[
+    GpuEntry { name: "gpu.slice", operation: "Slice", prepare: prepare_slice },
+    GpuEntry { name: "gpu.transpose", operation: "Transpose", prepare: prepare_transpose },
+    GpuEntry { name: "gpu.gather", operation: "Gather", prepare: prepare_gather },
+    GpuEntry { name: "gpu.cast", operation: "Cast", prepare: prepare_cast },
+];
+
+/// Accepts nodes whose output has few enough dimensions.
+pub(super) fn few_dimensions(module: &Module, node: &Node) -> Result<(), String> {
+    match module.value(node.output).shape.len() {
+        rank if rank <= MOST_DIMENSIONS => Ok(()),
+        rank => Err(format!("takes at most {MOST_DIMENSIONS} dimensions, found {rank}")),
+    }
+}
+
+/// For each dimension, the distance of neighbours.
+fn row_major(shape: &[usize]) -> Vec<usize> {
+    (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
+}
+
+struct Slice {
+    axis: usize,
+    start: usize,
+}
+
+fn prepare_slice(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    let found = slice(node);
+    if found.axis == 0 {
+        return Err("leaves axis 0 to a view".to_owned());
+    }
+    few_dimensions(module, node)?;
+    Ok(Box::new(Slice { axis: found.axis, start: found.start }))
+}
+
+impl GpuKernel for Slice {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let x = &call.inputs[0];
+        let (size, end) = (x.shape[self.axis], self.start + call.shape[self.axis]);
+        if end > size {
+            let start = self.start;
+            let axis = self.axis;
+            return Err(format!("{start}..{end} is outside dimension {axis} of size {size}"));
+        }
+        let strides = row_major(x.shape);
+        let strided = Strided::new(call.shape, &strides, self.start * strides[self.axis]);
+        copy(gpu, x.dtype.size_bytes(), &x.buffer, &strided, &call.output);
+        Ok(())
+    }
+}
+
+struct Transpose {
+    permutation: Vec<usize>,
+}
+
+fn prepare_transpose(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    few_dimensions(module, node)?;
+    match operator(node) {
+        Some(Op::Transpose(op)) => Ok(Box::new(Transpose { permutation: op.permutation.clone() })),
+        _ => Err("takes transpositions only".to_owned()),
+    }
+}
+
+impl GpuKernel for Transpose {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let x = &call.inputs[0];
+        let strides = row_major(x.shape);
+        let strides: Vec<usize> = self.permutation.iter().map(|&axis| strides[axis]).collect();
+        let strided = Strided::new(call.shape, &strides, 0);
+        copy(gpu, x.dtype.size_bytes(), &x.buffer, &strided, &call.output);
+        Ok(())
+    }
+}
+
+/// Accepts nodes whose indices the host knows before the launch: a GPU cannot refuse a wrong one.
+pub(super) fn known_indices(module: &Module, node: &Node, input: usize) -> Result<(), String> {
+    let id = node.inputs[input];
+    if module.inputs.contains(&id) || module.constant(id).is_some() {
+        return Ok(());
+    }
+    Err("takes indices that are an input of the model or constant, to check them".to_owned())
+}
+
+/// Fails on an index that names no row.
+pub(super) fn check_indices(indices: &Operand<'_>, rows: usize) -> Result<(), String> {
+    let bytes = indices.host.ok_or("expected indices that the host knows")?;
+    let known: &[i64] = if bytes.is_empty() { &[] } else { bytemuck::cast_slice(bytes) };
+    let rows_i64 = i64::try_from(rows).map_err(|error| error.to_string())?;
+    match known.iter().position(|index| !(-rows_i64..rows_i64).contains(index)) {
+        None => Ok(()),
+        Some(position) => {
+            let index = known[position];
+            Err(kernels::IndexError { position, index, rows }.to_string())
+        }
+    }
+}
+
+struct Gather;
+
+fn prepare_gather(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    accepts_gather(module, node)?;
+    known_indices(module, node, 1)?;
+    Ok(Box::new(Gather))
+}
+
+impl GpuKernel for Gather {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let (table, indices) = (&call.inputs[0], &call.inputs[1]);
+        let (&rows, rest) = table.shape.split_first().ok_or("expected a table")?;
+        check_indices(indices, rows)?;
+        let size = [rows, rest.iter().product()];
+        gather_rows(gpu, &table.buffer, size, &indices.buffer, &call.output);
+        Ok(())
+    }
+}
+
+struct Cast {
+    from: Number,
+    to: Number,
+}
+
+fn prepare_cast(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    accepts_cast(module, node)?;
+    let number = |dtype| match dtype {
+        DType::I64 => Ok(Number::I64),
+        DType::F32 => Ok(Number::F32),
+        other => Err(format!("takes i64 and f32 only, found {other}")),
+    };
+    let from = number(module.value(node.inputs[0]).dtype)?;
+    Ok(Box::new(Cast { from, to: number(module.value(node.output).dtype)? }))
+}
+
+impl GpuKernel for Cast {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        cast(gpu, (&call.inputs[0].buffer, self.from), (&call.output, self.to));
+        Ok(())
+    }
+}
