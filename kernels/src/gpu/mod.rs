@@ -6,6 +6,10 @@
 //! or, in builds with the feature `gpu-emulated`, its own slow CPU runtime, on which the tests
 //! compare every kernel with its twin for CPUs. Nothing but `device` names a vendor.
 //!
+//! Products run on the ordinary units of a GPU in f32 and i32, not on tensor cores: bf16 and int8
+//! halve and quarter the bytes of the weights, and multiply no faster than f32. There is no 2:4
+//! kernel: CubeCL 0.11.3 has no instruction for it.
+//!
 //! A launch returns at once; launches of one thread run in order. What fails on the device is
 //! reported by the next [`Gpu::read`] or [`Gpu::sync`].
 //!

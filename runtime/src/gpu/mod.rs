@@ -5,6 +5,9 @@
 //! until the outputs are read. A node without a kernel here, see [`KERNELS`], runs on the CPU: its
 //! inputs are read into their places in the session's own arena, its output is written back.
 //!
+//! Launches are made one by one in every run: CubeCL 0.11.3 can record them as a graph on the
+//! hardware that has graphs, and nothing here does so yet.
+//!
 //! CubeCL names no device in its kernels, so neither does this: `kernels::gpu::Gpu` is whatever
 //! `crate::Device` opened.
 
