@@ -145,7 +145,7 @@ fn attention_kernel<Y: Numeric>(
                 total *= correction;
                 #[unroll]
                 for index in 0..size {
-                    sums[index] = sums[index] * correction;
+                    sums[index] *= correction;
                 }
                 greatest = score;
             }

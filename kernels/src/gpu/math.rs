@@ -91,5 +91,5 @@ pub(super) fn quantized(x: f32, to: &Steps) -> i32 {
     let steps = limit(x / to.scale, -1024.0f32, 1024.0f32);
     let rounded = i32::cast_from((steps + ROUNDER) - ROUNDER);
     let integer = clamp(rounded + to.zero_point, to.min, to.max);
-    select(x == x, integer, 0i32)
+    select(x.is_nan(), 0i32, integer)
 }

@@ -17,7 +17,7 @@ fn cube_sum(own: f32, #[comptime] units: u32) -> f32 {
     while half > 0u32 {
         sync_cube();
         if UNIT_POS < half {
-            parts[unit] = parts[unit] + parts[unit + half as usize];
+            parts[unit] += parts[unit + half as usize];
         }
         half /= 2u32;
     }
@@ -132,8 +132,11 @@ pub fn layer_norm(
     if elements == 0 {
         return;
     }
-    assert!(columns > 0 && elements % columns == 0, "layer_norm: {elements} is no whole rows");
-    let whole = repeat > 0 && elements % repeat == 0;
+    assert!(
+        columns > 0 && elements.is_multiple_of(columns),
+        "layer_norm: {elements} is no whole rows"
+    );
+    let whole = repeat > 0 && elements.is_multiple_of(repeat);
     assert!(whole, "layer_norm: a residual of {repeat} elements does not repeat to {elements}");
     let summed = residual.is_some();
     let other = residual.map_or_else(|| x.slice(0..size_of::<f32>()), Clone::clone);
@@ -192,7 +195,10 @@ pub fn softmax(gpu: &Gpu, x: &Buffer, columns: usize, y: &Buffer) {
     if elements == 0 {
         return;
     }
-    assert!(columns > 0 && elements % columns == 0, "softmax: {elements} is no whole rows");
+    assert!(
+        columns > 0 && elements.is_multiple_of(columns),
+        "softmax: {elements} is no whole rows"
+    );
     let (cubes, units) = rows_grid(gpu, elements / columns);
     let (client, dim) = (&gpu.client, CubeDim::new_1d(units));
     // SAFETY: there is a cube for each whole row.

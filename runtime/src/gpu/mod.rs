@@ -66,14 +66,16 @@ pub(crate) trait GpuKernel: Send + Sync {
     }
 }
 
+/// Makes a kernel ready for a node that it can run; says why not.
+type Prepare = fn(&Gpu, &Module, &Node) -> Result<Box<dyn GpuKernel>, String>;
+
 /// A way to run an operation on a GPU.
 pub(crate) struct GpuEntry {
     /// What explanations call it.
     pub(crate) name: &'static str,
     /// The kind of operation, see `Operation::kernel_kind`.
     pub(crate) operation: &'static str,
-    /// Makes it ready for a node that it can run; says why not.
-    pub(crate) prepare: fn(&Gpu, &Module, &Node) -> Result<Box<dyn GpuKernel>, String>,
+    pub(crate) prepare: Prepare,
 }
 
 /// Every kernel. The first that takes a node runs it.
