@@ -58,6 +58,13 @@ fn models_are_explained_and_timed() {
     for check in checks {
         assert!(check["worst_error"].as_f64().expect("a number") < 1e-4, "{check}");
     }
+    assert_eq!(explained["device"], "cpu");
+    if !cfg!(feature = "cuda") {
+        let auto = sandbox.json(&["explain-model", "encoder.onnx", "--device", "auto"]);
+        assert_eq!(auto["device"], "cpu");
+        let reason = auto["device_reason"].as_str().expect("why there is no GPU");
+        assert!(reason.contains("built without GPU support"), "{reason}");
+    }
     let dump = sandbox.ask(&["explain-model", "encoder.onnx", "--dump-after", "attention"]);
     assert!(dump.contains(" = FusedAttention("), "{dump}");
     let off = ["explain-model", "encoder.onnx", "--dump-after", "attention"];
@@ -91,6 +98,9 @@ fn bad_models_are_refused_and_nothing_is_written() {
         (vec!["explain-model", "encoder.onnx", "--dump-after", "atention"], "attention"),
         (vec!["bench", "encoder.onnx", "--seconds", "0"], "--seconds"),
         (vec!["bench", "encoder.onnx", "--bind", "batch"], "NAME=SIZE"),
+        (vec!["bench", "encoder.onnx", "--device", "tpu"], "`cpu`, `cuda`"),
+        (vec!["bench", "encoder.onnx", "--device", "cuda:99"], "device `cuda:99`"),
+        (vec!["explain-model", "encoder.onnx", "--device", "cuda:99"], "device `cuda:99`"),
     ] {
         let answer = sandbox.run(&arguments);
         assert_eq!(answer.code, Some(2), "{arguments:?}: {answer:?}");
