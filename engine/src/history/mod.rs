@@ -8,10 +8,12 @@ mod environment;
 mod read;
 mod record;
 mod recorder;
+mod sweep;
 
 pub use database::HistoryError;
 pub use read::{History, LastStage, RunChoice};
 pub use record::*;
+pub use sweep::*;
 
 pub(crate) use environment::environment;
 pub(crate) use recorder::{Recorder, RunStart, StageEnd, StageStart};
