@@ -34,13 +34,13 @@ pub mod store;
 mod worker;
 
 pub use error::Error;
-pub use executor::{Host, RunEvent, RunReport, StageReport};
+pub use executor::{Host, Pause, RunEvent, RunReport, StageReport};
 pub use key::Change;
 pub use manifest::schema;
 pub use plan::{Explanation, Forecast, Plan, PlannedStage, Selection};
 pub use project::{KindDescription, Project, RunOptions, kinds, state_folder};
 pub use protocol::{Metric, Progress};
 pub use stage::{
-    AnyStage, BadInput, DatasetInput, Interrupted, Port, Stage, StageContext, StageTable,
+    AnyStage, BadInput, DatasetInput, Interrupted, Paused, Port, Stage, StageContext, StageTable,
 };
 pub use worker::worker_main;

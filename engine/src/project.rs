@@ -1,13 +1,14 @@
 //! The face of the engine: a manifest, its state folder, and what can be done with them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::executor::{Host, Prepared, RunEvent, RunReport, execute};
-use crate::history::{ArtifactRecord, History, environment};
+use crate::executor::{Host, Pause, Prepared, RunEvent, RunReport, Slots, execute};
+use crate::history::{ArtifactRecord, History, Trigger, environment};
 use crate::key;
 use crate::manifest::{Manifest, did_you_mean, params_schema, project_root};
 use crate::plan::{Explanation, Forecast, Outlook, Plan, Selection, parts, resolve_device};
@@ -37,6 +38,10 @@ pub struct RunOptions {
     pub jobs: Option<usize>,
     /// `--set` overrides, `KEY.KEY=VALUE`.
     pub set: Vec<String>,
+    /// Why it runs.
+    pub trigger: Trigger,
+    /// Stage to hold at a checkpoint.
+    pub pause: Option<Pause>,
 }
 
 /// One stage kind, for `pipeline stages`.
@@ -184,6 +189,17 @@ impl Project {
         options: &RunOptions,
         observer: &mut dyn FnMut(&RunEvent),
     ) -> Result<RunReport, Error> {
+        self.run_within(options, None, observer)
+    }
+
+    /// [`Project::run`] for someone who holds the manifest's lock already, and whose runs share
+    /// their slots.
+    pub(crate) fn run_within(
+        &self,
+        options: &RunOptions,
+        within: Option<Arc<Slots>>,
+        observer: &mut dyn FnMut(&RunEvent),
+    ) -> Result<RunReport, Error> {
         let manifest = self.check(&options.set)?;
         let (device, fallback) = resolve_device(manifest.device, self.host.cuda)?;
         let parts = parts(&manifest, &options.selection)?;
@@ -213,6 +229,9 @@ impl Project {
             last,
             expected_s,
             environment: environment(&manifest.root),
+            trigger: options.trigger.clone(),
+            pause: options.pause.clone(),
+            within,
             manifest,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -19,7 +19,7 @@ use crate::gate::judge;
 use crate::history::{Recorder, RunState, StageEnd, StageStart, StageState};
 use crate::manifest::{Reference, StageSpec};
 use crate::plan::Part;
-use crate::protocol::WorkerEvent;
+use crate::protocol::{Milestone, WorkerEvent};
 use crate::store::Action;
 
 /// Where a stage of the run stands.
@@ -67,11 +67,19 @@ struct End {
     action: Option<Box<Action>>,
     gates: Vec<crate::history::GateRecord>,
     bad_input: bool,
+    milestones: Vec<Milestone>,
 }
 
 impl End {
     fn plain(state: StageState, error: Option<String>) -> Self {
-        Self { state, error, action: None, gates: Vec::new(), bad_input: false }
+        Self {
+            state,
+            error,
+            action: None,
+            gates: Vec::new(),
+            bad_input: false,
+            milestones: Vec::new(),
+        }
     }
 }
 
@@ -184,6 +192,7 @@ impl RunLoop<'_> {
         let state = self.stages[bad].report.as_ref().map(|report| report.state);
         let what = match state {
             Some(StageState::Interrupted) => "was interrupted",
+            Some(StageState::Paused) => "is paused",
             Some(StageState::Skipped) => "did not run",
             _ => "failed",
         };
@@ -352,6 +361,10 @@ impl RunLoop<'_> {
                 self.succeeded(index, StageState::Hit, action).await
             }
             StageOutcome::Ran(action) => self.succeeded(index, StageState::Ran, action).await,
+            StageOutcome::Paused(milestones) => {
+                let end = End::plain(StageState::Paused, None);
+                self.conclude(index, End { milestones, ..end }).await
+            }
             StageOutcome::Interrupted => {
                 self.conclude(index, End::plain(StageState::Interrupted, None)).await
             }
@@ -450,6 +463,9 @@ impl RunLoop<'_> {
             duration_s,
             error: end.error.clone(),
             bad_input: end.bad_input,
+            metrics: record.metrics.to_vec(),
+            unavailable: record.unavailable.to_vec(),
+            milestones: action.map_or(&end.milestones, |action| &action.milestones).clone(),
         });
         self.tell_end(index, end, duration_s);
         Ok(())
@@ -474,6 +490,10 @@ impl RunLoop<'_> {
                 RunEvent::StageSkipped { stage, reason: self.stages[index].reason.clone() }
             }
             StageState::Interrupted => RunEvent::StageInterrupted { stage },
+            StageState::Paused => {
+                let epochs = end.milestones.last().map_or(0, |milestone| milestone.epochs);
+                RunEvent::StagePaused { stage, epochs }
+            }
             StageState::Hit | StageState::Running => return,
         };
         (self.observer)(&event);
@@ -485,7 +505,11 @@ impl RunLoop<'_> {
         let any = |state| stages.iter().any(|stage: &StageReport| stage.state == state);
         let state = if any(StageState::Failed) {
             RunState::Failed
-        } else if any(StageState::Interrupted) || any(StageState::Skipped) {
+        } else if any(StageState::Interrupted) {
+            RunState::Interrupted
+        } else if any(StageState::Paused) {
+            RunState::Paused
+        } else if any(StageState::Skipped) {
             RunState::Interrupted
         } else {
             RunState::Done

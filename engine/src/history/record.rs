@@ -19,6 +19,8 @@ pub enum RunState {
     Failed,
     /// Someone stopped or killed it.
     Interrupted,
+    /// Early stopping of a sweep holds a stage of it at a checkpoint.
+    Paused,
 }
 
 /// How a stage of a run ended.
@@ -37,6 +39,8 @@ pub enum StageState {
     Skipped,
     /// Stopped by a request to stop.
     Interrupted,
+    /// Held at a checkpoint by early stopping of a sweep.
+    Paused,
 }
 
 /// One line of `pipeline runs`.

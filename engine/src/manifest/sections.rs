@@ -60,7 +60,7 @@ impl Place {
         Self { label: section.label.clone(), whole: section.span.clone(), entries }
     }
 
-    fn entry(&self, key: &str) -> Range<usize> {
+    pub(super) fn entry(&self, key: &str) -> Range<usize> {
         self.entries.get(key).unwrap_or(&self.whole).clone()
     }
 }
