@@ -9,11 +9,13 @@ mod read;
 mod record;
 mod recorder;
 mod sweep;
+mod trigger;
 
 pub use database::HistoryError;
 pub use read::{History, LastStage, RunChoice};
 pub use record::*;
 pub use sweep::*;
+pub use trigger::Trigger;
 
 pub(crate) use environment::environment;
 pub(crate) use recorder::{Recorder, RunStart, StageEnd, StageStart};

@@ -461,6 +461,7 @@ fn summary(row: &SqliteRow) -> Result<RunSummary, HistoryError> {
         id: row.get("id"),
         manifest: row.get("manifest"),
         manifest_path: PathBuf::from(row.get::<String, _>("manifest_path")),
+        trigger: parsed("trigger", &row.get::<String, _>("trigger"))?,
         state: if killed { RunState::Interrupted } else { state },
         started_at: timestamp(row.get("started_at"))?,
         duration_s: row.get("duration_s"),

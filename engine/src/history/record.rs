@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Trigger;
 use crate::protocol::{Metric, Unavailable};
 
 /// How a run ended, or that it has not.
@@ -53,6 +54,8 @@ pub struct RunSummary {
     pub manifest: String,
     /// Manifest file, relative to the project root where it lies inside.
     pub manifest_path: PathBuf,
+    /// What started it.
+    pub trigger: Trigger,
     /// How it ended.
     pub state: RunState,
     /// When it started, in UTC.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::{Connection as _, Sqlite, Transaction};
 
 use super::database::{Database, HistoryError, failed};
-use super::{Environment, GateRecord, RunState, SourceRecord, StageState};
+use super::{Environment, GateRecord, RunState, SourceRecord, StageState, Trigger};
 use crate::protocol::{Metric, SeriesPoint, Unavailable};
 use crate::store::{Artifact, Form, Store};
 
@@ -17,6 +17,7 @@ pub(crate) struct RunStart<'a> {
     pub(crate) manifest_file: &'a Path,
     pub(crate) device: &'a str,
     pub(crate) environment: &'a Environment,
+    pub(crate) trigger: &'a Trigger,
 }
 
 /// What is known when a stage of a run turns out to be a hit or starts to run.
@@ -78,8 +79,8 @@ impl Recorder {
                 .execute(&mut *transaction)
                 .await?;
             let run: i64 = sqlx::query_scalar(
-                "INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, pid, started_at)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                r#"INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, pid, started_at, "trigger")
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id"#,
             )
             .bind(&manifest.name)
             .bind(&file)
@@ -91,6 +92,7 @@ impl Recorder {
             .bind(word(RunState::Running))
             .bind(i64::from(std::process::id()))
             .bind(jiff::Timestamp::now().to_string())
+            .bind(json(start.trigger))
             .fetch_one(&mut *transaction)
             .await?;
             let environment = serde_json::to_value(start.environment).expect("plain JSON");
@@ -312,8 +314,7 @@ impl Recorder {
 
     /// Closes the database, so that everything is in its one file when the process ends.
     pub(crate) async fn close(self) -> Result<(), HistoryError> {
-        let Database { path, connection } = self.database;
-        connection.close().await.map_err(|source| failed(&path, "close it", source))
+        self.database.close("close it").await
     }
 
     /// Notes how the run ended.
@@ -394,7 +395,7 @@ fn word(value: impl serde::Serialize) -> String {
 }
 
 fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("lists of strings are plain JSON")
+    serde_json::to_string(value).expect("what is kept as JSON has no maps with odd keys")
 }
 
 fn signed(count: u64) -> i64 {
