@@ -13,6 +13,7 @@
 //! - [`store`]: content-addressed blobs and trees, and the records of actions.
 //! - `key`, `plan`, `gate`: cache keys, what a run would do, bounds on metrics.
 //! - `executor`: parallel stages, worker processes, stopping.
+//! - [`sweep`]: many runs of a manifest with other parameters.
 //! - [`protocol`], [`worker_main`]: what a worker and its parent say to each other.
 //! - [`history`]: what happened in earlier runs, as plain structs.
 //!
@@ -31,6 +32,7 @@ pub mod protocol;
 pub mod source;
 pub mod stage;
 pub mod store;
+pub mod sweep;
 mod worker;
 
 pub use error::Error;
@@ -38,9 +40,10 @@ pub use executor::{Host, Pause, RunEvent, RunReport, StageReport};
 pub use key::Change;
 pub use manifest::schema;
 pub use plan::{Explanation, Forecast, Plan, PlannedStage, Selection};
-pub use project::{KindDescription, Project, RunOptions, kinds, state_folder};
+pub use project::{KindDescription, Project, RunOptions, SweepOptions, kinds, state_folder};
 pub use protocol::{Metric, Progress};
 pub use stage::{
     AnyStage, BadInput, DatasetInput, Interrupted, Paused, Port, Stage, StageContext, StageTable,
 };
+pub use sweep::{SweepEvent, SweepPlan, SweepReport};
 pub use worker::worker_main;

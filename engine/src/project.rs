@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::manifest::{Manifest, did_you_mean, params_schema, project_root};
 use crate::plan::{Explanation, Forecast, Outlook, Plan, Selection, parts, resolve_device};
 use crate::stage::{Port, StageTable};
 use crate::store::Store;
+use crate::sweep::{Sweep, SweepEvent, SweepPlan, SweepReport};
 
 /// A manifest and its state folder.
 #[derive(Debug)]
@@ -42,6 +44,17 @@ pub struct RunOptions {
     pub trigger: Trigger,
     /// Stage to hold at a checkpoint.
     pub pause: Option<Pause>,
+    /// When to stop as if someone had asked for it.
+    pub deadline: Option<Instant>,
+}
+
+/// What a sweep is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SweepOptions {
+    /// `--set` overrides, `KEY.KEY=VALUE`.
+    pub set: Vec<String>,
+    /// Measure trials again that failed in an earlier session.
+    pub retry_failed: bool,
 }
 
 /// One stage kind, for `pipeline stages`.
@@ -102,6 +115,33 @@ impl Project {
         &self.home
     }
 
+    /// The manifest file, absolute.
+    pub(crate) fn manifest_file(&self) -> &Path {
+        &self.manifest_file
+    }
+
+    /// What the manifest's sweep would do. Nothing is written.
+    ///
+    /// # Errors
+    /// When the manifest has no sweep or is wrong, or the state folder cannot be read.
+    pub fn plan_sweep(&self, options: &SweepOptions) -> Result<SweepPlan, Error> {
+        Sweep::prepare(self, &options.set, options.retry_failed)?.plan()
+    }
+
+    /// Runs the manifest's sweep, or goes on with it. Blocks until it is over; signals work as in
+    /// [`Project::run`]. Must not be called in an async task.
+    ///
+    /// # Errors
+    /// When the sweep cannot start, what it looks for is not reported, or it cannot be recorded. A
+    /// failed trial is no error but a [`SweepReport`] that says so.
+    pub fn sweep(
+        &self,
+        options: &SweepOptions,
+        observer: &mut dyn FnMut(&SweepEvent),
+    ) -> Result<SweepReport, Error> {
+        Sweep::prepare(self, &options.set, options.retry_failed)?.run(observer)
+    }
+
     /// The manifest, read and checked.
     ///
     /// # Errors
@@ -142,7 +182,7 @@ impl Project {
     pub fn explain(&self, stage: &str, set: &[String]) -> Result<Explanation, Error> {
         let manifest = self.check(set)?;
         let (device, _) = resolve_device(manifest.device, self.host.cuda)?;
-        let selection = Selection { until: Some(stage.to_owned()), ..Selection::default() };
+        let selection = Selection { until: vec![stage.to_owned()], ..Selection::default() };
         let options = RunOptions { selection, ..RunOptions::default() };
         let planned = self.outlook(&manifest, &device, &options)?;
         let (stage, document) = planned
@@ -231,6 +271,7 @@ impl Project {
             environment: environment(&manifest.root),
             trigger: options.trigger.clone(),
             pause: options.pause.clone(),
+            deadline: options.deadline,
             within,
             manifest,
         };

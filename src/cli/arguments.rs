@@ -66,8 +66,8 @@ pub(super) struct Asked {
     #[arg(long, value_name = "STAGE")]
     from: Option<String>,
     /// End with this stage: it and everything it depends on
-    #[arg(long, value_name = "STAGE")]
-    until: Option<String>,
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    until: Vec<String>,
     /// These stages alone; what they need has to be cached
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     only: Vec<String>,

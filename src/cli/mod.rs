@@ -31,6 +31,8 @@ mod runs;
 mod schema;
 mod show;
 mod stages;
+mod sweep;
+mod sweeps;
 mod worker;
 
 use std::process::ExitCode;
@@ -55,6 +57,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Run),
+    Sweep(sweep::Sweep),
+    Sweeps(sweeps::Sweeps),
     Plan(plan::Plan),
     Explain(explain::Explain),
     Convert(convert::Convert),
@@ -94,6 +98,8 @@ impl Verb {
     fn answer(&self) -> Result<Answer, Failure> {
         match self {
             Self::Run(verb) => verb.answer(),
+            Self::Sweep(verb) => verb.answer(),
+            Self::Sweeps(verb) => verb.answer(),
             Self::Plan(verb) => verb.answer(),
             Self::Explain(verb) => verb.answer(),
             Self::Convert(verb) => verb.answer(),

@@ -41,6 +41,7 @@ pub(crate) struct Prepared {
     pub(crate) environment: Environment,
     pub(crate) trigger: Trigger,
     pub(crate) pause: Option<Pause>,
+    pub(crate) deadline: Option<Instant>,
     /// Slots shared with other runs of whoever holds the lock of the manifest already.
     pub(crate) within: Option<Arc<Slots>>,
 }
@@ -125,6 +126,7 @@ pub(crate) async fn execute(
         keep_going: prepared.keep_going,
         expected_s: prepared.expected_s,
         begun: Instant::now(),
+        deadline: prepared.deadline,
     };
     run_loop.run(inbox, &mut signals).await
 }

@@ -95,6 +95,16 @@ pub(super) struct RunLoop<'o> {
     pub(super) keep_going: bool,
     pub(super) expected_s: BTreeMap<String, f64>,
     pub(super) begun: Instant,
+    /// When to stop as if someone had asked for it.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// Waits for a moment; for ever without one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl RunLoop<'_> {
@@ -109,6 +119,10 @@ impl RunLoop<'_> {
             tokio::select! {
                 biased;
                 () = signals.next() => self.stop_requested(),
+                () = at(self.deadline) => {
+                    self.deadline = None;
+                    self.stop_requested();
+                }
                 Some(message) = inbox.recv() => self.hear(message).await?,
                 Some(ended) = self.tasks.join_next() => {
                     let (index, outcome) = match ended {
@@ -445,6 +459,7 @@ impl RunLoop<'_> {
         };
         let row = self.row(index);
         self.recorder.finish_stage(row, &record).await?;
+        let (metrics, unavailable) = (record.metrics.to_vec(), record.unavailable.to_vec());
         let good = matches!(end.state, StageState::Hit | StageState::Ran);
         let outputs = artifacts
             .into_iter()
@@ -463,8 +478,8 @@ impl RunLoop<'_> {
             duration_s,
             error: end.error.clone(),
             bad_input: end.bad_input,
-            metrics: record.metrics.to_vec(),
-            unavailable: record.unavailable.to_vec(),
+            metrics,
+            unavailable,
             milestones: action.map_or(&end.milestones, |action| &action.milestones).clone(),
         });
         self.tell_end(index, end, duration_s);

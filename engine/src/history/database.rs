@@ -14,6 +14,7 @@ use crate::store::{Store, StoreError};
 const MIGRATIONS: &[(&str, &str)] = &[
     ("runs", include_str!("migrations/0001_runs.sql")),
     ("triggers", include_str!("migrations/0002_triggers.sql")),
+    ("sweeps", include_str!("migrations/0004_sweeps.sql")),
 ];
 
 fn migrator() -> Migrator {
@@ -79,6 +80,12 @@ pub enum HistoryError {
     NoRun {
         /// What was asked for.
         id: String,
+    },
+    /// There is no such sweep.
+    #[error("there is no sweep {id}; `pipeline sweeps` lists them")]
+    NoSweep {
+        /// What was asked for.
+        id: i64,
     },
     /// The folder of the database cannot be used.
     #[error(transparent)]

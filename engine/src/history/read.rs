@@ -430,7 +430,11 @@ impl History {
             .map_err(|error| unreadable("environment", error.to_string()))
     }
 
-    fn rows(&self, sql: &'static str, binds: &[Bind<'_>]) -> Result<Vec<SqliteRow>, HistoryError> {
+    pub(super) fn rows(
+        &self,
+        sql: &'static str,
+        binds: &[Bind<'_>],
+    ) -> Result<Vec<SqliteRow>, HistoryError> {
         // A poisoned lock means a panic in a read, which leaves the connection usable.
         let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Database { path, connection }) = guard.as_mut() else {
@@ -449,7 +453,7 @@ impl History {
     }
 }
 
-enum Bind<'a> {
+pub(super) enum Bind<'a> {
     Number(i64),
     Text(&'a str),
 }
@@ -483,22 +487,28 @@ fn document(row: &SqliteRow) -> Result<Value, HistoryError> {
     text.map_or(Ok(Value::Null), |text| parsed("key_document", &text))
 }
 
-fn timestamp(text: String) -> Result<jiff::Timestamp, HistoryError> {
+pub(super) fn timestamp(text: String) -> Result<jiff::Timestamp, HistoryError> {
     text.parse().map_err(|_| unreadable("started_at", text))
 }
 
-fn word<T: DeserializeOwned>(what: &'static str, text: String) -> Result<T, HistoryError> {
+pub(super) fn word<T: DeserializeOwned>(
+    what: &'static str,
+    text: String,
+) -> Result<T, HistoryError> {
     serde_json::from_value(Value::String(text.clone())).map_err(|_| unreadable(what, text))
 }
 
-fn parsed<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, HistoryError> {
+pub(super) fn parsed<T: DeserializeOwned>(
+    what: &'static str,
+    text: &str,
+) -> Result<T, HistoryError> {
     serde_json::from_str(text).map_err(|_| unreadable(what, text.to_owned()))
 }
 
-fn unreadable(what: &'static str, found: String) -> HistoryError {
+pub(super) fn unreadable(what: &'static str, found: String) -> HistoryError {
     HistoryError::Row { what, found }
 }
 
-fn unsigned(count: i64) -> u64 {
+pub(super) fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }

@@ -59,25 +59,30 @@ impl Recorder {
         Ok((transaction, path))
     }
 
-    /// Notes a new run; earlier runs of the manifest that never ended were killed.
+    /// Notes a new run; earlier runs of the manifest that never ended, but for those of this very
+    /// process, were killed.
     pub(crate) async fn start_run(&mut self, start: &RunStart<'_>) -> Result<i64, HistoryError> {
         let manifest = start.manifest;
         let file = start.manifest_file.display().to_string();
         let (mut transaction, path) = self.begin().await?;
         let written = async {
-            sqlx::query("UPDATE stage_runs SET state = ? WHERE state = ? AND run_id IN (SELECT id FROM runs WHERE manifest_file = ? AND state = ?)")
+            sqlx::query("UPDATE stage_runs SET state = ? WHERE state = ? AND run_id IN (SELECT id FROM runs WHERE manifest_file = ? AND state = ? AND pid <> ?)")
                 .bind(word(StageState::Interrupted))
                 .bind(word(StageState::Running))
                 .bind(&file)
                 .bind(word(RunState::Running))
+                .bind(i64::from(std::process::id()))
                 .execute(&mut *transaction)
                 .await?;
-            sqlx::query("UPDATE runs SET state = ? WHERE manifest_file = ? AND state = ?")
-                .bind(word(RunState::Interrupted))
-                .bind(&file)
-                .bind(word(RunState::Running))
-                .execute(&mut *transaction)
-                .await?;
+            sqlx::query(
+                "UPDATE runs SET state = ? WHERE manifest_file = ? AND state = ? AND pid <> ?",
+            )
+            .bind(word(RunState::Interrupted))
+            .bind(&file)
+            .bind(word(RunState::Running))
+            .bind(i64::from(std::process::id()))
+            .execute(&mut *transaction)
+            .await?;
             let run: i64 = sqlx::query_scalar(
                 r#"INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, pid, started_at, "trigger")
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id"#,
@@ -387,17 +392,17 @@ impl StageEnd<'_> {
 }
 
 /// An enum as the kebab-case word that serde gives it.
-fn word(value: impl serde::Serialize) -> String {
+pub(super) fn word(value: impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,
         other => unreachable!("a state is a word, not {other:?}"),
     }
 }
 
-fn json(value: &impl serde::Serialize) -> String {
+pub(super) fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("what is kept as JSON has no maps with odd keys")
 }
 
-fn signed(count: u64) -> i64 {
+pub(super) fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

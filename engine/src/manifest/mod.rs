@@ -26,8 +26,7 @@ pub(crate) use schema::params_schema;
 pub use schema::schema;
 pub use spec::{Bound, DatasetSpec, DeviceChoice, Gate, ModelSpec, Reference};
 pub use sweep::{
-    DimensionSpec, EarlyStopping, Objective, OnTrialFailure, SamplerName, StoppingMethod,
-    SweepSpec, Watch,
+    DimensionSpec, EarlyStopping, Objective, OnTrialFailure, StoppingMethod, SweepSpec, Watch,
 };
 
 /// A manifest that has passed every check.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,9 +10,9 @@ use serde_json::Value;
 
 use super::diagnostic::did_you_mean;
 use super::read::Reader;
-use super::sections::{Draft, Place};
+use super::sections::{Draft, Place, parse_duration};
 use super::spec::Gate;
-use crate::sweep::sampler::{Nsga2Options, TpeOptions};
+use crate::sweep::sampler::{Sampler, TpeOptions};
 use crate::sweep::space::{Condition, Dimension, Domain, Space};
 
 /// `[sweep]`: which values to try, and what makes one trial better than another.
@@ -26,17 +27,18 @@ pub struct SweepSpec {
     #[serde(default)]
     pub constraints: BTreeMap<String, f64>,
     /// How values are drawn.
-    #[serde(default)]
-    pub sampler: SamplerName,
-    /// Settings of `tpe`.
-    #[serde(default)]
-    pub tpe: TpeOptions,
-    /// Settings of `nsga2`.
-    #[serde(default)]
-    pub nsga2: Nsga2Options,
+    #[serde(default = "tpe")]
+    pub sampler: Sampler,
     /// Trials; `grid` and `zip` have as many as there are combinations unless fewer are asked for.
     #[serde(default)]
     pub trials: Option<NonZeroU64>,
+    /// Trials to begin with: values of dimensions by their paths. What one leaves out is drawn.
+    #[serde(default)]
+    pub first: Vec<BTreeMap<String, Value>>,
+    /// Longest time at work, all sessions together, for instance `90m` or `2h`; a trial that is at
+    /// work then leaves a checkpoint.
+    #[serde(default)]
+    pub budget: Option<String>,
     /// Seeds that every trial is measured with; the manifest's own when empty.
     #[serde(default)]
     pub seeds: Vec<u64>,
@@ -49,6 +51,10 @@ pub struct SweepSpec {
     /// Holds bad trials at a checkpoint before they cost their full time.
     #[serde(default)]
     pub early_stopping: Option<EarlyStopping>,
+}
+
+fn tpe() -> Sampler {
+    Sampler::Tpe(TpeOptions::default())
 }
 
 fn one() -> NonZeroUsize {
@@ -80,23 +86,6 @@ pub struct DimensionSpec {
     /// Varies only where another dimension, which has a `choice`, is one of these values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub when: BTreeMap<String, Vec<Value>>,
-}
-
-/// How the values of a trial are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum SamplerName {
-    /// Every combination.
-    Grid,
-    /// The first values of all, then the second ones, …
-    Zip,
-    /// Independently at random.
-    Random,
-    /// Where good trials were more often than others (tree-structured Parzen estimator).
-    #[default]
-    Tpe,
-    /// By crossing and mutating good trials, for two objectives or more (NSGA-II).
-    Nsga2,
 }
 
 /// A metric and where it should go.
@@ -227,8 +216,10 @@ impl DimensionSpec {
             (None, None, None, None, Some([low, high])) => {
                 no_step(Domain::Int { low, high, log: true, step: None })
             }
-            _ => Err("expected exactly one of `choice`, `uniform`, `log-uniform`, `int` and `log-int`"
-                .to_owned()),
+            _ => Err(
+                "expected exactly one of `choice`, `uniform`, `log-uniform`, `int` and `log-int`"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -256,6 +247,11 @@ impl SweepSpec {
         Ok(Space { dimensions })
     }
 
+    /// Longest time at work, all sessions together; the manifest was checked.
+    pub fn budget(&self) -> Option<Duration> {
+        self.budget.as_deref().and_then(parse_duration)
+    }
+
     /// Constraints as stage, gate and bound; the manifest was checked.
     pub fn gates(&self) -> impl Iterator<Item = (&str, Gate)> {
         self.constraints.iter().filter_map(|(key, bound)| {
@@ -275,8 +271,20 @@ impl Reader<'_> {
         match spec.space() {
             Err((name, message)) => complain("space", format!("`{name}`: {message}"), None),
             Ok(space) => {
-                if let Err(error) = space.check() {
+                if let Err(error) = spec.sampler.check(&space) {
                     complain("space", error.to_string(), None);
+                }
+                for (path, value) in spec.first.iter().flatten() {
+                    let known = space.dimension(path);
+                    if known.is_none() {
+                        let names = space.dimensions.iter().map(|known| known.name.as_str());
+                        let message = format!("`first`: `{path}` is not in the space");
+                        complain("first", message, did_you_mean(path, names));
+                    } else if known.is_some_and(|known| known.domain.number(value).is_none()) {
+                        let message =
+                            format!("`first`: {value} is not among the values of `{path}`");
+                        complain("first", message, None);
+                    }
                 }
                 for dimension in &space.dimensions {
                     let mut path = dimension.name.split('.');
@@ -310,13 +318,23 @@ impl Reader<'_> {
                 }
             }
         }
-        if spec.sampler == SamplerName::Nsga2 && spec.objectives.len() < 2 {
+        if matches!(spec.sampler, Sampler::Nsga2(_)) && spec.objectives.len() < 2 {
             let message = "`nsga2` needs two objectives or more".to_owned();
             complain("sampler", message, Some("`tpe` is made for one".to_owned()));
         }
-        let needs_trials = !matches!(spec.sampler, SamplerName::Grid | SamplerName::Zip);
+        let needs_trials = !matches!(spec.sampler, Sampler::Grid | Sampler::Zip);
         if needs_trials && spec.trials.is_none() {
-            complain("trials", "`trials` is missing; only `grid` and `zip` end by themselves".to_owned(), None);
+            complain(
+                "trials",
+                "`trials` is missing; only `grid` and `zip` end by themselves".to_owned(),
+                None,
+            );
+        }
+        if let Some(text) = &spec.budget
+            && parse_duration(text).is_none()
+        {
+            let message = format!("`budget`: `{text}` is no duration, expected for instance `90m`");
+            complain("budget", message, None);
         }
         let mut seeds = spec.seeds.clone();
         seeds.sort_unstable();
@@ -326,11 +344,12 @@ impl Reader<'_> {
         }
         let mut sides: BTreeMap<(&str, String), [Option<f64>; 2]> = BTreeMap::new();
         for (key, bound) in &spec.constraints {
-            let parsed = key.split_once('.').and_then(|(stage, gate)| {
-                Some((stage, Gate::parse(gate, *bound)?))
-            });
+            let parsed = key
+                .split_once('.')
+                .and_then(|(stage, gate)| Some((stage, Gate::parse(gate, *bound)?)));
             let Some((stage, gate)) = parsed else {
-                let message = format!("constraint `{key}` is not STAGE.METRIC-max or STAGE.METRIC-min");
+                let message =
+                    format!("constraint `{key}` is not STAGE.METRIC-max or STAGE.METRIC-min");
                 complain("constraints", message, None);
                 continue;
             };

@@ -11,10 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::manifest::DatasetSpec;
+use crate::protocol::{Metric, Milestone, Progress, SeriesPoint, Task, Unavailable, WorkerEvent};
 use crate::store::write_atomically;
-use crate::protocol::{
-    Metric, Milestone, Progress, SeriesPoint, Task, Unavailable, WorkerEvent,
-};
 
 /// Shortest time between two progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
