@@ -15,6 +15,7 @@
 //! - `executor`: parallel stages, worker processes, stopping.
 //! - [`sweep`]: many runs of a manifest with other parameters.
 //! - [`protocol`], [`worker_main`]: what a worker and its parent say to each other.
+//! - [`sweep`]: many runs of a manifest with other parameters: spaces and samplers.
 //! - [`history`]: what happened in earlier runs, as plain structs.
 //!
 //! Start at [`Project`] to run something, at [`Stage`] to write a stage, at

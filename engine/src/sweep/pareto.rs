@@ -1,0 +1,1 @@
+//! What is better where several objectives count.
