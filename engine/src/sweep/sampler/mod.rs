@@ -10,7 +10,7 @@ mod nsga2;
 mod options;
 mod tpe;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::space::{Params, Space, SpaceError};
@@ -18,7 +18,7 @@ use draw::Draws;
 pub use options::{Crossover, Nsga2Options, Sampler, TpeOptions};
 
 /// An earlier trial.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
     /// What it ran with.
     pub params: Params,
@@ -27,7 +27,8 @@ pub struct Observation {
 }
 
 /// What a trial came to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It ran to its end.
     Done {
