@@ -255,7 +255,10 @@ impl Session<'_, '_> {
     }
 
     fn stopping(&self) -> bool {
-        self.is_late() || self.failed || self.error.is_some() || self.interrupted.load(Ordering::Relaxed)
+        self.is_late()
+            || self.failed
+            || self.error.is_some()
+            || self.interrupted.load(Ordering::Relaxed)
     }
 
     /// The next trial to measure: one that has begun, one that may go on, or a new one.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use engine::history::{History, RunChoice, RunState, StageState, SweepRecord, SweepState, TrialState};
+use engine::history::{
+    History, RunChoice, RunState, StageState, SweepRecord, SweepState, TrialState,
+};
 use engine::{SweepEvent, SweepOptions, SweepReport};
 
 use crate::Test;
@@ -12,7 +14,10 @@ use crate::project::Toy;
 
 pub(crate) const TESTS: &[Test] = &[
     ("trials_share_what_they_have_in_common", trials_share_what_they_have_in_common),
-    ("sweeps_killed_anywhere_lose_and_repeat_nothing", sweeps_killed_anywhere_lose_and_repeat_nothing),
+    (
+        "sweeps_killed_anywhere_lose_and_repeat_nothing",
+        sweeps_killed_anywhere_lose_and_repeat_nothing,
+    ),
     ("sweeps_are_extended", sweeps_are_extended),
     ("asha_holds_and_promotes", asha_holds_and_promotes),
     ("halving_and_hyperband_come_to_an_end", halving_and_hyperband_come_to_an_end),
@@ -199,10 +204,7 @@ fn asha_holds_and_promotes() {
     let (won, expected) = (best(&report.sweep)[0], best(&whole.sweep)[0]);
     assert_eq!(trials[won as usize].params, whole.sweep.trials[expected as usize].params);
     // Held and taken up again, the winner is what it would have been without a stop.
-    assert_eq!(
-        trials[won as usize].objectives,
-        whole.sweep.trials[expected as usize].objectives
-    );
+    assert_eq!(trials[won as usize].objectives, whole.sweep.trials[expected as usize].objectives);
     let run = trials[won as usize].runs[0].run;
     let run = History::open(&toy.home()).unwrap().run(RunChoice::Id(run)).unwrap();
     assert_eq!(run.stages[1].series[0].points.len(), 9);
@@ -305,7 +307,9 @@ fn parallel_trials_take_no_result_twice() {
 fn what_cannot_be_looked_for_is_said_at_once() {
     let toy = Toy::new(GRID);
     let runs = |toy: &Toy| {
-        History::open(&toy.home()).and_then(|history| history.runs(100)).map_or(0, |runs| runs.len())
+        History::open(&toy.home())
+            .and_then(|history| history.runs(100))
+            .map_or(0, |runs| runs.len())
     };
     let error = refused(&toy, &["sweep.objectives=[{maximize=\"end.validation/scare\"}]"]);
     assert_eq!(

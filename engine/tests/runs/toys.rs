@@ -210,7 +210,8 @@ impl Stage for Learn {
         let checkpoint = context.checkpoint_dir().join("epoch");
         let mut epoch: u64 = fs::read_to_string(&checkpoint).map_or(Ok(0), |text| text.parse())?;
         let score = |epoch: u64| {
-            (1.0 - (params.rate - 0.6).abs()) * (1.0 - 0.5_f64.powi(i32::try_from(epoch).unwrap_or(0)))
+            (1.0 - (params.rate - 0.6).abs())
+                * (1.0 - 0.5_f64.powi(i32::try_from(epoch).unwrap_or(0)))
         };
         while epoch < params.epochs {
             if context.pause_after().is_some_and(|pause| epoch >= pause) {
