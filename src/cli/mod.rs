@@ -6,6 +6,7 @@
 
 mod answer;
 mod arguments;
+mod auto;
 mod bench;
 mod cache;
 mod check;
@@ -57,6 +58,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Run),
+    Auto(auto::Auto),
     Sweep(sweep::Sweep),
     Sweeps(sweeps::Sweeps),
     Plan(plan::Plan),
@@ -98,6 +100,7 @@ impl Verb {
     fn answer(&self) -> Result<Answer, Failure> {
         match self {
             Self::Run(verb) => verb.answer(),
+            Self::Auto(verb) => verb.answer(),
             Self::Sweep(verb) => verb.answer(),
             Self::Sweeps(verb) => verb.answer(),
             Self::Plan(verb) => verb.answer(),

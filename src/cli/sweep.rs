@@ -101,7 +101,7 @@ fn planned(plan: &SweepPlan) -> String {
     text
 }
 
-fn show(progress: &mut Progress, event: &SweepEvent) {
+pub(super) fn show(progress: &mut Progress, event: &SweepEvent) {
     match event {
         SweepEvent::WaitingForRun { holder } => {
             let whom =

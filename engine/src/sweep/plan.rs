@@ -56,7 +56,6 @@ pub(super) fn plan(
 ) -> Result<SweepPlan, Error> {
     let base = project.check(set)?;
     let selection = Selection { until: targets(&board.spec), ..Selection::default() };
-    let included = parts(&base, &selection)?;
     let mut distinct = BTreeMap::new();
     let mut stage_runs = 0;
     let history = project.history()?;
@@ -64,6 +63,7 @@ pub(super) fn plan(
         for seed in &board.seeds {
             let set = [set, &overrides(&params, *seed)].concat();
             let manifest = project.check(&set)?;
+            let included = parts(&manifest, &selection)?;
             let mut known: BTreeMap<String, Digest> = BTreeMap::new();
             for (spec, part) in manifest.stages.iter().zip(&included) {
                 if *part == Part::Left {
@@ -92,8 +92,8 @@ pub(super) fn plan(
         stages: base
             .stages
             .iter()
-            .zip(&included)
-            .filter(|(_, part)| **part != Part::Left)
+            .zip(parts(&base, &selection)?)
+            .filter(|(_, part)| *part != Part::Left)
             .map(|(stage, _)| stage.name.clone())
             .collect(),
         stage_runs,
