@@ -15,6 +15,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("runs", include_str!("migrations/0001_runs.sql")),
     ("triggers", include_str!("migrations/0002_triggers.sql")),
     ("sweeps", include_str!("migrations/0004_sweeps.sql")),
+    ("schedules", include_str!("migrations/0003_schedules.sql")),
 ];
 
 fn migrator() -> Migrator {
