@@ -34,10 +34,7 @@ impl Report {
         let history = self.state.history()?;
         let choices =
             if self.runs.is_empty() { &[RunChoice::Latest] } else { self.runs.as_slice() };
-        let records = choices
-            .iter()
-            .map(|choice| Ok(history.run(*choice)?))
-            .collect::<Result<Vec<_>, Failure>>()?;
+        let records = history.records(choices)?;
         let text = reports::render(&records, self.format()).context("cannot make the report")?;
         let Some(path) = &self.output else { return Ok(Answer::text(text)) };
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

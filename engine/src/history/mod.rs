@@ -9,12 +9,13 @@ mod read;
 mod read_sweeps;
 mod record;
 mod recorder;
+mod records;
 mod sweep;
 mod sweep_recorder;
 mod trigger;
 
 pub use database::HistoryError;
-pub use read::{History, LastStage, RunChoice};
+pub use read::{History, LastStage, RunChoice, RunFilter};
 pub(crate) use read_sweeps::means;
 pub use record::*;
 pub use sweep::*;
