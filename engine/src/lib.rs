@@ -15,7 +15,7 @@
 //! - `executor`: parallel stages, worker processes, stopping.
 //! - [`sweep`]: many runs of a manifest with other parameters.
 //! - [`protocol`], [`worker_main`]: what a worker and its parent say to each other.
-//! - [`sweep`]: many runs of a manifest with other parameters: spaces and samplers.
+//! - [`schedule`]: when manifests run by themselves.
 //! - [`history`]: what happened in earlier runs, as plain structs.
 //!
 //! Start at [`Project`] to run something, at [`Stage`] to write a stage, at
@@ -30,6 +30,7 @@ pub mod manifest;
 mod plan;
 mod project;
 pub mod protocol;
+pub mod schedule;
 pub mod source;
 pub mod stage;
 pub mod store;

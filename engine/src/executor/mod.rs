@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use event::{RunEvent, RunReport, StageReport};
 pub(crate) use inputs::dataset;
-pub(crate) use run::{Prepared, execute, lock_name};
+pub(crate) use run::{Prepared, Signals, execute, lock_name};
 pub(crate) use slots::Slots;
 
 /// How and where workers are started.

@@ -10,17 +10,22 @@ mod read_sweeps;
 mod record;
 mod recorder;
 mod records;
+mod schedules;
 mod sweep;
 mod sweep_recorder;
+mod ticks;
 mod trigger;
 
 pub use database::HistoryError;
 pub use read::{History, LastStage, RunChoice, RunFilter};
 pub(crate) use read_sweeps::means;
 pub use record::*;
+pub use schedules::{ScheduleRecord, TickRecord};
 pub use sweep::*;
+pub use ticks::TickState;
 pub use trigger::Trigger;
 
 pub(crate) use environment::environment;
 pub(crate) use recorder::{Recorder, RunStart, StageEnd, StageStart};
 pub(crate) use sweep_recorder::{Measured, NewTrial, Reached, Standing, SweepRecorder, SweepStart};
+pub(crate) use ticks::{Conclusion, Scheduled, Ticks};

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::database::HistoryError;
-use super::read::{Bind, History, parsed, timestamp, unreadable, unsigned, word};
+use super::read::{Bind, History, cell, parsed, timestamp, unreadable, unsigned, word};
 use super::sweep::*;
 use crate::manifest::SweepSpec;
 use crate::sweep::pareto;
@@ -54,9 +53,9 @@ impl History {
         }
         let rows = self.rows(summaries!("WHERE id = ?"), &[Bind::Number(id)])?;
         let row = rows.first().ok_or_else(missing)?;
-        let spec: Value = parsed("spec", &row.get::<String, _>("spec"))?;
-        let typed: SweepSpec = parsed("spec", &row.get::<String, _>("spec"))?;
-        let seeds: Vec<u64> = parsed("seeds", &row.get::<String, _>("seeds"))?;
+        let spec: Value = parsed("spec", &cell::<String>(row, "spec")?)?;
+        let typed: SweepSpec = parsed("spec", &cell::<String>(row, "spec")?)?;
+        let seeds: Vec<u64> = parsed("seeds", &cell::<String>(row, "seeds")?)?;
         let mut trials = self.trials(id, &seeds)?;
         let objectives = objectives(&typed);
         mark_best(&mut trials, &objectives);
@@ -79,7 +78,7 @@ impl History {
         }
         let rows =
             self.rows("SELECT id FROM sweeps WHERE identity = ?", &[Bind::Text(identity)])?;
-        Ok(rows.first().map(|row| row.get("id")))
+        rows.first().map(|row| cell(row, "id")).transpose()
     }
 
     /// Whether the tables of sweeps are there: readers meet databases of older versions.
@@ -91,23 +90,23 @@ impl History {
     fn trials(&self, sweep: i64, seeds: &[u64]) -> Result<Vec<TrialRecord>, HistoryError> {
         let id = [Bind::Number(sweep)];
         let mut runs: BTreeMap<i64, Vec<TrialRunRecord>> = BTreeMap::new();
-        for row in self.rows("SELECT * FROM trial_runs WHERE sweep_id = ?", &id)? {
-            let seed: String = row.get("seed");
-            runs.entry(row.get("number")).or_default().push(TrialRunRecord {
+        for row in &self.rows("SELECT * FROM trial_runs WHERE sweep_id = ?", &id)? {
+            let seed: String = cell(row, "seed")?;
+            runs.entry(cell(row, "number")?).or_default().push(TrialRunRecord {
                 seed: seed.parse().map_err(|_| unreadable("seed", seed.clone()))?,
-                run: row.get("run_id"),
-                done: row.get("done"),
-                objectives: parsed("objectives", &row.get::<String, _>("objectives"))?,
-                constraints: parsed("constraints", &row.get::<String, _>("constraints"))?,
+                run: cell(row, "run_id")?,
+                done: cell(row, "done")?,
+                objectives: parsed("objectives", &cell::<String>(row, "objectives")?)?,
+                constraints: parsed("constraints", &cell::<String>(row, "constraints")?)?,
             });
         }
         let mut rungs = self.rungs(sweep, seeds)?;
         self.rows("SELECT * FROM trials WHERE sweep_id = ? ORDER BY number", &id)?
             .iter()
             .map(|row| {
-                let number: i64 = row.get("number");
-                let state: TrialState = word("state", row.get("state"))?;
-                let rung: Option<i64> = row.get("rung");
+                let number: i64 = cell(row, "number")?;
+                let state: TrialState = word("state", cell(row, "state")?)?;
+                let rung: Option<i64> = cell(row, "rung")?;
                 let mut rungs = rungs.remove(&number).unwrap_or_default();
                 for reached in &mut rungs {
                     // It went on unless it is held at this very rung.
@@ -117,24 +116,24 @@ impl History {
                 }
                 let mut runs = runs.remove(&number).unwrap_or_default();
                 runs.sort_by_key(|run| seeds.iter().position(|seed| *seed == run.seed));
-                let objectives: Option<String> = row.get("objectives");
+                let objectives: Option<String> = cell(row, "objectives")?;
                 Ok(TrialRecord {
                     number: unsigned(number),
-                    identity: row.get("identity"),
+                    identity: cell(row, "identity")?,
                     state,
                     rung: rung.and_then(|rung| usize::try_from(rung).ok()),
-                    params: parsed("params", &row.get::<String, _>("params"))?,
+                    params: parsed("params", &cell::<String>(row, "params")?)?,
                     objectives: match objectives {
                         Some(text) => {
                             parsed::<Vec<f64>>("objectives", &text)?.into_iter().map(Some).collect()
                         }
                         None => Vec::new(),
                     },
-                    violation: row.get("violation"),
+                    violation: cell(row, "violation")?,
                     best: false,
                     runs,
                     rungs,
-                    error: row.get("error"),
+                    error: cell(row, "error")?,
                 })
             })
             .collect()
@@ -147,14 +146,14 @@ impl History {
         seeds: &[u64],
     ) -> Result<BTreeMap<i64, Vec<RungRecord>>, HistoryError> {
         let mut by_rung: BTreeMap<(i64, i64), (i64, Vec<Vec<f64>>)> = BTreeMap::new();
-        for row in self.rows("SELECT * FROM rungs WHERE sweep_id = ?", &[Bind::Number(sweep)])? {
-            let seed: String = row.get("seed");
+        for row in &self.rows("SELECT * FROM rungs WHERE sweep_id = ?", &[Bind::Number(sweep)])? {
+            let seed: String = cell(row, "seed")?;
             if !seeds.iter().any(|known| known.to_string() == seed) {
                 continue;
             }
-            let at = by_rung.entry((row.get("number"), row.get("rung"))).or_default();
-            at.0 = row.get("epochs");
-            at.1.push(parsed("reached", &row.get::<String, _>("reached"))?);
+            let at = by_rung.entry((cell(row, "number")?, cell(row, "rung")?)).or_default();
+            at.0 = cell(row, "epochs")?;
+            at.1.push(parsed("reached", &cell::<String>(row, "reached")?)?);
         }
         let mut rungs: BTreeMap<i64, Vec<RungRecord>> = BTreeMap::new();
         for ((number, rung), (epochs, values)) in by_rung {
@@ -185,26 +184,26 @@ impl History {
             &[Bind::Number(sweep)],
         )?;
         let Some(row) = rows.first() else { return Ok(StageRunCounts::default()) };
-        let (total, ran) = (unsigned(row.get("total")), unsigned(row.get("ran")));
+        let (total, ran) = (unsigned(cell(row, "total")?), unsigned(cell(row, "ran")?));
         Ok(StageRunCounts { total, ran, saved: total - ran })
     }
 }
 
 fn summary(row: &SqliteRow) -> Result<SweepSummary, HistoryError> {
-    let spec: SweepSpec = parsed("spec", &row.get::<String, _>("spec"))?;
+    let spec: SweepSpec = parsed("spec", &cell::<String>(row, "spec")?)?;
     Ok(SweepSummary {
-        id: row.get("id"),
-        manifest: row.get("manifest"),
-        manifest_path: PathBuf::from(row.get::<String, _>("manifest_path")),
-        state: word("state", row.get("state"))?,
-        started_at: timestamp(row.get("started_at"))?,
-        duration_s: row.get("duration_s"),
+        id: cell(row, "id")?,
+        manifest: cell(row, "manifest")?,
+        manifest_path: PathBuf::from(cell::<String>(row, "manifest_path")?),
+        state: word("state", cell(row, "state")?)?,
+        started_at: timestamp(cell(row, "started_at")?)?,
+        duration_s: cell(row, "duration_s")?,
         sampler: spec.sampler.name().to_owned(),
-        asked: unsigned(row.get("asked")),
-        running: unsigned(row.get("n_running")),
-        done: unsigned(row.get("n_done")),
-        failed: unsigned(row.get("n_failed")),
-        paused: unsigned(row.get("n_paused")),
+        asked: unsigned(cell(row, "asked")?),
+        running: unsigned(cell(row, "n_running")?),
+        done: unsigned(cell(row, "n_done")?),
+        failed: unsigned(cell(row, "n_failed")?),
+        paused: unsigned(cell(row, "n_paused")?),
     })
 }
 

@@ -18,12 +18,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::schedule::Schedule;
 use crate::stage::{AnyStage, StageTable};
 
 pub(crate) use diagnostic::did_you_mean;
 pub use diagnostic::{Diagnostic, ManifestError};
 pub(crate) use schema::params_schema;
 pub use schema::schema;
+pub(crate) use sections::parse_duration;
 pub use spec::{Bound, DatasetSpec, DeviceChoice, Gate, ModelSpec, Reference};
 pub use sweep::{
     DimensionSpec, EarlyStopping, Objective, OnTrialFailure, StoppingMethod, SweepSpec, Watch,
@@ -46,6 +48,8 @@ pub struct Manifest {
     pub stages: Vec<StageSpec>,
     /// `[sweep]`.
     pub sweep: Option<SweepSpec>,
+    /// `[schedule]`.
+    pub schedule: Option<Schedule>,
     /// File it was read from.
     pub path: PathBuf,
     /// Folder that relative paths start from.

@@ -47,12 +47,13 @@ pub(super) fn manifest(
         label: String::new(),
         span: parsed.span(),
         entries: parsed.into_inner(),
-        taken: vec!["data", "models", "stages", "sweep"],
+        taken: vec!["data", "models", "schedule", "stages", "sweep"],
     };
     let data_tables = reader.tables(&mut top, "data", "data");
     let model_tables = reader.tables(&mut top, "models", "model");
     let stage_tables = reader.tables(&mut top, "stages", "stage");
     let sweep_table = reader.table(&mut top, "sweep");
+    let schedule_table = reader.table(&mut top, "schedule");
     reader.header(&top);
     let header: Option<Header> = reader.typed(top);
     let data_names = data_tables.iter().map(|(name, _)| name.clone()).collect();
@@ -82,6 +83,7 @@ pub(super) fn manifest(
         reader.sweep(&place, &spec, &drafts);
         Some(spec)
     });
+    let schedule = schedule_table.and_then(|section| reader.schedule(section, &drafts));
     let order = check::graph(&mut reader, &drafts, &data_names, &model_names);
 
     let (Some(header), true) = (header, reader.diagnostics.is_empty()) else {
@@ -100,6 +102,7 @@ pub(super) fn manifest(
         models,
         stages,
         sweep,
+        schedule,
         path: path.to_owned(),
         root: root.to_owned(),
         text,
@@ -119,17 +122,6 @@ impl Reader<'_> {
         ManifestError::Invalid(
             self.diagnostics.into_iter().map(|(_, diagnostic)| diagnostic).collect(),
         )
-    }
-
-    /// Takes a table of its own, such as `[sweep]`.
-    fn table<'a>(&mut self, top: &mut Section<'a>, name: &str) -> Option<Section<'a>> {
-        let (key, value) = top.entries.remove_entry(name)?;
-        let span = key.span();
-        let DeValue::Table(entries) = value.into_inner() else {
-            self.error(&span, format!("`{name}` has to be a table, `[{name}]`"), None);
-            return None;
-        };
-        Some(Section { label: format!("{name}: "), span, entries, taken: Vec::new() })
     }
 
     /// Takes the tables of a section such as `[stages.*]`, in the order of the file.
@@ -165,6 +157,17 @@ impl Reader<'_> {
         }
         tables.sort_by_key(|(_, section)| section.span.start);
         tables
+    }
+
+    /// Takes a section that is one table, such as `[schedule]`.
+    fn table<'a>(&mut self, top: &mut Section<'a>, section: &'static str) -> Option<Section<'a>> {
+        let (key, value) = top.entries.remove_entry(section)?;
+        let DeValue::Table(entries) = value.into_inner() else {
+            self.error(&key.span(), format!("`{section}` has to be a table, `[{section}]`"), None);
+            return None;
+        };
+        let label = format!("{section}: ");
+        Some(Section { label, span: key.span(), entries, taken: Vec::new() })
     }
 
     /// Gives a section its type. Entries at fault are set aside until the rest fits, so that

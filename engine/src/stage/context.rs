@@ -389,7 +389,7 @@ mod tests {
         };
         context.metric(metric(f64::INFINITY));
         context.metric(metric(0.5));
-        let (metrics, unavailable) = context.finish();
+        let (metrics, unavailable, _) = context.finish();
         assert_eq!((metrics.len(), metrics[0].value, metrics[0].low), (1, 0.5, None));
         assert_eq!(unavailable[0].reason, "the stage computed inf, which is no number");
     }

@@ -12,6 +12,7 @@ mod cache;
 mod failures;
 mod kills;
 mod project;
+mod schedules;
 mod sweeps;
 mod toys;
 
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
         Some("worker") => engine::worker_main(toys::TOYS, Path::new(&arguments[1])),
         Some("run") => run(&arguments[1], &arguments[2..]),
         Some("sweep") => sweep(&arguments[1], &arguments[2..]),
+        Some("scheduler") => schedules::main(&arguments[1..]),
+        Some("scheduled") => scheduled(&arguments[1..]),
         _ => tests(&arguments),
     }
 }
@@ -63,6 +66,18 @@ fn sweep(manifest: &str, set: &[String]) -> ExitCode {
     }
 }
 
+/// A run that a scheduler starts.
+fn scheduled(arguments: &[String]) -> ExitCode {
+    let [manifest, _, home, _, trigger] = arguments else { panic!("{arguments:?}") };
+    let home = Path::new(home);
+    let project = Project::open(Path::new(manifest), toys::TOYS, host(), Some(home));
+    let options = RunOptions { trigger: trigger.parse().unwrap(), ..RunOptions::default() };
+    match project.run(&options, &mut |_| {}) {
+        Ok(report) => ExitCode::from(report.exit_code()),
+        Err(error) => ExitCode::from(error.exit_code()),
+    }
+}
+
 fn host() -> Host {
     Host {
         grace: std::time::Duration::from_millis(300),
@@ -73,7 +88,8 @@ fn host() -> Host {
 
 /// Runs every test whose name holds the filter, four at a time, and lists the failures.
 fn tests(arguments: &[String]) -> ExitCode {
-    let all: Vec<Test> = [cache::TESTS, failures::TESTS, kills::TESTS, sweeps::TESTS].concat();
+    let all: Vec<Test> =
+        [cache::TESTS, failures::TESTS, kills::TESTS, schedules::TESTS, sweeps::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in &all {
             println!("{name}: test");

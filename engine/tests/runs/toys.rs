@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) const TOYS: StageTable =
-    &[&Number, &Add, &Rows, &Steps, &Learn, &Trouble, &Publish, &Pretrained];
+    &[&Number, &Add, &Rows, &Steps, &Learn, &Trouble, &Publish, &Pretrained, &Measure];
 
 const fn port(name: &'static str, kind: &'static str, required: bool) -> Port {
     Port { name, kind, required, about: "a toy" }
@@ -324,6 +324,34 @@ impl Stage for Publish {
             (Ok(receipt), Ok(live)) => receipt == live,
             _ => false,
         }
+    }
+}
+
+/// Reports a metric with its interval.
+pub(crate) struct Measure;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct MeasureParams {
+    value: f64,
+    spread: f64,
+}
+
+impl Stage for Measure {
+    type Params = MeasureParams;
+    const KIND: &'static str = "measure";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Measures.";
+    const INPUTS: &'static [Port] = &[];
+    const OUTPUTS: &'static [Port] = &[port("value", "number", true)];
+
+    fn run(&self, params: MeasureParams, context: &StageContext) -> Result<()> {
+        note(context)?;
+        let MeasureParams { value, spread } = params;
+        let (low, high) = (Some(value - spread), Some(value + spread));
+        context.metric(Metric { low, high, ..count("test/score", value) });
+        fs::write(context.output("value"), value.to_string())?;
+        Ok(())
     }
 }
 
