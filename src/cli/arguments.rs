@@ -23,6 +23,11 @@ impl State {
         self.home.as_deref().map_or_else(here, absolute)
     }
 
+    /// The state folder that was named, if any.
+    pub(super) fn given(&self) -> Option<PathBuf> {
+        self.home.as_deref().map(absolute)
+    }
+
     /// Earlier runs.
     pub(super) fn history(&self) -> Result<History, Failure> {
         Ok(History::open(&self.folder())?)

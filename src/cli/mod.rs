@@ -29,6 +29,7 @@ mod quantity;
 mod report;
 mod run;
 mod runs;
+mod scheduler;
 mod schema;
 mod show;
 mod stages;
@@ -71,6 +72,7 @@ enum Verb {
     Stages(stages::Stages),
     Schema(schema::Schema),
     Runs(runs::Runs),
+    Scheduler(scheduler::Scheduler),
     Show(show::Show),
     Logs(logs::Logs),
     Path(path::Path),
@@ -113,6 +115,7 @@ impl Verb {
             Self::Stages(verb) => verb.answer(),
             Self::Schema(verb) => verb.answer(),
             Self::Runs(verb) => verb.answer(),
+            Self::Scheduler(verb) => verb.answer(),
             Self::Show(verb) => verb.answer(),
             Self::Logs(verb) => verb.answer(),
             Self::Path(verb) => verb.answer(),

@@ -93,6 +93,13 @@ fn reference(schema: &Value, kinds: &[KindDescription]) -> String {
         let rows = keys(schema, &properties[name]["additionalProperties"]);
         let _infallible = write!(text, "\n## `[{name}.NAME]`\n\n{about}\n\n{}", markdown(&rows));
     }
+    let rows = keys(schema, &properties["schedule"]);
+    let _infallible = write!(
+        text,
+        "\n## `[schedule]`\n\n\
+         When the manifest runs by itself, under `pipeline scheduler run`.\n\n{}",
+        markdown(&rows)
+    );
     let any_stage = &properties["stages"]["additionalProperties"]["oneOf"][0];
     let common: Vec<Key> = keys(schema, any_stage).into_iter().filter_map(common_key).collect();
     let _infallible = write!(
@@ -107,7 +114,7 @@ fn reference(schema: &Value, kinds: &[KindDescription]) -> String {
 
 fn is_scalar(key: &Key) -> bool {
     let top = key.path.split('.').next().unwrap_or_default();
-    !["data", "models", "stages"].contains(&top)
+    !["data", "models", "schedule", "stages"].contains(&top)
 }
 
 /// The keys that stages of all kinds share, in words that hold for all kinds.
