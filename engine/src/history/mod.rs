@@ -10,6 +10,8 @@ mod read_sweeps;
 mod record;
 mod recorder;
 mod records;
+#[cfg(test)]
+mod scale_tests;
 mod schedules;
 mod sweep;
 mod sweep_recorder;

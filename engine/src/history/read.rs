@@ -118,6 +118,15 @@ impl History {
         }
     }
 
+    /// Looks through the whole database for damage.
+    ///
+    /// # Errors
+    /// When there is some, or it cannot be read.
+    pub fn check(&self) -> Result<(), HistoryError> {
+        let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.as_mut().map_or(Ok(()), |database| self.runtime.block_on(database.check()))
+    }
+
     /// The newest runs, newest first.
     ///
     /// # Errors

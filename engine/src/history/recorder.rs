@@ -10,6 +10,9 @@ use super::{Environment, GateRecord, RunState, SourceRecord, StageState, Trigger
 use crate::protocol::{Metric, SeriesPoint, Unavailable};
 use crate::store::{Artifact, Form, Store};
 
+/// Most points in one statement.
+const POINTS_MAX: usize = 100;
+
 /// What is known when a run starts.
 #[derive(Debug)]
 pub(crate) struct RunStart<'a> {
@@ -254,14 +257,16 @@ impl Recorder {
     ) -> Result<(), HistoryError> {
         let (mut transaction, path) = self.begin().await?;
         let written = async {
-            for point in points {
-                sqlx::query("INSERT OR REPLACE INTO series (stage_run_id, name, step, value) VALUES (?, ?, ?, ?)")
-                    .bind(stage_run)
-                    .bind(&point.name)
-                    .bind(signed(point.step))
-                    .bind(point.value)
-                    .execute(&mut *transaction)
-                    .await?;
+            // One statement for many points: each costs a trip to SQLite's thread and back.
+            for points in points.chunks(POINTS_MAX) {
+                let mut insert = sqlx::QueryBuilder::new(
+                    "INSERT OR REPLACE INTO series (stage_run_id, name, step, value) ",
+                );
+                insert.push_values(points, |mut row, point| {
+                    row.push_bind(stage_run).push_bind(&point.name);
+                    row.push_bind(signed(point.step)).push_bind(point.value);
+                });
+                insert.build().execute(&mut *transaction).await?;
             }
             transaction.commit().await
         };
