@@ -14,8 +14,8 @@ use crate::store::{Store, StoreError};
 const MIGRATIONS: &[(&str, &str)] = &[
     ("runs", include_str!("migrations/0001_runs.sql")),
     ("triggers", include_str!("migrations/0002_triggers.sql")),
-    ("sweeps", include_str!("migrations/0004_sweeps.sql")),
     ("schedules", include_str!("migrations/0003_schedules.sql")),
+    ("sweeps", include_str!("migrations/0004_sweeps.sql")),
 ];
 
 fn migrator() -> Migrator {
