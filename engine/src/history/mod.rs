@@ -22,7 +22,7 @@ pub use database::HistoryError;
 pub use read::{History, LastStage, RunChoice, RunFilter};
 pub(crate) use read_sweeps::means;
 pub use record::*;
-pub use schedules::{ScheduleRecord, TickRecord};
+pub use schedules::TickRecord;
 pub use sweep::*;
 pub use ticks::TickState;
 pub use trigger::Trigger;

@@ -1,6 +1,6 @@
 //! Reading schedules and their ticks back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -29,36 +29,7 @@ pub struct TickRecord {
     pub comparison: Option<Comparison>,
 }
 
-/// A schedule that a scheduler has looked after.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct ScheduleRecord {
-    /// Manifest file, absolute.
-    pub manifest_file: PathBuf,
-    /// The same, relative to the project root where it lies inside.
-    pub manifest_path: PathBuf,
-    /// Slots up to here are decided, in UTC.
-    pub since: jiff::Timestamp,
-}
-
 impl History {
-    /// The schedules that schedulers have looked after, by manifest.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn schedules(&self) -> Result<Vec<ScheduleRecord>, HistoryError> {
-        self.rows("SELECT * FROM schedules ORDER BY manifest_file", &[])?
-            .iter()
-            .map(|row| {
-                Ok(ScheduleRecord {
-                    manifest_file: PathBuf::from(cell::<String>(row, "manifest_file")?),
-                    manifest_path: PathBuf::from(cell::<String>(row, "manifest_path")?),
-                    since: timestamp(cell(row, "since")?)?,
-                })
-            })
-            .collect()
-    }
-
     /// The newest ticks of a manifest's schedule, newest first.
     ///
     /// # Errors

@@ -150,6 +150,14 @@ pub fn timetable(schedule: Schedule, manifest_file: &Path) -> Timetable {
     Timetable::new(schedule, manifest_file.display().to_string())
 }
 
+async fn conclude(ended: &Ended) -> Result<Option<Conclusion>, Error> {
+    let Ended { charge, slot, told } = ended;
+    let mut ticks = Ticks::open(&Store::create(&charge.home)?).await?;
+    let conclusion = ticks.conclude(&charge.file, *slot, charge.watch(), Some(told)).await?;
+    ticks.close().await?;
+    Ok(conclusion)
+}
+
 struct Work<'w> {
     scheduler: &'w Scheduler,
     observer: Observer<'w>,
@@ -181,7 +189,7 @@ impl Work<'_> {
                         action: "wait for a run",
                         source: std::io::Error::other(error),
                     })?;
-                    self.ended(ended).await?;
+                    self.ended(ended).await;
                 }
                 () = tokio::time::sleep(wait) => {}
             }
@@ -304,10 +312,8 @@ impl Work<'_> {
                 return Ok(());
             }
         };
-        if let Some(process) = child.id().map(ProcessIdentity::of) {
-            ticks.started(&charge.file, slot, &process).await?;
-            self.processes.insert((charge.file.clone(), slot), process);
-        }
+        let process = child.id().map(ProcessIdentity::of);
+        let file = charge.file.clone();
         self.runs.spawn(async move {
             let told = match child.wait().await {
                 Ok(status) => status.to_string(),
@@ -315,17 +321,28 @@ impl Work<'_> {
             };
             Ended { charge, slot, told }
         });
+        if let Some(process) = process {
+            self.processes.insert((file.clone(), slot), process.clone());
+            ticks.started(&file, slot, &process).await?;
+        }
         Ok(())
     }
 
-    async fn ended(&mut self, ended: Ended) -> Result<(), Error> {
-        let Ended { charge, slot, told } = ended;
-        self.processes.remove(&(charge.file.clone(), slot));
-        let mut ticks = Ticks::open(&Store::create(&charge.home)?).await?;
-        let conclusion = ticks.conclude(&charge.file, slot, charge.watch(), Some(&told)).await?;
-        ticks.close().await?;
-        self.tell(&charge, slot, conclusion).await;
-        Ok(())
+    /// Records and tells how a run ended; what cannot be recorded now is tried again.
+    async fn ended(&mut self, ended: Ended) {
+        self.processes.remove(&(ended.charge.file.clone(), ended.slot));
+        match conclude(&ended).await {
+            Ok(conclusion) => self.tell(&ended.charge, ended.slot, conclusion).await,
+            Err(error) => {
+                let manifest = ended.charge.manifest.clone();
+                let error = error.to_string();
+                (self.observer)(&SchedulerEvent::Trouble { manifest, error });
+                self.runs.spawn(async move {
+                    tokio::time::sleep(LOOK_BUSY).await;
+                    ended
+                });
+            }
+        }
     }
 
     /// Tells how a slot ended, and everyone who wants to know about a regression.

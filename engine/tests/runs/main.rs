@@ -9,6 +9,7 @@
 )]
 
 mod cache;
+mod crowd;
 mod failures;
 mod kills;
 mod project;
@@ -89,7 +90,8 @@ fn host() -> Host {
 /// Runs every test whose name holds the filter, four at a time, and lists the failures.
 fn tests(arguments: &[String]) -> ExitCode {
     let all: Vec<Test> =
-        [cache::TESTS, failures::TESTS, kills::TESTS, schedules::TESTS, sweeps::TESTS].concat();
+        [cache::TESTS, crowd::TESTS, failures::TESTS, kills::TESTS, schedules::TESTS, sweeps::TESTS]
+            .concat();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in &all {
             println!("{name}: test");
