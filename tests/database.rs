@@ -60,7 +60,7 @@ fn a_damaged_header_is_told_and_results_outlive_it() {
     let (sandbox, database) = project();
     damage(&database, 0..16);
     let words = ["runs.sqlite", "it is damaged", "pipeline doctor"];
-    let doctor = ["results in the store are not affected", ".recover | sqlite3 runs.sqlite"];
+    let doctor = ["results in the store are not affected", "| sqlite3 runs.sqlite"];
     refused(&sandbox, &database, &words, &doctor, "a damaged header");
     fs::remove_file(&database).expect("moved away");
     let (code, events) = sandbox.events(&["kept.toml"]);
@@ -75,7 +75,7 @@ fn damaged_pages_are_told() {
     // What kind of page each is; the first one says what tables there are.
     damage(&database, (1..usize::try_from(pages).expect("a count")).map(|page| page * 4096));
     let words = ["runs.sqlite", "it is damaged", "pipeline doctor"];
-    refused(&sandbox, &database, &words, &["run database", "bad", ".recover"], "damaged pages");
+    refused(&sandbox, &database, &words, &["run database", "bad", ".dump"], "damaged pages");
 }
 
 #[test]
@@ -100,16 +100,17 @@ fn recovery_as_told_brings_runs_back() {
         eprintln!("skipped: there is no `sqlite3`");
         return;
     }
-    // A page in the middle: some table is lost, the others come back.
+    // An index: the tables come back whole.
     damage(&database, [5 * 4096].into_iter());
     let found = sandbox.run(&["doctor"]).stdout;
     let commands: Vec<&str> = found.split('`').skip(1).step_by(2).collect();
     let started_anew = commands.iter().find(|command| command.starts_with("cd ")).expect("how");
-    let recovered = commands.iter().find(|command| command.contains(".recover")).expect("how");
+    let recovered = commands.iter().find(|command| command.contains(".dump")).expect("how");
     let script = format!("{started_anew} && {recovered}");
     let status = std::process::Command::new("sh").args(["-c", &script]).status();
     assert!(status.expect("sh").success(), "{script}");
     assert_eq!(sandbox.run(&["doctor"]).code, Some(0), "{script}");
+    assert_eq!(sandbox.json(&["runs"])[0]["ran"], 1, "{script}");
     let (code, _) = sandbox.events(&["kept.toml"]);
     assert_eq!(code, Some(0));
 }

@@ -235,7 +235,7 @@ impl HistoryError {
         Some(format!(
             "results in the store are not affected. With no run going on, start anew by \
              `cd {folder} && for f in runs.sqlite*; do mv $f damaged-$f; done`; get back what can be read by \
-             `sqlite3 damaged-runs.sqlite .recover | sqlite3 runs.sqlite` after that"
+             `sqlite3 damaged-runs.sqlite .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 runs.sqlite` after that"
         ))
     }
 }

@@ -161,8 +161,11 @@ impl Stage for Steps {
         context.log(format!("starts at step {step}"));
         while step < params.steps {
             if params.hold_at == Some(step) && root.join("hold").exists() {
-                fs::write(root.join("worker.pid"), std::process::id().to_string())?;
-                fs::rename(root.join("worker.pid"), root.join("reached"))?;
+                // A name of its own: several may get here at once.
+                let pid = std::process::id().to_string();
+                let next = root.join(format!("reached.{pid}"));
+                fs::write(&next, pid)?;
+                fs::rename(next, root.join("reached"))?;
                 while root.join("hold").exists() {
                     if context.interrupted() {
                         bail!(Interrupted);
