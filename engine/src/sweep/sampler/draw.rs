@@ -38,7 +38,7 @@ impl Draws {
             numeric => {
                 let scale = numeric.numeric().expect("all but choices are numeric");
                 let (low, high) = scale.ends();
-                numeric.value(scale.from_scale(low + self.unit() * (high - low)))
+                numeric.value(scale.value_at(low + self.unit() * (high - low)))
             }
         }
     }

@@ -124,12 +124,12 @@ fn cross(
 /// Simulated binary crossover within bounds (Deb and Agrawal 1995, §3; bounds as in Deb 2000, "An
 /// Efficient Constraint Handling Method for Genetic Algorithms", §3).
 fn simulated_binary(scale: &Numeric, parents: [f64; 2], draws: &mut Draws) -> f64 {
-    let parents = parents.map(|parent| scale.to_scale(parent));
+    let parents = parents.map(|parent| scale.place_of(parent));
     let take_child = draws.happens(SBX_SHARE);
     let upper = draws.happens(0.5);
     let unit = draws.unit();
     if !take_child {
-        return scale.from_scale(parents[usize::from(upper)]);
+        return scale.value_at(parents[usize::from(upper)]);
     }
     let (low, high) = scale.ends();
     let (small, large) = (parents[0].min(parents[1]), parents[0].max(parents[1]));
@@ -140,7 +140,7 @@ fn simulated_binary(scale: &Numeric, parents: [f64; 2], draws: &mut Draws) -> f6
     let spread = if unit <= 1.0 / alpha { unit * alpha } else { 1.0 / (2.0 - unit * alpha) };
     let reach = 0.5 * libm::pow(spread, 1.0 / (SBX_INDEX + 1.0)) * distance;
     let middle = 0.5 * (small + large);
-    scale.from_scale(if upper { middle + reach } else { middle - reach })
+    scale.value_at(if upper { middle + reach } else { middle - reach })
 }
 
 /// Draws some values of a child anew, and those that count only now.

@@ -92,7 +92,7 @@ impl Domain {
 
 impl Numeric {
     /// The value of the domain that is nearest to `number`.
-    pub(crate) fn nearest(&self, number: f64) -> f64 {
+    pub(crate) fn nearest(self, number: f64) -> f64 {
         let number = match self.step {
             Some(step) => tidy(self.low + ((number - self.low) / step).round_ties_even() * step),
             None => number,
@@ -102,18 +102,18 @@ impl Numeric {
 
     /// Ends of the scale that values are drawn from: half a step wider, so that the first and the
     /// last value get their share, and the logarithm of that.
-    pub(crate) fn ends(&self) -> (f64, f64) {
+    pub(crate) fn ends(self) -> (f64, f64) {
         let half = self.step.unwrap_or(0.0) / 2.0;
-        (self.to_scale(self.low - half), self.to_scale(self.high + half))
+        (self.place_of(self.low - half), self.place_of(self.high + half))
     }
 
     /// A value on the scale that it is drawn from.
-    pub(crate) fn to_scale(&self, number: f64) -> f64 {
+    pub(crate) fn place_of(self, number: f64) -> f64 {
         if self.log { libm::log(number) } else { number }
     }
 
-    /// Inverse of [`Self::to_scale`], at a value of the domain.
-    pub(crate) fn from_scale(&self, place: f64) -> f64 {
+    /// Inverse of [`Self::place_of`], at a value of the domain.
+    pub(crate) fn value_at(self, place: f64) -> f64 {
         self.nearest(if self.log { libm::exp(place) } else { place })
     }
 }

@@ -14,6 +14,7 @@ const N_RECENT: usize = 25;
 pub(super) struct Parzen {
     /// Of the kernels, together 1: one a point, and the one that covers all.
     weights: Vec<f64>,
+    ln_weights: Vec<f64>,
     marginals: Vec<Marginal>,
 }
 
@@ -35,6 +36,7 @@ struct Normal {
     deviation: f64,
     /// Logarithm of what lies within the ends.
     ln_mass: f64,
+    ln_deviation: f64,
 }
 
 /// How much points count, oldest first (Bergstra et al. 2013, "Making a Science of Model Search",
@@ -64,8 +66,9 @@ impl Parzen {
                 }
             })
             .collect();
-        let weights = weights.iter().chain(&[1.0]).map(|weight| weight / total).collect();
-        Self { weights, marginals }
+        let weights: Vec<f64> = weights.iter().chain(&[1.0]).map(|weight| weight / total).collect();
+        let ln_weights = weights.iter().map(|weight: &f64| libm::log(*weight)).collect();
+        Self { weights, ln_weights, marginals }
     }
 
     /// Draws a point.
@@ -80,7 +83,7 @@ impl Parzen {
                     let (low, high) = scale.ends();
                     let (low, high) = ((low - center) / deviation, (high - center) / deviation);
                     let place = quantile_between(low, high, draws.unit());
-                    scale.from_scale(place * deviation + center)
+                    scale.value_at(place * deviation + center)
                 }
             })
             .collect()
@@ -89,7 +92,7 @@ impl Parzen {
     /// Logarithm of the density at `point`: of probabilities along dimensions with steps, on the
     /// logarithmic scale along those that are logarithmic.
     pub(super) fn ln_density(&self, point: &[f64]) -> f64 {
-        let mut terms: Vec<f64> = self.weights.iter().map(|weight| libm::log(*weight)).collect();
+        let mut terms = self.ln_weights.clone();
         for (marginal, value) in self.marginals.iter().zip(point) {
             match marginal {
                 Marginal::Choice(kernels) => {
@@ -99,7 +102,7 @@ impl Parzen {
                 }
                 Marginal::Numeric { scale, kernels } => {
                     let half = scale.step.unwrap_or(0.0) / 2.0;
-                    let (low, high) = (scale.to_scale(value - half), scale.to_scale(value + half));
+                    let (low, high) = (scale.place_of(value - half), scale.place_of(value + half));
                     for (term, kernel) in terms.iter_mut().zip(kernels) {
                         *term += kernel.ln_density(low, high);
                     }
@@ -117,14 +120,14 @@ impl Parzen {
 impl Normal {
     fn new(center: f64, deviation: f64, (low, high): (f64, f64)) -> Self {
         let ln_mass = ln_between((low - center) / deviation, (high - center) / deviation);
-        Self { center, deviation, ln_mass }
+        Self { center, deviation, ln_mass, ln_deviation: libm::log(deviation) }
     }
 
     /// Of the mass from `low` to `high`, or of the density where they are the same.
     fn ln_density(&self, low: f64, high: f64) -> f64 {
         let from = (low - self.center) / self.deviation;
         if low == high {
-            return ln_density(from) - libm::log(self.deviation) - self.ln_mass;
+            return ln_density(from) - self.ln_deviation - self.ln_mass;
         }
         ln_between(from, (high - self.center) / self.deviation) - self.ln_mass
     }
@@ -134,16 +137,13 @@ impl Normal {
 /// everything.
 fn numeric_kernels(scale: &Numeric, values: &[f64]) -> Vec<Normal> {
     let (low, high) = scale.ends();
-    let centers: Vec<f64> = values.iter().map(|value| scale.to_scale(*value)).collect();
+    let centers: Vec<f64> = values.iter().map(|value| scale.place_of(*value)).collect();
     let n_values = centers.len();
     let mut sorted: Vec<usize> = (0..n_values).collect();
     sorted.sort_by(|one, other| centers[*one].total_cmp(&centers[*other]));
 
     let narrowest = (high - low) / (n_values as f64 + 2.0).min(100.0);
-    let mut kernels: Vec<Normal> = centers
-        .iter()
-        .map(|center| Normal { center: *center, deviation: 0.0, ln_mass: 0.0 })
-        .collect();
+    let mut deviations = vec![0.0; n_values];
     for (rank, index) in sorted.iter().enumerate() {
         let neighbour = |rank: Option<usize>| {
             rank.and_then(|rank| sorted.get(rank)).map(|index| centers[*index])
@@ -157,10 +157,11 @@ fn numeric_kernels(scale: &Numeric, values: &[f64]) -> Vec<Normal> {
             (None, None) => (center - low).max(high - center),
             (one, other) => one.or(other).unwrap_or(high - low),
         };
-        kernels[*index] = Normal::new(center, gap.clamp(narrowest, high - low), (low, high));
+        deviations[*index] = gap.clamp(narrowest, high - low);
     }
-    kernels.push(Normal::new(0.5 * (low + high), high - low, (low, high)));
-    kernels
+    let kernel = |(center, deviation): (f64, f64)| Normal::new(center, deviation, (low, high));
+    let over_everything = (0.5 * (low + high), high - low);
+    centers.into_iter().zip(deviations).chain([over_everything]).map(kernel).collect()
 }
 
 /// Kernels that mostly give their own choice, and one that gives all alike.

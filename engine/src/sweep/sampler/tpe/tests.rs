@@ -124,10 +124,10 @@ fn shares(domain: &Domain, estimator: &Parzen) -> Vec<(f64, f64, f64)> {
         let (from, to) =
             (at(index as f64 / N_INTERVALS as f64), at((index + 1) as f64 / N_INTERVALS as f64));
         let step = (to - from) / N_STEPS as f64;
-        let height = |step_index: usize| density(scale.from_scale(from + step_index as f64 * step));
+        let height = |step_index: usize| density(scale.value_at(from + step_index as f64 * step));
         let ends = 0.5 * (height(0) + height(N_STEPS));
         let share = step * (ends + (1..N_STEPS).map(height).sum::<f64>());
-        (scale.from_scale(from), scale.from_scale(to), share)
+        (scale.value_at(from), scale.value_at(to), share)
     };
     (0..N_INTERVALS).map(interval).collect()
 }
