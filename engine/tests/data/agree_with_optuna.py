@@ -166,12 +166,38 @@ def searches():
     """Best values that Optuna's TPE finds, by seed."""
     for name, function, budget in (("branin", branin, 100), ("hartmann6", hartmann6, 100)):
         best = []
-        for seed in range(1, 31):
+        for seed in range(1, 81):
             options = {"multivariate": True, "group": True, "constant_liar": True}
             study = optuna.create_study(sampler=TPESampler(seed=seed, **options))
             study.optimize(function, n_trials=budget)
             best.append(study.best_value)
         yield {"function": name, "budget": budget, "best": best}
+
+
+def proposals():
+    """What Optuna's TPE asks for, given one history: by seed, dimension by dimension."""
+    rng = np.random.default_rng(3)
+    space = {f"x{i}": FloatDistribution(0.0, 1.0) for i in range(6)}
+    center = [0.2, 0.15, 0.48, 0.28, 0.31, 0.66]
+    history = []
+    for number in range(60):
+        x = rng.uniform(size=6)
+        if number >= 30:
+            x = np.clip(center + 0.15 * rng.normal(size=6), 0.0, 1.0)
+        params = dict(zip(space, map(float, x)))
+        history.append((params, hartmann6(optuna.trial.FixedTrial(params))))
+    asked = []
+    for seed in range(300):
+        options = {"multivariate": True, "group": True, "constant_liar": True}
+        study = optuna.create_study(sampler=TPESampler(seed=seed, **options))
+        study.add_trials(
+            [create_trial(value=v, params=p, distributions=space) for p, v in history]
+        )
+        trial = study.ask(space)
+        asked.append([round(trial.params[name], 4) for name in space])
+    outcomes = [{"done": {"objectives": [value], "violation": 0.0}} for _, value in history]
+    history = [{"params": p, "outcome": o} for (p, _), o in zip(history, outcomes)]
+    return {"history": history, "asked": np.transpose(asked).tolist()}
 
 
 def main():
@@ -180,6 +206,7 @@ def main():
         "optuna": optuna.__version__,
         "densities": list(densities()),
         "splits": list(splits()),
+        "proposals": proposals(),
         "searches": list(searches()),
     }
     lines = []
