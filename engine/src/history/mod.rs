@@ -5,6 +5,7 @@
 
 mod database;
 mod environment;
+mod look;
 mod read;
 mod read_sweeps;
 mod record;
@@ -15,6 +16,7 @@ mod scale_tests;
 mod schedules;
 mod sweep;
 mod sweep_recorder;
+mod slot_runs;
 mod ticks;
 mod trigger;
 

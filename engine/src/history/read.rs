@@ -187,8 +187,8 @@ impl History {
     ) -> Result<Option<LastStage>, HistoryError> {
         let rows = self.rows(
             "SELECT stage_runs.* FROM stage_runs JOIN runs ON runs.id = run_id
-             WHERE manifest_file = ? AND name = ? AND key IS NOT NULL AND run_id < ?
-             ORDER BY run_id DESC LIMIT 1",
+             WHERE manifest_file = ? AND name = ? AND key IS NOT NULL AND runs.id < ?
+             ORDER BY runs.id DESC LIMIT 1",
             &[
                 Bind::Text(&manifest_file.display().to_string()),
                 Bind::Text(stage),
@@ -222,7 +222,7 @@ impl History {
         let own = self.rows(
             "SELECT work_s FROM stage_runs JOIN runs ON runs.id = run_id
              WHERE manifest_file = ? AND name = ? AND kind = ? AND stage_runs.state = 'ran' AND work_s IS NOT NULL
-             ORDER BY run_id DESC LIMIT 5",
+             ORDER BY runs.id DESC LIMIT 5",
             &[Bind::Text(&manifest_file.display().to_string()), Bind::Text(stage), Bind::Text(kind)],
         )?;
         let rows = if own.is_empty() {
@@ -254,7 +254,7 @@ impl History {
             "SELECT artifacts.* FROM artifacts
              JOIN stage_runs ON stage_runs.id = stage_run_id JOIN runs ON runs.id = run_id
              WHERE manifest_file = ? AND stage_runs.name = ? AND port = ? AND stage_runs.state IN ('ran', 'hit')
-             ORDER BY run_id DESC LIMIT 20",
+             ORDER BY runs.id DESC LIMIT 20",
             &[Bind::Text(&manifest_file.display().to_string()), Bind::Text(stage), Bind::Text(port)],
         )?;
         for row in &rows {

@@ -77,7 +77,8 @@ async fn record(recorder: &mut Recorder, manifest: &Manifest, file: &Path, run: 
         recorder.start_attempt(row, 1).await.unwrap();
         if TRAINING.contains(&name) {
             let point = |step: u64| SeriesPoint {
-                name: if step % 5 == 0 { "validation/loss" } else { "train/loss" }.to_owned(),
+                name: if step.is_multiple_of(5) { "validation/loss" } else { "train/loss" }
+                    .to_owned(),
                 step: step * 10,
                 value: Some(1.0 / (step + run) as f64),
             };

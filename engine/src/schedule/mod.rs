@@ -11,6 +11,7 @@
 //! scheduler that died before its run began is decided anew, under the catch-up policy; one
 //! whose run was killed stays interrupted, and the next slot goes on from what is cached.
 
+mod charge;
 mod decide;
 mod event;
 mod notice;
@@ -20,7 +21,8 @@ mod scheduler;
 mod spec;
 mod timetable;
 
-pub use scheduler::{Ending, Scheduler, timetable};
+pub use charge::timetable;
+pub use scheduler::{Ending, Scheduler};
 pub use spec::{Better, CatchUp, Cron, Jitter, OnRegression, Overlap, Schedule, TimeZone, Webhook};
 pub use timetable::Timetable;
 

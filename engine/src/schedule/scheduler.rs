@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
+use super::charge::Charge;
 use super::notice::Notice;
-use super::{OnRegression, ProcessIdentity, Schedule, SchedulerEvent, Timetable};
+use super::{ProcessIdentity, SchedulerEvent};
 use crate::error::Error;
 use crate::executor::Signals;
-use crate::history::{Conclusion, Scheduled, Ticks, Trigger};
-use crate::project::state_folder;
+use crate::history::{Conclusion, Ticks, Trigger};
 use crate::stage::StageTable;
 use crate::store::Store;
 
@@ -50,32 +50,6 @@ pub enum Ending {
     Once(Timestamp),
     /// At this time, or when the runs that go on then have ended.
     Until(Timestamp),
-}
-
-/// A manifest that is looked after.
-struct Charge {
-    /// As named.
-    manifest: PathBuf,
-    /// Its one true path, as runs keep it.
-    file: PathBuf,
-    shown: PathBuf,
-    root: PathBuf,
-    home: PathBuf,
-    timetable: Timetable,
-}
-
-impl Charge {
-    fn watch(&self) -> Option<&OnRegression> {
-        self.timetable.schedule().on_regression.as_ref()
-    }
-
-    fn scheduled(&self) -> Scheduled<'_> {
-        Scheduled {
-            manifest_file: &self.file,
-            manifest_path: &self.shown,
-            timetable: &self.timetable,
-        }
-    }
 }
 
 /// A run that came to its end.
@@ -113,41 +87,6 @@ impl Scheduler {
             work.run().await
         })
     }
-
-    fn charge(&self, manifest: &Path) -> Result<Option<Charge>, Error> {
-        let read = crate::manifest::Manifest::read(manifest, self.table, &[])?;
-        let Some(schedule) = read.schedule.clone() else { return Ok(None) };
-        let absolute = std::path::absolute(manifest).unwrap_or_else(|_| manifest.to_owned());
-        let file = absolute.canonicalize().unwrap_or_else(|_| absolute.clone());
-        let folder = absolute.parent().unwrap_or(Path::new("/"));
-        let home = self.home.clone().unwrap_or_else(|| state_folder(folder));
-        Ok(Some(Charge {
-            manifest: manifest.to_owned(),
-            timetable: timetable(schedule, &file),
-            file,
-            shown: read.shown_path(),
-            root: read.root,
-            home,
-        }))
-    }
-
-    /// Manifests of the folder, in order of name.
-    fn found(&self) -> Result<Vec<PathBuf>, Error> {
-        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
-        let failed = |source| Error::System { action: "read the folder of manifests", source };
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            found.extend(path.extension().is_some_and(|ending| ending == "toml").then_some(path));
-        }
-        found.sort();
-        Ok(found)
-    }
-}
-
-/// The timetable of the schedule in a manifest file.
-pub fn timetable(schedule: Schedule, manifest_file: &Path) -> Timetable {
-    Timetable::new(schedule, manifest_file.display().to_string())
 }
 
 async fn conclude(ended: &Ended) -> Result<Option<Conclusion>, Error> {

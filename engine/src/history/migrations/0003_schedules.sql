@@ -22,3 +22,7 @@ CREATE INDEX ticks_of_state ON ticks (schedule_id, state);
 
 -- The last word on "at most one run a slot", whoever starts it.
 CREATE UNIQUE INDEX runs_of_slot ON runs (manifest_file, "trigger") WHERE "trigger" LIKE '{"schedule":%';
+
+-- What lists of runs and forecasts count, without a look at the rows themselves.
+CREATE INDEX stage_runs_of_state ON stage_runs (run_id, state);
+CREATE INDEX stage_runs_of_kind ON stage_runs (kind, id, work_s) WHERE state = 'ran';
