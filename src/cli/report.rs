@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use engine::history::RunChoice;
-use reports::Format;
+use reports::{Format, Inspections, Options};
 
 use super::answer::Answer;
 use super::arguments::State;
@@ -18,7 +18,10 @@ pub(super) struct Report {
     /// File to write; standard output where none is named
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// html, md or json [default: by the file's ending, else html]
+    /// Run that the others are compared with, one of those named [default: the first]
+    #[arg(long, value_name = "RUN")]
+    baseline: Option<i64>,
+    /// html, md, json or csv [default: by the file's ending, else html]
     #[arg(long, value_parser = read_format)]
     format: Option<Format>,
     #[command(flatten)]
@@ -38,7 +41,9 @@ impl Report {
             .iter()
             .map(|choice| Ok(history.run(*choice)?))
             .collect::<Result<Vec<_>, Failure>>()?;
-        let text = reports::render(&records, self.format()).context("cannot make the report")?;
+        let options = Options { baseline: self.baseline, inspections: Inspections::read(&records) };
+        let text = reports::render_with(&records, &options, self.format())
+            .context("cannot make the report")?;
         let Some(path) = &self.output else { return Ok(Answer::text(text)) };
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Answer::text(path.display().to_string()))
