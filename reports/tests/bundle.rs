@@ -14,20 +14,20 @@ fn packed() -> (Vec<u8>, RunRecord, Inspections) {
     let (run, digest, text) = fixture::inspected();
     let mut inspections = Inspections::default();
     inspections.insert(digest, text);
-    (bundle(&run, &inspections).unwrap(), run, inspections)
+    (bundle(&run, &inspections).expect("made up to be sound"), run, inspections)
 }
 
 fn entries(bundle: &[u8]) -> Entries {
-    let tar = zstd::decode_all(bundle).unwrap();
+    let tar = zstd::decode_all(bundle).expect("made up to be sound");
     let mut archive = tar::Archive::new(tar.as_slice());
     let read = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
-        let mut entry = entry.unwrap();
-        let name = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+        let mut entry = entry.expect("made up to be sound");
+        let name = String::from_utf8(entry.path_bytes().into_owned()).expect("made up to be sound");
         let mut content = Vec::new();
-        entry.read_to_end(&mut content).unwrap();
+        entry.read_to_end(&mut content).expect("made up to be sound");
         (name, content)
     };
-    archive.entries().unwrap().map(read).collect()
+    archive.entries().expect("made up to be sound").map(read).collect()
 }
 
 /// Packs as a stranger would.
@@ -40,14 +40,15 @@ fn pack(entries: &[(&str, &[u8], tar::EntryType)]) -> Vec<u8> {
         header.set_mtime(0);
         header.set_entry_type(*kind);
         if *kind == tar::EntryType::Symlink {
-            header.set_link_name("/etc/passwd").unwrap();
+            header.set_link_name("/etc/passwd").expect("made up to be sound");
         }
         // Names that `set_path` refuses.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
-        builder.append(&header, *content).unwrap();
+        builder.append(&header, *content).expect("made up to be sound");
     }
-    zstd::encode_all(builder.into_inner().unwrap().as_slice(), 3).unwrap()
+    zstd::encode_all(builder.into_inner().expect("made up to be sound").as_slice(), 3)
+        .expect("made up to be sound")
 }
 
 fn repack(entries: &Entries) -> Vec<u8> {

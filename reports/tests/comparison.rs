@@ -8,17 +8,22 @@ use serde_json::Value;
 
 fn document(runs: &[RunRecord], baseline: Option<i64>) -> Value {
     let options = Options { baseline, ..Options::default() };
-    serde_json::from_str(&render_with(runs, &options, Format::Json).unwrap()).unwrap()
+    serde_json::from_str(&render_with(runs, &options, Format::Json).expect("made up to be sound"))
+        .expect("made up to be sound")
 }
 
 /// The cell of a model's column in the group that is not the baseline.
 fn cell<'a>(document: &'a Value, model: &str, column: &str) -> &'a Value {
     let versus = &document["comparison"];
-    let columns = versus["columns"].as_array().unwrap();
-    let index = columns.iter().position(|title| title.as_str().unwrap().starts_with(column));
-    let mut rows = versus["rows"].as_array().unwrap().iter();
-    let row = rows.find(|row| row["model"] == model && row["is-baseline"] == false).unwrap();
-    &row["cells"][index.unwrap()]
+    let columns = versus["columns"].as_array().expect("made up to be sound");
+    let index = columns
+        .iter()
+        .position(|title| title.as_str().expect("made up to be sound").starts_with(column));
+    let mut rows = versus["rows"].as_array().expect("made up to be sound").iter();
+    let row = rows
+        .find(|row| row["model"] == model && row["is-baseline"] == false)
+        .expect("made up to be sound");
+    &row["cells"][index.expect("made up to be sound")]
 }
 
 #[test]
