@@ -121,6 +121,7 @@ fn absent_reason(stage: &StageRecord, run: &RunRecord) -> String {
             StageState::Failed => "failed",
             StageState::Skipped => "did not run",
             StageState::Interrupted => "was interrupted",
+            StageState::Paused => "is held by early stopping",
         };
         Some(format!("stage `{}` {how}", stage.name))
     };

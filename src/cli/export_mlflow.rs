@@ -28,11 +28,7 @@ pub(super) struct ExportMlflow {
 impl ExportMlflow {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let history = self.state.history()?;
-        let records = self
-            .runs
-            .iter()
-            .map(|choice| Ok(history.run(*choice)?))
-            .collect::<Result<Vec<_>, Failure>>()?;
+        let records = history.records(&self.runs)?;
         let cannot = || format!("cannot write into {}", self.output.display());
         let store = std::path::absolute(self.output.join("mlruns")).with_context(cannot)?;
         let location = format!("file://{}", escaped(&store.display().to_string()));

@@ -6,6 +6,7 @@
 
 mod answer;
 mod arguments;
+mod auto;
 mod bench;
 mod bundle;
 mod cache;
@@ -33,6 +34,8 @@ mod runs;
 mod schema;
 mod show;
 mod stages;
+mod sweep;
+mod sweeps;
 mod worker;
 
 use std::process::ExitCode;
@@ -57,6 +60,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Run),
+    Auto(auto::Auto),
+    Sweep(sweep::Sweep),
+    Sweeps(sweeps::Sweeps),
     Plan(plan::Plan),
     Explain(explain::Explain),
     Convert(convert::Convert),
@@ -98,6 +104,9 @@ impl Verb {
     fn answer(&self) -> Result<Answer, Failure> {
         match self {
             Self::Run(verb) => verb.answer(),
+            Self::Auto(verb) => verb.answer(),
+            Self::Sweep(verb) => verb.answer(),
+            Self::Sweeps(verb) => verb.answer(),
             Self::Plan(verb) => verb.answer(),
             Self::Explain(verb) => verb.answer(),
             Self::Convert(verb) => verb.answer(),

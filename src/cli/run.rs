@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use engine::history::{RunChoice, RunRecord};
+use engine::history::{RunChoice, RunRecord, Trigger};
 use engine::{Project, RunReport};
 use reports::Format;
 use serde::Serialize;
@@ -35,6 +35,9 @@ pub(super) struct Run {
     /// Say what would run, like `plan`
     #[arg(long)]
     dry_run: bool,
+    /// What starts the run, as JSON; schedulers say so
+    #[arg(long, value_name = "TRIGGER", hide = true, default_value = "\"manual\"")]
+    trigger: Trigger,
     /// Print one JSON event a line with stable field names
     #[arg(long)]
     json: bool,
@@ -45,6 +48,7 @@ impl Run {
         let mut options = self.asked.options(&self.manifest);
         options.keep_going = self.keep_going;
         options.jobs = self.jobs.map(usize::from);
+        options.trigger = self.trigger.clone();
         if self.dry_run {
             return look_ahead(&self.manifest, &options, Facts { json: self.json });
         }

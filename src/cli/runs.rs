@@ -31,11 +31,13 @@ impl Runs {
 
 fn text(runs: &[RunSummary]) -> String {
     let header =
-        ["run", "manifest", "state", "started", "time", "ran", "hits", "failed"].map(str::to_owned);
+        ["run", "manifest", "trigger", "state", "started", "time", "ran", "hits", "failed"];
+    let header = header.map(str::to_owned);
     let rows = runs.iter().map(|run| {
         [
             run.id.to_string(),
             run.manifest_path.display().to_string(),
+            run.trigger.to_string(),
             word(&run.state),
             format!("{:.0}", run.started_at),
             maybe_seconds(run.duration_s),

@@ -32,9 +32,10 @@ impl Show {
 fn text(record: &RunRecord) -> String {
     let run = &record.summary;
     let mut text = format!(
-        "run {} of {}: {}, started {:.0}, took {}\n",
+        "run {} of {}: {}, {}, started {:.0}, took {}\n",
         run.id,
         run.manifest_path.display(),
+        run.trigger,
         word(&run.state),
         run.started_at,
         maybe_seconds(run.duration_s)

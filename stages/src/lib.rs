@@ -12,6 +12,7 @@
 //! most), `integer` (what both quantizing stages do).
 
 mod architecture;
+pub mod auto;
 mod benchmark;
 mod deploy;
 mod distill;

@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _, SqliteConnection};
 
 use crate::store::{Store, StoreError};
 
 /// What made the tables of each schema version, 1 for the first: description, statements.
 /// (`sqlx::migrate!` would collect them too, at the price of compiling SQLite a second time.)
-const MIGRATIONS: &[(&str, &str)] = &[("runs", include_str!("migrations/0001_runs.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("runs", include_str!("migrations/0001_runs.sql")),
+    ("triggers", include_str!("migrations/0002_triggers.sql")),
+    ("sweeps", include_str!("migrations/0004_sweeps.sql")),
+    ("schedules", include_str!("migrations/0003_schedules.sql")),
+];
 
 fn migrator() -> Migrator {
     let numbered = MIGRATIONS.iter().zip(1..).map(|(&(description, statements), version)| {
@@ -77,6 +82,12 @@ pub enum HistoryError {
         /// What was asked for.
         id: String,
     },
+    /// There is no such sweep.
+    #[error("there is no sweep {id}; `pipeline sweeps` lists them")]
+    NoSweep {
+        /// What was asked for.
+        id: i64,
+    },
     /// The folder of the database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -120,7 +131,8 @@ impl Database {
         Ok(database)
     }
 
-    /// Opens for reading; `None` where there is no database yet.
+    /// Opens for reading; `None` where there is no database yet. An older version's tables are
+    /// brought up to date, so that every query knows one schema only.
     pub(super) async fn reader(home: &Path) -> Result<Option<Self>, HistoryError> {
         let path = Self::path(home);
         if !path.exists() {
@@ -132,8 +144,20 @@ impl Database {
             options.connect().await.map_err(|source| failed(&path, "open it", source))?;
         let mut database = Self { path, connection };
         database.refuse_newer().await?;
-        // A first run may be about to create the tables.
-        Ok(if database.schema_version().await?.is_some() { Some(database) } else { None })
+        match database.schema_version().await? {
+            // A first run may be about to create the tables.
+            None => Ok(None),
+            Some(found) if found < newest_schema() => {
+                database.close("bring it up to date").await?;
+                Self::writer(&Store::at(home)).await.map(Some)
+            }
+            Some(_) => Ok(Some(database)),
+        }
+    }
+
+    pub(super) async fn close(self, action: &'static str) -> Result<(), HistoryError> {
+        let Self { path, connection } = self;
+        connection.close().await.map_err(|source| failed(&path, action, source))
     }
 
     async fn refuse_newer(&mut self) -> Result<(), HistoryError> {
@@ -175,5 +199,40 @@ fn advice(source: &sqlx::Error) -> &'static str {
         Some("8" | "14" | "1544") => "; set PIPELINE_HOME to a folder that can be written",
         Some("11" | "26") => "; it is damaged: move it away, results in the store are not affected",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_an_older_version_are_brought_up_to_date_by_a_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::create(folder.path()).unwrap();
+            let options = SqliteConnectOptions::new()
+                .filename(Database::path(store.home()))
+                .create_if_missing(true);
+            let mut first = options.connect().await.unwrap();
+            let only = Migrator::with_migrations(migrator().iter().take(1).cloned().collect());
+            only.run_direct(None, &mut first, false).await.unwrap();
+            sqlx::query(
+                "INSERT INTO runs VALUES (1, 'm', '/m.toml', 'm.toml', '', '[]', '0', 'cpu', 'done', 1, '2026-01-01T00:00:00Z', 1.0)",
+            )
+            .execute(&mut first)
+            .await
+            .unwrap();
+            first.close().await.unwrap();
+
+            let mut reader = Database::reader(store.home()).await.unwrap().unwrap();
+            assert_eq!(reader.schema_version().await.unwrap(), Some(newest_schema()));
+            let trigger: String = sqlx::query_scalar("SELECT \"trigger\" FROM runs")
+                .fetch_one(&mut reader.connection)
+                .await
+                .unwrap();
+            assert_eq!(trigger, "\"manual\"");
+        });
     }
 }

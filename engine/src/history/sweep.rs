@@ -132,6 +132,8 @@ pub struct TrialRecord {
     pub identity: String,
     /// Where it stands.
     pub state: TrialState,
+    /// Rung it is at work for or held at; `None` for its end.
+    pub rung: Option<usize>,
     /// Chosen values by path in the manifest; dimensions that do not apply are absent.
     pub params: BTreeMap<String, Value>,
     /// Mean over the seeds, in the objectives' own units and directions; `None` until all are there.

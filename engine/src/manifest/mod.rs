@@ -10,6 +10,7 @@ mod read;
 mod schema;
 mod sections;
 mod spec;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ pub use diagnostic::{Diagnostic, ManifestError};
 pub(crate) use schema::params_schema;
 pub use schema::schema;
 pub use spec::{Bound, DatasetSpec, DeviceChoice, Gate, ModelSpec, Reference};
+pub use sweep::{
+    DimensionSpec, EarlyStopping, Objective, OnTrialFailure, StoppingMethod, SweepSpec, Watch,
+};
 
 /// A manifest that has passed every check.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ pub struct Manifest {
     pub models: BTreeMap<String, ModelSpec>,
     /// `[stages.*]`, upstream first, otherwise in the order of the file.
     pub stages: Vec<StageSpec>,
+    /// `[sweep]`.
+    pub sweep: Option<SweepSpec>,
     /// File it was read from.
     pub path: PathBuf,
     /// Folder that relative paths start from.

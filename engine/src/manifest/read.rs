@@ -13,7 +13,7 @@ use super::diagnostic::{Diagnostic, ManifestError, did_you_mean, listed};
 use super::document::Document;
 use super::sections::Place;
 use super::spec::Header;
-use super::{DatasetSpec, DeviceChoice, Manifest, ModelSpec};
+use super::{DatasetSpec, DeviceChoice, Manifest, ModelSpec, SweepSpec};
 use crate::stage::{ParamsError, StageTable};
 
 /// Reads the text; every error of it ends up in `diagnostics`.
@@ -47,11 +47,12 @@ pub(super) fn manifest(
         label: String::new(),
         span: parsed.span(),
         entries: parsed.into_inner(),
-        taken: vec!["data", "models", "stages"],
+        taken: vec!["data", "models", "stages", "sweep"],
     };
     let data_tables = reader.tables(&mut top, "data", "data");
     let model_tables = reader.tables(&mut top, "models", "model");
     let stage_tables = reader.tables(&mut top, "stages", "stage");
+    let sweep_table = reader.table(&mut top, "sweep");
     reader.header(&top);
     let header: Option<Header> = reader.typed(top);
     let data_names = data_tables.iter().map(|(name, _)| name.clone()).collect();
@@ -75,6 +76,12 @@ pub(super) fn manifest(
     }
     let drafts: Vec<_> =
         stage_tables.into_iter().map(|(name, section)| reader.draft(name, section)).collect();
+    let sweep = sweep_table.and_then(|section| {
+        let place = Place::of(&section);
+        let spec = reader.typed::<SweepSpec>(section)?;
+        reader.sweep(&place, &spec, &drafts);
+        Some(spec)
+    });
     let order = check::graph(&mut reader, &drafts, &data_names, &model_names);
 
     let (Some(header), true) = (header, reader.diagnostics.is_empty()) else {
@@ -92,6 +99,7 @@ pub(super) fn manifest(
         data,
         models,
         stages,
+        sweep,
         path: path.to_owned(),
         root: root.to_owned(),
         text,
@@ -111,6 +119,17 @@ impl Reader<'_> {
         ManifestError::Invalid(
             self.diagnostics.into_iter().map(|(_, diagnostic)| diagnostic).collect(),
         )
+    }
+
+    /// Takes a table of its own, such as `[sweep]`.
+    fn table<'a>(&mut self, top: &mut Section<'a>, name: &str) -> Option<Section<'a>> {
+        let (key, value) = top.entries.remove_entry(name)?;
+        let span = key.span();
+        let DeValue::Table(entries) = value.into_inner() else {
+            self.error(&span, format!("`{name}` has to be a table, `[{name}]`"), None);
+            return None;
+        };
+        Some(Section { label: format!("{name}: "), span, entries, taken: Vec::new() })
     }
 
     /// Takes the tables of a section such as `[stages.*]`, in the order of the file.

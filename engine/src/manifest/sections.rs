@@ -60,7 +60,7 @@ impl Place {
         Self { label: section.label.clone(), whole: section.span.clone(), entries }
     }
 
-    fn entry(&self, key: &str) -> Range<usize> {
+    pub(super) fn entry(&self, key: &str) -> Range<usize> {
         self.entries.get(key).unwrap_or(&self.whole).clone()
     }
 }
@@ -348,7 +348,7 @@ fn is_file_name(file: &str) -> bool {
 }
 
 /// `1h30m`, `90s`, `500ms`: whole numbers with units, largest first by habit, not by rule.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     while !rest.is_empty() {

@@ -12,6 +12,7 @@ mod cache;
 mod failures;
 mod kills;
 mod project;
+mod sweeps;
 mod toys;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use engine::{Host, Project, RunOptions};
+use engine::{Host, Project, RunOptions, SweepOptions};
 
 type Test = (&'static str, fn());
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("worker") => engine::worker_main(toys::TOYS, Path::new(&arguments[1])),
         Some("run") => run(&arguments[1], &arguments[2..]),
+        Some("sweep") => sweep(&arguments[1], &arguments[2..]),
         _ => tests(&arguments),
     }
 }
@@ -48,6 +50,19 @@ fn run(manifest: &str, set: &[String]) -> ExitCode {
     }
 }
 
+/// A sweep of its own, that tests can kill.
+fn sweep(manifest: &str, set: &[String]) -> ExitCode {
+    let project = Project::open(Path::new(manifest), toys::TOYS, host(), None);
+    let options = SweepOptions { set: set.to_vec(), ..SweepOptions::default() };
+    match project.sweep(&options, &mut |_| {}) {
+        Ok(report) => ExitCode::from(report.exit_code()),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
 fn host() -> Host {
     Host {
         grace: std::time::Duration::from_millis(300),
@@ -58,7 +73,7 @@ fn host() -> Host {
 
 /// Runs every test whose name holds the filter, four at a time, and lists the failures.
 fn tests(arguments: &[String]) -> ExitCode {
-    let all: Vec<Test> = [cache::TESTS, failures::TESTS, kills::TESTS].concat();
+    let all: Vec<Test> = [cache::TESTS, failures::TESTS, kills::TESTS, sweeps::TESTS].concat();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in &all {
             println!("{name}: test");

@@ -205,6 +205,10 @@ fn state_note(state: RunState) -> &'static str {
              shows what is recorded so far."
         }
         RunState::Failed => "A stage or a gate of this run failed. The report shows what is there.",
+        RunState::Paused => {
+            "Early stopping of a sweep holds this run at a checkpoint. The report shows what it had \
+             reached."
+        }
         RunState::Interrupted => "Someone stopped this run. Run the manifest again to continue it.",
     }
 }

@@ -100,14 +100,16 @@ impl Stage for Benchmark {
             let bench =
                 Bench { params: &params, context, port, model: &model, compiled: &compiled };
             bench.size(folder)?;
-            let (logits, correct) = bench.accuracy(&dataset)?;
-            match &baseline {
-                Some(teacher) => bench.drop(teacher, &correct)?,
-                None => baseline = Some(correct),
+            if params.accuracy {
+                let (logits, correct) = bench.accuracy(&dataset)?;
+                match &baseline {
+                    Some(teacher) => bench.drop(teacher, &correct)?,
+                    None => baseline = Some(correct),
+                }
+                answers.insert(port.to_owned(), serde_json::to_value(logits)?);
             }
             bench.latency()?;
             bench.throughput()?;
-            answers.insert(port.to_owned(), serde_json::to_value(logits)?);
             let inspection = Inspection::of(&compiled, params.sequence.get())?;
             inspections.insert(port.to_owned(), serde_json::to_value(inspection)?);
             ensure!(!context.interrupted(), engine::Interrupted);

@@ -19,6 +19,8 @@ pub(crate) struct Params {
     pub(super) batches: Vec<NonZeroUsize>,
     /// Sequence lengths of the throughput table.
     pub(super) sequences: Vec<NonZeroUsize>,
+    /// Whether to score the test rows; without, nothing is learned that a choice must not rest on.
+    pub(super) accuracy: bool,
 }
 
 impl Default for Params {
@@ -30,6 +32,7 @@ impl Default for Params {
             seconds: number(20),
             batches: vec![number(1), number(8), number(32)],
             sequences: vec![number(32), number(128)],
+            accuracy: true,
         }
     }
 }
