@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::{Choice, Prepared, choose};
 use crate::module::Module;
 use crate::pass::{self, PassReport};
-use crate::plan::{self, Buffers, MemoryUse, PeakFormula, Plan};
+use crate::plan::{self, ArenaBlock, Buffers, MemoryUse, PeakFormula, Plan};
 use crate::{CompileTimes, ExplainedNode, Explanation, RuntimeError, Session};
 
 /// How much the compiler rewrites.
@@ -250,6 +250,15 @@ impl CompiledModel {
     /// As [`CompiledModel::peak_bytes`].
     pub fn memory(&self, bindings: &Bindings) -> Result<MemoryUse, RuntimeError> {
         MemoryUse::new(&self.shared, bindings)
+    }
+
+    /// What lies where in the arena of a run with these sizes, and when; empty for a model whose
+    /// sizes depend on values, which plans none.
+    ///
+    /// # Errors
+    /// As [`CompiledModel::peak_bytes`].
+    pub fn arena(&self, bindings: &Bindings) -> Result<Vec<ArenaBlock>, RuntimeError> {
+        plan::blocks(&self.shared, bindings)
     }
 
     /// The lower bound of the arena as a formula in the symbols of the model.

@@ -18,7 +18,7 @@
 //! - `pass`: one file a rewrite, one table `PASSES`.
 //! - `kernel`: one file a family of kernels, one table `KERNELS`.
 //! - `dynamic`: the other way to run, for models whose sizes depend on values.
-//! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`].
+//! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`], [`ArenaBlock`].
 //! - `machine`: how much memory there is.
 //! - [`Explanation`]: what was chosen, and why not the rest; [`dump_after`], [`check_passes`]: pass by pass.
 //! - [`load`]: a package, with its self-test. [`calibrate`]: int8 without training.
@@ -44,6 +44,6 @@ pub use inspect::{PassCheck, check_passes, dump_after};
 pub use kernels::Tier;
 pub use machine::memory_fraction;
 pub use pass::{PassReport, pass_names};
-pub use plan::{MemoryUse, PeakFormula, SizeTerm};
+pub use plan::{ArenaBlock, MemoryUse, PeakFormula, SizeTerm};
 pub use session::{OutputView, Outputs, Session};
 pub use verified::{FailedTier, VerifiedModel, load, self_test};

@@ -8,6 +8,7 @@ mod answer;
 mod arguments;
 mod auto;
 mod bench;
+mod bundle;
 mod cache;
 mod check;
 mod completions;
@@ -15,6 +16,7 @@ mod convert;
 mod doctor;
 mod explain;
 mod explain_model;
+mod export_mlflow;
 mod failure;
 mod gc;
 mod infer;
@@ -77,6 +79,8 @@ enum Verb {
     Logs(logs::Logs),
     Path(path::Path),
     Report(report::Report),
+    Bundle(bundle::Bundle),
+    ExportMlflow(export_mlflow::ExportMlflow),
     Gc(gc::Gc),
     Cache(cache::Cache),
     Doctor(doctor::Doctor),
@@ -120,6 +124,8 @@ impl Verb {
             Self::Logs(verb) => verb.answer(),
             Self::Path(verb) => verb.answer(),
             Self::Report(verb) => verb.answer(),
+            Self::Bundle(verb) => verb.answer(),
+            Self::ExportMlflow(verb) => verb.answer(),
             Self::Gc(verb) => verb.answer(),
             Self::Cache(verb) => verb.answer(),
             Self::Doctor(verb) => verb.answer(),

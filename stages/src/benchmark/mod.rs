@@ -1,10 +1,11 @@
 //! `benchmark`: measures every model of a chain in the same way, on the test rows and on the clock.
 
 mod energy;
+mod inspection;
 mod memory;
+mod params;
 mod timing;
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,14 +15,16 @@ use graph::model_folder::WEIGHTS_FILE;
 use graph::package::Package;
 use graph::{Bindings, ModelFolder, Tensor, counts, structure};
 use runtime::CompiledModel;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::json;
 use training::data::Dataset;
 use training::metrics::{mcnemar, paired_difference};
 use training::tokenizer::Tokenizer;
 
 use self::energy::EnergyCounters;
+use self::inspection::Inspection;
 pub use self::memory::serve_once;
+use self::params::Params;
 use self::timing::{Budget, Times};
 use crate::score::{self, Split};
 use crate::{predict, texts};
@@ -32,42 +35,10 @@ const CHAIN: [&str; 4] = ["teacher", "student", "pruned", "int8"];
 /// The stage kind.
 pub(crate) struct Benchmark;
 
-/// Parameters of `benchmark`.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub(crate) struct Params {
-    /// Word pieces of the text whose latency is measured alone (batch 1).
-    sequence: NonZeroUsize,
-    /// Most counted runs of that text; p99 needs 1,000.
-    runs: NonZeroUsize,
-    /// Longest time spent on them a model, in seconds.
-    seconds: NonZeroUsize,
-    /// Batch sizes of the throughput table.
-    batches: Vec<NonZeroUsize>,
-    /// Sequence lengths of the throughput table.
-    sequences: Vec<NonZeroUsize>,
-    /// Whether to score the test rows; without, nothing is learned that a choice must not rest on.
-    accuracy: bool,
-}
-
-impl Default for Params {
-    fn default() -> Self {
-        let number = |value| NonZeroUsize::new(value).unwrap_or(NonZeroUsize::MIN);
-        Self {
-            sequence: number(64),
-            runs: number(1_000),
-            seconds: number(20),
-            batches: vec![number(1), number(8), number(32)],
-            sequences: vec![number(32), number(128)],
-            accuracy: true,
-        }
-    }
-}
-
 impl Stage for Benchmark {
     type Params = Params;
     const KIND: &'static str = "benchmark";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "measures accuracy, latency, throughput, memory, size and energy of a chain of models";
     const INPUTS: &'static [Port] = &[
@@ -93,12 +64,20 @@ impl Stage for Benchmark {
             about: "self-tested on this machine before anything is measured",
         },
     ];
-    const OUTPUTS: &'static [Port] = &[Port {
-        name: "answers",
-        kind: "answers",
-        required: true,
-        about: "each model's logits for the test rows, as JSON",
-    }];
+    const OUTPUTS: &'static [Port] = &[
+        Port {
+            name: "answers",
+            kind: "answers",
+            required: true,
+            about: "each model's logits for the test rows, as JSON",
+        },
+        Port {
+            name: "inspection",
+            kind: "inspection",
+            required: true,
+            about: "each model's kernels and memory map, as JSON; reports draw it",
+        },
+    ];
     const EXCLUSIVE: bool = true;
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
@@ -111,6 +90,7 @@ impl Stage for Benchmark {
         }
         let dataset = texts::load(context)?;
         let mut answers = serde_json::Map::new();
+        let mut inspections = serde_json::Map::new();
         let mut baseline: Option<Vec<bool>> = None;
         for port in CHAIN {
             let Some(folder) = context.optional_input(port) else { continue };
@@ -130,12 +110,21 @@ impl Stage for Benchmark {
             }
             bench.latency()?;
             bench.throughput()?;
+            let inspection = Inspection::of(&compiled, params.sequence.get())?;
+            inspections.insert(port.to_owned(), serde_json::to_value(inspection)?);
             ensure!(!context.interrupted(), engine::Interrupted);
         }
-        let path = context.output("answers");
-        std::fs::write(&path, serde_json::to_vec(&answers)?)
-            .with_context(|| format!("writing {}", path.display()))
+        write(context, "answers", &answers)?;
+        let inspection = json!({ "schema": inspection::SCHEMA, "models": inspections });
+        write(context, "inspection", &inspection)
     }
+}
+
+/// Writes an output as JSON.
+fn write(context: &StageContext, port: &str, value: &impl Serialize) -> Result<()> {
+    let path = context.output(port);
+    std::fs::write(&path, serde_json::to_vec(value)?)
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// One model under measurement.
@@ -232,7 +221,18 @@ impl Bench<'_> {
         for (name, percent) in [("latency-p50", 50.0), ("latency-p90", 90.0), ("latency-p99", 99.0)]
         {
             match times.percentile(percent) {
-                Ok(value) => self.report(name, value, "ms", Some(times.len() as u64)),
+                Ok(value) => {
+                    let (low, high) = times.interval(percent).unzip();
+                    self.context.metric(Metric {
+                        name: self.name(name),
+                        value,
+                        unit: "ms".to_owned(),
+                        samples: Some(times.len() as u64),
+                        low,
+                        high,
+                        ..Metric::default()
+                    });
+                }
                 Err(reason) => self.context.unavailable(&self.name(name), &reason),
             }
         }
