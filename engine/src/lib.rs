@@ -38,7 +38,7 @@ pub use executor::{Host, RunEvent, RunReport, StageReport};
 pub use key::Change;
 pub use manifest::schema;
 pub use plan::{Explanation, Forecast, Plan, PlannedStage, Selection};
-pub use project::{KindDescription, Project, RunOptions, kinds, state_folder};
+pub use project::{KindDescription, Project, RunOptions, kinds, project_folder, state_folder};
 pub use protocol::{Metric, Progress};
 pub use stage::{
     AnyStage, BadInput, DatasetInput, Interrupted, Port, Stage, StageContext, StageTable,

@@ -11,7 +11,10 @@ use crate::store::{Store, StoreError};
 
 /// What made the tables of each schema version, 1 for the first: description, statements.
 /// (`sqlx::migrate!` would collect them too, at the price of compiling SQLite a second time.)
-const MIGRATIONS: &[(&str, &str)] = &[("runs", include_str!("migrations/0001_runs.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("runs", include_str!("migrations/0001_runs.sql")),
+    ("notes", include_str!("migrations/0005_notes.sql")),
+];
 
 fn migrator() -> Migrator {
     let numbered = MIGRATIONS.iter().zip(1..).map(|(&(description, statements), version)| {

@@ -5,13 +5,20 @@
 
 mod database;
 mod environment;
+mod list;
+mod live;
+mod notes;
 mod read;
 mod record;
 mod recorder;
 
 pub use database::HistoryError;
+pub use list::{ListedRun, RunOrder, RunPage, RunQuery};
+pub use live::{LiveRun, LiveStage, ProgressRecord};
+pub use notes::{NewNote, NoteError, NoteRecord, Verdict};
 pub use read::{History, LastStage, RunChoice};
 pub use record::*;
 
 pub(crate) use environment::environment;
+pub(crate) use live::progress_path;
 pub(crate) use recorder::{Recorder, RunStart, StageEnd, StageStart};

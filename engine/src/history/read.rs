@@ -5,8 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{QueryBuilder, Row as _, Sqlite};
 use tokio::runtime::Runtime;
 
 use super::database::{Database, HistoryError, failed};
@@ -91,6 +92,14 @@ impl History {
         }
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// The newest runs, newest first.
     ///
     /// # Errors
@@ -157,6 +166,7 @@ impl History {
             datasets,
             models,
             stages,
+            notes: self.notes(id)?,
         })
     }
 
@@ -430,12 +440,11 @@ impl History {
             .map_err(|error| unreadable("environment", error.to_string()))
     }
 
-    fn rows(&self, sql: &'static str, binds: &[Bind<'_>]) -> Result<Vec<SqliteRow>, HistoryError> {
-        // A poisoned lock means a panic in a read, which leaves the connection usable.
-        let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Database { path, connection }) = guard.as_mut() else {
-            return Ok(Vec::new());
-        };
+    pub(super) fn rows(
+        &self,
+        sql: &'static str,
+        binds: &[Bind<'_>],
+    ) -> Result<Vec<SqliteRow>, HistoryError> {
         let mut query = sqlx::query(sql);
         for bind in binds {
             query = match bind {
@@ -443,18 +452,38 @@ impl History {
                 Bind::Text(text) => query.bind((*text).to_owned()),
             };
         }
+        self.fetch(query)
+    }
+
+    /// Rows of a statement that depends on what is asked for.
+    pub(super) fn built(
+        &self,
+        mut statement: QueryBuilder<Sqlite>,
+    ) -> Result<Vec<SqliteRow>, HistoryError> {
+        self.fetch(statement.build())
+    }
+
+    fn fetch(
+        &self,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<Vec<SqliteRow>, HistoryError> {
+        // A poisoned lock means a panic in a read, which leaves the connection usable.
+        let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Database { path, connection }) = guard.as_mut() else {
+            return Ok(Vec::new());
+        };
         self.runtime
             .block_on(query.fetch_all(connection))
             .map_err(|source| failed(path, "read it", source))
     }
 }
 
-enum Bind<'a> {
+pub(super) enum Bind<'a> {
     Number(i64),
     Text(&'a str),
 }
 
-fn summary(row: &SqliteRow) -> Result<RunSummary, HistoryError> {
+pub(super) fn summary(row: &SqliteRow) -> Result<RunSummary, HistoryError> {
     let state = word("state", row.get("state"))?;
     let killed = state == RunState::Running && !alive(row.get("pid"));
     Ok(RunSummary {
@@ -471,7 +500,7 @@ fn summary(row: &SqliteRow) -> Result<RunSummary, HistoryError> {
 }
 
 /// Whether a process of this number is there.
-fn alive(pid: i32) -> bool {
+pub(super) fn alive(pid: i32) -> bool {
     let gone = rustix::io::Errno::SRCH;
     rustix::process::Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(gone))
@@ -482,11 +511,14 @@ fn document(row: &SqliteRow) -> Result<Value, HistoryError> {
     text.map_or(Ok(Value::Null), |text| parsed("key_document", &text))
 }
 
-fn timestamp(text: String) -> Result<jiff::Timestamp, HistoryError> {
+pub(super) fn timestamp(text: String) -> Result<jiff::Timestamp, HistoryError> {
     text.parse().map_err(|_| unreadable("started_at", text))
 }
 
-fn word<T: DeserializeOwned>(what: &'static str, text: String) -> Result<T, HistoryError> {
+pub(super) fn word<T: DeserializeOwned>(
+    what: &'static str,
+    text: String,
+) -> Result<T, HistoryError> {
     serde_json::from_value(Value::String(text.clone())).map_err(|_| unreadable(what, text))
 }
 
