@@ -8,7 +8,8 @@
 //!
 //! # Layout
 //!
-//! - [`render`]: the one way in for whole reports, [`summary_table`] for the table a run ends with.
+//! - [`render`]: the one way in for whole reports, [`content`] and [`style`] for pages that frame
+//!   one, [`summary_table`] for the table a run ends with.
 //! - `chain`: finds the models of a run and what was measured on each.
 //! - `table`, `quantity`: numbers as people read them, with their change against the first model.
 //! - `compare`: parameters, those that differ between runs first.
@@ -95,4 +96,21 @@ pub fn render(runs: &[RunRecord], format: Format) -> Result<String, RenderError>
         Format::Markdown => template::markdown(&page::read(runs)),
         Format::Json => json::render(runs),
     }
+}
+
+/// The content of the HTML report on `runs`, to be put inside the `<main>` of a page that brings
+/// [`style`] and a frame of its own.
+///
+/// # Errors
+/// Like [`render`].
+pub fn content(runs: &[RunRecord]) -> Result<String, RenderError> {
+    if runs.is_empty() {
+        return Err(RenderError::NoRuns);
+    }
+    template::content(&page::read(runs))
+}
+
+/// The style sheet of HTML reports.
+pub fn style() -> &'static str {
+    template::STYLE
 }

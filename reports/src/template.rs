@@ -20,11 +20,20 @@ const TEMPLATES: [(&str, &str); 5] = [
     ("plots.html", include_str!("templates/plots.html")),
     ("report.md", include_str!("templates/report.md")),
 ];
-const STYLE: &str = include_str!("templates/style.css");
+/// How pages look.
+pub(crate) const STYLE: &str = include_str!("templates/style.css");
 
 /// The page as one HTML file.
 pub(crate) fn html(page: &Page) -> Result<String, RenderError> {
     print("report.html", page)
+}
+
+/// What is inside the page's `<main>`, for a page with a frame of its own.
+pub(crate) fn content(page: &Page) -> Result<String, RenderError> {
+    let environment = environment()?;
+    let template = environment.get_template("report.html")?;
+    let mut printed = template.render_captured(context! { page => Serde(page), style => "" })?;
+    Ok(printed.with_state_mut(|state| state.render_block("content"))?)
 }
 
 /// The page as Markdown.
@@ -33,6 +42,13 @@ pub(crate) fn markdown(page: &Page) -> Result<String, RenderError> {
 }
 
 fn print(name: &str, page: &Page) -> Result<String, RenderError> {
+    let environment = environment()?;
+    let style = Value::from_safe_string(STYLE.to_owned());
+    let template = environment.get_template(name)?;
+    Ok(template.render(context! { page => Serde(page), style })?)
+}
+
+fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     // A block tag on a line of its own leaves no line behind.
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -45,9 +61,7 @@ fn print(name: &str, page: &Page) -> Result<String, RenderError> {
     for (name, source) in TEMPLATES {
         environment.add_template(name, source)?;
     }
-    let style = Value::from_safe_string(STYLE.to_owned());
-    let template = environment.get_template(name)?;
-    Ok(template.render(context! { page => Serde(page), style })?)
+    Ok(environment)
 }
 
 fn write_value(
