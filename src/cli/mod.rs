@@ -21,6 +21,7 @@ mod init;
 mod logs;
 mod measure_memory;
 mod model;
+mod note;
 mod path;
 mod plan;
 mod progress;
@@ -31,6 +32,7 @@ mod runs;
 mod schema;
 mod show;
 mod stages;
+mod ui;
 mod worker;
 
 use std::process::ExitCode;
@@ -69,6 +71,8 @@ enum Verb {
     Logs(logs::Logs),
     Path(path::Path),
     Report(report::Report),
+    Note(note::Note),
+    Ui(ui::Ui),
     Gc(gc::Gc),
     Cache(cache::Cache),
     Doctor(doctor::Doctor),
@@ -108,6 +112,8 @@ impl Verb {
             Self::Logs(verb) => verb.answer(),
             Self::Path(verb) => verb.answer(),
             Self::Report(verb) => verb.answer(),
+            Self::Note(verb) => verb.answer(),
+            Self::Ui(verb) => verb.answer(),
             Self::Gc(verb) => verb.answer(),
             Self::Cache(verb) => verb.answer(),
             Self::Doctor(verb) => verb.answer(),
