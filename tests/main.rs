@@ -12,3 +12,4 @@ mod options;
 mod reference;
 mod sandbox;
 mod tidy;
+mod ui;

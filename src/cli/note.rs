@@ -12,8 +12,8 @@ pub(super) struct Note {
     /// Run: a number or `latest`
     run: RunChoice,
     /// What there is to say
-    #[arg(required_unless_present_any = ["approve", "reject"], default_value = "", hide_default_value = true)]
-    text: String,
+    #[arg(required_unless_present_any = ["approve", "reject"])]
+    text: Option<String>,
     /// The run may be used
     #[arg(long, conflicts_with = "reject")]
     approve: bool,
@@ -37,7 +37,7 @@ impl Note {
             _ => None,
         };
         let author = self.author.clone().unwrap_or_else(user);
-        let note = NewNote::new(&author, verdict, &self.text)
+        let note = NewNote::new(&author, verdict, self.text.as_deref().unwrap_or_default())
             .map_err(|error| Failure::wrong(error.to_string()))?;
         let history = self.state.history()?;
         let run = history.run(self.run)?.summary.id;

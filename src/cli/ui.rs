@@ -68,12 +68,11 @@ fn promote(promotion: &Promotion) -> Result<Promoted, String> {
 /// Shows the address in a browser where the desktop can; it is printed anyway.
 fn open(address: &str) {
     let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let _no_desktop = Command::new(opener)
-        .arg(address)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
+    let mut command = Command::new(opener);
+    command.arg(address).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    std::thread::spawn(move || {
+        let _no_desktop = command.status();
+    });
 }
 
 impl From<ServeError> for Failure {

@@ -75,10 +75,10 @@ pub(crate) async fn run(
             seen.events.push(event("status", &status));
         }
         if last_states.as_ref().is_some_and(|last| *last != states) {
-            seen.events.push(event("stages", ""));
+            seen.events.push(event("stages", "changed"));
         }
         if seen.over {
-            seen.events.push(event("over", ""));
+            seen.events.push(event("over", "ended"));
         }
         (last_panel, last_status, last_states) = (Some(panel), Some(status), Some(states));
         Ok(seen)
@@ -111,7 +111,7 @@ pub(crate) async fn log(
             seen.events.push(event("lines", &part.text));
         }
         if seen.over {
-            seen.events.push(event("over", ""));
+            seen.events.push(event("over", "ended"));
         }
         Ok(seen)
     })
@@ -216,6 +216,7 @@ fn watch(
 }
 
 fn event(name: &str, text: &str) -> Event {
+    debug_assert!(!text.is_empty(), "browsers drop events without data");
     // A carriage return would end a line of the protocol.
     Event::default().event(name).data(text.replace('\r', "\u{240d}"))
 }
