@@ -14,3 +14,4 @@ mod reference;
 mod sandbox;
 mod schedule;
 mod tidy;
+mod ui;

@@ -42,7 +42,9 @@ pub use executor::{Host, Pause, RunEvent, RunReport, StageReport};
 pub use key::Change;
 pub use manifest::schema;
 pub use plan::{Explanation, Forecast, Plan, PlannedStage, Selection};
-pub use project::{KindDescription, Project, RunOptions, SweepOptions, kinds, state_folder};
+pub use project::{
+    KindDescription, Project, RunOptions, SweepOptions, kinds, project_folder, state_folder,
+};
 pub use protocol::{Metric, Progress};
 pub use stage::{
     AnyStage, BadInput, DatasetInput, Interrupted, Paused, Port, Stage, StageContext, StageTable,

@@ -90,11 +90,16 @@ pub fn kinds(table: StageTable) -> Vec<KindDescription> {
         .collect()
 }
 
+/// The root of the project that a folder belongs to.
+pub fn project_folder(folder: &Path) -> PathBuf {
+    project_root(&folder.join("manifest.toml"))
+}
+
 /// The state folder for something in `folder`: `PIPELINE_HOME`, else `.pipeline` in the project root.
 pub fn state_folder(folder: &Path) -> PathBuf {
     match std::env::var_os("PIPELINE_HOME").filter(|home| !home.is_empty()) {
         Some(home) => std::path::absolute(&home).unwrap_or_else(|_| PathBuf::from(home)),
-        None => project_root(&folder.join("manifest.toml")).join(".pipeline"),
+        None => project_folder(folder).join(".pipeline"),
     }
 }
 

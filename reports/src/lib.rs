@@ -11,7 +11,8 @@
 //! # Layout
 //!
 //! - [`render`], [`render_with`], [`render_sweeps`]: the ways in for whole reports,
-//!   [`summary_table`] for the table a run ends with.
+//!   [`content`] and [`style`] for pages that frame one, [`summary_table`] for the table a run ends
+//!   with.
 //! - [`bundle`](bundle()), [`verify`], [`mlflow`](mlflow()): a run as one file that can be checked,
 //!   and as what another program reads.
 //! - `chain`: finds the models of a run and what was measured on each; `lineage`: where they came
@@ -185,4 +186,21 @@ pub fn render_sweeps(sweeps: &[SweepRecord], format: Format) -> Result<String, R
         Format::Json => sweep::json(sweeps),
         Format::Csv => Ok(sweep::csv(sweeps)),
     }
+}
+
+/// The content of the HTML report on `runs`, to be put inside the `<main>` of a page that brings
+/// [`style`] and a frame of its own.
+///
+/// # Errors
+/// Like [`render`].
+pub fn content(runs: &[RunRecord]) -> Result<String, RenderError> {
+    if runs.is_empty() {
+        return Err(RenderError::NoRuns);
+    }
+    template::content(&page::read(runs, 0, &Inspections::read(runs)))
+}
+
+/// The style sheet of HTML reports.
+pub fn style() -> &'static str {
+    template::STYLE
 }

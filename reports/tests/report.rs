@@ -147,6 +147,18 @@ fn time_savings_and_lineage_come_from_the_record() {
 }
 
 #[test]
+fn the_content_of_a_page_is_that_of_the_report() {
+    for (name, runs) in pages() {
+        let (html, content) = (render(&runs, Format::Html).unwrap(), reports::content(&runs));
+        let content = content.unwrap();
+        assert!(content.contains("<article") && html.contains(content.trim()), "{name}");
+        assert_balanced(name, &content);
+        assert!(!content.contains("<style") && !content.contains("<main"), "{name}");
+    }
+    assert!(matches!(reports::content(&[]), Err(RenderError::NoRuns)));
+}
+
+#[test]
 fn a_run_that_is_going_says_so() {
     for format in [Format::Html, Format::Markdown] {
         let text = render(&[fixture::running()], format).unwrap();

@@ -24,6 +24,7 @@ mod init;
 mod logs;
 mod measure_memory;
 mod model;
+mod note;
 mod path;
 mod plan;
 mod progress;
@@ -37,6 +38,7 @@ mod show;
 mod stages;
 mod sweep;
 mod sweeps;
+mod ui;
 mod worker;
 
 use std::process::ExitCode;
@@ -81,6 +83,8 @@ enum Verb {
     Report(report::Report),
     Bundle(bundle::Bundle),
     ExportMlflow(export_mlflow::ExportMlflow),
+    Note(note::Note),
+    Ui(ui::Ui),
     Gc(gc::Gc),
     Cache(cache::Cache),
     Doctor(doctor::Doctor),
@@ -126,6 +130,8 @@ impl Verb {
             Self::Report(verb) => verb.answer(),
             Self::Bundle(verb) => verb.answer(),
             Self::ExportMlflow(verb) => verb.answer(),
+            Self::Note(verb) => verb.answer(),
+            Self::Ui(verb) => verb.answer(),
             Self::Gc(verb) => verb.answer(),
             Self::Cache(verb) => verb.answer(),
             Self::Doctor(verb) => verb.answer(),

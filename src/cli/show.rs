@@ -44,6 +44,12 @@ fn text(record: &RunRecord) -> String {
     let (device, seed) = (&record.device, record.seed);
     let _infallible =
         writeln!(text, "device {device}, seed {seed}, {} × {}", machine.cores, machine.cpu_model);
+    for note in &record.notes {
+        let verdict =
+            note.verdict.map_or_else(String::new, |verdict| format!(" {}", verdict.word()));
+        let _infallible =
+            writeln!(text, "{} ({:.0}){verdict}: {}", note.author, note.at, note.text);
+    }
     for change in &record.overrides {
         let _infallible = writeln!(text, "--set {change}");
     }

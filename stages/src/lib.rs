@@ -33,6 +33,7 @@ mod train_teacher;
 mod watch;
 
 pub use benchmark::serve_once;
+pub use deploy::{Promoted, promote};
 
 use engine::StageTable;
 

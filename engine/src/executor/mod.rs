@@ -7,6 +7,7 @@ mod attempt;
 mod drive;
 mod event;
 mod inputs;
+mod progress_file;
 mod run;
 mod run_loop;
 mod slots;

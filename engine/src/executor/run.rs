@@ -11,11 +11,12 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::drive::Shared;
+use super::progress_file::ProgressFile;
 use super::run_loop::{RunLoop, StageProgress};
 use super::slots::Slots;
 use super::{Host, Pause, RunEvent, RunReport, Stop};
 use crate::error::Error;
-use crate::history::{Environment, LastStage, Recorder, RunStart, Trigger};
+use crate::history::{Environment, LastStage, Recorder, RunStart, Trigger, progress_path};
 use crate::manifest::{Manifest, Reference};
 use crate::plan::Part;
 use crate::store::{Holder, LockAttempt, Store};
@@ -116,8 +117,9 @@ pub(crate) async fn execute(
     });
     let stages = prepared.parts.iter().map(|part| StageProgress::new(*part)).collect();
     let run_loop = RunLoop {
-        shared,
         recorder,
+        progress: ProgressFile::new(progress_path(&shared.store, run)),
+        shared,
         observer,
         stages,
         stop,

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::drive::{Identity, Job, Message, Shared, StageOutcome, Started, drive};
 use super::inputs::Content;
+use super::progress_file::ProgressFile;
 use super::run::{Observer, Signals};
 use super::{RunEvent, RunReport, StageReport, Stop};
 use crate::error::Error;
@@ -87,6 +88,7 @@ impl End {
 pub(super) struct RunLoop<'o> {
     pub(super) shared: Arc<Shared>,
     pub(super) recorder: Recorder,
+    pub(super) progress: ProgressFile,
     pub(super) observer: Observer<'o>,
     pub(super) stages: Vec<StageProgress>,
     pub(super) stop: watch::Sender<Stop>,
@@ -287,7 +289,10 @@ impl RunLoop<'_> {
             WorkerEvent::Unavailable(metric) => {
                 RunEvent::StageUnavailable { stage, name: metric.name, reason: metric.reason }
             }
-            WorkerEvent::Progress(progress) => RunEvent::StageProgress { stage, progress },
+            WorkerEvent::Progress(progress) => {
+                self.progress.hear(&stage, &progress, Instant::now()).await;
+                RunEvent::StageProgress { stage, progress }
+            }
             WorkerEvent::Log(line) => RunEvent::StageLog { stage, line },
             WorkerEvent::Series(points) => {
                 self.recorder.series(self.row(index), &points).await?;
@@ -460,6 +465,7 @@ impl RunLoop<'_> {
         let row = self.row(index);
         self.recorder.finish_stage(row, &record).await?;
         let (metrics, unavailable) = (record.metrics.to_vec(), record.unavailable.to_vec());
+        self.progress.end(&spec.name).await;
         let good = matches!(end.state, StageState::Hit | StageState::Ran);
         let outputs = artifacts
             .into_iter()

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("triggers", include_str!("migrations/0002_triggers.sql")),
     ("schedules", include_str!("migrations/0003_schedules.sql")),
     ("sweeps", include_str!("migrations/0004_sweeps.sql")),
+    ("notes", include_str!("migrations/0005_notes.sql")),
 ];
 
 fn migrator() -> Migrator {

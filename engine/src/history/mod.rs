@@ -5,7 +5,10 @@
 
 mod database;
 mod environment;
+mod list;
+mod live;
 mod look;
+mod notes;
 mod read;
 mod read_sweeps;
 mod record;
@@ -14,13 +17,16 @@ mod records;
 #[cfg(test)]
 mod scale_tests;
 mod schedules;
+mod slot_runs;
 mod sweep;
 mod sweep_recorder;
-mod slot_runs;
 mod ticks;
 mod trigger;
 
 pub use database::HistoryError;
+pub use list::{ListedRun, RunOrder, RunPage, RunQuery};
+pub use live::{LiveRun, LiveStage, ProgressRecord};
+pub use notes::{NewNote, NoteError, NoteRecord, Verdict};
 pub use read::{History, LastStage, RunChoice, RunFilter};
 pub(crate) use read_sweeps::means;
 pub use record::*;
@@ -30,6 +36,7 @@ pub use ticks::TickState;
 pub use trigger::Trigger;
 
 pub(crate) use environment::environment;
+pub(crate) use live::progress_path;
 pub(crate) use recorder::{Recorder, RunStart, StageEnd, StageStart};
 pub(crate) use sweep_recorder::{Measured, NewTrial, Reached, Standing, SweepRecorder, SweepStart};
 pub(crate) use ticks::{Conclusion, Scheduled, Ticks};

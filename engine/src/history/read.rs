@@ -5,8 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{QueryBuilder, Row as _, Sqlite};
 use tokio::runtime::Runtime;
 
 use super::database::{Database, HistoryError, failed};
@@ -125,6 +126,14 @@ impl History {
     pub fn check(&self) -> Result<(), HistoryError> {
         let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         guard.as_mut().map_or(Ok(()), |database| self.runtime.block_on(database.check()))
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// The newest runs, newest first.
@@ -290,11 +299,6 @@ impl History {
         sql: &'static str,
         binds: &[Bind<'_>],
     ) -> Result<Vec<SqliteRow>, HistoryError> {
-        // A poisoned lock means a panic in a read, which leaves the connection usable.
-        let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Database { path, connection }) = guard.as_mut() else {
-            return Ok(Vec::new());
-        };
         let mut query = sqlx::query(sql);
         for bind in binds {
             query = match bind {
@@ -303,6 +307,26 @@ impl History {
                 Bind::Maybe(text) => query.bind(text.map(str::to_owned)),
             };
         }
+        self.fetch(query)
+    }
+
+    /// Rows of a statement that depends on what is asked for.
+    pub(super) fn built(
+        &self,
+        mut statement: QueryBuilder<Sqlite>,
+    ) -> Result<Vec<SqliteRow>, HistoryError> {
+        self.fetch(statement.build())
+    }
+
+    fn fetch(
+        &self,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<Vec<SqliteRow>, HistoryError> {
+        // A poisoned lock means a panic in a read, which leaves the connection usable.
+        let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Database { path, connection }) = guard.as_mut() else {
+            return Ok(Vec::new());
+        };
         self.runtime
             .block_on(query.fetch_all(connection))
             .map_err(|source| failed(path, "read it", source))
@@ -358,7 +382,7 @@ pub(super) fn summary(row: &SqliteRow) -> Result<RunSummary, HistoryError> {
 }
 
 /// Whether a process of this number is there.
-fn alive(pid: i32) -> bool {
+pub(super) fn alive(pid: i32) -> bool {
     let gone = rustix::io::Errno::SRCH;
     rustix::process::Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(gone))

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Trigger;
+use super::notes::NoteRecord;
 use crate::protocol::{Metric, Unavailable};
 
 /// How a run ended, or that it has not.
@@ -92,6 +93,9 @@ pub struct RunRecord {
     pub models: Vec<SourceRecord>,
     /// Its stages, upstream first.
     pub stages: Vec<StageRecord>,
+    /// What people said about it, oldest first.
+    #[serde(default)]
+    pub notes: Vec<NoteRecord>,
 }
 
 /// A dataset or pretrained model that a run read.

@@ -121,6 +121,7 @@ impl History {
                 datasets,
                 models,
                 stages,
+                notes: self.notes(id)?,
             };
             records.insert(id, record);
         }

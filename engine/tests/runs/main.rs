@@ -89,9 +89,15 @@ fn host() -> Host {
 
 /// Runs every test whose name holds the filter, four at a time, and lists the failures.
 fn tests(arguments: &[String]) -> ExitCode {
-    let all: Vec<Test> =
-        [cache::TESTS, crowd::TESTS, failures::TESTS, kills::TESTS, schedules::TESTS, sweeps::TESTS]
-            .concat();
+    let all: Vec<Test> = [
+        cache::TESTS,
+        crowd::TESTS,
+        failures::TESTS,
+        kills::TESTS,
+        schedules::TESTS,
+        sweeps::TESTS,
+    ]
+    .concat();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in &all {
             println!("{name}: test");

@@ -6,7 +6,7 @@ mod loads;
 mod measurements;
 mod stages;
 
-use engine::history::{RunRecord, RunState, StageRecord};
+use engine::history::{NoteRecord, RunRecord, RunState, StageRecord};
 use serde::Serialize;
 
 use crate::chain::{self, Model};
@@ -73,6 +73,7 @@ pub(crate) struct RunView {
     pub(crate) device: String,
     pub(crate) seed: u64,
     pub(crate) claims: Vec<Claim>,
+    pub(crate) notes: Vec<NoteView>,
     pub(crate) table: Table,
     pub(crate) drawings: Drawings,
     pub(crate) timeline: Option<Timeline>,
@@ -92,6 +93,16 @@ pub(crate) struct RunView {
     pub(crate) sources: Vec<Provenance>,
     pub(crate) artifacts: Vec<Provenance>,
     pub(crate) keys: Vec<(String, String)>,
+}
+
+/// What someone said about a run.
+#[derive(Debug, Serialize)]
+pub(crate) struct NoteView {
+    pub(crate) id: i64,
+    pub(crate) at: String,
+    pub(crate) author: String,
+    pub(crate) verdict: Option<&'static str>,
+    pub(crate) text: String,
 }
 
 /// What the last model of the chain has over the first.
@@ -175,6 +186,7 @@ fn read_run(run: &RunRecord, inspections: &Inspections) -> RunView {
         device: run.device.clone(),
         seed: run.seed,
         claims: claims(&table),
+        notes: run.notes.iter().map(note).collect(),
         drawings: drawings::draw(run, &models),
         timeline: timeline::draw(run),
         savings: timeline::savings(run),
@@ -210,6 +222,16 @@ fn state_note(state: RunState) -> &'static str {
              reached."
         }
         RunState::Interrupted => "Someone stopped this run. Run the manifest again to continue it.",
+    }
+}
+
+fn note(note: &NoteRecord) -> NoteView {
+    NoteView {
+        id: note.id,
+        at: note.at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+        author: note.author.clone(),
+        verdict: note.verdict.map(|verdict| verdict.word()),
+        text: note.text.clone(),
     }
 }
 
