@@ -108,7 +108,7 @@ pub(crate) fn best_note(sweep: &SweepRecord) -> String {
     let untold = tests.iter().filter(|test| !test.is_shown()).count();
     format!(
         "Of {} other trials that keep the constraints, {untold} cannot be told from the best \
-         (paired by seed, 95 %). The best of many is in part luck: measure it with new seeds \
+         (paired by seed, 95 % each). The best of many is in part luck: measure it with new seeds \
          before relying on its number.",
         tests.len()
     )
