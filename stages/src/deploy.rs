@@ -139,9 +139,8 @@ fn put(source: &Path, service: &Path, context: &StageContext) -> Result<u64> {
     }
     let package = Package::read(incoming.path())
         .context("the package is not whole; the live version stays")?;
-    let compiled = predict::compile(&package.model.graph, context.threads())?;
-    runtime::self_test(&package, &compiled)
-        .context("the self-test failed; the live version stays")?;
+    predict::load(&package, "deploy", context)
+        .context("the package cannot run here; the live version stays")?;
     ensure!(!context.interrupted(), engine::Interrupted);
 
     let folder = versions.join(version.to_string());
