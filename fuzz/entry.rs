@@ -18,19 +18,19 @@ use runtime::{CompileOptions, compile};
 const MOST_BYTES: u64 = 16 << 20;
 
 /// A text classifier with one layer.
-pub fn encoder() -> Graph {
+pub(crate) fn encoder() -> Graph {
     let layer = BertLayer { heads: 2, intermediate: 8 };
     let config = BertConfig { positions: 8, ..BertConfig::uniform(12, 4, 1, layer) };
     bert::build(&config, &mut bert::initial_weights(1)).expect("the sizes fit")
 }
 
 /// Its weights by name.
-pub fn weights(graph: &Graph) -> BTreeMap<String, Tensor> {
+pub(crate) fn weights(graph: &Graph) -> BTreeMap<String, Tensor> {
     graph.weights().map(|(id, tensor)| (graph.value_name(id).to_owned(), tensor.clone())).collect()
 }
 
 /// Writes a package of [`encoder`].
-pub fn write_package(folder: &Path) {
+pub(crate) fn write_package(folder: &Path) {
     let graph = encoder();
     let inputs = samples::inputs(&graph, &Bindings::new([("batch", 2), ("sequence", 3)]), 1);
     let golden = Golden::evaluate(&graph, vec![inputs.expect("all sizes are bound")]);
@@ -47,7 +47,7 @@ pub fn write_package(folder: &Path) {
 }
 
 /// Reads bytes as an ONNX model. What is imported compiles, or is refused.
-pub fn onnx_reader(bytes: &[u8]) {
+pub(crate) fn onnx_reader(bytes: &[u8]) {
     if let Ok(graph) = onnx::import_bytes(bytes, None, &ImportOptions::default()) {
         compiles_or_is_refused(&graph);
     }
@@ -58,7 +58,7 @@ pub fn onnx_reader(bytes: &[u8]) {
 ///
 /// # Panics
 /// When the document of an accepted graph is refused, or reads as another graph.
-pub fn graph_verifier(bytes: &[u8], weights: &BTreeMap<String, Tensor>) {
+pub(crate) fn graph_verifier(bytes: &[u8], weights: &BTreeMap<String, Tensor>) {
     let Ok(graph) = document::read(bytes, weights.clone()) else { return };
     let again = document::read(document::write(&graph).as_bytes(), self::weights(&graph));
     assert_eq!(again.expect("an accepted graph is accepted again"), graph);
@@ -67,7 +67,7 @@ pub fn graph_verifier(bytes: &[u8], weights: &BTreeMap<String, Tensor>) {
 
 /// Loads a package one of whose files is `content`, with the digest that the manifest has to have
 /// then, so that the change gets past it.
-pub fn package_loader(whole: &Path, file: &str, content: &[u8]) {
+pub(crate) fn package_loader(whole: &Path, file: &str, content: &[u8]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut manifest = String::new();
     for entry in fs::read_dir(whole).expect("the package").flatten() {

@@ -10,12 +10,13 @@ use crate::cli::answer::columns;
 use crate::cli::model::failed_tiers;
 use crate::cli::quantity::{ABSENT, bytes};
 
-/// Most characters of a node's name, a kernel's name and a shape.
-const NAME: usize = 26;
-const KERNEL: usize = 23;
-const SHAPE: usize = 13;
-/// Where lines of operations are broken.
-const WIDTH: usize = 96;
+/// Where lines end.
+const WIDTH: usize = 100;
+/// Fewest characters of a node's name; it gets what the other columns leave.
+const NAME: usize = 12;
+/// Most characters of a kernel's name and a shape.
+const KERNEL: usize = 22;
+const SHAPE: usize = 12;
 
 pub(super) fn text(report: &Report<'_>, rejected: bool) -> String {
     let explanation = report.explanation;
@@ -114,11 +115,10 @@ fn nodes(explanation: &Explanation, profile: Option<&Profile>) -> String {
     let Some(profile) = profile else {
         let header = ["node", "kernel", "fuses", "output"].map(str::to_owned);
         let row = |node: &ExplainedNode| {
-            [shorten(&node.name, NAME), kernel(node, 32), fuses(node), node.output.clone()]
+            [node.name.clone(), kernel(node, KERNEL), fuses(node), node.output.clone()]
         };
-        let rows: Vec<_> =
-            std::iter::once(header).chain(explanation.nodes.iter().map(row)).collect();
-        return columns(&rows);
+        let rows = std::iter::once(header).chain(explanation.nodes.iter().map(row));
+        return columns(&narrow(rows.collect()));
     };
     let header = ["node", "kernel", "fuses", "output", "MFLOP", "pred. ms", "ms", "of peak"];
     let row = |(node, timed): (&ExplainedNode, &NodeProfile)| {
@@ -126,19 +126,34 @@ fn nodes(explanation: &Explanation, profile: Option<&Profile>) -> String {
         let predicted = cost.and_then(|cost| cost.predicted_ms);
         let flops = cost.map(|cost| cost.flops).filter(|flops| *flops > 0);
         [
-            shorten(&node.name, NAME),
+            node.name.clone(),
             kernel(node, KERNEL),
             fuses(node),
             timed.shape.as_deref().map_or_else(|| shorten(&node.output, SHAPE), shape),
-            flops.map_or_else(|| ABSENT.to_owned(), |flops| format!("{:.2}", flops as f64 / 1e6)),
+            flops.map_or_else(|| ABSENT.to_owned(), millions),
             predicted.map_or_else(|| ABSENT.to_owned(), |ms| format!("{ms:.3}")),
             format!("{:.3}", timed.measured_ms),
             cost.map_or_else(|| ABSENT.to_owned(), share),
         ]
     };
     let rows = explanation.nodes.iter().zip(&profile.nodes).map(row);
-    let rows: Vec<_> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
-    columns(&rows)
+    let rows = std::iter::once(header.map(str::to_owned)).chain(rows);
+    columns(&narrow(rows.collect()))
+}
+
+/// Rows whose first column is cut to what the others leave of a line.
+fn narrow<const N: usize>(mut rows: Vec<[String; N]>) -> Vec<[String; N]> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let others: usize = (1..N).map(|column| 2 + width(column).unwrap_or(0)).sum();
+    let most = WIDTH.saturating_sub(others).max(NAME);
+    rows.iter_mut().for_each(|row| row[0] = shorten(&row[0], most));
+    rows
+}
+
+/// With two digits behind the point, as long as there are few before it.
+fn millions(count: u64) -> String {
+    let millions = count as f64 / 1e6;
+    if millions < 1000.0 { format!("{millions:.2}") } else { format!("{millions:.0}") }
 }
 
 /// The kernel's name says the operation, but for the one that runs any.
@@ -204,6 +219,14 @@ mod tests {
             assert_eq!(shorten(name, 10), expected);
             assert!(shorten(name, 10).chars().count() <= 10);
         }
+    }
+
+    #[test]
+    fn names_get_what_the_other_columns_leave() {
+        let row = |length: usize, other: usize| ["n".repeat(length), "o".repeat(other)];
+        let most = |rows| narrow(rows).iter().map(|row| row[0].chars().count()).max();
+        assert_eq!(most(vec![row(200, 40), row(3, 10)]), Some(58));
+        assert_eq!(most(vec![row(200, 300)]), Some(NAME));
     }
 
     #[test]
