@@ -10,7 +10,7 @@ use super::*;
 
 /// Layers of the exported encoders.
 const LAYERS: usize = 2;
-/// Sums of 16 to 32 products in another order, twelve layers deep, on numbers around 1.
+/// Sums of 16 to 32 products in another order, two layers deep, on numbers around 1.
 const TOLERANCE: f32 = 1e-4;
 
 fn folder(name: &str) -> PathBuf {

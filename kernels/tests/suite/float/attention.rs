@@ -58,7 +58,7 @@ impl Case {
     }
 
     fn expected(&self) -> Vec<f64> {
-        let Attention { batch, heads, queries, keys, head_size, scale } = self.sizes;
+        let Attention { batch, heads, queries, keys, head_size, scale, .. } = self.sizes;
         let width = self.width();
         let at = |part: usize, b: usize, t: usize, h: usize, d: usize| {
             f64::from(self.qkv[(b * keys + t) * 3 * width + part * width + h * head_size + d])
