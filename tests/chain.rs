@@ -111,6 +111,11 @@ fn reads_back(sandbox: &Sandbox) {
         let log = sandbox.json(&["logs", "1", name]);
         assert!(log["path"].as_str().is_some_and(|path| path.contains(name)), "{log}");
     }
+    let metrics =
+        recorded.iter().flat_map(|stage| stage["metrics"].as_array().into_iter().flatten());
+    let failed: Vec<_> =
+        metrics.filter(|metric| metric["name"] == "deploy/failed-kernel-tiers").collect();
+    assert!(failed.len() == 1 && failed[0]["value"] == 0.0, "{failed:?}");
     assert_eq!(sandbox.json(&["runs"])[0]["ran"], ORDER.len());
     assert_eq!(sandbox.json(&["cache", "verify"])["damaged"], serde_json::json!([]));
     assert_eq!(sandbox.json(&["gc"])["actions"], 0, "what is fresh stays");

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -133,15 +134,17 @@ impl fmt::Debug for CompiledModel {
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
     let mut clock = Clock::start();
     let mut module = Module { precision: options.precision, ..Module::new(graph) };
-    // Fused operations take sizes that are known before a run.
+    let before = module.operations();
+    let passes = pass::run(&mut module, options.level, &options.disabled_passes)?;
     let level = if module.is_dynamic() { options.level.min(Level::O1) } else { options.level };
-    let passes = pass::run(&mut module, level, &options.disabled_passes)?;
-    compile_module(module, options, Rewriting { level, passes, passes_ms: clock.lap() })
+    compile_module(module, options, Rewriting { level, before, passes, passes_ms: clock.lap() })
 }
 
 /// How a module came to be as it is.
 pub(crate) struct Rewriting {
     pub(crate) level: Level,
+    /// What there was before, see [`Module::operations`].
+    pub(crate) before: BTreeMap<String, usize>,
     pub(crate) passes: Vec<PassReport>,
     pub(crate) passes_ms: f64,
 }
@@ -149,7 +152,7 @@ pub(crate) struct Rewriting {
 impl Rewriting {
     /// Nothing to report.
     pub(crate) fn none(level: Level) -> Self {
-        Self { level, passes: Vec::new(), passes_ms: 0.0 }
+        Self { level, before: BTreeMap::new(), passes: Vec::new(), passes_ms: 0.0 }
     }
 }
 
@@ -157,7 +160,7 @@ impl Rewriting {
 pub(crate) fn compile_module(
     mut module: Module,
     options: &CompileOptions,
-    Rewriting { level, passes, passes_ms }: Rewriting,
+    Rewriting { level, before, passes, passes_ms }: Rewriting,
 ) -> Result<CompiledModel, RuntimeError> {
     let cpu = match options.tier {
         Some(tier) => Cpu::with_tier(tier)?,
@@ -183,6 +186,8 @@ pub(crate) fn compile_module(
         dynamic,
         precision: options.precision,
         passes,
+        operations_before: before,
+        operations_after: module.operations(),
         nodes,
         constant_bytes: constant_bytes(&module),
         packed_bytes: steps.iter().map(packed_bytes).sum(),
@@ -223,6 +228,10 @@ impl CompiledModel {
     /// pool's queue, which allocates a block for every 63 of them.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.shared.pool.install(work)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// What was done with the model.
@@ -314,6 +323,7 @@ fn explain_nodes(module: &Module, choices: &[Choice]) -> Vec<ExplainedNode> {
             operation: node.operation.kind().to_owned(),
             output: format!("{}{}", value.dtype, graph::dim::display(&value.shape)),
             kernel: choice.entry.name.to_owned(),
+            reason: choice.reason.clone(),
             fused_from: node.fused_from.clone(),
             rejected: choice.rejected.clone(),
         }

@@ -21,10 +21,12 @@
 //! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`], [`ArenaBlock`].
 //! - `machine`: how much memory there is.
 //! - [`Explanation`]: what was chosen, and why not the rest; [`dump_after`], [`check_passes`]: pass by pass.
+//! - `cost`, [`profile()`]: what each node has to do, how long that should take, and how long it takes.
 //! - [`load`]: a package, with its self-test. [`calibrate`]: int8 without training.
 
 pub mod calibrate;
 mod compile;
+mod cost;
 mod dynamic;
 mod error;
 mod explain;
@@ -34,6 +36,7 @@ mod machine;
 mod module;
 mod pass;
 mod plan;
+mod profile;
 mod session;
 mod verified;
 
@@ -45,5 +48,6 @@ pub use kernels::Tier;
 pub use machine::memory_fraction;
 pub use pass::{PassReport, pass_names};
 pub use plan::{ArenaBlock, MemoryUse, PeakFormula, SizeTerm};
+pub use profile::{MachinePeaks, NodeCost, NodeProfile, PeakFact, Profile, profile};
 pub use session::{OutputView, Outputs, Session};
 pub use verified::{FailedTier, VerifiedModel, load, self_test};

@@ -66,8 +66,17 @@ impl Session {
         &'a mut self,
         inputs: &'a [(&'a str, &'a Tensor)],
     ) -> Result<Outputs<'a>, RuntimeError> {
+        self.run_watched(inputs, |_| ())
+    }
+
+    /// [`Session::run_borrowed`] that says which node has run, after each.
+    pub(crate) fn run_watched<'a>(
+        &'a mut self,
+        inputs: &'a [(&'a str, &'a Tensor)],
+        ran: impl FnMut(usize) + Send,
+    ) -> Result<Outputs<'a>, RuntimeError> {
         if self.model.dynamic {
-            return self.run_dynamic(inputs);
+            return self.run_dynamic(inputs, ran);
         }
         let index = self.plan(inputs)?;
         let Self { model, plans, arena, .. } = self;
@@ -86,13 +95,14 @@ impl Session {
         let arena = &mut arena[start..start + plan.bytes];
         poison(arena);
         let run = Run { module: &model.module, buffers: &model.buffers, plan, inputs };
-        model.pool.install(|| run.steps(&model.steps, arena))?;
+        model.pool.install(|| run.steps(&model.steps, arena, ran))?;
         Ok(Outputs(Source::Planned { run, arena }))
     }
 
     fn run_dynamic<'a>(
         &'a mut self,
         inputs: &'a [(&'a str, &'a Tensor)],
+        ran: impl FnMut(usize) + Send,
     ) -> Result<Outputs<'a>, RuntimeError> {
         let Self { model, computed, .. } = self;
         let module = &model.module;
@@ -100,7 +110,7 @@ impl Session {
         let (_, bindings) = bind(module, inputs)?;
         let given = |&id: &Id| find(module, inputs, id).cloned();
         let tensors = module.inputs.iter().filter_map(given).collect();
-        *computed = model.pool.install(|| dynamic::run(model, tensors, &bindings))?;
+        *computed = model.pool.install(|| dynamic::run(model, tensors, &bindings, ran))?;
         Ok(Outputs(Source::Computed { module, tensors: computed }))
     }
 
@@ -185,7 +195,12 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn steps(&self, steps: &[Prepared], arena: &mut [u8]) -> Result<(), RuntimeError> {
+    fn steps(
+        &self,
+        steps: &[Prepared],
+        arena: &mut [u8],
+        mut ran: impl FnMut(usize),
+    ) -> Result<(), RuntimeError> {
         let mut freed = self.plan.freed.iter().peekable();
         for (index, (node, step)) in self.module.nodes.iter().zip(steps).enumerate() {
             if let Prepared::Run(kernel) = step {
@@ -213,6 +228,7 @@ impl<'a> Run<'a> {
                     reason,
                 })?;
             }
+            ran(index);
             while let Some((_, range)) = freed.next_if(|(last, _)| *last == index) {
                 poison(&mut arena[range.clone()]);
             }

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use graph::{Tensor, counts, samples};
+use runtime::FailedTier;
 use serde::Serialize;
 
 use super::answer::{Answer, Facts};
 use super::failure::{Failure, WRONG};
-use super::model::{Compilation, Source, sizes};
+use super::model::{Compilation, Source, failed_tiers, sizes};
 use super::quantity::bytes;
 
 /// Runs before the clock starts: the first plans memory and fills caches.
@@ -36,6 +37,8 @@ pub(super) struct Bench {
 #[derive(Debug, Serialize)]
 struct Report {
     tier: String,
+    /// Faster tiers whose kernels failed the package's self-test on this machine, and why.
+    failed_tiers: Vec<FailedTier>,
     threads: usize,
     sizes: String,
     runs: usize,
@@ -66,7 +69,7 @@ impl Bench {
         let (bindings, sizes) = sizes(graph, &self.source.bindings(), 128);
         let inputs = samples::inputs(graph, &bindings, 0).map_err(Failure::wrong)?;
         let start = Instant::now();
-        let (compiled, _) = self.compilation.compile(&opened)?;
+        let (compiled, failed_tiers) = self.compilation.compile(&opened)?;
         let compile_time = start.elapsed();
         let inputs: Vec<(&str, &Tensor)> =
             inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -85,6 +88,7 @@ impl Bench {
         let p50_ms = percentile(&times, 50);
         let report = Report {
             tier: compiled.explain().tier.clone(),
+            failed_tiers,
             threads: compiled.explain().threads,
             sizes,
             runs: times.len(),
@@ -147,8 +151,9 @@ fn text(report: &Report) -> String {
             format!("arena {} (least possible {})", bytes(arena), bytes(bound))
         },
     );
+    let failed = failed_tiers(&report.failed_tiers, tier);
     format!(
-        "{runs} runs{at}, {threads} threads, kernels for {tier}\n\
+        "{failed}{runs} runs{at}, {threads} threads, kernels for {tier}\n\
          latency ms: p50 {p50_ms:.3}, p90 {p90_ms:.3}, {p99}, least {least_ms:.3}{speed}\n\
          weights {}, {arena}\n\
          compiled in {:.1} ms, first run {:.2} ms\n",

@@ -11,7 +11,7 @@ use training::tokenizer::Tokenizer;
 
 use super::answer::{Answer, Facts, columns};
 use super::failure::Failure;
-use super::model::{Compilation, Source, read_npy, write_npy};
+use super::model::{Compilation, Source, failed_tiers, read_npy, write_npy};
 
 /// A name and a file, `input_ids=ids.npy`.
 #[derive(Clone, Debug)]
@@ -54,8 +54,8 @@ pub(super) struct Infer {
 #[derive(Debug, Default, Serialize)]
 struct Report {
     tier: String,
-    /// Faster tiers whose kernels failed the package's self-test on this machine.
-    failed_tiers: Vec<String>,
+    /// Faster tiers whose kernels failed the package's self-test on this machine, and why.
+    failed_tiers: Vec<FailedTier>,
     texts: Vec<TextAnswer>,
     outputs: Vec<OutputFile>,
 }
@@ -82,13 +82,9 @@ struct OutputFile {
 impl Infer {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let opened = self.source.open()?;
-        let (compiled, failed) = self.compilation.compile(&opened)?;
-        let name = |failed: &FailedTier| failed.tier.name().to_owned();
-        let mut report = Report {
-            tier: compiled.explain().tier.clone(),
-            failed_tiers: failed.iter().map(name).collect(),
-            ..Report::default()
-        };
+        let (compiled, failed_tiers) = self.compilation.compile(&opened)?;
+        let mut report =
+            Report { tier: compiled.explain().tier.clone(), failed_tiers, ..Report::default() };
         let wrong = |error: anyhow::Error| Failure::Other(error, super::failure::WRONG);
         if self.text.is_empty() {
             report.outputs = self.tensors(&compiled).map_err(wrong)?;
@@ -169,13 +165,7 @@ fn classified(text: &str, logits: &[f32], labels: &[String]) -> Result<TextAnswe
 }
 
 fn text(report: &Report) -> String {
-    let mut text = String::new();
-    for tier in &report.failed_tiers {
-        text.push_str(&format!(
-            "kernels for {tier} failed the self-test here; those for {} run\n",
-            report.tier
-        ));
-    }
+    let mut text = failed_tiers(&report.failed_tiers, &report.tier);
     if !report.texts.is_empty() {
         let rows: Vec<[String; 3]> = report
             .texts

@@ -80,7 +80,7 @@ impl Stage for Deploy {
             context.input("package")?,
             &repository,
             &params.name,
-            context.threads(),
+            &|package| predict::load(package, "deploy", context).map(drop),
             &|| context.interrupted(),
         )?;
         let service = repository.join(&params.name);
@@ -132,14 +132,23 @@ pub struct Promoted {
 /// When `name` is no name of a service, or the package is not whole or fails its self-test; the
 /// live version then stays.
 pub fn promote(package: &Path, repository: &Path, name: &str, threads: usize) -> Result<Promoted> {
-    promote_unless(package, repository, name, threads, &|| false)
+    let load = |package: &Package| {
+        let threads = std::num::NonZeroUsize::new(threads);
+        let options = runtime::CompileOptions { threads, ..Default::default() };
+        runtime::load(package, &options)?;
+        Ok(())
+    };
+    promote_unless(package, repository, name, &load, &|| false)
 }
+
+/// Proves that a package runs on this machine.
+type Load<'a> = &'a dyn Fn(&Package) -> Result<()>;
 
 fn promote_unless(
     package: &Path,
     repository: &Path,
     name: &str,
-    threads: usize,
+    load: Load<'_>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Promoted> {
     check_name(name).map_err(anyhow::Error::msg)?;
@@ -153,7 +162,7 @@ fn promote_unless(
     let digest = digest(package)?;
     let (version, was_live) = match live_version(&service)? {
         Some((version, live)) if live == digest => (version, true),
-        _ => (put(package, &service, threads, interrupted)?, false),
+        _ => (put(package, &service, load, interrupted)?, false),
     };
     Ok(Promoted { version, package: digest, was_live })
 }
@@ -172,7 +181,7 @@ fn check_name(name: &str) -> Result<(), String> {
 fn put(
     source: &Path,
     service: &Path,
-    threads: usize,
+    load: Load<'_>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<u64> {
     let versions = service.join(VERSIONS);
@@ -193,9 +202,7 @@ fn put(
     }
     let package = Package::read(incoming.path())
         .context("the package is not whole; the live version stays")?;
-    let compiled = predict::compile(&package.model.graph, threads)?;
-    runtime::self_test(&package, &compiled)
-        .context("the self-test failed; the live version stays")?;
+    load(&package).context("the package cannot run here; the live version stays")?;
     ensure!(!interrupted(), engine::Interrupted);
 
     let folder = versions.join(version.to_string());

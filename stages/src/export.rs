@@ -69,8 +69,7 @@ impl Stage for Export {
 
         // What was written is read back and tested before anyone may rely on it.
         let package = Package::read(&folder).context("reading the package back")?;
-        let compiled = predict::compile(&package.model.graph, context.threads())?;
-        runtime::self_test(&package, &compiled)?;
+        predict::load(&package, "package", context)?;
         for (name, file) in
             [("package/weights-size", "weights.safetensors"), ("package/onnx-size", "model.onnx")]
         {

@@ -31,6 +31,7 @@ fn manifest() -> Manifest {
         models: Default::default(),
         stages: Vec::new(),
         schedule: None,
+        sweep: None,
         path: PathBuf::from("/project/manifests/bert.toml"),
         root: PathBuf::from("/project"),
         text: "[stages.student]\nkind = \"distill\"\nepochs = 8 # as in the paper\n".repeat(40),

@@ -3,10 +3,15 @@
 
 mod bert;
 mod dynamic;
+mod exported;
 mod functions;
+mod hostile;
 mod images;
+mod masks;
 mod memory;
+mod opsets;
 mod passes;
+mod profile;
 mod session;
 
 use std::num::NonZeroUsize;

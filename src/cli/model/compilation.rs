@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use runtime::{CompileOptions, CompiledModel, Level, Precision, RuntimeError};
+use runtime::{CompileOptions, CompiledModel, FailedTier, Level, Precision, RuntimeError};
 
 use super::Opened;
 use crate::cli::failure::{Failure, WRONG};
@@ -60,7 +60,7 @@ impl Compilation {
     pub(in crate::cli) fn compile(
         &self,
         opened: &Opened,
-    ) -> Result<(CompiledModel, Vec<runtime::FailedTier>), Failure> {
+    ) -> Result<(CompiledModel, Vec<FailedTier>), Failure> {
         let options = self.options()?;
         let compiled = match &opened.package {
             Some(package) => {
@@ -74,4 +74,12 @@ impl Compilation {
             Failure::Other(error.into(), code)
         })
     }
+}
+
+/// A line for each tier whose kernels failed the self-test here; `runs` is the tier that took over.
+pub(in crate::cli) fn failed_tiers(failed: &[FailedTier], runs: &str) -> String {
+    let line = |FailedTier { tier, reason }: &FailedTier| {
+        format!("kernels for {tier} failed the self-test here, {runs} runs: {reason}\n")
+    };
+    failed.iter().map(line).collect()
 }

@@ -82,11 +82,7 @@ impl Stage for Benchmark {
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
         if let Some(folder) = context.optional_input("package") {
-            let package = Package::read(folder)?;
-            runtime::self_test(
-                &package,
-                &predict::compile(&package.model.graph, context.threads())?,
-            )?;
+            predict::load(&Package::read(folder)?, "package", context)?;
         }
         let dataset = texts::load(context)?;
         let mut answers = serde_json::Map::new();
