@@ -93,9 +93,9 @@ impl Auto {
         let mut text = sweeps::text(found);
         let best: Option<&TrialRecord> = found.trials.iter().find(|trial| trial.best);
         let Some(best) = best else {
-            let _infallible = write!(
+            let _infallible = writeln!(
                 text,
-                "no trial kept to the goal {} in {}; a larger --budget goes on where this ended\n",
+                "no trial kept to the goal {} in {}; a larger --budget goes on where this ended",
                 self.goal,
                 seconds(duration_s)
             );
@@ -104,9 +104,9 @@ impl Auto {
         let output = self.output.clone().unwrap_or_else(|| self.beside("auto"));
         write(&output, &auto::winner(searched, found, best, teacher, &self.goal)?)?;
         let shown = output.display();
-        let _infallible = write!(
+        let _infallible = writeln!(
             text,
-            "trial {} keeps to the goal {}\nmanifest: {shown}\nnext: pipeline run {shown}\n",
+            "trial {} keeps to the goal {}\nmanifest: {shown}\nnext: pipeline run {shown}",
             best.number, self.goal
         );
         Ok(Answer::text(text).with_code(code))

@@ -13,6 +13,9 @@ use crate::manifest::SweepSpec;
 use crate::sweep::pareto;
 use crate::sweep::space::Domain;
 
+/// Watched values of each seed.
+type Reached = Vec<Vec<f64>>;
+
 /// Sweeps with the number of their trials in each state, and what follows.
 macro_rules! summaries {
     ($rest:literal) => {
@@ -145,7 +148,7 @@ impl History {
         sweep: i64,
         seeds: &[u64],
     ) -> Result<BTreeMap<i64, Vec<RungRecord>>, HistoryError> {
-        let mut by_rung: BTreeMap<(i64, i64), (i64, Vec<Vec<f64>>)> = BTreeMap::new();
+        let mut by_rung: BTreeMap<(i64, i64), (i64, Reached)> = BTreeMap::new();
         for row in &self.rows("SELECT * FROM rungs WHERE sweep_id = ?", &[Bind::Number(sweep)])? {
             let seed: String = cell(row, "seed")?;
             if !seeds.iter().any(|known| known.to_string() == seed) {

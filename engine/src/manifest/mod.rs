@@ -11,6 +11,7 @@ mod schema;
 mod sections;
 mod spec;
 mod sweep;
+mod sweep_check;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

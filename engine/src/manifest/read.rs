@@ -13,6 +13,7 @@ use super::diagnostic::{Diagnostic, ManifestError, did_you_mean, listed};
 use super::document::Document;
 use super::sections::Place;
 use super::spec::Header;
+use super::sweep_check;
 use super::{DatasetSpec, DeviceChoice, Manifest, ModelSpec, SweepSpec};
 use crate::stage::{ParamsError, StageTable};
 
@@ -80,7 +81,7 @@ pub(super) fn manifest(
     let sweep = sweep_table.and_then(|section| {
         let place = Place::of(&section);
         let spec = reader.typed::<SweepSpec>(section)?;
-        reader.sweep(&place, &spec, &drafts);
+        sweep_check::check(&mut reader, &place, &spec, &drafts);
         Some(spec)
     });
     let schedule = schedule_table.and_then(|section| reader.schedule(section, &drafts));

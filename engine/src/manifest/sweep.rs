@@ -8,9 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::diagnostic::did_you_mean;
-use super::read::Reader;
-use super::sections::{Draft, Place, parse_duration};
+use super::sections::parse_duration;
 use super::spec::Gate;
 use crate::sweep::sampler::{Sampler, TpeOptions};
 use crate::sweep::space::{Condition, Dimension, Domain, Space};
@@ -172,7 +170,8 @@ impl Objective {
         matches!(self, Self::Maximize(_))
     }
 
-    fn text(&self) -> &str {
+    /// `STAGE.METRIC` as written.
+    pub(super) fn text(&self) -> &str {
         let (Self::Maximize(text) | Self::Minimize(text)) = self;
         text
     }
@@ -258,150 +257,5 @@ impl SweepSpec {
             let (stage, gate) = key.split_once('.')?;
             Some((stage, Gate::parse(gate, *bound)?))
         })
-    }
-}
-
-impl Reader<'_> {
-    /// Checks what the types of `[sweep]` do not say.
-    pub(super) fn sweep(&mut self, place: &Place, spec: &SweepSpec, drafts: &[Draft]) {
-        let mut complain = |key: &str, message: String, help: Option<String>| {
-            self.error(&place.entry(key), format!("sweep: {message}"), help);
-        };
-        let stages = || drafts.iter().map(|draft| draft.name.as_str());
-        match spec.space() {
-            Err((name, message)) => complain("space", format!("`{name}`: {message}"), None),
-            Ok(space) => {
-                if let Err(error) = spec.sampler.check(&space) {
-                    complain("space", error.to_string(), None);
-                }
-                for (path, value) in spec.first.iter().flatten() {
-                    let known = space.dimension(path);
-                    if known.is_none() {
-                        let names = space.dimensions.iter().map(|known| known.name.as_str());
-                        let message = format!("`first`: `{path}` is not in the space");
-                        complain("first", message, did_you_mean(path, names));
-                    } else if known.is_some_and(|known| known.domain.number(value).is_none()) {
-                        let message =
-                            format!("`first`: {value} is not among the values of `{path}`");
-                        complain("first", message, None);
-                    }
-                }
-                for dimension in &space.dimensions {
-                    let mut path = dimension.name.split('.');
-                    let (section, name) = (path.next(), path.next().unwrap_or_default());
-                    if section == Some("stages") && !stages().any(|stage| stage == name) {
-                        let message = format!("`{}`: there is no stage `{name}`", dimension.name);
-                        complain("space", message, did_you_mean(name, stages()));
-                    }
-                    if matches!(section, Some("sweep" | "schedule" | "schema" | "name" | "seed")) {
-                        let message = format!("`{}` cannot vary", dimension.name);
-                        let help = "vary what stages do; seeds go into `sweep.seeds`".to_owned();
-                        complain("space", message, Some(help));
-                    }
-                }
-            }
-        }
-        if spec.objectives.is_empty() {
-            complain("objectives", "`objectives` is empty".to_owned(), None);
-        }
-        for objective in &spec.objectives {
-            match objective.target() {
-                Some((stage, _)) if stages().any(|known| known == stage) => {}
-                Some((stage, _)) => {
-                    let message =
-                        format!("objective `{}`: there is no stage `{stage}`", objective.text());
-                    complain("objectives", message, did_you_mean(stage, stages()));
-                }
-                None => {
-                    let message = format!("objective `{}` is not STAGE.METRIC", objective.text());
-                    complain("objectives", message, None);
-                }
-            }
-        }
-        if matches!(spec.sampler, Sampler::Nsga2(_)) && spec.objectives.len() < 2 {
-            let message = "`nsga2` needs two objectives or more".to_owned();
-            complain("sampler", message, Some("`tpe` is made for one".to_owned()));
-        }
-        let needs_trials = !matches!(spec.sampler, Sampler::Grid | Sampler::Zip);
-        if needs_trials && spec.trials.is_none() {
-            complain(
-                "trials",
-                "`trials` is missing; only `grid` and `zip` end by themselves".to_owned(),
-                None,
-            );
-        }
-        if let Some(text) = &spec.budget
-            && parse_duration(text).is_none()
-        {
-            let message = format!("`budget`: `{text}` is no duration, expected for instance `90m`");
-            complain("budget", message, None);
-        }
-        let mut seeds = spec.seeds.clone();
-        seeds.sort_unstable();
-        seeds.dedup();
-        if seeds.len() != spec.seeds.len() {
-            complain("seeds", "a seed appears twice in `seeds`".to_owned(), None);
-        }
-        let mut sides: BTreeMap<(&str, String), [Option<f64>; 2]> = BTreeMap::new();
-        for (key, bound) in &spec.constraints {
-            let parsed = key
-                .split_once('.')
-                .and_then(|(stage, gate)| Some((stage, Gate::parse(gate, *bound)?)));
-            let Some((stage, gate)) = parsed else {
-                let message =
-                    format!("constraint `{key}` is not STAGE.METRIC-max or STAGE.METRIC-min");
-                complain("constraints", message, None);
-                continue;
-            };
-            if !stages().any(|known| known == stage) {
-                let message = format!("constraint `{key}`: there is no stage `{stage}`");
-                complain("constraints", message, did_you_mean(stage, stages()));
-            }
-            let side = usize::from(gate.bound == super::Bound::Max);
-            sides.entry((stage, gate.metric)).or_default()[side] = Some(*bound);
-        }
-        for ((stage, metric), bounds) in sides {
-            if let [Some(least), Some(most)] = bounds
-                && least > most
-            {
-                let message = format!(
-                    "constraints contradict each other: `{stage}.{metric}` has to be at least {least} and at most {most}"
-                );
-                complain("constraints", message, None);
-            }
-        }
-        if let Some(stopping) = &spec.early_stopping {
-            self.early_stopping(place, stopping, drafts);
-        }
-    }
-
-    fn early_stopping(&mut self, place: &Place, stopping: &EarlyStopping, drafts: &[Draft]) {
-        let at = place.entry("early-stopping");
-        if stopping.reduction.get() < 2 {
-            self.error(&at, "sweep: `reduction` of early stopping is at least 2".to_owned(), None);
-        }
-        if stopping.watch.is_empty() {
-            self.error(&at, "sweep: early stopping has nothing to `watch`".to_owned(), None);
-        }
-        let names = || drafts.iter().map(|draft| draft.name.as_str());
-        let Some(draft) = drafts.iter().find(|draft| draft.name == stopping.stage) else {
-            let message = format!("sweep: early stopping: there is no stage `{}`", stopping.stage);
-            self.error(&at, message, did_you_mean(&stopping.stage, names()));
-            return;
-        };
-        if let Some(stage) = draft.stage.filter(|stage| stage.epochs().is_none()) {
-            let able: Vec<_> = self
-                .table
-                .iter()
-                .filter(|stage| stage.epochs().is_some())
-                .map(|stage| stage.kind())
-                .collect();
-            let message = format!(
-                "sweep: early stopping: stage `{}` of kind `{}` has no epochs to be held at",
-                stopping.stage,
-                stage.kind()
-            );
-            self.error(&at, message, Some(format!("kinds that have: {}", able.join(", "))));
-        }
     }
 }

@@ -133,7 +133,7 @@ fn found(spec: &SweepSpec, item: &Item, report: &RunReport) -> Result<Found, Err
     if let Some((stopping, epochs)) = spec.early_stopping.as_ref().zip(item.epochs) {
         let stage = stage(report, &stopping.stage)?;
         let below = |milestone: &&crate::protocol::Milestone| milestone.epochs <= epochs;
-        let milestone = stage.milestones.iter().filter(below).next_back().ok_or_else(|| {
+        let milestone = stage.milestones.iter().rfind(below).ok_or_else(|| {
             let message = format!(
                 "stage `{}` did not say what it had reached after {epochs} epochs",
                 stopping.stage
