@@ -45,10 +45,12 @@ fn text(record: &RunRecord) -> String {
     let _infallible =
         writeln!(text, "device {device}, seed {seed}, {} × {}", machine.cores, machine.cpu_model);
     for note in &record.notes {
-        let verdict =
-            note.verdict.map_or_else(String::new, |verdict| format!(" {}", verdict.word()));
-        let _infallible =
-            writeln!(text, "{} ({:.0}){verdict}: {}", note.author, note.at, note.text);
+        let _infallible = write!(text, "{} ({:.0})", note.author, note.at);
+        if let Some(verdict) = note.verdict {
+            let _infallible = write!(text, " {}", verdict.word());
+        }
+        text.push_str(if note.text.is_empty() { "" } else { ": " });
+        let _infallible = writeln!(text, "{}", note.text);
     }
     for change in &record.overrides {
         let _infallible = writeln!(text, "--set {change}");
