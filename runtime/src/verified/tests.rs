@@ -55,7 +55,7 @@ fn the_next_tier_takes_over_and_the_failure_is_told() {
         assert_eq!(failed, failing, "fastest first");
         // The golden answer of the first row is 0 + 1 + 2; half as much again is 4.5.
         let says = |failed: &FailedTier| failed.reason.contains("expected 3 ± ");
-        assert!(found.failed.iter().all(|failed| says(failed)), "{found:?}");
+        assert!(found.failed.iter().all(says), "{found:?}");
         assert!(found.failed.iter().all(|failed| failed.reason.ends_with("found 4.5")));
         assert_eq!(found.worst_difference, 0.0);
     }
