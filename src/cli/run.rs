@@ -8,10 +8,9 @@ use anyhow::Context as _;
 use engine::history::{RunChoice, RunRecord, Trigger};
 use engine::{Project, RunReport};
 use reports::Format;
-use serde::Serialize;
 use serde_json::json;
 
-use super::answer::{Answer, Facts, columns};
+use super::answer::{Answer, Facts, columns, print_line};
 use super::arguments::{Asked, ManifestFile};
 use super::failure::Failure;
 use super::plan::look_ahead;
@@ -78,14 +77,6 @@ impl Run {
         }
         Ok(Answer::text(summary(&report, &record, page.as_deref())).with_code(code))
     }
-}
-
-/// One event, one line. A reader that went away does not end the run.
-fn print_line(event: &impl Serialize) {
-    let mut line = serde_json::to_vec(event).expect("an event is plain JSON");
-    line.push(b'\n');
-    let mut out = io::stdout().lock();
-    let _unheard = out.write_all(&line).and_then(|()| out.flush());
 }
 
 /// Writes the HTML report of a run into the state folder.

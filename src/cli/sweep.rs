@@ -1,14 +1,12 @@
 //! `pipeline sweep MANIFEST`.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use engine::history::TrialState;
 use engine::sweep::space::Params;
 use engine::{SweepEvent, SweepOptions, SweepPlan};
-use serde::Serialize;
 
-use super::answer::{Answer, Facts};
+use super::answer::{Answer, Facts, print_line};
 use super::arguments::ManifestFile;
 use super::failure::Failure;
 use super::progress::Progress;
@@ -61,14 +59,6 @@ impl Sweep {
         let _infallible = writeln!(text, "this session took {}", seconds(report.duration_s));
         Ok(Answer::text(text).with_code(code))
     }
-}
-
-/// One event, one line. A reader that went away does not end the sweep.
-fn print_line(event: &impl Serialize) {
-    let mut line = serde_json::to_vec(event).expect("an event is plain JSON");
-    line.push(b'\n');
-    let mut out = io::stdout().lock();
-    let _unheard = out.write_all(&line).and_then(|()| out.flush());
 }
 
 fn planned(plan: &SweepPlan) -> String {
