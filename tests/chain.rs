@@ -90,6 +90,8 @@ fn reads_back(sandbox: &Sandbox) {
     assert_eq!(fs::read_to_string(sandbox.path("again.html")).expect("a report"), page);
     let markdown = sandbox.ask(&["report", "--format", "md"]);
     assert!(markdown.contains("| teacher |"), "{markdown}");
+    assert!(page.contains("int8: memory map"), "the benchmark looked into the models");
+    leaves(sandbox);
 
     let package = sandbox.ask(&["path", "small.toml", "package.package"]);
     let files = ["package.toml", "graph.json", "weights.safetensors", "tokenizer.json"];
@@ -109,9 +111,35 @@ fn reads_back(sandbox: &Sandbox) {
         let log = sandbox.json(&["logs", "1", name]);
         assert!(log["path"].as_str().is_some_and(|path| path.contains(name)), "{log}");
     }
+    let metrics =
+        recorded.iter().flat_map(|stage| stage["metrics"].as_array().into_iter().flatten());
+    let failed: Vec<_> =
+        metrics.filter(|metric| metric["name"] == "deploy/failed-kernel-tiers").collect();
+    assert!(failed.len() == 1 && failed[0]["value"] == 0.0, "{failed:?}");
     assert_eq!(sandbox.json(&["runs"])[0]["ran"], ORDER.len());
     assert_eq!(sandbox.json(&["cache", "verify"])["damaged"], serde_json::json!([]));
     assert_eq!(sandbox.json(&["gc"])["actions"], 0, "what is fresh stays");
+}
+
+/// A run can be taken elsewhere.
+fn leaves(sandbox: &Sandbox) {
+    let csv = sandbox.ask(&["report", "1", "--format", "csv"]);
+    assert!(csv.contains("bench/int8/latency-p50,"), "{csv}");
+    sandbox.ask(&["bundle", "1", "-o", "run.tar.zst"]);
+    let verified = sandbox.json(&["bundle", "verify", "run.tar.zst"]);
+    assert_eq!((&verified["run"], &verified["replay"]), (&1.into(), &"same".into()));
+    let mut bytes = fs::read(sandbox.path("run.tar.zst")).expect("the bundle");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    sandbox.write("broken.tar.zst", bytes);
+    let broken = sandbox.run(&["bundle", "verify", "broken.tar.zst"]);
+    assert_eq!(broken.code, Some(1), "{broken:#?}");
+    sandbox.write("no-bundle", "text");
+    assert_eq!(sandbox.run(&["bundle", "verify", "no-bundle"]).code, Some(2));
+    let store = sandbox.json(&["export-mlflow", "1", "-o", "out"]);
+    assert_eq!(store["runs"], 1);
+    let experiments = fs::read_dir(sandbox.path("out/mlruns")).expect("a store").count();
+    assert_eq!(experiments, 1);
 }
 
 /// One parameter of `distill` reruns that stage and those whose inputs it changed, no others.

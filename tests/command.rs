@@ -47,6 +47,8 @@ fn wrong_commands_end_with_2_and_say_what_is_right() {
         (&["path", &manifest, "student.model"], "run the manifest first"),
         (&["stages", "distil"], "distill"),
         (&["show", "7"], "no run 7"),
+        (&["note", "7", "good"], "no run 7"),
+        (&["note", "latest"], "TEXT"),
         (&["show", "newest"], "a number or `latest`"),
         (&["report"], "no run"),
         (&["gc", "--older-than", "3 weeks"], "30d"),

@@ -23,6 +23,10 @@ fn the_second_run_waits_says_for_whom_and_hits() {
     };
     lines.by_ref().map(event).find(|event| event["event"] == "stage-started").expect("it runs");
 
+    let report = sandbox.ask(&["report", "latest", "--format", "md"]);
+    assert!(report.contains("running"), "a report says that its run goes on:\n{report}");
+    assert_eq!(sandbox.json(&["runs", "--state", "running"])[0]["id"], 1);
+
     let (code, events) = sandbox.events(&["twice.toml"]);
     assert_eq!(code, Some(0));
     let waiting = events.iter().rfind(|event| event["event"] == "waiting-for-run");

@@ -58,12 +58,40 @@ fn models_are_explained_and_timed() {
     for check in checks {
         assert!(check["worst_error"].as_f64().expect("a number") < 1e-4, "{check}");
     }
+    let nodes = explained["nodes"].as_array().expect("nodes");
+    assert!(nodes.iter().all(|node| node["reason"].is_string() && node["rejected"].is_array()));
+    assert_eq!(explained["operations_after"]["FusedAttention"], 2);
+    assert_eq!(explained["operations_before"]["Softmax"], 2);
+    let profile = &explained["profile"];
+    let timed = profile["nodes"].as_array().expect("one entry a node");
+    assert_eq!(timed.len(), nodes.len());
+    assert!(profile["flops"].as_u64().expect("sizes are known") > 0, "{profile}");
+    let known = profile["peaks"].as_array().is_some_and(|peaks| !peaks.is_empty());
+    for (node, timed) in nodes.iter().zip(timed) {
+        assert!(timed["measured_ms"].as_f64().is_some_and(|ms| ms >= 0.0), "{timed}");
+        if node["kernel"] == "linear.f32" {
+            let predicted = timed["cost"]["predicted_ms"].as_f64();
+            assert_eq!(predicted.is_some_and(|ms| ms > 0.0), known, "{timed}");
+            assert_eq!(timed["cost"]["peak_share"].is_f64(), known, "{timed}");
+        }
+    }
+    let short = ["explain-model", "encoder.onnx", "--seconds", "0.01", "--rejected"];
+    let text = sandbox.ask(&[&short[..], &sizes].concat());
+    let table = text.split("\nwhy these kernels").next().expect("a table");
+    assert!(table.lines().all(|line| line.chars().count() <= 100), "{text}");
+    for expected in ["nodes of the graph", "before: ", "after: ", "pred. ms", "linear.f32, "] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    let untimed = sandbox.json(&["explain-model", "encoder.onnx", "--seconds", "0"]);
+    assert!(untimed["profile"].is_null() && untimed["profile_unavailable"].is_string());
     assert_eq!(explained["device"], "cpu");
     if !cfg!(feature = "cuda") {
-        let auto = sandbox.json(&["explain-model", "encoder.onnx", "--device", "auto"]);
-        assert_eq!(auto["device"], "cpu");
-        let reason = auto["device_reason"].as_str().expect("why there is no GPU");
+        let auto = ["explain-model", "encoder.onnx", "--seconds", "0", "--device", "auto"];
+        let explained = sandbox.json(&auto);
+        assert_eq!(explained["device"], "cpu");
+        let reason = explained["device_reason"].as_str().expect("why there is no GPU");
         assert!(reason.contains("built without GPU support"), "{reason}");
+        assert!(sandbox.ask(&auto).starts_with("on the cpu: "));
     }
     let dump = sandbox.ask(&["explain-model", "encoder.onnx", "--dump-after", "attention"]);
     assert!(dump.contains(" = FusedAttention("), "{dump}");

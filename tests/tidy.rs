@@ -13,7 +13,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &[]),
     ("stages", &["engine", "graph", "training", "runtime"]),
     ("reports", &["engine"]),
-    ("pipeline", &["engine", "graph", "kernels", "reports", "runtime", "stages", "training"]),
+    ("ui", &["engine", "reports"]),
+    ("pipeline", &["engine", "graph", "kernels", "reports", "runtime", "stages", "training", "ui"]),
 ];
 
 /// Packages that each crate must not use.
@@ -25,6 +26,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("engine", &["burn", "axum", "minijinja"]),
     ("stages", &["sqlx", "axum", "minijinja"]),
     ("reports", &["burn", "sqlx"]),
+    ("ui", &["burn", "sqlx"]),
     ("pipeline", &["burn", "sqlx"]),
 ];
 

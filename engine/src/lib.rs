@@ -13,7 +13,9 @@
 //! - [`store`]: content-addressed blobs and trees, and the records of actions.
 //! - `key`, `plan`, `gate`: cache keys, what a run would do, bounds on metrics.
 //! - `executor`: parallel stages, worker processes, stopping.
+//! - [`sweep`]: many runs of a manifest with other parameters.
 //! - [`protocol`], [`worker_main`]: what a worker and its parent say to each other.
+//! - [`schedule`]: when manifests run by themselves.
 //! - [`history`]: what happened in earlier runs, as plain structs.
 //!
 //! Start at [`Project`] to run something, at [`Stage`] to write a stage, at
@@ -28,19 +30,24 @@ pub mod manifest;
 mod plan;
 mod project;
 pub mod protocol;
+pub mod schedule;
 pub mod source;
 pub mod stage;
 pub mod store;
+pub mod sweep;
 mod worker;
 
 pub use error::Error;
-pub use executor::{Host, RunEvent, RunReport, StageReport};
+pub use executor::{Host, Pause, RunEvent, RunReport, StageReport};
 pub use key::Change;
 pub use manifest::schema;
 pub use plan::{Explanation, Forecast, Plan, PlannedStage, Selection};
-pub use project::{KindDescription, Project, RunOptions, kinds, state_folder};
+pub use project::{
+    KindDescription, Project, RunOptions, SweepOptions, kinds, project_folder, state_folder,
+};
 pub use protocol::{Metric, Progress};
 pub use stage::{
-    AnyStage, BadInput, DatasetInput, Interrupted, Port, Stage, StageContext, StageTable,
+    AnyStage, BadInput, DatasetInput, Interrupted, Paused, Port, Stage, StageContext, StageTable,
 };
+pub use sweep::{SweepEvent, SweepPlan, SweepReport};
 pub use worker::worker_main;

@@ -20,7 +20,7 @@ pub struct Selection {
     /// This stage and everything downstream of it.
     pub from: Option<String>,
     /// This stage and everything upstream of it.
-    pub until: Option<String>,
+    pub until: Vec<String>,
     /// These stages alone.
     pub only: Vec<String>,
 }
@@ -68,8 +68,9 @@ pub(crate) fn parts(manifest: &Manifest, selection: &Selection) -> Result<Vec<Pa
         }
         asked.retain(|index| downstream.contains(index));
     }
-    if let Some(until) = &selection.until {
-        let needed = closure(&upstream, [position(until)?].into());
+    if !selection.until.is_empty() {
+        let ends = selection.until.iter().map(position).collect::<Result<BTreeSet<_>, _>>()?;
+        let needed = closure(&upstream, ends);
         asked.retain(|index| needed.contains(index));
     }
     if !selection.only.is_empty() {

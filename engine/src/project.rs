@@ -1,18 +1,21 @@
 //! The face of the engine: a manifest, its state folder, and what can be done with them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::executor::{Host, Prepared, RunEvent, RunReport, execute};
-use crate::history::{ArtifactRecord, History, environment};
+use crate::executor::{Host, Pause, Prepared, RunEvent, RunReport, Slots, execute};
+use crate::history::{ArtifactRecord, History, Trigger, environment};
 use crate::key;
 use crate::manifest::{Manifest, did_you_mean, params_schema, project_root};
 use crate::plan::{Explanation, Forecast, Outlook, Plan, Selection, parts, resolve_device};
 use crate::stage::{Port, StageTable};
 use crate::store::Store;
+use crate::sweep::{Sweep, SweepEvent, SweepPlan, SweepReport};
 
 /// A manifest and its state folder.
 #[derive(Debug)]
@@ -37,6 +40,21 @@ pub struct RunOptions {
     pub jobs: Option<usize>,
     /// `--set` overrides, `KEY.KEY=VALUE`.
     pub set: Vec<String>,
+    /// Why it runs.
+    pub trigger: Trigger,
+    /// Stage to hold at a checkpoint.
+    pub pause: Option<Pause>,
+    /// When to stop as if someone had asked for it.
+    pub deadline: Option<Instant>,
+}
+
+/// What a sweep is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SweepOptions {
+    /// `--set` overrides, `KEY.KEY=VALUE`.
+    pub set: Vec<String>,
+    /// Measure trials again that failed in an earlier session.
+    pub retry_failed: bool,
 }
 
 /// One stage kind, for `pipeline stages`.
@@ -72,11 +90,16 @@ pub fn kinds(table: StageTable) -> Vec<KindDescription> {
         .collect()
 }
 
+/// The root of the project that a folder belongs to.
+pub fn project_folder(folder: &Path) -> PathBuf {
+    project_root(&folder.join("manifest.toml"))
+}
+
 /// The state folder for something in `folder`: `PIPELINE_HOME`, else `.pipeline` in the project root.
 pub fn state_folder(folder: &Path) -> PathBuf {
     match std::env::var_os("PIPELINE_HOME").filter(|home| !home.is_empty()) {
         Some(home) => std::path::absolute(&home).unwrap_or_else(|_| PathBuf::from(home)),
-        None => project_root(&folder.join("manifest.toml")).join(".pipeline"),
+        None => project_folder(folder).join(".pipeline"),
     }
 }
 
@@ -95,6 +118,33 @@ impl Project {
     /// The state folder.
     pub fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// The manifest file, absolute.
+    pub(crate) fn manifest_file(&self) -> &Path {
+        &self.manifest_file
+    }
+
+    /// What the manifest's sweep would do. Nothing is written.
+    ///
+    /// # Errors
+    /// When the manifest has no sweep or is wrong, or the state folder cannot be read.
+    pub fn plan_sweep(&self, options: &SweepOptions) -> Result<SweepPlan, Error> {
+        Sweep::prepare(self, &options.set, options.retry_failed)?.plan()
+    }
+
+    /// Runs the manifest's sweep, or goes on with it. Blocks until it is over; signals work as in
+    /// [`Project::run`]. Must not be called in an async task.
+    ///
+    /// # Errors
+    /// When the sweep cannot start, what it looks for is not reported, or it cannot be recorded. A
+    /// failed trial is no error but a [`SweepReport`] that says so.
+    pub fn sweep(
+        &self,
+        options: &SweepOptions,
+        observer: &mut dyn FnMut(&SweepEvent),
+    ) -> Result<SweepReport, Error> {
+        Sweep::prepare(self, &options.set, options.retry_failed)?.run(observer)
     }
 
     /// The manifest, read and checked.
@@ -137,7 +187,7 @@ impl Project {
     pub fn explain(&self, stage: &str, set: &[String]) -> Result<Explanation, Error> {
         let manifest = self.check(set)?;
         let (device, _) = resolve_device(manifest.device, self.host.cuda)?;
-        let selection = Selection { until: Some(stage.to_owned()), ..Selection::default() };
+        let selection = Selection { until: vec![stage.to_owned()], ..Selection::default() };
         let options = RunOptions { selection, ..RunOptions::default() };
         let planned = self.outlook(&manifest, &device, &options)?;
         let (stage, document) = planned
@@ -184,6 +234,17 @@ impl Project {
         options: &RunOptions,
         observer: &mut dyn FnMut(&RunEvent),
     ) -> Result<RunReport, Error> {
+        self.run_within(options, None, observer)
+    }
+
+    /// [`Project::run`] for someone who holds the manifest's lock already, and whose runs share
+    /// their slots.
+    pub(crate) fn run_within(
+        &self,
+        options: &RunOptions,
+        within: Option<Arc<Slots>>,
+        observer: &mut dyn FnMut(&RunEvent),
+    ) -> Result<RunReport, Error> {
         let manifest = self.check(&options.set)?;
         let (device, fallback) = resolve_device(manifest.device, self.host.cuda)?;
         let parts = parts(&manifest, &options.selection)?;
@@ -213,6 +274,10 @@ impl Project {
             last,
             expected_s,
             environment: environment(&manifest.root),
+            trigger: options.trigger.clone(),
+            pause: options.pause.clone(),
+            deadline: options.deadline,
+            within,
             manifest,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()

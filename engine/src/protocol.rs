@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::manifest::DatasetSpec;
 
 /// Version of [`Task`] and [`WorkerEvent`]; a worker refuses a task of another version.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Everything a worker needs to run one stage once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct Task {
     pub threads: usize,
     /// `cpu`, `cuda` or `cuda:N`.
     pub device: String,
+    /// Epochs after which the stage leaves a checkpoint and ends as [`Outcome::Paused`].
+    pub pause_after: Option<u64>,
 }
 
 /// One connected input port of a [`Task`].
@@ -66,6 +68,8 @@ pub struct TaskResult {
     pub metrics: Vec<Metric>,
     /// Metrics that could not be measured: name and reason.
     pub unavailable: Vec<Unavailable>,
+    /// What had been reached after each epoch, earlier attempts of the same cache key included.
+    pub milestones: Vec<Milestone>,
 }
 
 /// How an attempt ended, in one word.
@@ -80,6 +84,18 @@ pub enum Outcome {
     BadInput,
     /// The stage was asked to stop, left a checkpoint and stopped.
     Interrupted,
+    /// The stage came to [`Task::pause_after`], left a checkpoint and stopped.
+    Paused,
+}
+
+/// What a stage had reached after an epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Milestone {
+    /// Epochs done.
+    pub epochs: u64,
+    /// Newest value of every series of the stage by name; those that were not finite are absent.
+    pub values: BTreeMap<String, f64>,
 }
 
 /// One line on a worker's standard output.

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use context::{BadInput, DatasetInput, Interrupted, StageContext};
+pub use context::{BadInput, DatasetInput, Interrupted, Paused, StageContext};
 pub use erased::{AnyStage, ParamsError, StageTable};
 
 /// A named input or output of a stage kind.
@@ -50,6 +50,10 @@ pub trait Stage: Send + Sync + 'static {
     const EXTERNAL: bool = false;
     /// Whether it needs the machine for itself, because it measures time or memory.
     const EXCLUSIVE: bool = false;
+    /// The parameter that says how many epochs it trains, for kinds that report each epoch with
+    /// [`StageContext::milestone`] and obey [`StageContext::pause_after`]: those can be stopped
+    /// early by a sweep and go on later. Paths are dotted, as in `recovery.epochs`.
+    const EPOCHS: Option<&'static str> = None;
 
     /// Checks that span several fields, made before anything runs.
     ///

@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 
 use crate::protocol::{Outcome, PROTOCOL, Task, TaskResult, WorkerEvent};
-use crate::stage::{AnyStage, BadInput, Interrupted, StageContext, StageTable};
+use crate::stage::{AnyStage, BadInput, Interrupted, Paused, StageContext, StageTable};
 use crate::store::write_atomically;
 
 /// Set by a parent that talks through standard input: its end means that the parent is gone.
@@ -21,7 +21,7 @@ pub(crate) const ATTACHED: &str = "PIPELINE_WORKER_ATTACHED";
 pub(crate) const INTERRUPT: &str = "interrupt";
 
 /// Body of the hidden verb `worker TASK`: 0 when the stage is done, 1 when it failed, 2 when what
-/// it was given is wrong, 130 when it was interrupted. What happened is in the task's result file.
+/// it was given is wrong, 130 when it was interrupted or paused. What happened is in the task's result file.
 pub fn worker_main(table: StageTable, task_path: &Path) -> ExitCode {
     let task = match read_task(task_path) {
         Ok(task) => task,
@@ -36,7 +36,7 @@ pub fn worker_main(table: StageTable, task_path: &Path) -> ExitCode {
         Outcome::Done => 0,
         Outcome::Failed => 1,
         Outcome::BadInput => 2,
-        Outcome::Interrupted => 130,
+        Outcome::Interrupted | Outcome::Paused => 130,
     };
     let text = serde_json::to_vec_pretty(&result).expect("a result is plain JSON");
     let folder = result_path.parent().unwrap_or(Path::new("."));
@@ -60,24 +60,28 @@ fn work(table: StageTable, task: Task) -> TaskResult {
     }
     let outcome =
         watch_signals(&context).and_then(|()| prepare(table, &task)).and_then(|(stage, _lock)| {
+            context.recall_milestones();
             run_caught(stage, &task, &context)?;
             check_outputs(stage, &context)
         });
-    let (metrics, unavailable) = context.finish();
+    let (metrics, unavailable, milestones) = context.finish();
     let (outcome, causes) = match outcome {
         Ok(()) => (Outcome::Done, Vec::new()),
         Err(error) => {
             let interrupted = error.chain().any(|cause| cause.is::<Interrupted>());
-            let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
-            let outcome = match (interrupted, bad_input) {
-                (true, _) => Outcome::Interrupted,
-                (false, true) => Outcome::BadInput,
-                (false, false) => Outcome::Failed,
+            let outcome = if interrupted {
+                Outcome::Interrupted
+            } else if error.chain().any(|cause| cause.is::<Paused>()) {
+                Outcome::Paused
+            } else if error.chain().any(|cause| cause.is::<BadInput>()) {
+                Outcome::BadInput
+            } else {
+                Outcome::Failed
             };
             (outcome, error.chain().map(ToString::to_string).collect())
         }
     };
-    TaskResult { outcome, causes, metrics, unavailable }
+    TaskResult { outcome, causes, metrics, unavailable, milestones }
 }
 
 /// Runs the stage; a panic is an error that names its message, the log has the rest.

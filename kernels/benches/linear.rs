@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kernels::int8::{self, Input, Layer, Output, PackedWeights, Quantization};
-use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, Write, float, gemm};
+use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, NoKeys, Write, float, gemm};
 
 fn main() {
     let cpu = Cpu::from_environment().expect("PIPELINE_KERNELS names a tier of this CPU");
@@ -113,7 +113,15 @@ fn heads(cpu: Cpu, batch: usize, heads: usize, tokens: usize, head_size: usize) 
     let width = heads * head_size;
     let x = values(batch * tokens * width);
     let mut y = vec![0.0; x.len()];
-    let sizes = Attention { batch, heads, queries: tokens, keys: tokens, head_size, scale: 0.2 };
+    let sizes = Attention {
+        batch,
+        heads,
+        queries: tokens,
+        keys: tokens,
+        head_size,
+        scale: 0.2,
+        no_keys: NoKeys::NotANumber,
+    };
     let part = Heads { data: &x, row_stride: width };
     let time = least(|| kernels::attention(cpu, &sizes, [part; 3], None, black_box(&mut y)));
     println!("attention batch {batch}, {heads} heads of {head_size}, {tokens} tokens: {time:.1?}");

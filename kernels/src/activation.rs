@@ -1,12 +1,13 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Activation functions, forward and backward.
 
+use crate::function::Function;
 use crate::math;
 use crate::parallel::{self, CHUNK, check_len};
 use crate::tier::{Cpu, tiered};
 
 /// What is applied to each element after a linear layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// Nothing.
     Identity,
@@ -18,6 +19,8 @@ pub enum Activation {
     GeluTanh,
     /// Hyperbolic tangent; absolute error below 4e-7.
     Tanh,
+    /// Another function of single numbers.
+    Map(Function),
 }
 
 tiered! {
@@ -69,6 +72,7 @@ impl Activation {
             Self::Gelu => gelu_in_place(cpu, x),
             Self::GeluTanh => gelu_tanh_in_place(cpu, x),
             Self::Tanh => tanh_in_place(cpu, x),
+            Self::Map(function) => function.apply(cpu, x),
         }
     }
 }

@@ -18,7 +18,7 @@ const MOST_ROWS: usize = 12;
 const BLOCK_ROWS: usize = 96;
 
 /// Multiply-adds below which one thread is faster.
-const PARALLEL_WORK: usize = 1 << 19;
+pub const PARALLEL_WORK: usize = 1 << 19;
 
 /// One of query, key and value: `[batch, tokens, heads, head_size]` in rows of `row_stride`.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,18 @@ pub struct Attention {
     pub head_size: usize,
     /// Factor on the scores, usually 1/√head_size.
     pub scale: f32,
+    /// What a query gets whose keys are all masked by −∞.
+    pub no_keys: NoKeys,
+}
+
+/// What a query gets that no key is left for: softmax divides 0 by 0 there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NoKeys {
+    /// NaN, as softmax has it.
+    #[default]
+    NotANumber,
+    /// Zeros, whatever made the sum of its weights no number.
+    Zero,
 }
 
 /// `y = softmax(q·kᵀ·scale + mask)·v` for every sequence and head.
@@ -178,7 +190,7 @@ impl Run<'_> {
         scores: &mut [f32],
         values: &[Line],
     ) {
-        let Attention { heads, queries, keys, head_size, scale, .. } = *self.sizes;
+        let Attention { heads, queries, keys, head_size, scale, no_keys, .. } = *self.sizes;
         let mask = self.mask.map(|mask| {
             let [of_batch, of_head, of_query] = mask.strides;
             let start = batch * of_batch + head * of_head + rows.start * of_query;
@@ -195,6 +207,10 @@ impl Run<'_> {
             let x = Rows::new(scores, rows.len(), keys, stride);
             multiply_add(self.cpu, x, lines, weighted);
             divide_rows(self.cpu, weighted, sums);
+            if no_keys == NoKeys::Zero {
+                let rows = weighted.chunks_exact_mut(PANEL).zip(&*sums);
+                rows.filter(|(_, sum)| sum.is_nan()).for_each(|(row, _)| row.fill(0.0));
+            }
             let kept = PANEL.min(head_size - column);
             for (row, weighted) in rows.clone().zip(weighted.chunks_exact(PANEL)) {
                 let token = batch * queries + row;

@@ -14,7 +14,7 @@ use crate::tier::{Cpu, tiered};
 use crate::window::Slide;
 
 /// Multiply-adds below which one thread is faster.
-const PARALLEL_WORK: usize = 1 << 20;
+pub const PARALLEL_WORK: usize = 1 << 20;
 
 /// Pieces that run at the same time at most: each has its own columns.
 const PARTS: usize = 16;

@@ -98,7 +98,7 @@ functions! {
 
 impl Function {
     /// Applies to a small slice, on this thread.
-    fn apply(self, cpu: Cpu, y: &mut [f32]) {
+    pub(crate) fn apply(self, cpu: Cpu, y: &mut [f32]) {
         match self {
             Self::Abs => abs(cpu, y),
             Self::Neg => neg(cpu, y),

@@ -29,6 +29,7 @@
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
+//! - [`peaks`]: what the machine can do at most, measured.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
 //!
 //! # Panics
@@ -58,6 +59,7 @@ mod matrix;
 mod norm;
 mod optimizer;
 mod parallel;
+pub mod peaks;
 mod pool;
 mod reduce;
 mod softmax;
@@ -65,9 +67,12 @@ mod tier;
 mod window;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
-pub use attention::{Attention, Heads, Mask, attention, attention_into};
+pub use attention::{
+    Attention, Heads, Mask, NoKeys, PARALLEL_WORK as ATTENTION_PARALLEL_WORK, attention,
+    attention_into,
+};
 pub use batch_norm::{BatchNorm, batch_norm};
-pub use conv::{Conv2d, Filters, conv2d};
+pub use conv::{Conv2d, Filters, PARALLEL_WORK as CONV_PARALLEL_WORK, conv2d};
 pub use elementwise::{add, add_row, mul};
 pub use function::{Function, map, map_in_place};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
@@ -75,12 +80,13 @@ pub use in_place::{
     activate_in_place, add_assign, layer_norm_in_place, mul_assign, residual_layer_norm_in_place,
     softmax_in_place,
 };
-pub use matrix::{Batch, Matrix, Write, batched_gemm, gemm};
+pub use matrix::{Batch, Matrix, PARALLEL_WORK as GEMM_PARALLEL_WORK, Write, batched_gemm, gemm};
 pub use norm::{
     LayerNorm, LayerNormGradients, layer_norm, layer_norm_backward, layer_norm_forward,
     residual_layer_norm,
 };
 pub use optimizer::{AdamW, adamw_step};
+pub use parallel::CHUNK as PARALLEL_ELEMENTS;
 pub use pool::{Pooling, pool2d, row_maxima, row_means};
 pub use reduce::column_sum;
 pub use softmax::{softmax_backward, softmax_forward};

@@ -8,7 +8,7 @@ use crate::parallel::{Shared, check_len};
 
 /// Multiply-adds below which one thread is faster: about 20 µs of work, ten times what waking a
 /// second thread costs.
-const PARALLEL_WORK: usize = 1 << 20;
+pub const PARALLEL_WORK: usize = 1 << 20;
 
 /// A matrix in a slice, with any strides.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 /// Elements a thread takes at once. Starting a rayon job costs 2–5 µs, as much as 16 Ki cheap
 /// element operations; below this size one thread is faster.
-pub(crate) const CHUNK: usize = 16 * 1024;
+pub const CHUNK: usize = 16 * 1024;
 
 /// Rows of `row_len` elements that make about one [`CHUNK`], at least one.
 pub(crate) fn rows_per_chunk(row_len: usize) -> usize {

@@ -40,11 +40,6 @@ impl Model {
         }
     }
 
-    /// The same model under another name.
-    pub(crate) fn named(&self, name: String) -> Self {
-        Self { name, ..self.clone() }
-    }
-
     fn add(&mut self, name: &str, metric: &Metric) {
         if metric.value.is_finite() {
             self.measurements.entry(name.to_owned()).or_insert_with(|| metric.clone());
@@ -126,6 +121,7 @@ fn absent_reason(stage: &StageRecord, run: &RunRecord) -> String {
             StageState::Failed => "failed",
             StageState::Skipped => "did not run",
             StageState::Interrupted => "was interrupted",
+            StageState::Paused => "is held by early stopping",
         };
         Some(format!("stage `{}` {how}", stage.name))
     };

@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use crate::RenderError;
 use crate::chain::{self, Model};
+use crate::groups;
 use crate::table::{self, Table};
+use crate::versus::Versus;
 
 /// Version of the JSON layout; raised when a field changes its meaning or goes away.
 const SCHEMA: u32 = 1;
@@ -14,6 +16,8 @@ const SCHEMA: u32 = 1;
 #[serde(rename_all = "kebab-case")]
 struct Document<'run> {
     schema: u32,
+    /// With several runs only.
+    comparison: Option<Versus>,
     runs: Vec<Run<'run>>,
 }
 
@@ -27,12 +31,13 @@ struct Run<'run> {
 }
 
 /// The report on `runs` as indented JSON with a newline at the end.
-pub(crate) fn render(runs: &[RunRecord]) -> Result<String, RenderError> {
+pub(crate) fn render(runs: &[RunRecord], baseline: usize) -> Result<String, RenderError> {
     let read = |run| {
         let models = chain::models(run);
         Run { id: run.summary.id, summary_table: table::of_models(&models), models, record: run }
     };
-    let document = Document { schema: SCHEMA, runs: runs.iter().map(read).collect() };
+    let comparison = (runs.len() > 1).then(|| groups::compare(runs, baseline));
+    let document = Document { schema: SCHEMA, comparison, runs: runs.iter().map(read).collect() };
     let mut text = serde_json::to_string_pretty(&document)?;
     text.push('\n');
     Ok(text)

@@ -29,7 +29,14 @@ pub(crate) fn interval(low: f64, high: f64, unit: &str) -> String {
     if unit == "fraction" {
         return format!("{}{dash}{} %", percent(low), percent(high));
     }
-    format!("{}{dash}{}", quantity(low, unit), quantity(high, unit))
+    let (low, high) = (quantity(low, unit), quantity(high, unit));
+    // One unit is enough, but "3 min 12–3 min 14 s" is none.
+    match (low.split_once(' '), high.split_once(' ')) {
+        (Some((number, unit)), Some((_, same))) if unit == same && !unit.contains(' ') => {
+            format!("{number}{dash}{high}")
+        }
+        _ => format!("{low}{dash}{high}"),
+    }
 }
 
 /// Seconds as `0.42 s`, `14.2 s`, `3 min 12 s` or `2 h 05 min`.
@@ -174,7 +181,9 @@ mod tests {
     fn intervals_read_well() {
         assert_eq!(interval(0.824, 0.869, "fraction"), "82.4–86.9 %");
         assert_eq!(interval(-0.003, 0.021, "fraction"), "−0.3 to 2.1 %");
-        assert_eq!(interval(1.5, 2.5, "ms"), "1.50 ms–2.50 ms");
+        assert_eq!(interval(1.5, 2.5, "ms"), "1.50–2.50 ms");
+        assert_eq!(interval(0.05, 2.5, "ms"), "50.0 µs–2.50 ms");
+        assert_eq!(interval(192.0, 194.0, "s"), "3 min 12 s–3 min 14 s");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use engine::history::RunRecord;
 use serde::Serialize;
 
 use crate::chain::{self, Model};
-use crate::quantity::{ABSENT, interval, points, quantity, ratio};
+use crate::column::COLUMNS;
+use crate::quantity::{ABSENT, interval, quantity};
 
 /// A table of texts: the first column names the row, the others hold numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,67 +55,18 @@ pub enum Verdict {
     Worse,
     /// Too small to be printed or to be told from chance: the 95 % interval of the paired
     /// difference has zero inside, or, where no pairs were compared, the number lies in the 95 %
-    /// interval of the first row.
+    /// interval of the first row or their intervals overlap.
     Same,
 }
 
-/// A column of the summary and how its changes are told.
-#[derive(Debug)]
-pub(crate) struct Column {
-    pub(crate) title: &'static str,
-    /// Names of the measurement; the first that any model has is used for all of them, because
-    /// numbers of two splits cannot be compared.
-    names: &'static [&'static str],
-    change: ChangeStyle,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum ChangeStyle {
-    /// A ratio: the word for less and the word for more, and whether less is better.
-    Ratio { less: &'static str, more: &'static str, less_is_better: bool },
-    /// A difference in percentage points; more is better.
-    Points,
-}
-
-/// Columns of the summary, in reading order.
-pub(crate) const COLUMNS: [Column; 6] = [
-    Column {
-        title: "weights",
-        names: &["weights"],
-        change: ChangeStyle::Ratio { less: "fewer", more: "more", less_is_better: true },
-    },
-    Column {
-        title: "file size",
-        names: &["size"],
-        change: ChangeStyle::Ratio { less: "smaller", more: "larger", less_is_better: true },
-    },
-    Column {
-        title: "accuracy",
-        names: &["test/accuracy", "validation/accuracy"],
-        change: ChangeStyle::Points,
-    },
-    Column {
-        title: "macro-F1",
-        names: &["test/macro-f1", "validation/macro-f1"],
-        change: ChangeStyle::Points,
-    },
-    Column {
-        title: "latency p50",
-        names: &["latency-p50"],
-        change: ChangeStyle::Ratio { less: "faster", more: "slower", less_is_better: true },
-    },
-    Column {
-        title: "throughput",
-        names: &["throughput"],
-        change: ChangeStyle::Ratio { less: "lower", more: "higher", less_is_better: false },
-    },
-];
-
-impl Column {
-    /// Name of the measurement that this column shows for `models`.
-    pub(crate) fn measurement(&self, models: &[Model]) -> &'static str {
-        let known = |name: &&&str| models.iter().any(|model| model.measurement(name).is_ok());
-        self.names.iter().find(known).unwrap_or(&self.names[0])
+impl Verdict {
+    /// The verdict in words.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Better => "better",
+            Self::Worse => "worse",
+            Self::Same => "no difference shown",
+        }
     }
 }
 
@@ -181,55 +133,6 @@ impl Cell {
     fn change_line(&self) -> String {
         self.change.as_ref().map_or_else(String::new, |change| change.text.clone())
     }
-}
-
-impl Column {
-    /// How `metric` changed against `base`; `None` when the two cannot be compared. `drop` is
-    /// what a stage measured as lost, sample by sample.
-    fn change(&self, base: &Metric, metric: &Metric, drop: Option<&Metric>) -> Option<Change> {
-        if base.unit != metric.unit {
-            return None;
-        }
-        match self.change {
-            ChangeStyle::Points => Some(change_in_points(base, metric, drop)),
-            ChangeStyle::Ratio { less, more, less_is_better } => {
-                if base.value <= 0.0 || metric.value <= 0.0 {
-                    return None;
-                }
-                let factor = base.value / metric.value;
-                if (factor - 1.0).abs() < 0.005 {
-                    return Some(Change { text: "same".to_owned(), verdict: Verdict::Same });
-                }
-                let is_less = factor > 1.0;
-                let (factor, word) = if is_less { (factor, less) } else { (1.0 / factor, more) };
-                let is_better = is_less == less_is_better;
-                Some(Change {
-                    text: format!("{} {word}", ratio(factor)),
-                    verdict: if is_better { Verdict::Better } else { Verdict::Worse },
-                })
-            }
-        }
-    }
-}
-
-fn change_in_points(base: &Metric, metric: &Metric, drop: Option<&Metric>) -> Change {
-    let difference = metric.value - base.value;
-    let text = points(difference);
-    // A drop against another model than `base` says nothing here.
-    let paired = drop.filter(|drop| (drop.value + difference).abs() < 1e-6);
-    let is_noise = match paired.and_then(|drop| drop.low.zip(drop.high)) {
-        Some((low, high)) => (low..=high).contains(&0.0),
-        None => {
-            base.low.zip(base.high).is_some_and(|(low, high)| (low..=high).contains(&metric.value))
-        }
-    };
-    let verdict = match text.chars().next() {
-        _ if is_noise => Verdict::Same,
-        Some('+') => Verdict::Better,
-        Some('−') => Verdict::Worse,
-        _ => Verdict::Same,
-    };
-    Change { text, verdict }
 }
 
 /// Why cells are empty, grouped by reason in the order met.

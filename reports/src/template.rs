@@ -7,24 +7,43 @@ use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, context,
 };
 
+use serde::Serialize;
+
 use crate::RenderError;
 use crate::page::Page;
+use crate::sweep;
 
 /// Name of the escaping of Markdown templates.
 const MARKDOWN: &str = "markdown";
 
-const TEMPLATES: [(&str, &str); 5] = [
+const TEMPLATES: [(&str, &str); 10] = [
     ("report.html", include_str!("templates/report.html")),
     ("run.html", include_str!("templates/run.html")),
+    ("head.html", include_str!("templates/head.html")),
+    ("comparison.html", include_str!("templates/comparison.html")),
+    ("inspected.html", include_str!("templates/inspected.html")),
+    ("sweep.html", include_str!("templates/sweep.html")),
     ("parts.html", include_str!("templates/parts.html")),
     ("plots.html", include_str!("templates/plots.html")),
     ("report.md", include_str!("templates/report.md")),
+    ("sweep.md", include_str!("templates/sweep.md")),
 ];
-const STYLE: &str = include_str!("templates/style.css");
+/// How pages look.
+pub(crate) const STYLE: &str = include_str!("templates/style.css");
+/// Sorts tables; without it they stay in the order of the page.
+const SCRIPT: &str = include_str!("templates/sort.js");
 
 /// The page as one HTML file.
 pub(crate) fn html(page: &Page) -> Result<String, RenderError> {
     print("report.html", page)
+}
+
+/// What is inside the page's `<main>`, for a page with a frame of its own.
+pub(crate) fn content(page: &Page) -> Result<String, RenderError> {
+    let environment = environment()?;
+    let template = environment.get_template("report.html")?;
+    let mut printed = template.render_captured(context! { page => Serde(page), style => "" })?;
+    Ok(printed.with_state_mut(|state| state.render_block("content"))?)
 }
 
 /// The page as Markdown.
@@ -32,7 +51,25 @@ pub(crate) fn markdown(page: &Page) -> Result<String, RenderError> {
     print("report.md", page)
 }
 
-fn print(name: &str, page: &Page) -> Result<String, RenderError> {
+/// A page on sweeps as one HTML file.
+pub(crate) fn sweep_html(page: &sweep::Page) -> Result<String, RenderError> {
+    print("sweep.html", page)
+}
+
+/// A page on sweeps as Markdown.
+pub(crate) fn sweep_markdown(page: &sweep::Page) -> Result<String, RenderError> {
+    print("sweep.md", page)
+}
+
+fn print(name: &str, page: &impl Serialize) -> Result<String, RenderError> {
+    let environment = environment()?;
+    let style = Value::from_safe_string(STYLE.to_owned());
+    let script = Value::from_safe_string(SCRIPT.to_owned());
+    let template = environment.get_template(name)?;
+    Ok(template.render(context! { page => Serde(page), style, script })?)
+}
+
+fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     // A block tag on a line of its own leaves no line behind.
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -45,9 +82,7 @@ fn print(name: &str, page: &Page) -> Result<String, RenderError> {
     for (name, source) in TEMPLATES {
         environment.add_template(name, source)?;
     }
-    let style = Value::from_safe_string(STYLE.to_owned());
-    let template = environment.get_template(name)?;
-    Ok(template.render(context! { page => Serde(page), style })?)
+    Ok(environment)
 }
 
 fn write_value(

@@ -5,7 +5,7 @@ mod fixture;
 use std::collections::BTreeSet;
 
 use engine::history::RunRecord;
-use reports::{Format, RenderError, Verdict, render, summary_table};
+use reports::{Format, Options, RenderError, Verdict, render, render_with, summary_table};
 use serde_json::Value;
 
 /// Elements without an end tag.
@@ -15,6 +15,7 @@ fn pages() -> Vec<(&'static str, Vec<RunRecord>)> {
     vec![
         ("done", vec![fixture::done()]),
         ("several", vec![fixture::done(), fixture::other()]),
+        ("inspected", vec![fixture::inspected().0]),
         ("failed", vec![fixture::failed()]),
         ("running", vec![fixture::running()]),
         ("hostile", vec![fixture::hostile()]),
@@ -23,7 +24,7 @@ fn pages() -> Vec<(&'static str, Vec<RunRecord>)> {
 
 #[test]
 fn markdown_says_what_happened() {
-    for (name, runs) in pages() {
+    for (name, runs) in pages().into_iter().filter(|(name, _)| *name != "inspected") {
         insta::assert_snapshot!(
             format!("markdown_{name}"),
             render(&runs, Format::Markdown).unwrap()
@@ -112,6 +113,52 @@ fn html_is_well_formed_and_needs_no_network() {
 }
 
 #[test]
+fn kernels_and_memory_are_shown_or_said_to_be_missing() {
+    let (mut run, digest, text) = fixture::inspected();
+    let mut options = Options::default();
+    options.inspections.insert(digest.clone(), text);
+    let html = render_with(std::slice::from_ref(&run), &options, Format::Html).unwrap();
+    assert_balanced("inspected", &html);
+    assert_eq!(html.matches("class=\"block c").count(), 30);
+    for expected in ["linear-i8-vnni", "arena (kB)", "latency against rate", "J&#x2f;inference"] {
+        assert!(html.contains(expected), "{expected}");
+    }
+    // The store no longer has it.
+    let html = render(std::slice::from_ref(&run), Format::Html).unwrap();
+    assert!(html.contains("Unavailable for bench: it is no longer in the store."));
+    options.inspections.insert(digest, "{\"schema\": 9, \"models\": {}}".to_owned());
+    let html = render_with(std::slice::from_ref(&run), &options, Format::Html).unwrap();
+    assert!(html.contains("expected version 1 of its layout, found 9"));
+    let folder = std::env::temp_dir().join("reports-no-such-folder");
+    run.stages.last_mut().unwrap().artifacts.last_mut().unwrap().path = Some(folder.join("x"));
+    assert!(render(&[run], Format::Html).unwrap().contains("No such file"));
+}
+
+#[test]
+fn time_savings_and_lineage_come_from_the_record() {
+    let html = render(&[fixture::done()], Format::Html).unwrap();
+    for expected in [
+        "Critical path: teacher → search → student → pruned → int8 → bench",
+        "The cache saved 10 min 12 s of work.",
+        "<li>models.minilm</li><li>teacher</li><li>student</li><li>pruned</li><li>int8</li>",
+    ] {
+        assert!(html.contains(expected), "{expected}");
+    }
+}
+
+#[test]
+fn the_content_of_a_page_is_that_of_the_report() {
+    for (name, runs) in pages() {
+        let (html, content) = (render(&runs, Format::Html).unwrap(), reports::content(&runs));
+        let content = content.unwrap();
+        assert!(content.contains("<article") && html.contains(content.trim()), "{name}");
+        assert_balanced(name, &content);
+        assert!(!content.contains("<style") && !content.contains("<main"), "{name}");
+    }
+    assert!(matches!(reports::content(&[]), Err(RenderError::NoRuns)));
+}
+
+#[test]
 fn a_run_that_is_going_says_so() {
     for format in [Format::Html, Format::Markdown] {
         let text = render(&[fixture::running()], format).unwrap();
@@ -138,7 +185,7 @@ fn json_fields_are_stable() {
 #[test]
 fn the_same_records_give_the_same_text() {
     for (name, runs) in pages() {
-        for format in [Format::Html, Format::Markdown, Format::Json] {
+        for format in [Format::Html, Format::Markdown, Format::Json, Format::Csv] {
             let twice = [(); 2].map(|()| render(&runs, format).unwrap());
             assert_eq!(twice[0], twice[1], "{name}");
         }
@@ -159,7 +206,7 @@ fn nothing_to_report_is_an_error() {
 fn formats_have_names() {
     assert_eq!("md".parse(), Ok(Format::Markdown));
     let error = "pdf".parse::<Format>().unwrap_err().to_string();
-    assert_eq!(error, "expected a report format `html`, `md` or `json`, found `pdf`");
+    assert_eq!(error, "expected a report format `html`, `md`, `json` or `csv`, found `pdf`");
 }
 
 /// Checks the contrast of the colours against WCAG 2.2, success criteria 1.4.3 and 1.4.11.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::{Choice, Prepared};
 use crate::module::Module;
 use crate::pass::{self, PassReport};
-use crate::plan::{self, Buffers, MemoryUse, PeakFormula, Plan};
+use crate::plan::{self, ArenaBlock, Buffers, MemoryUse, PeakFormula, Plan};
 use crate::{CompileTimes, Device, ExplainedNode, Explanation, RuntimeError, Session};
 
 /// How much the compiler rewrites.
@@ -139,15 +140,17 @@ impl fmt::Debug for CompiledModel {
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
     let mut clock = Clock::start();
     let mut module = Module { precision: options.precision, ..Module::new(graph) };
-    // Fused operations take sizes that are known before a run.
+    let before = module.operations();
+    let passes = pass::run(&mut module, options.level, &options.disabled_passes)?;
     let level = if module.is_dynamic() { options.level.min(Level::O1) } else { options.level };
-    let passes = pass::run(&mut module, level, &options.disabled_passes)?;
-    compile_module(module, options, Rewriting { level, passes, passes_ms: clock.lap() })
+    compile_module(module, options, Rewriting { level, before, passes, passes_ms: clock.lap() })
 }
 
 /// How a module came to be as it is.
 pub(crate) struct Rewriting {
     pub(crate) level: Level,
+    /// What there was before, see [`Module::operations`].
+    pub(crate) before: BTreeMap<String, usize>,
     pub(crate) passes: Vec<PassReport>,
     pub(crate) passes_ms: f64,
 }
@@ -155,7 +158,7 @@ pub(crate) struct Rewriting {
 impl Rewriting {
     /// Nothing to report.
     pub(crate) fn none(level: Level) -> Self {
-        Self { level, passes: Vec::new(), passes_ms: 0.0 }
+        Self { level, before: BTreeMap::new(), passes: Vec::new(), passes_ms: 0.0 }
     }
 }
 
@@ -163,7 +166,7 @@ impl Rewriting {
 pub(crate) fn compile_module(
     mut module: Module,
     options: &CompileOptions,
-    Rewriting { level, passes, passes_ms }: Rewriting,
+    Rewriting { level, before, passes, passes_ms }: Rewriting,
 ) -> Result<CompiledModel, RuntimeError> {
     let cpu = match options.tier {
         Some(tier) => Cpu::with_tier(tier)?,
@@ -195,6 +198,8 @@ pub(crate) fn compile_module(
         dynamic,
         precision: options.precision,
         passes,
+        operations_before: before,
+        operations_after: module.operations(),
         nodes,
         constant_bytes: constant_bytes(&module),
         packed_bytes: steps.iter().map(Prepared::packed_bytes).sum(),
@@ -247,6 +252,10 @@ impl CompiledModel {
         self.shared.pool.install(work)
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The same model, new and not shared yet, which says why no GPU runs it.
     pub(crate) fn on_cpu_because(mut self, reason: &str) -> Self {
         let shared = Arc::get_mut(&mut self.shared).expect("nothing shares a new model");
@@ -279,6 +288,15 @@ impl CompiledModel {
     /// As [`CompiledModel::peak_bytes`].
     pub fn memory(&self, bindings: &Bindings) -> Result<MemoryUse, RuntimeError> {
         MemoryUse::new(&self.shared, bindings)
+    }
+
+    /// What lies where in the arena of a run with these sizes, and when; empty for a model whose
+    /// sizes depend on values, which plans none.
+    ///
+    /// # Errors
+    /// As [`CompiledModel::peak_bytes`].
+    pub fn arena(&self, bindings: &Bindings) -> Result<Vec<ArenaBlock>, RuntimeError> {
+        plan::blocks(&self.shared, bindings)
     }
 
     /// The lower bound of the arena as a formula in the symbols of the model.
@@ -334,6 +352,7 @@ fn explain_nodes(module: &Module, choices: &[Choice]) -> Vec<ExplainedNode> {
             operation: node.operation.kind().to_owned(),
             output: format!("{}{}", value.dtype, graph::dim::display(&value.shape)),
             kernel: choice.name.to_owned(),
+            reason: choice.reason.clone(),
             fallback: choice.fallback.clone(),
             fused_from: node.fused_from.clone(),
             rejected: choice.rejected.clone(),

@@ -12,7 +12,7 @@ use crate::compile::Shared;
 use crate::kernel::{Call, Kernel, Operand, Prepared, Scratch, from_operand};
 use crate::module::{Module, Node, Operation};
 
-/// The outputs for the inputs, which are in the model's order.
+/// The outputs for the inputs, which are in the model's order; says which node has run, after each.
 ///
 /// # Errors
 /// When a node fails on the values.
@@ -20,6 +20,7 @@ pub(crate) fn run(
     model: &Shared,
     inputs: Vec<Tensor>,
     bindings: &Bindings,
+    mut ran: impl FnMut(usize),
 ) -> Result<Vec<Tensor>, RuntimeError> {
     let module = &model.module;
     let mut values: Vec<Option<Tensor>> =
@@ -36,6 +37,7 @@ pub(crate) fn run(
             reason,
         })?;
         values[node.output.0] = Some(output);
+        ran(index);
         for &input in &node.inputs {
             if last_readers[input.0] == Some(index) {
                 values[input.0] = None;

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::compile::{Level, Precision};
@@ -23,6 +25,10 @@ pub struct Explanation {
     pub precision: Precision,
     /// Every pass and how often it fired, in order.
     pub passes: Vec<PassReport>,
+    /// What the graph's nodes compute before any pass: kinds of operation, and how many of each.
+    pub operations_before: BTreeMap<String, usize>,
+    /// The same for the nodes that run.
+    pub operations_after: BTreeMap<String, usize>,
     /// Every node that is left, in the order in which they run.
     pub nodes: Vec<ExplainedNode>,
     /// Bytes of constants that kernels read when they run.
@@ -70,6 +76,8 @@ pub struct ExplainedNode {
     pub output: String,
     /// The kernel that runs; `reference` is the graph's own slow definition.
     pub kernel: String,
+    /// Why it was chosen.
+    pub reason: String,
     /// Why it runs on the CPU although the model runs on a GPU; absent where it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<String>,

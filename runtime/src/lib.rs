@@ -20,13 +20,15 @@
 //! - [`Device`]: where a model runs. `gpu`: the same steps on a GPU, in builds with the feature;
 //!   what it has no kernel for runs on the CPU, and the explanation says why.
 //! - `dynamic`: the other way to run, for models whose sizes depend on values.
-//! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`].
+//! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`], [`ArenaBlock`].
 //! - `machine`: how much memory there is.
 //! - [`Explanation`]: what was chosen, and why not the rest; [`dump_after`], [`check_passes`]: pass by pass.
+//! - `cost`, [`profile()`]: what each node has to do, how long that should take, and how long it takes.
 //! - [`load`]: a package, with its self-test. [`calibrate`]: int8 without training.
 
 pub mod calibrate;
 mod compile;
+mod cost;
 mod device;
 mod dynamic;
 mod error;
@@ -39,6 +41,7 @@ mod machine;
 mod module;
 mod pass;
 mod plan;
+mod profile;
 mod session;
 mod verified;
 
@@ -50,6 +53,7 @@ pub use inspect::{PassCheck, check_passes, dump_after};
 pub use kernels::Tier;
 pub use machine::memory_fraction;
 pub use pass::{PassReport, pass_names};
-pub use plan::{MemoryUse, PeakFormula, SizeTerm};
+pub use plan::{ArenaBlock, MemoryUse, PeakFormula, SizeTerm};
+pub use profile::{MachinePeaks, NodeCost, NodeProfile, PeakFact, Profile, profile};
 pub use session::{OutputView, Outputs, Session};
 pub use verified::{FailedTier, VerifiedModel, load, self_test};

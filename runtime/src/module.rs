@@ -1,9 +1,11 @@
 //! The graph as the passes see it: the operators of `graph`, and those that fusions make of them.
 
+use std::collections::BTreeMap;
+
 use graph::op::Conv;
 use graph::{DType, Dim, Graph, Op, Shape, Tensor};
-use kernels::Activation;
 use kernels::int8::Quantization;
+use kernels::{Activation, NoKeys};
 
 use crate::compile::Precision;
 
@@ -67,6 +69,8 @@ pub(crate) struct HeadSplit {
     pub(crate) scale: f32,
     /// Column where q, k and v start: not 0 where one product computes all three.
     pub(crate) offsets: [usize; 3],
+    /// What a query gets whose keys are all masked by −∞.
+    pub(crate) no_keys: NoKeys,
     /// How the result is written as int8; `None` for f32.
     pub(crate) output: Option<Quantization>,
 }
@@ -131,7 +135,7 @@ impl Module {
     /// The module of a graph; weights are shared, not copied.
     pub(crate) fn new(graph: &Graph) -> Self {
         let mut values = Vec::new();
-        let mut ids = std::collections::BTreeMap::new();
+        let mut ids = BTreeMap::new();
         let nodes = graph.nodes().map(|(_, node)| node.output);
         let all = graph.inputs().iter().copied().chain(graph.weights().map(|(id, _)| id));
         for id in all.chain(nodes) {
@@ -160,6 +164,15 @@ impl Module {
             outputs: map(graph.outputs()),
             precision: Precision::default(),
         }
+    }
+
+    /// Kinds of operation, and how many nodes have each.
+    pub(crate) fn operations(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for node in &self.nodes {
+            *counts.entry(node.operation.kind().to_owned()).or_default() += 1;
+        }
+        counts
     }
 
     /// Whether a size depends on values, so that memory cannot be planned before a run.

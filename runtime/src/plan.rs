@@ -4,7 +4,9 @@
 //! - `layout`: offsets for buffers of given sizes.
 //! - [`PeakFormula`]: the least that any layout needs, in the symbols of the model.
 //! - `budget`: the largest sizes that fit.
+//! - [`ArenaBlock`]: the plan as a map for people.
 
+mod blocks;
 mod budget;
 mod buffers;
 mod formula;
@@ -20,6 +22,8 @@ use crate::RuntimeError;
 use crate::kernel::Prepared;
 use crate::module::{Id, Module};
 
+pub use blocks::ArenaBlock;
+pub(crate) use blocks::blocks;
 pub use budget::MemoryUse;
 pub(crate) use budget::{admit, admit_weights, largest};
 pub(crate) use buffers::Buffers;

@@ -23,6 +23,9 @@ const POISON: u8 = 0xff;
 /// Inputs that a node has without costing an allocation a run.
 const FEW_INPUTS: usize = 8;
 
+/// Who is told which node has run.
+pub(crate) type Watch<'w> = &'w mut (dyn FnMut(usize) + Send);
+
 /// Runs a model, one request after another, in memory that it keeps.
 pub struct Session {
     model: Arc<Shared>,
@@ -76,8 +79,17 @@ impl Session {
         &'a mut self,
         inputs: &'a [(&'a str, &'a Tensor)],
     ) -> Result<Outputs<'a>, RuntimeError> {
+        self.run_watched(inputs, None)
+    }
+
+    /// [`Session::run_borrowed`] that says which node has run, after each. A GPU is waited for then.
+    pub(crate) fn run_watched<'a>(
+        &'a mut self,
+        inputs: &'a [(&'a str, &'a Tensor)],
+        watch: Option<Watch<'_>>,
+    ) -> Result<Outputs<'a>, RuntimeError> {
         if self.model.dynamic {
-            return self.run_dynamic(inputs);
+            return self.run_dynamic(inputs, tell(watch));
         }
         let index = self.plan(inputs)?;
         let Self {
@@ -105,17 +117,18 @@ impl Session {
         let run = Run { module: &model.module, buffers: &model.buffers, plan, inputs };
         #[cfg(feature = "gpu")]
         if let Some(gpu) = &model.gpu {
-            let work = || crate::gpu::run(&run, gpu, &model.steps, on_gpu, arena);
+            let work = || crate::gpu::run(&run, gpu, &model.steps, on_gpu, arena, watch);
             model.pool.install(work)?;
             return Ok(Outputs(Source::Planned { run, arena }));
         }
-        model.pool.install(|| run.steps(&model.steps, arena))?;
+        model.pool.install(|| run.steps(&model.steps, arena, tell(watch)))?;
         Ok(Outputs(Source::Planned { run, arena }))
     }
 
     fn run_dynamic<'a>(
         &'a mut self,
         inputs: &'a [(&'a str, &'a Tensor)],
+        ran: impl FnMut(usize) + Send,
     ) -> Result<Outputs<'a>, RuntimeError> {
         let Self { model, computed, .. } = self;
         let module = &model.module;
@@ -123,7 +136,7 @@ impl Session {
         let (_, bindings) = bind(module, inputs)?;
         let given = |&id: &Id| find(module, inputs, id).cloned();
         let tensors = module.inputs.iter().filter_map(given).collect();
-        *computed = model.pool.install(|| dynamic::run(model, tensors, &bindings))?;
+        *computed = model.pool.install(|| dynamic::run(model, tensors, &bindings, ran))?;
         Ok(Outputs(Source::Computed { module, tensors: computed }))
     }
 
@@ -198,6 +211,14 @@ fn poison(bytes: &mut [u8]) {
     }
 }
 
+fn tell(mut watch: Option<Watch<'_>>) -> impl FnMut(usize) + Send {
+    move |index| {
+        if let Some(watch) = &mut watch {
+            watch(index);
+        }
+    }
+}
+
 /// One run: what to read and where it lies.
 #[derive(Clone, Copy)]
 pub(crate) struct Run<'a> {
@@ -208,12 +229,18 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn steps(&self, steps: &[Prepared], arena: &mut [u8]) -> Result<(), RuntimeError> {
+    fn steps(
+        &self,
+        steps: &[Prepared],
+        arena: &mut [u8],
+        mut ran: impl FnMut(usize),
+    ) -> Result<(), RuntimeError> {
         let mut freed = self.plan.freed.iter().peekable();
         for (index, (node, step)) in self.module.nodes.iter().zip(steps).enumerate() {
             if let Some(kernel) = step.kernel() {
                 self.step(index, node, kernel, arena)?;
             }
+            ran(index);
             while let Some((_, range)) = freed.next_if(|(last, _)| *last == index) {
                 poison(&mut arena[range.clone()]);
             }

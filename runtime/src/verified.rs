@@ -1,8 +1,12 @@
 //! Loading a package: the kernels chosen on this machine have to reproduce its golden examples.
 
+#[cfg(test)]
+mod tests;
+
 use graph::package::{GoldenExample, Package};
 use graph::{Tensor, TensorError};
 use kernels::{Cpu, Tier};
+use serde::{Serialize, Serializer};
 
 use crate::{CompileOptions, CompiledModel, Device, RuntimeError, compile};
 
@@ -11,12 +15,18 @@ use crate::{CompileOptions, CompiledModel, Device, RuntimeError, compile};
 const TOLERANCE: f32 = 2e-2;
 
 /// A tier whose kernels failed the self-test here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FailedTier {
     /// The tier.
+    #[serde(serialize_with = "name")]
     pub tier: Tier,
     /// What was expected and found.
     pub reason: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn name<S: Serializer>(tier: &Tier, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(tier.name())
 }
 
 /// A compiled model that has passed its self-test.
@@ -37,42 +47,47 @@ pub struct VerifiedModel {
 /// # Errors
 /// When the model does not compile, or no tier that may be used reproduces the examples.
 pub fn load(package: &Package, options: &CompileOptions) -> Result<VerifiedModel, RuntimeError> {
+    load_with(package, options, |options| compile(&package.model.graph, options))
+}
+
+/// [`load`] with what compiles the model at a tier: tests give one whose kernels answer wrongly.
+fn load_with(
+    package: &Package,
+    options: &CompileOptions,
+    compile: impl Fn(&CompileOptions) -> Result<CompiledModel, RuntimeError>,
+) -> Result<VerifiedModel, RuntimeError> {
     let first = match options.tier {
         Some(tier) => Cpu::with_tier(tier)?,
         None => Cpu::from_environment()?,
     };
-    let mut options = options.clone();
-    let mut reason = None;
-    if options.device == Device::Auto {
-        let model = compile(&package.model.graph, &options)?;
-        reason = model.explain().device_reason.clone();
-        if model.explain().on_gpu() {
-            match self_test(package, &model) {
-                Ok(worst_difference) => {
-                    return Ok(VerifiedModel { model, failed: Vec::new(), worst_difference });
-                }
-                Err(error) => reason = Some(format!("{}: {error}", model.explain().device)),
-            }
-        }
-        options.device = Device::Cpu;
-    }
     let mut tiers: Vec<Tier> = match options.tier {
         Some(tier) => vec![tier],
-        // Tiers are of the CPU: a slower one makes no GPU answer otherwise.
-        None if options.device != Device::Cpu => vec![first.tier()],
         None => Cpu::every().map(Cpu::tier).filter(|tier| *tier <= first.tier()).collect(),
     };
+    let mut options = options.clone();
+    let mut gpu_failed = None;
     let mut failed = Vec::new();
     while let Some(tier) = tiers.pop() {
-        let options = CompileOptions { tier: Some(tier), ..options.clone() };
-        let model = compile(&package.model.graph, &options)?;
-        let model = match &reason {
-            Some(reason) => model.on_cpu_because(reason),
-            None => model,
-        };
-        match self_test(package, &model) {
+        options.tier = Some(tier);
+        let mut model = compile(&options)?;
+        if let Some(reason) = &gpu_failed {
+            model = model.on_cpu_because(reason);
+        }
+        let reason = match self_test(package, &model) {
             Ok(worst_difference) => return Ok(VerifiedModel { model, failed, worst_difference }),
-            Err(error) => failed.push(FailedTier { tier, reason: error.to_string() }),
+            Err(RuntimeError::SelfTest { reason }) => reason,
+            Err(other) => return Err(other),
+        };
+        let device = &model.explain().device;
+        match model.explain().on_gpu() {
+            false => failed.push(FailedTier { tier, reason }),
+            true if options.device == Device::Auto => {
+                gpu_failed = Some(format!("{device} failed the self-test: {reason}"));
+                options.device = Device::Cpu;
+                tiers.push(tier);
+            }
+            // Tiers are of the CPU: a slower one makes no GPU answer otherwise.
+            true => return Err(RuntimeError::SelfTest { reason: format!("{device}: {reason}") }),
         }
     }
     let reasons: Vec<String> =

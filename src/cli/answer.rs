@@ -58,6 +58,14 @@ pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("facts are plain JSON")
 }
 
+/// One event, one line. A reader that went away does not end what is going on.
+pub(super) fn print_line(event: &impl Serialize) {
+    let mut line = serde_json::to_vec(event).expect("an event is plain JSON");
+    line.push(b'\n');
+    let mut out = io::stdout().lock();
+    let _unheard = out.write_all(&line).and_then(|()| out.flush());
+}
+
 /// Rows as aligned columns, two spaces apart; the first row is the header.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();

@@ -23,6 +23,11 @@ impl State {
         self.home.as_deref().map_or_else(here, absolute)
     }
 
+    /// The state folder that was named, if any.
+    pub(super) fn given(&self) -> Option<PathBuf> {
+        self.home.as_deref().map(absolute)
+    }
+
     /// Earlier runs.
     pub(super) fn history(&self) -> Result<History, Failure> {
         Ok(History::open(&self.folder())?)
@@ -47,15 +52,25 @@ pub(super) struct ManifestFile {
 }
 
 impl ManifestFile {
+    /// The manifest file as given.
+    pub(super) fn path(&self) -> &Path {
+        &self.manifest
+    }
+
     /// The manifest with its state folder; nothing is read yet.
     pub(super) fn project(&self) -> Result<Project, Failure> {
+        self.project_of(&self.manifest)
+    }
+
+    /// Another manifest with the same state folder.
+    pub(super) fn project_of(&self, manifest: &Path) -> Result<Project, Failure> {
         let mut host = Host::this_program(cfg!(feature = "cuda"))
             .map_err(|error| anyhow::Error::new(error).context("cannot find this program"))?;
         // Training frees and asks for the same large tensors every step: an allocator that gives
         // them back to the system in between pays for page faults.
         host.environment.push(("MIMALLOC_PURGE_DELAY".into(), "-1".into()));
         let home = self.state.home.as_deref().map(absolute);
-        Ok(Project::open(&self.manifest, STAGES, host, home.as_deref()))
+        Ok(Project::open(manifest, STAGES, host, home.as_deref()))
     }
 }
 
@@ -66,8 +81,8 @@ pub(super) struct Asked {
     #[arg(long, value_name = "STAGE")]
     from: Option<String>,
     /// End with this stage: it and everything it depends on
-    #[arg(long, value_name = "STAGE")]
-    until: Option<String>,
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    until: Vec<String>,
     /// These stages alone; what they need has to be cached
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     only: Vec<String>,

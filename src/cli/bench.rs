@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use graph::{Tensor, counts, samples};
+use runtime::{Explanation, FailedTier};
 use serde::Serialize;
 
 use super::answer::{Answer, Facts};
 use super::failure::{Failure, WRONG};
-use super::model::{Compilation, Source, sizes};
+use super::model::{Compilation, Source, failed_tiers, place, sizes};
 use super::quantity::bytes;
 
 /// Runs before the clock starts: the first plans memory and fills caches.
@@ -42,6 +43,8 @@ struct Report {
     /// Nodes that run on the CPU although the model runs on a GPU.
     fallbacks: usize,
     tier: String,
+    /// Faster tiers whose kernels failed the package's self-test on this machine, and why.
+    failed_tiers: Vec<FailedTier>,
     threads: usize,
     sizes: String,
     runs: usize,
@@ -72,7 +75,7 @@ impl Bench {
         let (bindings, sizes) = sizes(graph, &self.source.bindings(), 128);
         let inputs = samples::inputs(graph, &bindings, 0).map_err(Failure::wrong)?;
         let start = Instant::now();
-        let (compiled, _) = self.compilation.compile(&opened)?;
+        let (compiled, failed_tiers) = self.compilation.compile(&opened)?;
         let compile_time = start.elapsed();
         let inputs: Vec<(&str, &Tensor)> =
             inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -94,6 +97,7 @@ impl Bench {
             device_reason: compiled.explain().device_reason.clone(),
             fallbacks: compiled.explain().fallbacks().count(),
             tier: compiled.explain().tier.clone(),
+            failed_tiers,
             threads: compiled.explain().threads,
             sizes,
             runs: times.len(),
@@ -109,7 +113,7 @@ impl Bench {
             first_run_ms: milliseconds(first_run),
             compile_ms: milliseconds(compile_time),
         };
-        Ok(self.facts.answer(&report, || text(&report)))
+        Ok(self.facts.answer(&report, || text(&report, compiled.explain())))
     }
 }
 
@@ -139,7 +143,7 @@ fn percentile(times: &[Duration], percent: usize) -> f64 {
     milliseconds(times[rank])
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Report, explanation: &Explanation) -> String {
     let Report { tier, threads, sizes, runs, p50_ms, p90_ms, least_ms, .. } = report;
     let at = if sizes.is_empty() { String::new() } else { format!(" at {sizes}") };
     let p99 = report.p99_ms.map_or_else(
@@ -156,13 +160,10 @@ fn text(report: &Report) -> String {
             format!("arena {} (least possible {})", bytes(arena), bytes(bound))
         },
     );
-    let device = match &report.device_reason {
-        Some(reason) => format!("on the {}: {reason}\n", report.device),
-        None if report.device == "cpu" => String::new(),
-        None => format!("on {}, {} nodes on the CPU\n", report.device, report.fallbacks),
-    };
+    let device = place(explanation);
+    let failed = failed_tiers(&report.failed_tiers, tier);
     format!(
-        "{device}{runs} runs{at}, {threads} threads, kernels for {tier}\n\
+        "{device}{failed}{runs} runs{at}, {threads} threads, kernels for {tier}\n\
          latency ms: p50 {p50_ms:.3}, p90 {p90_ms:.3}, {p99}, least {least_ms:.3}{speed}\n\
          weights {}, {arena}\n\
          compiled in {:.1} ms, first run {:.2} ms\n",

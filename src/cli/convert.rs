@@ -8,13 +8,13 @@ use graph::package::{Golden, Package};
 use graph::rewrite::observer::Method;
 use graph::rewrite::quantize::QuantizeOptions;
 use graph::{Bindings, ModelFolder, Tensor, samples};
-use runtime::CompileOptions;
+use runtime::{CompileOptions, FailedTier};
 use serde::Serialize;
 use training::tokenizer::Tokenizer;
 
 use super::answer::{Answer, Facts};
 use super::failure::{Failure, WRONG};
-use super::model::{Compilation, Source, sizes};
+use super::model::{Compilation, Source, failed_tiers, sizes};
 use super::quantity::bytes;
 
 /// Texts that ranges are found on when the file has more.
@@ -66,6 +66,8 @@ struct Report {
     weight_bytes: u64,
     nodes: usize,
     tier: String,
+    /// Faster tiers whose kernels failed the self-test on this machine, and why.
+    failed_tiers: Vec<FailedTier>,
     worst_difference: f32,
     /// Rows that fit the memory budget together, where there is a budget and a `batch`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,6 +157,7 @@ impl Convert {
             weight_bytes: package.model.graph.weight_bytes() as u64,
             nodes: package.model.graph.nodes().count(),
             tier: verified.model.explain().tier.clone(),
+            failed_tiers: verified.failed,
             worst_difference: verified.worst_difference,
             largest_batch: None,
         })
@@ -195,8 +198,9 @@ fn text(report: &Report) -> String {
     let batch = report.largest_batch.map_or_else(String::new, |most| {
         format!("at most {most} rows together fit the memory budget\n")
     });
+    let failed = failed_tiers(&report.failed_tiers, &report.tier);
     format!(
-        "{}: {} weights, {}, {} nodes\nself-test passed with kernels for {}: at most {:.1e} from the reference\n{batch}",
+        "{}: {} weights, {}, {} nodes\n{failed}self-test passed with kernels for {}: at most {:.1e} from the reference\n{batch}",
         report.package.display(),
         report.weights,
         bytes(report.weight_bytes),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use engine::history::History;
 use engine::store::Store;
 use serde::Serialize;
 
@@ -112,9 +113,11 @@ fn free_space(home: &Path) -> Finding {
 }
 
 fn database(state: &State) -> Finding {
-    let read =
-        |history: engine::history::History| Ok((history.schema_version()?, history.runs(1)?));
-    match state.history().and_then(read) {
+    let read = |history: History| {
+        history.check()?;
+        Ok((history.schema_version()?, history.runs(1)?))
+    };
+    match History::open(&state.folder()).and_then(read) {
         Ok((schema, runs)) => {
             let newest = match (schema, runs.first()) {
                 (Some(schema), Some(run)) => format!("schema {schema}, newest run {}", run.id),
@@ -123,7 +126,11 @@ fn database(state: &State) -> Finding {
             };
             finding("run database", Health::Good, newest)
         }
-        Err(failure) => finding("run database", Health::Bad, failure.message()),
+        Err(error) => {
+            let recovery = error.recovery().map_or_else(String::new, |how| format!("; {how}"));
+            let message = Failure::from(error).message();
+            finding("run database", Health::Bad, format!("{message}{recovery}"))
+        }
     }
 }
 

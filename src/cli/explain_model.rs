@@ -1,26 +1,31 @@
 //! `pipeline explain-model MODEL`.
 
-use std::fmt::Write as _;
+mod text;
 
 use graph::{Tensor, samples};
-use runtime::{Explanation, PassCheck, RuntimeError};
+use runtime::{
+    CompiledModel, Explanation, FailedTier, MachinePeaks, PassCheck, Profile, RuntimeError,
+};
 use serde::Serialize;
 
-use super::answer::{Answer, Facts, columns};
+use super::answer::{Answer, Facts};
 use super::failure::{Failure, WRONG};
 use super::model::{Compilation, Source, sizes};
-use super::quantity::bytes;
 
-/// Says how a model runs on this machine: passes, fused nodes, kernels and why not the others.
+/// Says how a model runs on this machine: passes, fused nodes, kernels and why not the others, and
+/// where the time of a run goes.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainModel {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
     compilation: Compilation,
-    /// Also say why each other kernel was not chosen
+    /// Also say why each kernel was chosen, and why not each other
     #[arg(long)]
     rejected: bool,
+    /// How long to time the nodes, on made-up inputs; 0 to time nothing
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    seconds: f64,
     /// Print the graph as it is after this pass, and nothing else
     #[arg(long, value_name = "PASS")]
     dump_after: Option<String>,
@@ -38,12 +43,23 @@ struct Report<'a> {
     explanation: &'a Explanation,
     /// Nodes of the graph before the compiler.
     graph_nodes: usize,
+    /// Sizes of the open dimensions that the times are for.
+    sizes: String,
+    /// Faster tiers whose kernels failed the package's self-test on this machine, and why.
+    failed_tiers: Vec<FailedTier>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     checks: Vec<PassCheck>,
+    /// Where the time goes; absent where nothing was timed.
+    profile: Option<Profile>,
+    /// Why nothing was timed.
+    profile_unavailable: Option<String>,
 }
 
 impl ExplainModel {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
+        if !(self.seconds >= 0.0 && self.seconds.is_finite()) {
+            return Err(Failure::wrong("expected --seconds of 0 or above"));
+        }
         let opened = self.source.open()?;
         let (graph, options) = (&opened.model.graph, self.compilation.options()?);
         let wrong = |error: RuntimeError| Failure::Other(error.into(), WRONG);
@@ -58,82 +74,38 @@ impl ExplainModel {
                 inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
             checks = runtime::check_passes(graph, &options, &inputs).map_err(wrong)?;
         }
-        let (compiled, _) = self.compilation.compile(&opened)?;
-        let report =
-            Report { explanation: compiled.explain(), graph_nodes: graph.nodes().count(), checks };
-        Ok(self.facts.answer(&report, || self.text(&report)))
-    }
-
-    fn text(&self, report: &Report<'_>) -> String {
-        let explanation = report.explanation;
-        let Explanation { tier, threads, constant_bytes, packed_bytes, .. } = explanation;
-        let size = |size: &usize| bytes(*size as u64);
-        let mut text = place(explanation);
-        let _infallible = writeln!(
-            text,
-            "kernels for {tier}, {threads} threads, {} of constants, {} of packed weights\n",
-            size(constant_bytes),
-            size(packed_bytes)
-        );
-        let fired = || explanation.passes.iter().filter(|pass| pass.fired > 0);
-        text.push_str(if fired().next().is_some() {
-            "passes that fired:\n"
-        } else {
-            "no pass fired\n"
-        });
-        for pass in fired() {
-            let _infallible = writeln!(text, "  {} {}×", pass.name, pass.fired);
-        }
-        if !report.checks.is_empty() {
-            text.push_str(
-                "\nworst error against the graph's own definition, once a pass has run:\n",
-            );
-        }
-        for PassCheck { name, worst_error, .. } in &report.checks {
-            let _infallible = writeln!(text, "  {name} {worst_error:.1e}");
-        }
-        let (before, after) = (report.graph_nodes, explanation.nodes.len());
-        let _infallible = writeln!(text, "\nnodes of the graph: {before}; that run: {after}");
-        let header = ["node", "operation", "output", "kernel", "stands for"].map(str::to_owned);
-        let rows = explanation.nodes.iter().map(|node| {
-            let fused = match node.fused_from.len() {
-                0 => String::new(),
-                count => format!("{count} nodes"),
-            };
-            [&node.name, &node.operation, &node.output, &node.kernel, &fused].map(Clone::clone)
-        });
-        let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-        let _infallible = write!(text, "{}", columns(&rows));
-        if self.rejected {
-            text.push_str(&rejected(explanation));
-        }
-        text
+        let (compiled, failed_tiers) = self.compilation.compile(&opened)?;
+        let (bindings, sizes) = sizes(graph, &self.source.bindings(), 128);
+        let profiled = match self.seconds > 0.0 {
+            true => samples::inputs(graph, &bindings, 0)
+                .and_then(|inputs| profile(&compiled, &inputs, self.seconds)),
+            false => Err("--seconds 0".to_owned()),
+        };
+        let (profile, profile_unavailable) = match profiled {
+            Ok(profile) => (Some(profile), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let report = Report {
+            explanation: compiled.explain(),
+            graph_nodes: graph.nodes().count(),
+            sizes,
+            failed_tiers,
+            checks,
+            profile,
+            profile_unavailable,
+        };
+        Ok(self.facts.answer(&report, || text::text(&report, self.rejected)))
     }
 }
 
-/// Where the model runs, and what of it does not run there; nothing where a CPU was asked for.
-fn place(explanation: &Explanation) -> String {
-    let mut text = String::new();
-    let (device, nodes) = (&explanation.device, &explanation.nodes);
-    if let Some(reason) = &explanation.device_reason {
-        let _infallible = writeln!(text, "on the {device}: {reason}");
-    } else if explanation.on_gpu() {
-        let (count, stay) = (nodes.len(), explanation.fallbacks().count());
-        let _infallible = writeln!(text, "on {device}: {} of {count} nodes", count - stay);
-    }
-    for (node, reason) in explanation.fallbacks() {
-        let _infallible =
-            writeln!(text, "  {} ({}) on the CPU: {reason}", node.name, node.operation);
-    }
-    text
-}
-
-fn rejected(explanation: &Explanation) -> String {
-    let mut text = String::from("\nnot chosen:\n");
-    for node in &explanation.nodes {
-        for other in &node.rejected {
-            let _infallible = writeln!(text, "  {}: {}, {}", node.name, other.kernel, other.reason);
-        }
-    }
-    text
+fn profile(
+    compiled: &CompiledModel,
+    inputs: &[(String, Tensor)],
+    seconds: f64,
+) -> Result<Profile, String> {
+    let inputs: Vec<(&str, &Tensor)> =
+        inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let peaks = MachinePeaks::measure(compiled.explain().threads);
+    runtime::profile(compiled, &inputs, seconds, &peaks)
+        .map_err(|error| format!("the model does not run on made-up inputs: {error}"))
 }

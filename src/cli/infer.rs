@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, ensure};
 use graph::{ModelFolder, Tensor};
-use runtime::{CompiledModel, FailedTier};
+use runtime::{CompiledModel, Explanation, FailedTier};
 use serde::Serialize;
 use training::tokenizer::Tokenizer;
 
 use super::answer::{Answer, Facts, columns};
 use super::failure::Failure;
-use super::model::{Compilation, Source, read_npy, write_npy};
+use super::model::{Compilation, Source, failed_tiers, place, read_npy, write_npy};
 
 /// A name and a file, `input_ids=ids.npy`.
 #[derive(Clone, Debug)]
@@ -58,8 +58,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     device_reason: Option<String>,
     tier: String,
-    /// Faster tiers whose kernels failed the package's self-test on this machine.
-    failed_tiers: Vec<String>,
+    /// Faster tiers whose kernels failed the package's self-test on this machine, and why.
+    failed_tiers: Vec<FailedTier>,
     texts: Vec<TextAnswer>,
     outputs: Vec<OutputFile>,
 }
@@ -86,13 +86,13 @@ struct OutputFile {
 impl Infer {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let opened = self.source.open()?;
-        let (compiled, failed) = self.compilation.compile(&opened)?;
-        let name = |failed: &FailedTier| failed.tier.name().to_owned();
+        let (compiled, failed_tiers) = self.compilation.compile(&opened)?;
+        let explanation = compiled.explain();
         let mut report = Report {
-            device: compiled.explain().device.clone(),
-            device_reason: compiled.explain().device_reason.clone(),
-            tier: compiled.explain().tier.clone(),
-            failed_tiers: failed.iter().map(name).collect(),
+            device: explanation.device.clone(),
+            device_reason: explanation.device_reason.clone(),
+            tier: explanation.tier.clone(),
+            failed_tiers,
             ..Report::default()
         };
         let wrong = |error: anyhow::Error| Failure::Other(error, super::failure::WRONG);
@@ -101,7 +101,7 @@ impl Infer {
         } else {
             report.texts = self.texts(&compiled, &opened.model).map_err(wrong)?;
         }
-        Ok(self.facts.answer(&report, || text(&report)))
+        Ok(self.facts.answer(&report, || text(&report, compiled.explain())))
     }
 
     fn texts(&self, compiled: &CompiledModel, model: &ModelFolder) -> Result<Vec<TextAnswer>> {
@@ -174,17 +174,9 @@ fn classified(text: &str, logits: &[f32], labels: &[String]) -> Result<TextAnswe
     })
 }
 
-fn text(report: &Report) -> String {
-    let mut text = String::new();
-    if let Some(reason) = &report.device_reason {
-        text.push_str(&format!("on the {}: {reason}\n", report.device));
-    }
-    for tier in &report.failed_tiers {
-        text.push_str(&format!(
-            "kernels for {tier} failed the self-test here; those for {} run\n",
-            report.tier
-        ));
-    }
+fn text(report: &Report, explanation: &Explanation) -> String {
+    let mut text = place(explanation);
+    text.push_str(&failed_tiers(&report.failed_tiers, &report.tier));
     if !report.texts.is_empty() {
         let rows: Vec<[String; 3]> = report
             .texts

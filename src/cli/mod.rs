@@ -6,7 +6,9 @@
 
 mod answer;
 mod arguments;
+mod auto;
 mod bench;
+mod bundle;
 mod cache;
 mod check;
 mod completions;
@@ -14,6 +16,7 @@ mod convert;
 mod doctor;
 mod explain;
 mod explain_model;
+mod export_mlflow;
 mod failure;
 mod gc;
 mod infer;
@@ -21,6 +24,7 @@ mod init;
 mod logs;
 mod measure_memory;
 mod model;
+mod note;
 mod path;
 mod plan;
 mod progress;
@@ -28,9 +32,13 @@ mod quantity;
 mod report;
 mod run;
 mod runs;
+mod scheduler;
 mod schema;
 mod show;
 mod stages;
+mod sweep;
+mod sweeps;
+mod ui;
 mod worker;
 
 use std::process::ExitCode;
@@ -55,6 +63,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Run),
+    Auto(auto::Auto),
+    Sweep(sweep::Sweep),
+    Sweeps(sweeps::Sweeps),
     Plan(plan::Plan),
     Explain(explain::Explain),
     Convert(convert::Convert),
@@ -65,10 +76,15 @@ enum Verb {
     Stages(stages::Stages),
     Schema(schema::Schema),
     Runs(runs::Runs),
+    Scheduler(scheduler::Scheduler),
     Show(show::Show),
     Logs(logs::Logs),
     Path(path::Path),
     Report(report::Report),
+    Bundle(bundle::Bundle),
+    ExportMlflow(export_mlflow::ExportMlflow),
+    Note(note::Note),
+    Ui(ui::Ui),
     Gc(gc::Gc),
     Cache(cache::Cache),
     Doctor(doctor::Doctor),
@@ -94,6 +110,9 @@ impl Verb {
     fn answer(&self) -> Result<Answer, Failure> {
         match self {
             Self::Run(verb) => verb.answer(),
+            Self::Auto(verb) => verb.answer(),
+            Self::Sweep(verb) => verb.answer(),
+            Self::Sweeps(verb) => verb.answer(),
             Self::Plan(verb) => verb.answer(),
             Self::Explain(verb) => verb.answer(),
             Self::Convert(verb) => verb.answer(),
@@ -104,10 +123,15 @@ impl Verb {
             Self::Stages(verb) => verb.answer(),
             Self::Schema(verb) => verb.answer(),
             Self::Runs(verb) => verb.answer(),
+            Self::Scheduler(verb) => verb.answer(),
             Self::Show(verb) => verb.answer(),
             Self::Logs(verb) => verb.answer(),
             Self::Path(verb) => verb.answer(),
             Self::Report(verb) => verb.answer(),
+            Self::Bundle(verb) => verb.answer(),
+            Self::ExportMlflow(verb) => verb.answer(),
+            Self::Note(verb) => verb.answer(),
+            Self::Ui(verb) => verb.answer(),
             Self::Gc(verb) => verb.answer(),
             Self::Cache(verb) => verb.answer(),
             Self::Doctor(verb) => verb.answer(),

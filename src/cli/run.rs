@@ -5,13 +5,12 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use engine::history::{RunChoice, RunRecord};
+use engine::history::{RunChoice, RunRecord, Trigger};
 use engine::{Project, RunReport};
 use reports::Format;
-use serde::Serialize;
 use serde_json::json;
 
-use super::answer::{Answer, Facts, columns};
+use super::answer::{Answer, Facts, columns, print_line};
 use super::arguments::{Asked, ManifestFile};
 use super::failure::Failure;
 use super::plan::look_ahead;
@@ -35,6 +34,9 @@ pub(super) struct Run {
     /// Say what would run, like `plan`
     #[arg(long)]
     dry_run: bool,
+    /// What starts the run, as JSON; schedulers say so
+    #[arg(long, value_name = "TRIGGER", hide = true, default_value = "\"manual\"")]
+    trigger: Trigger,
     /// Print one JSON event a line with stable field names
     #[arg(long)]
     json: bool,
@@ -45,6 +47,7 @@ impl Run {
         let mut options = self.asked.options(&self.manifest);
         options.keep_going = self.keep_going;
         options.jobs = self.jobs.map(usize::from);
+        options.trigger = self.trigger.clone();
         if self.dry_run {
             return look_ahead(&self.manifest, &options, Facts { json: self.json });
         }
@@ -74,14 +77,6 @@ impl Run {
         }
         Ok(Answer::text(summary(&report, &record, page.as_deref())).with_code(code))
     }
-}
-
-/// One event, one line. A reader that went away does not end the run.
-fn print_line(event: &impl Serialize) {
-    let mut line = serde_json::to_vec(event).expect("an event is plain JSON");
-    line.push(b'\n');
-    let mut out = io::stdout().lock();
-    let _unheard = out.write_all(&line).and_then(|()| out.flush());
 }
 
 /// Writes the HTML report of a run into the state folder.

@@ -32,9 +32,10 @@ impl Show {
 fn text(record: &RunRecord) -> String {
     let run = &record.summary;
     let mut text = format!(
-        "run {} of {}: {}, started {:.0}, took {}\n",
+        "run {} of {}: {}, {}, started {:.0}, took {}\n",
         run.id,
         run.manifest_path.display(),
+        run.trigger,
         word(&run.state),
         run.started_at,
         maybe_seconds(run.duration_s)
@@ -43,6 +44,14 @@ fn text(record: &RunRecord) -> String {
     let (device, seed) = (&record.device, record.seed);
     let _infallible =
         writeln!(text, "device {device}, seed {seed}, {} × {}", machine.cores, machine.cpu_model);
+    for note in &record.notes {
+        let _infallible = write!(text, "{} ({:.0})", note.author, note.at);
+        if let Some(verdict) = note.verdict {
+            let _infallible = write!(text, " {}", verdict.word());
+        }
+        text.push_str(if note.text.is_empty() { "" } else { ": " });
+        let _infallible = writeln!(text, "{}", note.text);
+    }
     for change in &record.overrides {
         let _infallible = writeln!(text, "--set {change}");
     }

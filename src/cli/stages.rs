@@ -93,6 +93,24 @@ fn reference(schema: &Value, kinds: &[KindDescription]) -> String {
         let rows = keys(schema, &properties[name]["additionalProperties"]);
         let _infallible = write!(text, "\n## `[{name}.NAME]`\n\n{about}\n\n{}", markdown(&rows));
     }
+    let rows = keys(schema, &properties["schedule"]);
+    let _infallible = write!(
+        text,
+        "\n## `[schedule]`\n\n\
+         When the manifest runs by itself, under `pipeline scheduler run`.\n\n{}",
+        markdown(&rows)
+    );
+    let rows = keys(schema, &properties["sweep"]);
+    let dimension = &schema["$defs"]["DimensionSpec"];
+    let _infallible = write!(
+        text,
+        "\n## `[sweep]`\n\n\
+         What `pipeline sweep` tries out.\n\n{}\n\
+         Each entry of `[sweep.space]`, for instance \
+         `\"stages.student.params.alpha\" = {{ uniform = [0.1, 0.9] }}`:\n\n{}",
+        markdown(&rows),
+        markdown(&keys(schema, dimension))
+    );
     let any_stage = &properties["stages"]["additionalProperties"]["oneOf"][0];
     let common: Vec<Key> = keys(schema, any_stage).into_iter().filter_map(common_key).collect();
     let _infallible = write!(
@@ -107,7 +125,7 @@ fn reference(schema: &Value, kinds: &[KindDescription]) -> String {
 
 fn is_scalar(key: &Key) -> bool {
     let top = key.path.split('.').next().unwrap_or_default();
-    !["data", "models", "stages"].contains(&top)
+    !["data", "models", "schedule", "stages", "sweep"].contains(&top)
 }
 
 /// The keys that stages of all kinds share, in words that hold for all kinds.

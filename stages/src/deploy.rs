@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use engine::{Metric, Port, Stage, StageContext};
 use graph::package::Package;
+use runtime::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ use crate::predict;
 
 const LIVE: &str = "live";
 const VERSIONS: &str = "versions";
+/// Held while a version is added.
+const LOCK: &str = ".lock";
 
 /// The stage kind.
 pub(crate) struct Deploy;
@@ -69,29 +72,24 @@ impl Stage for Deploy {
     const EXTERNAL: bool = true;
 
     fn check(params: &Params) -> Result<(), String> {
-        let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
-        if params.name.is_empty() || !params.name.chars().all(fits) {
-            return Err(format!(
-                "`name` = {:?}: expected letters, digits, `-` and `_`",
-                params.name
-            ));
-        }
-        Ok(())
+        check_name(&params.name)
     }
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
-        let source = context.input("package")?;
-        let service = context.external_root().join(&params.repository).join(&params.name);
-        let digest = digest(source)?;
-        let version = match live_version(&service)? {
-            Some((version, live)) if live == digest => {
-                context
-                    .log(format!("version {version} of `{}` is this package already", params.name));
-                version
-            }
-            _ => put(source, &service, context)?,
-        };
-        let deployment = Deployment { name: params.name, version, package: digest };
+        let repository = context.external_root().join(&params.repository);
+        let Promoted { version, package, was_live } = promote_unless(
+            context.input("package")?,
+            &repository,
+            &params.name,
+            &|package| predict::load(package, "deploy", Device::Cpu, context).map(drop),
+            &|| context.interrupted(),
+        )?;
+        let service = repository.join(&params.name);
+        context.log(match was_live {
+            true => format!("version {version} of `{}` is this package already", params.name),
+            false => format!("version {version} is live in {}", service.display()),
+        });
+        let deployment = Deployment { name: params.name, version, package };
         let path = context.output("deployment");
         fs::write(&path, serde_json::to_vec_pretty(&deployment)?)
             .with_context(|| format!("writing {}", path.display()))?;
@@ -117,10 +115,76 @@ impl Stage for Deploy {
     }
 }
 
+/// A package that is live now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promoted {
+    /// Version of the service.
+    pub version: u64,
+    /// Digest of the package's manifest.
+    pub package: String,
+    /// Whether it was live before.
+    pub was_live: bool,
+}
+
+/// Makes the package in a folder the live version of a service in a model repository, after its
+/// self-test on `threads` threads; what `deploy` does, outside a run.
+///
+/// # Errors
+/// When `name` is no name of a service, or the package is not whole or fails its self-test; the
+/// live version then stays.
+pub fn promote(package: &Path, repository: &Path, name: &str, threads: usize) -> Result<Promoted> {
+    let load = |package: &Package| {
+        let threads = std::num::NonZeroUsize::new(threads);
+        let options = runtime::CompileOptions { threads, ..Default::default() };
+        runtime::load(package, &options)?;
+        Ok(())
+    };
+    promote_unless(package, repository, name, &load, &|| false)
+}
+
+/// Proves that a package runs on this machine.
+type Load<'a> = &'a dyn Fn(&Package) -> Result<()>;
+
+fn promote_unless(
+    package: &Path,
+    repository: &Path,
+    name: &str,
+    load: Load<'_>,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Promoted> {
+    check_name(name).map_err(anyhow::Error::msg)?;
+    let service = repository.join(name);
+    create_folder(&service)?;
+    // Two at once would give two packages one version number.
+    let lock = service.join(LOCK);
+    let _alone = fs::File::create(&lock)
+        .and_then(|file| file.lock().map(|()| file))
+        .with_context(|| format!("locking {}", lock.display()))?;
+    let digest = digest(package)?;
+    let (version, was_live) = match live_version(&service)? {
+        Some((version, live)) if live == digest => (version, true),
+        _ => (put(package, &service, load, interrupted)?, false),
+    };
+    Ok(Promoted { version, package: digest, was_live })
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+    if name.is_empty() || !name.chars().all(fits) {
+        return Err(format!("`name` = {name:?}: expected letters, digits, `-` and `_`"));
+    }
+    Ok(())
+}
+
 /// Copies the package in, tests it there and switches to it.
 ///
 /// A package that fails its self-test never gets the link, so that the old version stays live.
-fn put(source: &Path, service: &Path, context: &StageContext) -> Result<u64> {
+fn put(
+    source: &Path,
+    service: &Path,
+    load: Load<'_>,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<u64> {
     let versions = service.join(VERSIONS);
     create_folder(&versions)?;
     let version = newest_version(&versions)? + 1;
@@ -139,10 +203,8 @@ fn put(source: &Path, service: &Path, context: &StageContext) -> Result<u64> {
     }
     let package = Package::read(incoming.path())
         .context("the package is not whole; the live version stays")?;
-    let compiled = predict::compile(&package.model.graph, context.threads())?;
-    runtime::self_test(&package, &compiled)
-        .context("the self-test failed; the live version stays")?;
-    ensure!(!context.interrupted(), engine::Interrupted);
+    load(&package).context("the package cannot run here; the live version stays")?;
+    ensure!(!interrupted(), engine::Interrupted);
 
     let folder = versions.join(version.to_string());
     fs::rename(incoming.keep(), &folder)
@@ -158,7 +220,6 @@ fn put(source: &Path, service: &Path, context: &StageContext) -> Result<u64> {
     symlink(target, &link).with_context(|| format!("linking {}", link.display()))?;
     fs::rename(&link, service.join(LIVE))
         .with_context(|| format!("switching {} to version {version}", service.display()))?;
-    context.log(format!("version {version} is live in {}", service.display()));
     Ok(version)
 }
 

@@ -131,6 +131,7 @@ impl Stage for Distill {
     const KIND: &'static str = "distill";
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "trains a smaller model to answer like the teacher";
+    const EPOCHS: Option<&'static str> = Some("epochs");
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
         Port { name: "teacher", kind: "model", required: true, about: "whom the student imitates" },

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use engine::{Metric, Port, Stage, StageContext};
 use graph::ModelFolder;
 use graph::package::{Golden, Package, Slo};
+use runtime::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::data::Row;
@@ -69,8 +70,7 @@ impl Stage for Export {
 
         // What was written is read back and tested before anyone may rely on it.
         let package = Package::read(&folder).context("reading the package back")?;
-        let compiled = predict::compile(&package.model.graph, context.threads())?;
-        runtime::self_test(&package, &compiled)?;
+        predict::load(&package, "package", Device::Cpu, context)?;
         for (name, file) in
             [("package/weights-size", "weights.safetensors"), ("package/onnx-size", "model.onnx")]
         {

@@ -12,6 +12,7 @@
 //! most), `integer` (what both quantizing stages do).
 
 mod architecture;
+pub mod auto;
 mod benchmark;
 mod deploy;
 mod distill;
@@ -32,6 +33,7 @@ mod train_teacher;
 mod watch;
 
 pub use benchmark::serve_once;
+pub use deploy::{Promoted, promote};
 
 use engine::StageTable;
 

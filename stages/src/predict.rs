@@ -4,8 +4,10 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use engine::{Metric, StageContext};
+use graph::package::Package;
 use graph::{Graph, Tensor};
-use runtime::{CompileOptions, CompiledModel, Device, Session};
+use runtime::{CompileOptions, CompiledModel, Device, FailedTier, Session};
 use training::{Batch, Examples};
 
 /// Rows that go through the runtime together.
@@ -20,6 +22,34 @@ pub(crate) fn compile(graph: &Graph, threads: usize) -> Result<CompiledModel> {
 pub(crate) fn compile_for(graph: &Graph, threads: usize, device: Device) -> Result<CompiledModel> {
     let threads = NonZeroUsize::new(threads);
     Ok(runtime::compile(graph, &CompileOptions { threads, device, ..CompileOptions::default() })?)
+}
+
+/// Compiles a package's model with the fastest kernels that pass its self-test on a device, and
+/// says which failed it: a line in the log for each, and their number as the metric
+/// `<phase>/failed-kernel-tiers`.
+///
+/// # Errors
+/// When no kernels of this machine reproduce the package's golden answers.
+pub(crate) fn load(
+    package: &Package,
+    phase: &str,
+    device: Device,
+    context: &StageContext,
+) -> Result<CompiledModel> {
+    let threads = NonZeroUsize::new(context.threads());
+    let options = CompileOptions { threads, device, ..CompileOptions::default() };
+    let verified = runtime::load(package, &options)?;
+    let runs = verified.model.explain().tier.clone();
+    for FailedTier { tier, reason } in &verified.failed {
+        context.log(format!("kernels for {tier} failed the self-test, {runs} runs: {reason}"));
+    }
+    context.metric(Metric {
+        name: format!("{phase}/failed-kernel-tiers"),
+        value: verified.failed.len() as f64,
+        unit: "count".to_owned(),
+        ..Metric::default()
+    });
+    Ok(verified.model)
 }
 
 /// The logits of each example, in order.

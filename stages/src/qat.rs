@@ -105,6 +105,7 @@ impl Stage for Qat {
     const KIND: &'static str = "qat";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "makes a model int8 and trains it to live with that";
+    const EPOCHS: Option<&'static str> = Some("epochs");
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
         Port { name: "model", kind: "model", required: true, about: "a trained float model" },

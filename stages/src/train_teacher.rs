@@ -72,6 +72,7 @@ impl Stage for TrainTeacher {
     const KIND: &'static str = "train-teacher";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "fine-tunes a pretrained encoder, or trains one from scratch";
+    const EPOCHS: Option<&'static str> = Some("epochs");
     const INPUTS: &'static [Port] = &[
         Port { name: "data", kind: "dataset", required: true, about: "labelled texts" },
         Port {

@@ -24,6 +24,7 @@ pub(crate) fn fit(
     match training::fit(network, rows.train, rows.validation, objective, recipe, &mut watch) {
         Ok(_) => Ok(()),
         Err(training::Error::Interrupted { .. }) => Err(engine::Interrupted.into()),
+        Err(training::Error::Paused { .. }) => Err(engine::Paused.into()),
         Err(error) => Err(error).context(phase),
     }
 }
@@ -68,6 +69,14 @@ impl Monitor for Watch<'_> {
 
     fn interrupted(&self) -> bool {
         self.context.interrupted()
+    }
+
+    fn epoch_done(&mut self, epochs: usize) {
+        self.context.milestone(epochs as u64);
+    }
+
+    fn pause_after(&self) -> Option<usize> {
+        self.context.pause_after().and_then(|epochs| usize::try_from(epochs).ok())
     }
 
     fn checkpoint_dir(&self) -> Option<&Path> {

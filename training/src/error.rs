@@ -75,6 +75,12 @@ pub enum Error {
         /// Optimizer steps done.
         step: u64,
     },
+    /// The monitor asked for a pause here; a checkpoint was written where there is a folder for it.
+    #[error("paused after {epochs} epochs; run again without the pause to continue from there")]
+    Paused {
+        /// Epochs done.
+        epochs: usize,
+    },
     /// The objective failed.
     #[error("loss of step {step}: {source:#}")]
     Objective {

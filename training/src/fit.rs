@@ -65,7 +65,8 @@ pub struct FitReport {
 /// # Errors
 ///
 /// When a setting is out of its range, there are no examples, the objective fails, the loss is not
-/// finite, a checkpoint cannot be written, or the monitor interrupts ([`Error::Interrupted`]).
+/// finite, a checkpoint cannot be written, or the monitor interrupts ([`Error::Interrupted`]) or
+/// asks for a pause ([`Error::Paused`]).
 pub fn fit(
     network: &mut Network,
     train: &Examples,
@@ -85,6 +86,11 @@ pub fn fit(
     let mut run = Run::new(network, train, validation, recipe);
     run.resume(network, objective, monitor)?;
     while !run.state.finished {
+        let epochs = run.state.epoch;
+        if monitor.pause_after().is_some_and(|pause| epochs >= pause) {
+            run.save(network, objective, monitor)?;
+            return Err(Error::Paused { epochs });
+        }
         run.epoch(network, objective, monitor)?;
         run.close_epoch(network, monitor)?;
         if run.state.finished {
@@ -330,6 +336,7 @@ impl<'a> Run<'a> {
         self.state.history.push(EpochRecord { epoch, train_loss, validation });
         self.state.epoch += 1;
         self.state.cursor = 0;
+        monitor.epoch_done(self.state.epoch);
         let stale = self.recipe.early_stopping.is_some_and(|limit| self.state.stale >= limit);
         if stale {
             monitor.log(&format!("no better epoch for {} epochs: stopped", self.state.stale));

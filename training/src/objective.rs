@@ -158,6 +158,14 @@ pub trait Monitor {
         false
     }
 
+    /// Epochs that are done, once each has been scored.
+    fn epoch_done(&mut self, _epochs: usize) {}
+
+    /// Epochs after which to write a checkpoint and stop, although more are to come.
+    fn pause_after(&self) -> Option<usize> {
+        None
+    }
+
     /// Time between two checkpoints.
     fn checkpoint_every(&self) -> Duration {
         Duration::from_secs(60)

@@ -39,6 +39,8 @@ pub(super) enum AttemptEnd {
     },
     /// It stopped because the run was told to.
     Interrupted,
+    /// It came to the epoch at which it was to be paused.
+    Paused(TaskResult),
 }
 
 /// What an attempt needs besides its task.
@@ -272,6 +274,7 @@ async fn verdict(
         Some(result) => match result.outcome {
             Outcome::Done => AttemptEnd::Done(result),
             Outcome::Interrupted if stopped => AttemptEnd::Interrupted,
+            Outcome::Paused => AttemptEnd::Paused(result),
             Outcome::Interrupted => failed(
                 "a signal from outside stopped it; what it did is in its checkpoint".to_owned(),
             ),

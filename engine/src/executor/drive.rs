@@ -11,11 +11,11 @@ use tokio::sync::{OnceCell, mpsc, watch};
 
 use super::inputs::{self, Content};
 use super::slots::{Contender, Slots};
-use super::{Host, Stop};
+use super::{Host, Pause, Stop};
 use crate::history::{LastStage, SourceRecord};
 use crate::key;
 use crate::manifest::{Manifest, Reference, StageSpec};
-use crate::protocol::WorkerEvent;
+use crate::protocol::{Milestone, WorkerEvent};
 use crate::source::FetchProgress;
 use crate::store::{Action, Digest, Holder, Lock, LockAttempt, Store, StoreError};
 
@@ -29,6 +29,7 @@ pub(super) struct Shared {
     pub(super) manifest: Manifest,
     pub(super) run: i64,
     pub(super) device: String,
+    pub(super) pause: Option<Pause>,
     pub(super) slots: Arc<Slots>,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) stop: watch::Receiver<Stop>,
@@ -114,6 +115,8 @@ pub(super) enum StageOutcome {
         action: Box<Action>,
     },
     Ran(Box<Action>),
+    /// It left a checkpoint where the run wants it paused.
+    Paused(Vec<Milestone>),
     Failed {
         identity: Option<Identity>,
         fault: Fault,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::history::{GateRecord, RunState, StageState};
-use crate::protocol::{Metric, Progress};
+use crate::protocol::{Metric, Milestone, Progress, Unavailable};
 use crate::source::FetchProgress;
 use crate::store::Holder;
 
@@ -151,6 +151,13 @@ pub enum RunEvent {
         /// Name in the manifest.
         stage: String,
     },
+    /// A stage left a checkpoint where it was to be paused.
+    StagePaused {
+        /// Name in the manifest.
+        stage: String,
+        /// Epochs done.
+        epochs: u64,
+    },
     /// A request to stop came.
     Stopping {
         /// Whether workers are killed; otherwise they leave a checkpoint first.
@@ -183,7 +190,7 @@ impl RunReport {
     pub fn exit_code(&self) -> u8 {
         let mut failed = self.stages.iter().filter(|stage| stage.state == StageState::Failed);
         match self.state {
-            RunState::Done => 0,
+            RunState::Done | RunState::Paused => 0,
             RunState::Failed if failed.all(|stage| stage.bad_input) => 2,
             RunState::Failed | RunState::Running => 1,
             RunState::Interrupted => 130,
@@ -207,4 +214,10 @@ pub struct StageReport {
     pub error: Option<String>,
     /// Whether what it was given is to blame: data, checkpoint or package.
     pub bad_input: bool,
+    /// Its summary metrics; for hits those of the run that did the work.
+    pub metrics: Vec<Metric>,
+    /// Metrics that could not be measured.
+    pub unavailable: Vec<Unavailable>,
+    /// What had been reached after each epoch, for stages that have epochs.
+    pub milestones: Vec<Milestone>,
 }

@@ -7,6 +7,7 @@ mod attempt;
 mod drive;
 mod event;
 mod inputs;
+mod progress_file;
 mod run;
 mod run_loop;
 mod slots;
@@ -18,7 +19,8 @@ use std::time::Duration;
 
 pub use event::{RunEvent, RunReport, StageReport};
 pub(crate) use inputs::dataset;
-pub(crate) use run::{Prepared, execute};
+pub(crate) use run::{Prepared, Signals, execute, lock_name};
+pub(crate) use slots::Slots;
 
 /// How and where workers are started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,15 @@ impl Host {
             backoff: Duration::from_secs(1),
         })
     }
+}
+
+/// Where a run is to hold a stage at a checkpoint although it has more to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// Name of the stage; its kind has epochs.
+    pub stage: String,
+    /// Epochs after which it is held, ≥ 1.
+    pub epochs: u64,
 }
 
 /// How far a run has been told to stop; each level includes those before it.

@@ -1,7 +1,7 @@
 //! A run from its lock to its loop.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -11,11 +11,12 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::drive::Shared;
+use super::progress_file::ProgressFile;
 use super::run_loop::{RunLoop, StageProgress};
 use super::slots::Slots;
-use super::{Host, RunEvent, RunReport, Stop};
+use super::{Host, Pause, RunEvent, RunReport, Stop};
 use crate::error::Error;
-use crate::history::{Environment, LastStage, Recorder, RunStart};
+use crate::history::{Environment, LastStage, Recorder, RunStart, Trigger, progress_path};
 use crate::manifest::{Manifest, Reference};
 use crate::plan::Part;
 use crate::store::{Holder, LockAttempt, Store};
@@ -39,6 +40,11 @@ pub(crate) struct Prepared {
     pub(crate) last: BTreeMap<String, LastStage>,
     pub(crate) expected_s: BTreeMap<String, f64>,
     pub(crate) environment: Environment,
+    pub(crate) trigger: Trigger,
+    pub(crate) pause: Option<Pause>,
+    pub(crate) deadline: Option<Instant>,
+    /// Slots shared with other runs of whoever holds the lock of the manifest already.
+    pub(crate) within: Option<Arc<Slots>>,
 }
 
 /// Whoever watches a run.
@@ -51,8 +57,12 @@ pub(crate) async fn execute(
 ) -> Result<RunReport, Error> {
     let mut signals = Signals::listen()?;
     let _in_use = prepared.store.lock_in_use()?;
-    let Some(mut alone) = lock_run(&prepared, &mut signals, observer).await? else {
-        return Err(Error::Interrupted);
+    let mut alone = match &prepared.within {
+        Some(_) => None,
+        None => match lock_run(&prepared, &mut signals, observer).await? {
+            Some(lock) => Some(lock),
+            None => return Err(Error::Interrupted),
+        },
     };
     let mut recorder = Recorder::open(&prepared.store).await?;
     let start = RunStart {
@@ -60,9 +70,12 @@ pub(crate) async fn execute(
         manifest_file: &prepared.manifest_file,
         device: &prepared.device,
         environment: &prepared.environment,
+        trigger: &prepared.trigger,
     };
     let run = recorder.start_run(&start).await?;
-    alone.name_holder(&Holder::here(Some(run)));
+    if let Some(lock) = &mut alone {
+        lock.name_holder(&Holder::here(Some(run)));
+    }
     let logs = prepared.store.home().join("logs").join(run.to_string());
     std::fs::create_dir_all(&logs)
         .map_err(|source| Error::System { action: "create the folder of the logs", source })?;
@@ -92,7 +105,8 @@ pub(crate) async fn execute(
         host: prepared.host,
         run,
         device: prepared.device,
-        slots: Arc::new(Slots::new(prepared.jobs, threads)),
+        pause: prepared.pause,
+        slots: prepared.within.unwrap_or_else(|| Arc::new(Slots::new(prepared.jobs, threads))),
         messages,
         stop: stop_seen,
         cancelled: Arc::new(AtomicBool::new(false)),
@@ -103,8 +117,9 @@ pub(crate) async fn execute(
     });
     let stages = prepared.parts.iter().map(|part| StageProgress::new(*part)).collect();
     let run_loop = RunLoop {
-        shared,
         recorder,
+        progress: ProgressFile::new(progress_path(&shared.store, run)),
+        shared,
         observer,
         stages,
         stop,
@@ -113,8 +128,14 @@ pub(crate) async fn execute(
         keep_going: prepared.keep_going,
         expected_s: prepared.expected_s,
         begun: Instant::now(),
+        deadline: prepared.deadline,
     };
     run_loop.run(inbox, &mut signals).await
+}
+
+/// Name of the lock that whoever runs a manifest holds.
+pub(crate) fn lock_name(manifest_file: &Path) -> String {
+    format!("run-{}", blake3::hash(manifest_file.as_os_str().as_encoded_bytes()).to_hex())
 }
 
 /// Waits until no other run of the manifest is at work; `None` when told to stop.
@@ -123,10 +144,7 @@ async fn lock_run(
     signals: &mut Signals,
     observer: Observer<'_>,
 ) -> Result<Option<crate::store::Lock>, Error> {
-    let name = format!(
-        "run-{}",
-        blake3::hash(prepared.manifest_file.as_os_str().as_encoded_bytes()).to_hex()
-    );
+    let name = lock_name(&prepared.manifest_file);
     let mut told = None;
     loop {
         match prepared.store.try_lock(&name)? {
@@ -147,13 +165,13 @@ async fn lock_run(
 }
 
 /// Requests to stop from the terminal or the system.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn listen() -> Result<Self, Error> {
+    pub(crate) fn listen() -> Result<Self, Error> {
         let failed = |source| Error::System { action: "listen for signals", source };
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
@@ -161,7 +179,7 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::drive::{Identity, Job, Message, Shared, StageOutcome, Started, drive};
 use super::inputs::Content;
+use super::progress_file::ProgressFile;
 use super::run::{Observer, Signals};
 use super::{RunEvent, RunReport, StageReport, Stop};
 use crate::error::Error;
@@ -19,7 +20,7 @@ use crate::gate::judge;
 use crate::history::{Recorder, RunState, StageEnd, StageStart, StageState};
 use crate::manifest::{Reference, StageSpec};
 use crate::plan::Part;
-use crate::protocol::WorkerEvent;
+use crate::protocol::{Milestone, WorkerEvent};
 use crate::store::Action;
 
 /// Where a stage of the run stands.
@@ -67,11 +68,19 @@ struct End {
     action: Option<Box<Action>>,
     gates: Vec<crate::history::GateRecord>,
     bad_input: bool,
+    milestones: Vec<Milestone>,
 }
 
 impl End {
     fn plain(state: StageState, error: Option<String>) -> Self {
-        Self { state, error, action: None, gates: Vec::new(), bad_input: false }
+        Self {
+            state,
+            error,
+            action: None,
+            gates: Vec::new(),
+            bad_input: false,
+            milestones: Vec::new(),
+        }
     }
 }
 
@@ -79,6 +88,7 @@ impl End {
 pub(super) struct RunLoop<'o> {
     pub(super) shared: Arc<Shared>,
     pub(super) recorder: Recorder,
+    pub(super) progress: ProgressFile,
     pub(super) observer: Observer<'o>,
     pub(super) stages: Vec<StageProgress>,
     pub(super) stop: watch::Sender<Stop>,
@@ -87,6 +97,16 @@ pub(super) struct RunLoop<'o> {
     pub(super) keep_going: bool,
     pub(super) expected_s: BTreeMap<String, f64>,
     pub(super) begun: Instant,
+    /// When to stop as if someone had asked for it.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// Waits for a moment; for ever without one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl RunLoop<'_> {
@@ -101,6 +121,10 @@ impl RunLoop<'_> {
             tokio::select! {
                 biased;
                 () = signals.next() => self.stop_requested(),
+                () = at(self.deadline) => {
+                    self.deadline = None;
+                    self.stop_requested();
+                }
                 Some(message) = inbox.recv() => self.hear(message).await?,
                 Some(ended) = self.tasks.join_next() => {
                     let (index, outcome) = match ended {
@@ -184,6 +208,7 @@ impl RunLoop<'_> {
         let state = self.stages[bad].report.as_ref().map(|report| report.state);
         let what = match state {
             Some(StageState::Interrupted) => "was interrupted",
+            Some(StageState::Paused) => "is paused",
             Some(StageState::Skipped) => "did not run",
             _ => "failed",
         };
@@ -264,7 +289,10 @@ impl RunLoop<'_> {
             WorkerEvent::Unavailable(metric) => {
                 RunEvent::StageUnavailable { stage, name: metric.name, reason: metric.reason }
             }
-            WorkerEvent::Progress(progress) => RunEvent::StageProgress { stage, progress },
+            WorkerEvent::Progress(progress) => {
+                self.progress.hear(&stage, &progress, Instant::now()).await;
+                RunEvent::StageProgress { stage, progress }
+            }
             WorkerEvent::Log(line) => RunEvent::StageLog { stage, line },
             WorkerEvent::Series(points) => {
                 self.recorder.series(self.row(index), &points).await?;
@@ -352,6 +380,10 @@ impl RunLoop<'_> {
                 self.succeeded(index, StageState::Hit, action).await
             }
             StageOutcome::Ran(action) => self.succeeded(index, StageState::Ran, action).await,
+            StageOutcome::Paused(milestones) => {
+                let end = End::plain(StageState::Paused, None);
+                self.conclude(index, End { milestones, ..end }).await
+            }
             StageOutcome::Interrupted => {
                 self.conclude(index, End::plain(StageState::Interrupted, None)).await
             }
@@ -432,6 +464,8 @@ impl RunLoop<'_> {
         };
         let row = self.row(index);
         self.recorder.finish_stage(row, &record).await?;
+        let (metrics, unavailable) = (record.metrics.to_vec(), record.unavailable.to_vec());
+        self.progress.end(&spec.name).await;
         let good = matches!(end.state, StageState::Hit | StageState::Ran);
         let outputs = artifacts
             .into_iter()
@@ -450,6 +484,9 @@ impl RunLoop<'_> {
             duration_s,
             error: end.error.clone(),
             bad_input: end.bad_input,
+            metrics,
+            unavailable,
+            milestones: action.map_or(&end.milestones, |action| &action.milestones).clone(),
         });
         self.tell_end(index, end, duration_s);
         Ok(())
@@ -474,6 +511,10 @@ impl RunLoop<'_> {
                 RunEvent::StageSkipped { stage, reason: self.stages[index].reason.clone() }
             }
             StageState::Interrupted => RunEvent::StageInterrupted { stage },
+            StageState::Paused => {
+                let epochs = end.milestones.last().map_or(0, |milestone| milestone.epochs);
+                RunEvent::StagePaused { stage, epochs }
+            }
             StageState::Hit | StageState::Running => return,
         };
         (self.observer)(&event);
@@ -485,7 +526,11 @@ impl RunLoop<'_> {
         let any = |state| stages.iter().any(|stage: &StageReport| stage.state == state);
         let state = if any(StageState::Failed) {
             RunState::Failed
-        } else if any(StageState::Interrupted) || any(StageState::Skipped) {
+        } else if any(StageState::Interrupted) {
+            RunState::Interrupted
+        } else if any(StageState::Paused) {
+            RunState::Paused
+        } else if any(StageState::Skipped) {
             RunState::Interrupted
         } else {
             RunState::Done

@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 /// Slots of one run.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     jobs: Arc<Semaphore>,
     n_jobs: u32,
     threads: Arc<Semaphore>,
@@ -38,7 +38,7 @@ impl Drop for Contender {
 }
 
 impl Slots {
-    pub(super) fn new(jobs: usize, threads: usize) -> Self {
+    pub(crate) fn new(jobs: usize, threads: usize) -> Self {
         let bounded = |count: usize| u32::try_from(count.clamp(1, 4096)).expect("at most 4096");
         let (n_jobs, n_threads) = (bounded(jobs), bounded(threads));
         Self {

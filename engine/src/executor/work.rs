@@ -47,6 +47,7 @@ impl Driver<'_> {
             let (outcome, error) = match &end {
                 AttemptEnd::Done(_) => ("done", None),
                 AttemptEnd::Interrupted => ("interrupted", None),
+                AttemptEnd::Paused(_) => ("paused", None),
                 AttemptEnd::Failed { outcome, error } => (*outcome, Some(error.clone())),
             };
             self.send(Message::AttemptEnded {
@@ -59,6 +60,7 @@ impl Driver<'_> {
             .await;
             match end {
                 AttemptEnd::Interrupted => return Ok(StageOutcome::Interrupted),
+                AttemptEnd::Paused(result) => return Ok(StageOutcome::Paused(result.milestones)),
                 AttemptEnd::Done(result) => {
                     return self.finish(identity, contents, &task, result, begun.elapsed()).await;
                 }
@@ -155,6 +157,12 @@ impl Driver<'_> {
             seed: self.shared.manifest.seed,
             threads,
             device: self.shared.device.clone(),
+            pause_after: self
+                .shared
+                .pause
+                .as_ref()
+                .filter(|pause| pause.stage == self.spec.name)
+                .map(|pause| pause.epochs),
         }
     }
 
@@ -173,6 +181,7 @@ impl Driver<'_> {
             Action::new(identity.key.clone(), identity.document.clone(), self.shared.run);
         action.metrics = result.metrics;
         action.unavailable = result.unavailable;
+        action.milestones = result.milestones;
         action.work_s = work_time.as_secs_f64();
         let datasets: Vec<_> =
             contents.values().filter(|content| content.dataset.is_some()).cloned().collect();

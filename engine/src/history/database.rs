@@ -5,13 +5,19 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _, SqliteConnection};
 
 use crate::store::{Store, StoreError};
 
 /// What made the tables of each schema version, 1 for the first: description, statements.
 /// (`sqlx::migrate!` would collect them too, at the price of compiling SQLite a second time.)
-const MIGRATIONS: &[(&str, &str)] = &[("runs", include_str!("migrations/0001_runs.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("runs", include_str!("migrations/0001_runs.sql")),
+    ("triggers", include_str!("migrations/0002_triggers.sql")),
+    ("schedules", include_str!("migrations/0003_schedules.sql")),
+    ("sweeps", include_str!("migrations/0004_sweeps.sql")),
+    ("notes", include_str!("migrations/0005_notes.sql")),
+];
 
 fn migrator() -> Migrator {
     let numbered = MIGRATIONS.iter().zip(1..).map(|(&(description, statements), version)| {
@@ -26,8 +32,10 @@ fn newest_schema() -> i64 {
     MIGRATIONS.len() as i64
 }
 
-/// Longest wait for another writer; its transactions take milliseconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait of a writer for another; its transactions take milliseconds.
+const WRITER_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait of a reader, who waits for recovery after a crash at most; someone looks on.
+const READER_WAIT: Duration = Duration::from_secs(5);
 
 /// Why the run database did not work.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +71,18 @@ pub enum HistoryError {
         /// What went wrong.
         source: MigrateError,
     },
+    /// A check of the file found damage.
+    #[error("run database {} is damaged: {found}", path.display())]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite says.
+        found: String,
+    },
     /// A row holds what this version never writes.
-    #[error("run database: {what} is not readable: {found}")]
+    #[error(
+        "run database: {what} is not readable: {found}; it may be damaged, `pipeline doctor` looks and says how to recover"
+    )]
     Row {
         /// Which column.
         what: &'static str,
@@ -76,6 +94,12 @@ pub enum HistoryError {
     NoRun {
         /// What was asked for.
         id: String,
+    },
+    /// There is no such sweep.
+    #[error("there is no sweep {id}; `pipeline sweeps` lists them")]
+    NoSweep {
+        /// What was asked for.
+        id: i64,
     },
     /// The folder of the database cannot be used.
     #[error(transparent)]
@@ -99,6 +123,10 @@ impl Database {
 
     /// Opens for writing, creating and upgrading the tables where needed.
     pub(super) async fn writer(store: &Store) -> Result<Self, HistoryError> {
+        Self::writer_within(store, WRITER_WAIT).await
+    }
+
+    async fn writer_within(store: &Store, wait: Duration) -> Result<Self, HistoryError> {
         let path = Self::path(store.home());
         // Two first runs at once must not both create the tables.
         let _alone = store.lock("database")?;
@@ -108,7 +136,7 @@ impl Database {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
+            .busy_timeout(wait);
         let connection =
             options.connect().await.map_err(|source| failed(&path, "open it", source))?;
         let mut database = Self { path, connection };
@@ -120,20 +148,49 @@ impl Database {
         Ok(database)
     }
 
-    /// Opens for reading; `None` where there is no database yet.
+    /// Opens for reading; `None` where there is no database yet. An older version's tables are
+    /// brought up to date, so that every query knows one schema only.
     pub(super) async fn reader(home: &Path) -> Result<Option<Self>, HistoryError> {
+        Self::reader_within(home, READER_WAIT).await
+    }
+
+    async fn reader_within(home: &Path, wait: Duration) -> Result<Option<Self>, HistoryError> {
         let path = Self::path(home);
         if !path.exists() {
             return Ok(None);
         }
         // Not read-only: after a kill the first to open has to roll back or replay the journal.
-        let options = SqliteConnectOptions::new().filename(&path).busy_timeout(BUSY_TIMEOUT);
+        let options = SqliteConnectOptions::new().filename(&path).busy_timeout(wait);
         let connection =
             options.connect().await.map_err(|source| failed(&path, "open it", source))?;
         let mut database = Self { path, connection };
         database.refuse_newer().await?;
-        // A first run may be about to create the tables.
-        Ok(if database.schema_version().await?.is_some() { Some(database) } else { None })
+        match database.schema_version().await? {
+            // A first run may be about to create the tables.
+            None => Ok(None),
+            Some(found) if found < newest_schema() => {
+                database.close("bring it up to date").await?;
+                Self::writer(&Store::at(home)).await.map(Some)
+            }
+            Some(_) => Ok(Some(database)),
+        }
+    }
+
+    /// Looks through the whole file for damage.
+    pub(super) async fn check(&mut self) -> Result<(), HistoryError> {
+        let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(|source| failed(&self.path, "check it", source))?;
+        if found == "ok" {
+            return Ok(());
+        }
+        Err(HistoryError::Damaged { path: self.path.clone(), found: found.replace('\n', " ") })
+    }
+
+    pub(super) async fn close(self, action: &'static str) -> Result<(), HistoryError> {
+        let Self { path, connection } = self;
+        connection.close().await.map_err(|source| failed(&path, action, source))
     }
 
     async fn refuse_newer(&mut self) -> Result<(), HistoryError> {
@@ -167,13 +224,106 @@ pub(super) fn failed(path: &Path, action: &'static str, source: sqlx::Error) -> 
     HistoryError::Database { path: path.to_owned(), action, source }
 }
 
+impl HistoryError {
+    /// How to get at least a part of a damaged database back; `None` where it is not damaged.
+    pub fn recovery(&self) -> Option<String> {
+        let path = match self {
+            Self::Damaged { path, .. } => path,
+            Self::Database { path, source, .. } if is_damage(source) => path,
+            _ => return None,
+        };
+        let folder = path.parent().unwrap_or(Path::new("/")).display();
+        Some(format!(
+            "results in the store are not affected. With no run going on, start anew by \
+             `cd {folder} && for f in runs.sqlite*; do mv $f damaged-$f; done`; get back what can be read by \
+             `sqlite3 damaged-runs.sqlite .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 runs.sqlite` after that"
+        ))
+    }
+}
+
+/// SQLite's primary result code, without what extends it.
+fn code(source: &sqlx::Error) -> Option<i32> {
+    let code = source.as_database_error()?.code()?;
+    Some(code.parse::<i32>().ok()? & 0xff)
+}
+
+fn is_damage(source: &sqlx::Error) -> bool {
+    matches!(code(source), Some(11 | 26))
+}
+
 /// What to do about the SQLite errors that are the user's to solve.
 fn advice(source: &sqlx::Error) -> &'static str {
-    let code = source.as_database_error().and_then(|error| error.code());
-    match code.as_deref() {
-        Some("13") => "; free some space, for instance with `pipeline gc`, and run again",
-        Some("8" | "14" | "1544") => "; set PIPELINE_HOME to a folder that can be written",
-        Some("11" | "26") => "; it is damaged: move it away, results in the store are not affected",
+    match code(source) {
+        Some(13) => "; free some space, for instance with `pipeline gc`, and run again",
+        Some(8 | 14) => "; set PIPELINE_HOME to a folder that can be written",
+        Some(5 | 6) => {
+            "; another program has held it for long, a backup or an open `sqlite3` for instance: end that and try again"
+        }
+        Some(11 | 26) => {
+            "; it is damaged: move it away, results in the store are not affected; `pipeline doctor` says how to recover"
+        }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_someone_holds_is_told_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::create(folder.path()).unwrap();
+            Database::writer(&store).await.unwrap().close("close it").await.unwrap();
+            let holder = SqliteConnectOptions::new()
+                .filename(Database::path(store.home()))
+                .locking_mode(sqlx::sqlite::SqliteLockingMode::Exclusive);
+            let mut holder = holder.connect().await.unwrap();
+            for statement in ["BEGIN EXCLUSIVE", "DELETE FROM runs", "COMMIT"] {
+                sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut holder).await.unwrap();
+            }
+            let wait = Duration::from_millis(50);
+            let writer = Database::writer_within(&store, wait).await.unwrap_err();
+            let reader = Database::reader_within(store.home(), wait).await.unwrap_err();
+            for error in [reader, writer] {
+                let text = error.to_string();
+                assert!(text.contains("runs.sqlite") && text.contains("end that"), "{text}");
+                assert_eq!(error.recovery(), None);
+            }
+            holder.close().await.unwrap();
+            assert!(Database::reader(store.home()).await.unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn tables_of_an_older_version_are_brought_up_to_date_by_a_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::create(folder.path()).unwrap();
+            let options = SqliteConnectOptions::new()
+                .filename(Database::path(store.home()))
+                .create_if_missing(true);
+            let mut first = options.connect().await.unwrap();
+            let only = Migrator::with_migrations(migrator().iter().take(1).cloned().collect());
+            only.run_direct(None, &mut first, false).await.unwrap();
+            sqlx::query(
+                "INSERT INTO runs VALUES (1, 'm', '/m.toml', 'm.toml', '', '[]', '0', 'cpu', 'done', 1, '2026-01-01T00:00:00Z', 1.0)",
+            )
+            .execute(&mut first)
+            .await
+            .unwrap();
+            first.close().await.unwrap();
+
+            let mut reader = Database::reader(store.home()).await.unwrap().unwrap();
+            assert_eq!(reader.schema_version().await.unwrap(), Some(newest_schema()));
+            let trigger: String = sqlx::query_scalar("SELECT \"trigger\" FROM runs")
+                .fetch_one(&mut reader.connection)
+                .await
+                .unwrap();
+            assert_eq!(trigger, "\"manual\"");
+        });
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Trigger;
+use super::notes::NoteRecord;
 use crate::protocol::{Metric, Unavailable};
 
 /// How a run ended, or that it has not.
@@ -19,6 +21,8 @@ pub enum RunState {
     Failed,
     /// Someone stopped or killed it.
     Interrupted,
+    /// Early stopping of a sweep holds a stage of it at a checkpoint.
+    Paused,
 }
 
 /// How a stage of a run ended.
@@ -37,6 +41,8 @@ pub enum StageState {
     Skipped,
     /// Stopped by a request to stop.
     Interrupted,
+    /// Held at a checkpoint by early stopping of a sweep.
+    Paused,
 }
 
 /// One line of `pipeline runs`.
@@ -49,6 +55,8 @@ pub struct RunSummary {
     pub manifest: String,
     /// Manifest file, relative to the project root where it lies inside.
     pub manifest_path: PathBuf,
+    /// What started it.
+    pub trigger: Trigger,
     /// How it ended.
     pub state: RunState,
     /// When it started, in UTC.
@@ -85,6 +93,9 @@ pub struct RunRecord {
     pub models: Vec<SourceRecord>,
     /// Its stages, upstream first.
     pub stages: Vec<StageRecord>,
+    /// What people said about it, oldest first.
+    #[serde(default)]
+    pub notes: Vec<NoteRecord>,
 }
 
 /// A dataset or pretrained model that a run read.

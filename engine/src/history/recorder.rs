@@ -6,9 +6,12 @@ use serde_json::Value;
 use sqlx::{Connection as _, Sqlite, Transaction};
 
 use super::database::{Database, HistoryError, failed};
-use super::{Environment, GateRecord, RunState, SourceRecord, StageState};
+use super::{Environment, GateRecord, RunState, SourceRecord, StageState, Trigger};
 use crate::protocol::{Metric, SeriesPoint, Unavailable};
 use crate::store::{Artifact, Form, Store};
+
+/// Most points in one statement.
+const POINTS_MAX: usize = 100;
 
 /// What is known when a run starts.
 #[derive(Debug)]
@@ -17,6 +20,7 @@ pub(crate) struct RunStart<'a> {
     pub(crate) manifest_file: &'a Path,
     pub(crate) device: &'a str,
     pub(crate) environment: &'a Environment,
+    pub(crate) trigger: &'a Trigger,
 }
 
 /// What is known when a stage of a run turns out to be a hit or starts to run.
@@ -58,28 +62,33 @@ impl Recorder {
         Ok((transaction, path))
     }
 
-    /// Notes a new run; earlier runs of the manifest that never ended were killed.
+    /// Notes a new run; earlier runs of the manifest that never ended, but for those of this very
+    /// process, were killed.
     pub(crate) async fn start_run(&mut self, start: &RunStart<'_>) -> Result<i64, HistoryError> {
         let manifest = start.manifest;
         let file = start.manifest_file.display().to_string();
         let (mut transaction, path) = self.begin().await?;
         let written = async {
-            sqlx::query("UPDATE stage_runs SET state = ? WHERE state = ? AND run_id IN (SELECT id FROM runs WHERE manifest_file = ? AND state = ?)")
+            sqlx::query("UPDATE stage_runs SET state = ? WHERE state = ? AND run_id IN (SELECT id FROM runs WHERE manifest_file = ? AND state = ? AND pid <> ?)")
                 .bind(word(StageState::Interrupted))
                 .bind(word(StageState::Running))
                 .bind(&file)
                 .bind(word(RunState::Running))
+                .bind(i64::from(std::process::id()))
                 .execute(&mut *transaction)
                 .await?;
-            sqlx::query("UPDATE runs SET state = ? WHERE manifest_file = ? AND state = ?")
-                .bind(word(RunState::Interrupted))
-                .bind(&file)
-                .bind(word(RunState::Running))
-                .execute(&mut *transaction)
-                .await?;
+            sqlx::query(
+                "UPDATE runs SET state = ? WHERE manifest_file = ? AND state = ? AND pid <> ?",
+            )
+            .bind(word(RunState::Interrupted))
+            .bind(&file)
+            .bind(word(RunState::Running))
+            .bind(i64::from(std::process::id()))
+            .execute(&mut *transaction)
+            .await?;
             let run: i64 = sqlx::query_scalar(
-                "INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, pid, started_at)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                r#"INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, pid, started_at, "trigger")
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id"#,
             )
             .bind(&manifest.name)
             .bind(&file)
@@ -91,6 +100,7 @@ impl Recorder {
             .bind(word(RunState::Running))
             .bind(i64::from(std::process::id()))
             .bind(jiff::Timestamp::now().to_string())
+            .bind(json(start.trigger))
             .fetch_one(&mut *transaction)
             .await?;
             let environment = serde_json::to_value(start.environment).expect("plain JSON");
@@ -247,14 +257,16 @@ impl Recorder {
     ) -> Result<(), HistoryError> {
         let (mut transaction, path) = self.begin().await?;
         let written = async {
-            for point in points {
-                sqlx::query("INSERT OR REPLACE INTO series (stage_run_id, name, step, value) VALUES (?, ?, ?, ?)")
-                    .bind(stage_run)
-                    .bind(&point.name)
-                    .bind(signed(point.step))
-                    .bind(point.value)
-                    .execute(&mut *transaction)
-                    .await?;
+            // One statement for many points: each costs a trip to SQLite's thread and back.
+            for points in points.chunks(POINTS_MAX) {
+                let mut insert = sqlx::QueryBuilder::new(
+                    "INSERT OR REPLACE INTO series (stage_run_id, name, step, value) ",
+                );
+                insert.push_values(points, |mut row, point| {
+                    row.push_bind(stage_run).push_bind(&point.name);
+                    row.push_bind(signed(point.step)).push_bind(point.value);
+                });
+                insert.build().execute(&mut *transaction).await?;
             }
             transaction.commit().await
         };
@@ -312,8 +324,7 @@ impl Recorder {
 
     /// Closes the database, so that everything is in its one file when the process ends.
     pub(crate) async fn close(self) -> Result<(), HistoryError> {
-        let Database { path, connection } = self.database;
-        connection.close().await.map_err(|source| failed(&path, "close it", source))
+        self.database.close("close it").await
     }
 
     /// Notes how the run ended.
@@ -386,17 +397,17 @@ impl StageEnd<'_> {
 }
 
 /// An enum as the kebab-case word that serde gives it.
-fn word(value: impl serde::Serialize) -> String {
+pub(super) fn word(value: impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,
         other => unreachable!("a state is a word, not {other:?}"),
     }
 }
 
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("lists of strings are plain JSON")
+pub(super) fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("what is kept as JSON has no maps with odd keys")
 }
 
-fn signed(count: u64) -> i64 {
+pub(super) fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -10,6 +10,8 @@ mod read;
 mod schema;
 mod sections;
 mod spec;
+mod sweep;
+mod sweep_check;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,13 +19,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::schedule::Schedule;
 use crate::stage::{AnyStage, StageTable};
 
 pub(crate) use diagnostic::did_you_mean;
 pub use diagnostic::{Diagnostic, ManifestError};
 pub(crate) use schema::params_schema;
 pub use schema::schema;
+pub(crate) use sections::parse_duration;
 pub use spec::{Bound, DatasetSpec, DeviceChoice, Gate, ModelSpec, Reference};
+pub use sweep::{
+    DimensionSpec, EarlyStopping, Objective, OnTrialFailure, StoppingMethod, SweepSpec, Watch,
+};
 
 /// A manifest that has passed every check.
 #[derive(Debug, Clone)]
@@ -40,6 +47,10 @@ pub struct Manifest {
     pub models: BTreeMap<String, ModelSpec>,
     /// `[stages.*]`, upstream first, otherwise in the order of the file.
     pub stages: Vec<StageSpec>,
+    /// `[sweep]`.
+    pub sweep: Option<SweepSpec>,
+    /// `[schedule]`.
+    pub schedule: Option<Schedule>,
     /// File it was read from.
     pub path: PathBuf,
     /// Folder that relative paths start from.

@@ -13,7 +13,8 @@ use super::diagnostic::{Diagnostic, ManifestError, did_you_mean, listed};
 use super::document::Document;
 use super::sections::Place;
 use super::spec::Header;
-use super::{DatasetSpec, DeviceChoice, Manifest, ModelSpec};
+use super::sweep_check;
+use super::{DatasetSpec, DeviceChoice, Manifest, ModelSpec, SweepSpec};
 use crate::stage::{ParamsError, StageTable};
 
 /// Reads the text; every error of it ends up in `diagnostics`.
@@ -47,11 +48,13 @@ pub(super) fn manifest(
         label: String::new(),
         span: parsed.span(),
         entries: parsed.into_inner(),
-        taken: vec!["data", "models", "stages"],
+        taken: vec!["data", "models", "schedule", "stages", "sweep"],
     };
     let data_tables = reader.tables(&mut top, "data", "data");
     let model_tables = reader.tables(&mut top, "models", "model");
     let stage_tables = reader.tables(&mut top, "stages", "stage");
+    let sweep_table = reader.table(&mut top, "sweep");
+    let schedule_table = reader.table(&mut top, "schedule");
     reader.header(&top);
     let header: Option<Header> = reader.typed(top);
     let data_names = data_tables.iter().map(|(name, _)| name.clone()).collect();
@@ -75,6 +78,13 @@ pub(super) fn manifest(
     }
     let drafts: Vec<_> =
         stage_tables.into_iter().map(|(name, section)| reader.draft(name, section)).collect();
+    let sweep = sweep_table.and_then(|section| {
+        let place = Place::of(&section);
+        let spec = reader.typed::<SweepSpec>(section)?;
+        sweep_check::check(&mut reader, &place, &spec, &drafts);
+        Some(spec)
+    });
+    let schedule = schedule_table.and_then(|section| reader.schedule(section, &drafts));
     let order = check::graph(&mut reader, &drafts, &data_names, &model_names);
 
     let (Some(header), true) = (header, reader.diagnostics.is_empty()) else {
@@ -92,6 +102,8 @@ pub(super) fn manifest(
         data,
         models,
         stages,
+        sweep,
+        schedule,
         path: path.to_owned(),
         root: root.to_owned(),
         text,
@@ -146,6 +158,17 @@ impl Reader<'_> {
         }
         tables.sort_by_key(|(_, section)| section.span.start);
         tables
+    }
+
+    /// Takes a section that is one table, such as `[schedule]`.
+    fn table<'a>(&mut self, top: &mut Section<'a>, section: &'static str) -> Option<Section<'a>> {
+        let (key, value) = top.entries.remove_entry(section)?;
+        let DeValue::Table(entries) = value.into_inner() else {
+            self.error(&key.span(), format!("`{section}` has to be a table, `[{section}]`"), None);
+            return None;
+        };
+        let label = format!("{section}: ");
+        Some(Section { label, span: key.span(), entries, taken: Vec::new() })
     }
 
     /// Gives a section its type. Entries at fault are set aside until the rest fits, so that

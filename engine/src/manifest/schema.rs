@@ -3,7 +3,9 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::SweepSpec;
 use super::spec::{DatasetSpec, Header, ModelSpec, StageEntry};
+use crate::schedule::Schedule;
 use crate::stage::{AnyStage, StageTable};
 
 /// JSON Schema (draft 2020-12) of a manifest over the given stage kinds.
@@ -12,6 +14,8 @@ pub fn schema(table: StageTable) -> Value {
     let mut root = generator.root_schema_for::<Header>().to_value();
     let data = generator.subschema_for::<DatasetSpec>().to_value();
     let models = generator.subschema_for::<ModelSpec>().to_value();
+    let schedule = generator.subschema_for::<Schedule>().to_value();
+    let sweep = generator.subschema_for::<SweepSpec>().to_value();
     let entry = <StageEntry as schemars::JsonSchema>::json_schema(&mut generator).to_value();
     let kinds: Vec<_> = table
         .iter()
@@ -25,6 +29,8 @@ pub fn schema(table: StageTable) -> Value {
     properties.insert("data".to_owned(), named("Files of labelled texts.", data));
     properties
         .insert("models".to_owned(), named("Pretrained checkpoints and their mirrors.", models));
+    properties.insert("schedule".to_owned(), schedule);
+    properties.insert("sweep".to_owned(), sweep);
     properties.insert(
         "stages".to_owned(),
         named("Stages, joined by their inputs.", json!({ "oneOf": kinds })),

@@ -10,10 +10,11 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{article, did_you_mean, listed};
+use super::diagnostic::{article, did_you_mean, listed, only};
 use super::read::{Reader, Section};
 use super::spec::{Gate, StageEntry};
 use super::{DatasetSpec, DeviceChoice, ModelSpec, StageSpec};
+use crate::schedule::{CatchUp, Overlap, Schedule};
 use crate::source::Mirror;
 use crate::stage::AnyStage;
 
@@ -60,7 +61,7 @@ impl Place {
         Self { label: section.label.clone(), whole: section.span.clone(), entries }
     }
 
-    fn entry(&self, key: &str) -> Range<usize> {
+    pub(super) fn entry(&self, key: &str) -> Range<usize> {
         self.entries.get(key).unwrap_or(&self.whole).clone()
     }
 }
@@ -87,6 +88,40 @@ impl Reader<'_> {
                 format!("device `{text}` is not known, expected `cpu`, `cuda`, `cuda:N` or `auto`");
             self.error(&span, message, did_you_mean(text, ["cpu", "cuda", "auto"]));
         }
+    }
+
+    /// Reads `[schedule]`; the metrics it watches have to be of stages that there are.
+    pub(super) fn schedule(&mut self, section: Section<'_>, drafts: &[Draft]) -> Option<Schedule> {
+        let place = Place::of(&section);
+        let schedule: Schedule = self.typed(section)?;
+        if schedule.catch_up == CatchUp::All && schedule.overlap == Overlap::CancelRunning {
+            let message = format!(
+                "{}`catch-up = \"all\"` runs every missed time to its end, `overlap = \"cancel-running\"` stops them",
+                place.label
+            );
+            let help = Some("take `queue` or `skip`".to_owned());
+            self.error(&place.entry("overlap"), message, help);
+        }
+        for name in schedule.on_regression.iter().flat_map(|watch| watch.metrics.keys()) {
+            let stages = || drafts.iter().map(|draft| draft.name.as_str());
+            let (stage, metric) = name.split_once('/').unwrap_or((name, ""));
+            let span = place.entry("on-regression");
+            if metric.is_empty() {
+                let message = format!(
+                    "{}`{name}` is no metric of a stage, expected `STAGE/METRIC` such as `bench/test/accuracy`",
+                    place.label
+                );
+                self.error(&span, message, None);
+            } else if !stages().any(|known| known == stage) {
+                let message = format!(
+                    "{}metric `{name}`: there is no stage `{stage}`, {}",
+                    place.label,
+                    only(stages())
+                );
+                self.error(&span, message, did_you_mean(stage, stages()));
+            }
+        }
+        Some(schedule)
     }
 
     pub(super) fn dataset(&mut self, place: &Place, spec: &DatasetSpec, root: &Path) {
@@ -348,7 +383,7 @@ fn is_file_name(file: &str) -> bool {
 }
 
 /// `1h30m`, `90s`, `500ms`: whole numbers with units, largest first by habit, not by rule.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     while !rest.is_empty() {

@@ -1,5 +1,6 @@
 //! What a running stage sees of the engine.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::manifest::DatasetSpec;
-use crate::protocol::{Metric, Progress, SeriesPoint, Task, Unavailable, WorkerEvent};
+use crate::protocol::{Metric, Milestone, Progress, SeriesPoint, Task, Unavailable, WorkerEvent};
+use crate::store::write_atomically;
 
 /// Shortest time between two progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -23,6 +25,12 @@ const SERIES_BATCH: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted; what was done so far is in the checkpoint")]
 pub struct Interrupted;
+
+/// The error a stage gives back once it has left a checkpoint because it came to
+/// [`StageContext::pause_after`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("paused; what was done so far is in the checkpoint")]
+pub struct Paused;
 
 /// The error a stage gives back (anywhere in its chain) when its data, checkpoint or package is
 /// wrong, not its work: trying again is pointless, and the command ends with exit code 2.
@@ -53,6 +61,9 @@ struct Reported {
     metrics: Vec<Metric>,
     unavailable: Vec<Unavailable>,
     series: Vec<SeriesPoint>,
+    /// Newest value of each series.
+    newest: BTreeMap<String, f64>,
+    milestones: Vec<Milestone>,
     series_since: Option<Instant>,
     last_progress: Option<(Instant, String)>,
 }
@@ -160,6 +171,11 @@ impl StageContext {
             SeriesPoint { name: name.to_owned(), step, value: value.is_finite().then_some(value) };
         let batch = {
             let mut reported = self.reported();
+            if value.is_finite() {
+                reported.newest.insert(name.to_owned(), value);
+            } else {
+                reported.newest.remove(name);
+            }
             reported.series.push(point);
             let since = *reported.series_since.get_or_insert_with(Instant::now);
             if reported.series.len() < SERIES_BATCH && since.elapsed() < SERIES_INTERVAL {
@@ -169,6 +185,39 @@ impl StageContext {
             std::mem::take(&mut reported.series)
         };
         (self.sink)(WorkerEvent::Series(batch));
+    }
+
+    /// Says that as many epochs are done and scored: the newest value of every series is kept as
+    /// what was reached by then.
+    pub fn milestone(&self, epochs: u64) {
+        let mut reported = self.reported();
+        let values = reported.newest.clone();
+        reported.milestones.retain(|milestone| milestone.epochs < epochs);
+        reported.milestones.push(Milestone { epochs, values });
+        let text = serde_json::to_vec(&reported.milestones).expect("milestones are plain JSON");
+        let path = self.milestones_path();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        if let Err(error) = write_atomically(folder, &path, &text) {
+            let line = format!("cannot note what was reached after {epochs} epochs: {error}");
+            (self.sink)(WorkerEvent::Log(line));
+        }
+    }
+
+    /// Epochs after which to leave a checkpoint and give back [`Paused`], although more are to come.
+    pub fn pause_after(&self) -> Option<u64> {
+        self.task.pause_after
+    }
+
+    /// Beside the checkpoint: what a resumed stage does not report again.
+    fn milestones_path(&self) -> PathBuf {
+        self.task.checkpoint.with_file_name("milestones.json")
+    }
+
+    /// Takes over what earlier attempts of the same cache key reached.
+    pub(crate) fn recall_milestones(&self) {
+        let earlier = std::fs::read(self.milestones_path()).ok();
+        let earlier = earlier.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        self.reported().milestones = earlier.unwrap_or_default();
     }
 
     /// Reports that a metric could not be measured, and why.
@@ -211,19 +260,17 @@ impl StageContext {
     }
 
     /// Sends the points that wait for their batch, and hands out what was reported.
-    pub(crate) fn finish(&self) -> (Vec<Metric>, Vec<Unavailable>) {
-        let (series, metrics, unavailable) = {
+    pub(crate) fn finish(&self) -> (Vec<Metric>, Vec<Unavailable>, Vec<Milestone>) {
+        let (series, reported) = {
             let mut reported = self.reported();
-            (
-                std::mem::take(&mut reported.series),
-                reported.metrics.clone(),
-                reported.unavailable.clone(),
-            )
+            let series = std::mem::take(&mut reported.series);
+            let (metrics, unavailable) = (reported.metrics.clone(), reported.unavailable.clone());
+            (series, (metrics, unavailable, reported.milestones.clone()))
         };
         if !series.is_empty() {
             (self.sink)(WorkerEvent::Series(series));
         }
-        (metrics, unavailable)
+        reported
     }
 
     fn reported(&self) -> std::sync::MutexGuard<'_, Reported> {
@@ -262,6 +309,7 @@ mod tests {
             seed: 7,
             threads: 1,
             device: "cpu".to_owned(),
+            pause_after: None,
         };
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
@@ -341,7 +389,7 @@ mod tests {
         };
         context.metric(metric(f64::INFINITY));
         context.metric(metric(0.5));
-        let (metrics, unavailable) = context.finish();
+        let (metrics, unavailable, _) = context.finish();
         assert_eq!((metrics.len(), metrics[0].value, metrics[0].low), (1, 0.5, None));
         assert_eq!(unavailable[0].reason, "the stage computed inf, which is no number");
     }

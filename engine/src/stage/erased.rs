@@ -40,6 +40,8 @@ pub trait AnyStage: Send + Sync {
     fn external(&self) -> bool;
     /// [`Stage::EXCLUSIVE`].
     fn exclusive(&self) -> bool;
+    /// [`Stage::EPOCHS`].
+    fn epochs(&self) -> Option<&'static str>;
     /// JSON Schema of the `params` table; shared types land in the generator's definitions.
     fn params_schema(&self, generator: &mut SchemaGenerator) -> Schema;
     /// Reads a `params` table and fills in the defaults.
@@ -83,6 +85,10 @@ impl<S: Stage> AnyStage for S {
 
     fn exclusive(&self) -> bool {
         S::EXCLUSIVE
+    }
+
+    fn epochs(&self) -> Option<&'static str> {
+        S::EPOCHS
     }
 
     fn params_schema(&self, generator: &mut SchemaGenerator) -> Schema {

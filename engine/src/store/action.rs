@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Artifact, Damage, Digest, Store, StoreError, io_at, write_atomically};
-use crate::protocol::{Metric, Unavailable};
+use crate::protocol::{Metric, Milestone, Unavailable};
 
 /// Version of the record's format; other versions count as absent.
 const FORMAT: u32 = 1;
@@ -28,6 +28,9 @@ pub struct Action {
     pub metrics: Vec<Metric>,
     /// Metrics that could not be measured.
     pub unavailable: Vec<Unavailable>,
+    /// What had been reached after each epoch, for stages that have epochs.
+    #[serde(default)]
+    pub milestones: Vec<Milestone>,
     /// Run that did the work.
     pub run: i64,
     /// Seconds the work took.
@@ -46,6 +49,7 @@ impl Action {
             outputs: BTreeMap::new(),
             metrics: Vec::new(),
             unavailable: Vec::new(),
+            milestones: Vec::new(),
             run,
             work_s: 0.0,
             done_at: jiff::Timestamp::now(),

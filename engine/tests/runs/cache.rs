@@ -155,7 +155,7 @@ fn selections_leave_stages_out() {
     let select = |from: Option<&str>, until: Option<&str>, only: &[&str]| RunOptions {
         selection: Selection {
             from: from.map(str::to_owned),
-            until: until.map(str::to_owned),
+            until: until.map(str::to_owned).into_iter().collect(),
             only: only.iter().map(|name| (*name).to_owned()).collect(),
         },
         ..RunOptions::default()

@@ -9,9 +9,12 @@
 )]
 
 mod cache;
+mod crowd;
 mod failures;
 mod kills;
 mod project;
+mod schedules;
+mod sweeps;
 mod toys;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use engine::{Host, Project, RunOptions};
+use engine::{Host, Project, RunOptions, SweepOptions};
 
 type Test = (&'static str, fn());
 
@@ -28,6 +31,9 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("worker") => engine::worker_main(toys::TOYS, Path::new(&arguments[1])),
         Some("run") => run(&arguments[1], &arguments[2..]),
+        Some("sweep") => sweep(&arguments[1], &arguments[2..]),
+        Some("scheduler") => schedules::main(&arguments[1..]),
+        Some("scheduled") => scheduled(&arguments[1..]),
         _ => tests(&arguments),
     }
 }
@@ -48,6 +54,31 @@ fn run(manifest: &str, set: &[String]) -> ExitCode {
     }
 }
 
+/// A sweep of its own, that tests can kill.
+fn sweep(manifest: &str, set: &[String]) -> ExitCode {
+    let project = Project::open(Path::new(manifest), toys::TOYS, host(), None);
+    let options = SweepOptions { set: set.to_vec(), ..SweepOptions::default() };
+    match project.sweep(&options, &mut |_| {}) {
+        Ok(report) => ExitCode::from(report.exit_code()),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// A run that a scheduler starts.
+fn scheduled(arguments: &[String]) -> ExitCode {
+    let [manifest, _, home, _, trigger] = arguments else { panic!("{arguments:?}") };
+    let home = Path::new(home);
+    let project = Project::open(Path::new(manifest), toys::TOYS, host(), Some(home));
+    let options = RunOptions { trigger: trigger.parse().unwrap(), ..RunOptions::default() };
+    match project.run(&options, &mut |_| {}) {
+        Ok(report) => ExitCode::from(report.exit_code()),
+        Err(error) => ExitCode::from(error.exit_code()),
+    }
+}
+
 fn host() -> Host {
     Host {
         grace: std::time::Duration::from_millis(300),
@@ -58,7 +89,15 @@ fn host() -> Host {
 
 /// Runs every test whose name holds the filter, four at a time, and lists the failures.
 fn tests(arguments: &[String]) -> ExitCode {
-    let all: Vec<Test> = [cache::TESTS, failures::TESTS, kills::TESTS].concat();
+    let all: Vec<Test> = [
+        cache::TESTS,
+        crowd::TESTS,
+        failures::TESTS,
+        kills::TESTS,
+        schedules::TESTS,
+        sweeps::TESTS,
+    ]
+    .concat();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in &all {
             println!("{name}: test");

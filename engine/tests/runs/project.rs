@@ -54,8 +54,13 @@ impl Toy {
 
     /// Starts a run in a process of its own.
     pub(crate) fn spawn(&self, manifest: &str, set: &[&str]) -> Child {
+        self.spawn_verb("run", manifest, set)
+    }
+
+    /// Starts a run or a sweep in a process of its own.
+    pub(crate) fn spawn_verb(&self, verb: &str, manifest: &str, set: &[&str]) -> Child {
         Command::new(program())
-            .arg("run")
+            .arg(verb)
             .arg(self.root().join(manifest))
             .args(set)
             .env("PIPELINE_HOME", self.home())

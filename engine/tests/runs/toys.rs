@@ -6,21 +6,27 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use engine::{BadInput, Interrupted, Metric, Port, Progress, Stage, StageContext, StageTable};
+use engine::{
+    BadInput, Interrupted, Metric, Paused, Port, Progress, Stage, StageContext, StageTable,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) const TOYS: StageTable =
-    &[&Number, &Add, &Rows, &Steps, &Trouble, &Publish, &Pretrained];
+    &[&Number, &Add, &Rows, &Steps, &Learn, &Trouble, &Publish, &Pretrained, &Measure];
 
 const fn port(name: &'static str, kind: &'static str, required: bool) -> Port {
     Port { name, kind, required, about: "a toy" }
 }
 
 fn note(context: &StageContext) -> Result<()> {
+    note_as(context, context.name())
+}
+
+fn note_as(context: &StageContext, line: &str) -> Result<()> {
     let path = context.external_root().join("executions");
     let mut file = fs::File::options().create(true).append(true).open(path)?;
-    writeln!(file, "{}", context.name())?;
+    writeln!(file, "{line}")?;
     Ok(())
 }
 
@@ -96,7 +102,9 @@ impl Stage for Add {
         fs::create_dir_all(proof.join("parts"))?;
         fs::write(proof.join("parts/left"), left.to_string())?;
         fs::write(proof.join("right"), right.to_string())?;
-        context.metric(count("test/sum", sum as f64));
+        let split = Some("test".to_owned());
+        context.metric(Metric { split, ..count("test/sum", sum as f64) });
+        context.metric(count("validation/score", sum as f64));
         context.unavailable("test/joules", "toys have no meter");
         Ok(())
     }
@@ -153,8 +161,11 @@ impl Stage for Steps {
         context.log(format!("starts at step {step}"));
         while step < params.steps {
             if params.hold_at == Some(step) && root.join("hold").exists() {
-                fs::write(root.join("worker.pid"), std::process::id().to_string())?;
-                fs::rename(root.join("worker.pid"), root.join("reached"))?;
+                // A name of its own: several may get here at once.
+                let pid = std::process::id().to_string();
+                let next = root.join(format!("reached.{pid}"));
+                fs::write(&next, pid)?;
+                fs::rename(next, root.join("reached"))?;
                 while root.join("hold").exists() {
                     if context.interrupted() {
                         bail!(Interrupted);
@@ -170,6 +181,57 @@ impl Stage for Steps {
             fs::rename(&next, &checkpoint)?;
         }
         fs::write(context.output("value"), step.to_string())?;
+        Ok(())
+    }
+}
+
+/// Gets better with every epoch, the more the nearer its rate is to 0.6; each epoch leaves a line
+/// in `executions` and a checkpoint.
+pub(crate) struct Learn;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LearnParams {
+    epochs: u64,
+    rate: f64,
+}
+
+impl Stage for Learn {
+    type Params = LearnParams;
+    const KIND: &'static str = "learn";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Learns.";
+    const INPUTS: &'static [Port] = &[port("left", "number", false)];
+    const OUTPUTS: &'static [Port] = &[port("value", "number", true)];
+    const EPOCHS: Option<&'static str> = Some("epochs");
+
+    fn run(&self, params: LearnParams, context: &StageContext) -> Result<()> {
+        note(context)?;
+        if params.rate == 0.666 {
+            bail!("the number of the beast");
+        }
+        let checkpoint = context.checkpoint_dir().join("epoch");
+        let mut epoch: u64 = fs::read_to_string(&checkpoint).map_or(Ok(0), |text| text.parse())?;
+        let score = |epoch: u64| {
+            (1.0 - (params.rate - 0.6).abs())
+                * (1.0 - 0.5_f64.powi(i32::try_from(epoch).unwrap_or(0)))
+        };
+        while epoch < params.epochs {
+            if context.pause_after().is_some_and(|pause| epoch >= pause) {
+                bail!(Paused);
+            }
+            note_as(context, "epoch")?;
+            epoch += 1;
+            context.series("validation/score", epoch, score(epoch));
+            context.series("validation/cost", epoch, params.rate);
+            context.milestone(epoch);
+            let next = checkpoint.with_extension("next");
+            fs::write(&next, epoch.to_string())?;
+            fs::rename(&next, &checkpoint)?;
+        }
+        context.metric(count("validation/score", score(epoch)));
+        context.metric(count("validation/cost", params.rate));
+        fs::write(context.output("value"), "1")?;
         Ok(())
     }
 }
@@ -265,6 +327,34 @@ impl Stage for Publish {
             (Ok(receipt), Ok(live)) => receipt == live,
             _ => false,
         }
+    }
+}
+
+/// Reports a metric with its interval.
+pub(crate) struct Measure;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct MeasureParams {
+    value: f64,
+    spread: f64,
+}
+
+impl Stage for Measure {
+    type Params = MeasureParams;
+    const KIND: &'static str = "measure";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Measures.";
+    const INPUTS: &'static [Port] = &[];
+    const OUTPUTS: &'static [Port] = &[port("value", "number", true)];
+
+    fn run(&self, params: MeasureParams, context: &StageContext) -> Result<()> {
+        note(context)?;
+        let MeasureParams { value, spread } = params;
+        let (low, high) = (Some(value - spread), Some(value + spread));
+        context.metric(Metric { low, high, ..count("test/score", value) });
+        fs::write(context.output("value"), value.to_string())?;
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::parallel::{Shared, check_len};
 use crate::tier::{Cpu, Tier};
 
 /// Multiply-adds below which one thread is faster.
-const PARALLEL_WORK: usize = 1 << 21;
+pub const PARALLEL_WORK: usize = 1 << 21;
 
 /// Rows that are rounded at once, and whose blocks share weights in the first cache.
 const STRIP_ROWS: usize = 96;

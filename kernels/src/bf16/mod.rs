@@ -20,5 +20,5 @@ mod pack;
 mod portable;
 mod round;
 
-pub use linear::{Layer, linear_bf16};
+pub use linear::{Layer, PARALLEL_WORK, linear_bf16};
 pub use pack::PackedBf16;

@@ -14,7 +14,7 @@ mod portable;
 mod tile;
 mod transpose;
 
-pub use linear::{Layer, linear};
+pub use linear::{Layer, PARALLEL_WORK, linear};
 pub use pack::PackedWeights;
 pub(crate) use pack::{Line, PANEL};
 pub(crate) use tile::{Rows, multiply_add, tile_rows};

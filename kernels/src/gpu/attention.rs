@@ -8,8 +8,8 @@ use cubecl::prelude::*;
 use super::linear::Output;
 use super::math::{Steps, StepsLaunch, quantized};
 use super::{Buffer, Gpu};
-use crate::Attention;
 use crate::int8::Quantization;
+use crate::{Attention, NoKeys};
 
 /// Keys that a cube holds in shared memory at a time.
 const KEYS: usize = 16;
@@ -56,6 +56,8 @@ struct Walk {
     mask_head: usize,
     mask_query: usize,
     scale: f32,
+    /// What a query gets that no key is left for.
+    without_keys: f32,
 }
 
 /// What an attention is compiled for.
@@ -160,12 +162,13 @@ fn attention_kernel<Y: Numeric>(
         first += KEYS;
     }
     if query < walk.queries {
-        // No keys have no sum, and weigh nothing.
-        let inverse = select(total == 0.0f32, 0.0f32, 1.0f32 / total);
+        // The total is 0 where all keys are masked by −∞, and may be NaN.
+        let weighs = total > 0.0f32;
+        let inverse = 1.0f32 / total;
         let start = ((batch * walk.queries + query) * heads + head) * size;
         #[unroll]
         for index in 0..size {
-            let value = sums[index] * inverse;
+            let value = select(weighs, sums[index] * inverse, walk.without_keys);
             if comptime!(form.quantizes_output) {
                 y[start + index] = Y::cast_from(quantized(value, &to));
             } else {
@@ -211,7 +214,7 @@ fn launch<Y: Numeric>(
     mask: Option<Mask<'_>>,
     (y, to): (&Buffer, Option<Quantization>),
 ) {
-    let Attention { batch, heads, queries, keys, head_size, scale } = *sizes;
+    let Attention { batch, heads, queries, keys, head_size, scale, no_keys } = *sizes;
     let y = y.argument::<Y>("attention: y", batch * queries * heads * head_size);
     if batch * queries * heads * head_size == 0 {
         return;
@@ -225,8 +228,18 @@ fn launch<Y: Numeric>(
     let (mask, [mask_batch, mask_head, mask_query]) =
         mask.map_or((q.data, [0; 3]), |mask| (mask.data, mask.strides));
     let float = |buffer: &Buffer| buffer.argument::<f32>("attention", buffer.len() / 4);
+    let without_keys = if keys == 0 || no_keys == NoKeys::Zero { 0.0 } else { f32::NAN };
     let walk = WalkLaunch::new(
-        queries, keys, q_rows, k_rows, v_rows, mask_batch, mask_head, mask_query, scale,
+        queries,
+        keys,
+        q_rows,
+        k_rows,
+        v_rows,
+        mask_batch,
+        mask_head,
+        mask_query,
+        scale,
+        without_keys,
     );
     let units = gpu.units(64);
     let form = Form { head_size, units, masked, quantizes_output: to.is_some() };

@@ -40,6 +40,9 @@ fn launch<From: Numeric, To: Numeric>(gpu: &Gpu, x: &Buffer, y: &Buffer) {
     let elements = y.len() / size_of::<To>();
     let x = x.argument::<From>("cast: x", elements);
     let y = y.argument::<To>("cast: y", elements);
+    if elements == 0 {
+        return;
+    }
     let (cubes, units) = gpu.spread(elements);
     // SAFETY: the kernel stays below the length of y, which is also that of x.
     unsafe { cast_kernel::launch_unchecked::<From, To>(&gpu.client, cubes, units, x, y) };

@@ -24,6 +24,8 @@ impl GpuError {
 pub struct Gpu {
     name: String,
     pub(super) client: Client,
+    /// Most units of a cube.
+    most_units: u32,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -57,14 +59,25 @@ impl Gpu {
             ),
         }
         })?;
-        Ok(Self { name: format!("cuda:{index}"), client: device.client() })
+        Ok(Self::new(format!("cuda:{index}"), device.client()))
     }
 
     /// CubeCL's CPU runtime: slow, and there without a GPU.
     #[cfg(feature = "gpu-emulated")]
     pub fn emulated() -> Self {
         let device = Device::cpu().expect("the feature links the CPU runtime");
-        Self { name: "emulated".to_owned(), client: device.client() }
+        Self::new("emulated".to_owned(), device.client())
+    }
+
+    /// The same device with cubes of at most so many units.
+    #[cfg(all(test, feature = "gpu-emulated"))]
+    pub(super) fn with_units(self, most_units: u32) -> Self {
+        Self { most_units, ..self }
+    }
+
+    fn new(name: String, client: Client) -> Self {
+        let most_units = client.properties().hardware.max_units_per_cube.max(1);
+        Self { name, client, most_units }
     }
 
     /// What it is called in manifests and reports, such as `cuda:0`.
@@ -123,8 +136,7 @@ impl Gpu {
 
     /// Units of one cube, a power of two: at most `most`, fewer where the device has fewer.
     pub(super) fn units(&self, most: u32) -> u32 {
-        let available = self.client.properties().hardware.max_units_per_cube.max(1);
-        1 << most.min(available).ilog2()
+        1 << most.min(self.most_units).ilog2()
     }
 
     /// A grid for a kernel that walks over `elements` with a step of all its units.

@@ -6,7 +6,8 @@
 use cubecl::prelude::*;
 use half::bf16;
 
-use super::math::{Steps, StepsLaunch, activated, quantized};
+use super::activation::{Curve, activated};
+use super::math::{Steps, StepsLaunch, quantized};
 use super::{Buffer, Gpu};
 use crate::Activation;
 use crate::int8::Quantization;
@@ -72,7 +73,7 @@ impl Tile {
         let small = Self { units_y: units / units_x, units_x, block: 4, depth: 16 };
         let large = Self { block: 8, ..small };
         let tiles = rows.div_ceil(large.rows()) * columns.div_ceil(large.columns());
-        if units == 256 && tiles >= ENOUGH_TILES { large } else { small }
+        if tiles >= ENOUGH_TILES { large } else { small }
     }
 
     const fn rows(self) -> usize {
@@ -96,7 +97,7 @@ struct Form {
     quantizes_input: bool,
     /// The result is rounded to int8.
     quantizes_output: bool,
-    activation: Activation,
+    curve: Curve,
 }
 
 /// Sizes of a product.
@@ -184,6 +185,8 @@ fn product_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
     sizes: Sizes,
     from: Steps,
     to: Steps,
+    alpha: f32,
+    beta: f32,
     #[comptime] form: Form,
 ) {
     let tile = comptime!(form.tile);
@@ -248,7 +251,7 @@ fn product_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
                     f32::cast_from(i32::cast_from(sum) - moved) * scales[column_index]
                         + bias[column_index]
                 };
-                let value = activated(value, form.activation);
+                let value = activated(value, alpha, beta, form.curve);
                 let place = row_index * sizes.columns + column_index;
                 if comptime!(form.quantizes_output) {
                     y[place] = Y::cast_from(quantized(value, &to));
@@ -273,6 +276,8 @@ struct Product<'a> {
     y: &'a Buffer,
     from: Quantization,
     to: Quantization,
+    /// Of the curve.
+    parameters: [f32; 2],
     form: Form,
 }
 
@@ -294,6 +299,7 @@ impl Product<'_> {
         let dim = CubeDim::new_2d(tile.units_x as u32, tile.units_y as u32);
         let sizes = SizesLaunch::new(rows, inner, columns);
         let [from, to] = [self.from, self.to].map(StepsLaunch::of);
+        let [alpha, beta] = self.parameters;
         // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
         // the lengths of all buffers were checked against.
         unsafe {
@@ -310,6 +316,8 @@ impl Product<'_> {
                 sizes,
                 from,
                 to,
+                alpha,
+                beta,
                 self.form,
             );
         };
@@ -323,17 +331,31 @@ impl Product<'_> {
 pub fn linear(gpu: &Gpu, x: &Buffer, sizes: [usize; 3], layer: &Layer<'_>, y: &Buffer) {
     let Layer { weights, rounded, bias, activation } = *layer;
     let unused = Quantization::symmetric(1.0);
+    let (curve, parameters) = Curve::of(activation);
     let form = Form {
         tile: Tile::of(gpu, sizes[0], sizes[2]),
         float: true,
         rounds_input: rounded,
         quantizes_input: false,
         quantizes_output: false,
-        activation,
+        curve,
     };
     let (from, to) = (unused, unused);
     let (scales, column_sums) = (bias, bias);
-    let product = Product { gpu, x, sizes, weights, scales, column_sums, bias, y, from, to, form };
+    let product = Product {
+        gpu,
+        x,
+        sizes,
+        weights,
+        scales,
+        column_sums,
+        bias,
+        y,
+        from,
+        to,
+        parameters,
+        form,
+    };
     if rounded {
         product.launch::<f32, bf16, f32, f32>();
     } else {
@@ -355,20 +377,34 @@ pub fn integer_linear(
 ) {
     let IntegerLayer { weights, column_sums, scales, bias, input, float_input, activation } =
         *layer;
+    let (curve, parameters) = Curve::of(activation);
     let form = Form {
         tile: Tile::of(gpu, sizes[0], sizes[2]),
         float: false,
         rounds_input: false,
         quantizes_input: float_input,
         quantizes_output: matches!(y, Output::Int8(..)),
-        activation,
+        curve,
     };
     let (y, to) = match y {
         Output::F32(y) => (y, Quantization::symmetric(1.0)),
         Output::Int8(y, to) => (y, to),
     };
     let from = input;
-    let product = Product { gpu, x, sizes, weights, scales, column_sums, bias, y, from, to, form };
+    let product = Product {
+        gpu,
+        x,
+        sizes,
+        weights,
+        scales,
+        column_sums,
+        bias,
+        y,
+        from,
+        to,
+        parameters,
+        form,
+    };
     match (form.quantizes_input, form.quantizes_output) {
         (false, false) => product.launch::<i8, i8, i32, f32>(),
         (false, true) => product.launch::<i8, i8, i32, i8>(),

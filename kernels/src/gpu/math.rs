@@ -3,7 +3,6 @@
 
 use cubecl::prelude::*;
 
-use crate::Activation;
 use crate::int8::Quantization;
 
 /// Adding and subtracting it rounds to an integer, half to even, for magnitudes below 2²².
@@ -52,21 +51,6 @@ pub(super) fn tanh(x: f32) -> f32 {
     q = fma(q, s, 4.893_525_185_543_85e-3f32);
     let y = c * p / q;
     select(x.abs() < 4e-4f32, x, y)
-}
-
-/// An activation function.
-#[cube]
-pub(super) fn activated(x: f32, #[comptime] activation: Activation) -> f32 {
-    match activation {
-        Activation::Identity => x,
-        Activation::Relu => select(x < 0.0f32, 0.0f32, x),
-        Activation::Gelu => 0.5f32 * x * (1.0f32 + erf(x * 0.707_106_77f32)),
-        Activation::GeluTanh => {
-            let inner = 0.797_884_6f32 * (x + 0.044_715f32 * x * x * x);
-            0.5f32 * x * (1.0f32 + tanh(inner))
-        }
-        Activation::Tanh => tanh(x),
-    }
 }
 
 /// How numbers are written as int8, as a kernel takes it.

@@ -21,8 +21,7 @@
 //! - [`Gpu`], [`Buffer`]: a device and a range of its memory. Start here.
 //! - [`linear`], [`integer_linear`]: products with bias, activation and rounding in one launch.
 //! - [`attention()`], [`layer_norm`], [`softmax`], [`gather_rows`], [`gather_rows_int8`].
-//! - [`activate`], [`map`], [`pairs`], [`copy`], [`quantize`], [`dequantize`], [`reduce_rows`].
-
+//! - [`activate`], [`pairs`], [`copy`], [`cast()`], [`quantize`], [`dequantize`], [`reduce_rows`].
 //!
 //! # Panics
 //!
@@ -35,13 +34,12 @@ mod buffer;
 mod cast;
 mod copy;
 mod device;
-mod elementwise;
 mod gather;
 mod linear;
 mod math;
 mod norm;
+mod pair;
 mod quantize;
-
 mod reduce;
 #[cfg(all(test, feature = "gpu-emulated"))]
 mod tests;
@@ -52,10 +50,9 @@ pub use buffer::Buffer;
 pub use cast::{Number, cast};
 pub use copy::{Strided, copy};
 pub use device::{Gpu, GpuError};
-pub use elementwise::{Pair, map, pairs};
 pub use gather::{TableScales, gather_rows, gather_rows_int8};
 pub use linear::{IntegerLayer, Layer, Output, integer_linear, linear};
 pub use norm::{LayerNorm, layer_norm, softmax};
+pub use pair::{Pair, pairs};
 pub use quantize::{dequantize, dequantize_columns, quantize};
-
 pub use reduce::reduce_rows;

@@ -24,6 +24,9 @@ pub fn quantize(gpu: &Gpu, x: &Buffer, to: Quantization, y: &Buffer) {
     let elements = y.len();
     let x = x.argument::<f32>("quantize: x", elements);
     let y = y.argument::<i8>("quantize: y", elements);
+    if elements == 0 {
+        return;
+    }
     let (cubes, units) = gpu.spread(elements);
     let to = StepsLaunch::of(to);
     // SAFETY: the kernel stays below the length of y, which is also that of x.

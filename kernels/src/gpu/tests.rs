@@ -3,10 +3,16 @@
 
 use super::*;
 use crate::int8::{self, Quantization};
-use crate::{Activation, Cpu, Function, float};
+use crate::{Activation, Cpu, Function, NoKeys, float};
 
 fn gpu() -> Gpu {
     Gpu::emulated()
+}
+
+/// A device of one unit a cube, one of as many as this machine has cores, and one of more, which
+/// take turns there.
+fn gpus() -> [Gpu; 3] {
+    [1, gpu().units(256), 4].map(|most_units| gpu().with_units(most_units))
 }
 
 /// Numbers around ±1 by position and seed.
@@ -82,12 +88,29 @@ fn kernels_read_and_write_parts_of_one_buffer() {
     assert_eq!(read::<f32>(&gpu, &buffer), expected);
 }
 
-const ACTIVATIONS: [Activation; 5] = [
+/// Every activation.
+const ACTIVATIONS: [Activation; 21] = [
     Activation::Identity,
     Activation::Relu,
     Activation::Gelu,
     Activation::GeluTanh,
     Activation::Tanh,
+    Activation::Map(Function::Abs),
+    Activation::Map(Function::Neg),
+    Activation::Map(Function::Reciprocal),
+    Activation::Map(Function::Floor),
+    Activation::Map(Function::Ceil),
+    Activation::Map(Function::Sqrt),
+    Activation::Map(Function::Exp),
+    Activation::Map(Function::Log),
+    Activation::Map(Function::Erf),
+    Activation::Map(Function::Sigmoid),
+    Activation::Map(Function::Swish { alpha: 1.5 }),
+    Activation::Map(Function::HardSigmoid { alpha: 0.2, beta: 0.5 }),
+    Activation::Map(Function::HardSwish),
+    Activation::Map(Function::LeakyRelu { alpha: 0.1 }),
+    Activation::Map(Function::Elu { alpha: 0.7 }),
+    Activation::Map(Function::Clip { low: -1.0, high: 2.0 }),
 ];
 
 #[test]
@@ -105,65 +128,62 @@ fn memory_keeps_what_is_written() {
 #[test]
 fn activations_match() {
     let (gpu, cpu) = (gpu(), Cpu::best());
-    let mut x: Vec<f32> = numbers(301, 1).iter().map(|x| x * 6.0).collect();
-    x[5] = f32::NAN;
-    for activation in ACTIVATIONS {
-        let mut expected = vec![0.0; x.len()];
-        crate::activate(cpu, activation, &x, &mut expected);
-        let y = empty::<f32>(&gpu, x.len());
-        activate(&gpu, activation, &upload(&gpu, &x), &y);
-        assert_close(&read(&gpu, &y), &expected, 1e-6);
-    }
-}
-
-#[test]
-fn functions_match() {
-    let (gpu, cpu) = (gpu(), Cpu::best());
-    let x: Vec<f32> = numbers(67, 2).iter().map(|x| x * 5.0 + 0.01).collect();
-    for function in [
-        Function::Abs,
-        Function::Neg,
-        Function::Reciprocal,
-        Function::Floor,
-        Function::Ceil,
-        Function::Sqrt,
-        Function::Exp,
-        Function::Log,
-        Function::Erf,
-        Function::Sigmoid,
-        Function::Swish { alpha: 1.5 },
-        Function::HardSigmoid { alpha: 0.2, beta: 0.5 },
-        Function::HardSwish,
-        Function::LeakyRelu { alpha: 0.1 },
-        Function::Elu { alpha: 0.7 },
-        Function::Clip { low: -1.0, high: 2.0 },
-    ] {
-        let mut expected = vec![0.0; x.len()];
-        crate::map(cpu, function, &x, &mut expected);
-        let y = empty::<f32>(&gpu, x.len());
-        map(&gpu, function, &upload(&gpu, &x), &y);
-        assert_close(&read(&gpu, &y), &expected, 2e-6);
+    for count in [0, 1, 301] {
+        let mut x: Vec<f32> = numbers(count, 1).iter().map(|x| x * 6.0 + 0.01).collect();
+        if let Some(x) = x.get_mut(5) {
+            *x = f32::NAN;
+        }
+        for activation in ACTIVATIONS {
+            let mut expected = vec![0.0; count];
+            crate::activate(cpu, activation, &x, &mut expected);
+            let y = empty::<f32>(&gpu, count);
+            activate(&gpu, activation, &upload(&gpu, &x), &y);
+            assert_close(&read(&gpu, &y), &expected, 2e-6);
+        }
     }
 }
 
 #[test]
 fn pairs_broadcast() {
     let gpu = gpu();
-    let (a, b) = (numbers(2 * 3 * 5, 3), numbers(3, 4));
-    let buffers = [upload(&gpu, &a), upload(&gpu, &b)];
-    let y = empty::<f32>(&gpu, 30);
-    for pair in [Pair::Add, Pair::Sub, Pair::Mul, Pair::Div] {
-        let function = |a: f32, b: f32| match pair {
-            Pair::Add => a + b,
-            Pair::Sub => a - b,
-            Pair::Mul => a * b,
-            Pair::Div => a / b,
-        };
-        let operands = [(&buffers[0], &[2, 3, 5][..]), (&buffers[1], &[3, 1][..])];
-        pairs(&gpu, pair, operands, (&y, &[2, 3, 5]));
-        let expected: Vec<f32> = (0..30).map(|i| function(a[i], b[i / 5 % 3])).collect();
-        assert_close(&read(&gpu, &y), &expected, 1e-6);
+    for (of_a, of_b, shape) in [
+        (&[2, 3, 5][..], &[3, 1][..], &[2, 3, 5][..]),
+        (&[2, 1, 3, 1], &[4, 1, 7], &[2, 4, 3, 7]),
+        (&[], &[3], &[3]),
+        (&[], &[], &[]),
+        (&[0, 3], &[3], &[0, 3]),
+    ] {
+        let count = |shape: &[usize]| shape.iter().product::<usize>();
+        let (a, b) = (numbers(count(of_a), 3), numbers(count(of_b), 4));
+        let buffers = [upload(&gpu, &a), upload(&gpu, &b)];
+        let y = empty::<f32>(&gpu, count(shape));
+        for pair in [Pair::Add, Pair::Sub, Pair::Mul, Pair::Div] {
+            let function = |a: f32, b: f32| match pair {
+                Pair::Add => a + b,
+                Pair::Sub => a - b,
+                Pair::Mul => a * b,
+                Pair::Div => a / b,
+            };
+            pairs(&gpu, pair, [(&buffers[0], of_a), (&buffers[1], of_b)], (&y, shape));
+            let expected = |i| function(a[place(i, shape, of_a)], b[place(i, shape, of_b)]);
+            let expected: Vec<f32> = (0..count(shape)).map(expected).collect();
+            assert_eq!(read::<f32>(&gpu, &y), expected);
+        }
     }
+}
+
+/// Where element `index` of a row-major `shape` lies in what broadcasts to it.
+fn place(mut index: usize, shape: &[usize], own: &[usize]) -> usize {
+    let (mut place, mut stride) = (0, 1);
+    for axis in (0..shape.len()).rev() {
+        let coordinate = index % shape[axis];
+        index /= shape[axis];
+        if let Some(size) = (axis + own.len()).checked_sub(shape.len()).map(|axis| own[axis]) {
+            place += coordinate % size * stride;
+            stride *= size;
+        }
+    }
+    place
 }
 
 #[test]
@@ -184,6 +204,11 @@ fn copies_move_elements() {
     let two = gpu.empty(2);
     copy(&gpu, 1, &bytes, &Strided::new(&[2], &[2], 1), &two);
     assert_eq!(gpu.read(&[&two]).unwrap()[0], [2, 4]);
+    let (long, y) = (upload(&gpu, &[1i64 << 40, -5, 6]), empty::<i64>(&gpu, 4));
+    copy(&gpu, 8, &long, &Strided::new(&[2, 2], &[0, 2], 0), &y);
+    assert_eq!(read::<i64>(&gpu, &y), [1 << 40, 6, 1 << 40, 6]);
+    copy(&gpu, 4, &x, &Strided::new(&[0, 2], &[4, 1], 0), &gpu.empty(0));
+    gpu.sync().unwrap();
 }
 
 #[test]
@@ -192,19 +217,32 @@ fn casts_match() {
     let y = empty::<f32>(&gpu, 3);
     cast(&gpu, (&upload(&gpu, &[0i64, 1, -70_000]), Number::I64), (&y, Number::F32));
     assert_eq!(read::<f32>(&gpu, &y), [0.0, 1.0, -70_000.0]);
+    let floats = upload(&gpu, &[1.9f32, -1.9, 3.0]);
     let y = empty::<i64>(&gpu, 3);
-    cast(&gpu, (&upload(&gpu, &[1.9f32, -1.9, 3.0]), Number::F32), (&y, Number::I64));
+    cast(&gpu, (&floats, Number::F32), (&y, Number::I64));
     assert_eq!(read::<i64>(&gpu, &y), [1, -1, 3]);
+    let same = empty::<i64>(&gpu, 3);
+    cast(&gpu, (&y, Number::I64), (&same, Number::I64));
+    assert_eq!(read::<i64>(&gpu, &same), [1, -1, 3]);
+    let same = empty::<f32>(&gpu, 3);
+    cast(&gpu, (&floats, Number::F32), (&same, Number::F32));
+    assert_eq!(read::<f32>(&gpu, &same), [1.9, -1.9, 3.0]);
+    cast(&gpu, (&gpu.empty(0), Number::F32), (&gpu.empty(0), Number::I64));
+    gpu.sync().unwrap();
 }
 
 #[test]
 fn sums_match() {
     let gpu = gpu();
-    let x = numbers(2 * 7 * 3, 5);
-    let y = empty::<f32>(&gpu, 6);
-    reduce_rows(&gpu, &upload(&gpu, &x), [2, 7, 3], &y);
-    let sum = |i: usize| (0..7).map(|r| x[i / 3 * 21 + r * 3 + i % 3]).sum::<f32>();
-    assert_close(&read(&gpu, &y), &(0..6).map(sum).collect::<Vec<_>>(), 1e-6);
+    for [outer, size, inner] in [[2, 7, 3], [1, 1, 1], [300, 2, 1], [2, 0, 3], [0, 2, 3]] {
+        let x = numbers(outer * size * inner, 5);
+        let y = empty::<f32>(&gpu, outer * inner);
+        reduce_rows(&gpu, &upload(&gpu, &x), [outer, size, inner], &y);
+        let element = |i: usize, row: usize| x[(i / inner * size + row) * inner + i % inner];
+        let sum = |i: usize| (0..size).map(|row| element(i, row)).sum::<f32>();
+        let expected: Vec<f32> = (0..outer * inner).map(sum).collect();
+        assert_close(&read(&gpu, &y), &expected, 1e-6);
+    }
 }
 
 #[test]
@@ -219,6 +257,8 @@ fn gathers_match() {
     gather_rows(&gpu, &upload(&gpu, &table), size, &device_indices, &y);
     crate::gather_rows(&table, size, &indices, &mut expected).unwrap();
     assert_eq!(read::<f32>(&gpu, &y), expected);
+
+    gather_rows(&gpu, &upload(&gpu, &table), size, &gpu.empty(0), &gpu.empty(0));
 
     let table = integers(35, 7);
     let device_table = upload(&gpu, &table);
@@ -238,12 +278,15 @@ fn gathers_match() {
 #[test]
 fn quantization_matches() {
     let (gpu, cpu) = (gpu(), Cpu::best());
-    let mut x: Vec<f32> = numbers(97, 10).iter().map(|x| x * 9.0).collect();
-    (x[3], x[4], x[5], x[6]) = (f32::NAN, f32::INFINITY, -1e30, 0.125);
-    for to in [
+    let steps = [
         Quantization::symmetric(0.05),
         Quantization { scale: 0.25, zero_point: -7, min: -127, max: 127 },
-    ] {
+    ];
+    for (to, count) in steps.into_iter().flat_map(|to| [0, 1, 97].map(|count| (to, count))) {
+        let mut x: Vec<f32> = numbers(count, 10).iter().map(|x| x * 9.0).collect();
+        for (x, odd) in x.iter_mut().skip(3).zip([f32::NAN, f32::INFINITY, -1e30, 0.125]) {
+            *x = odd;
+        }
         let (mut integers, mut floats) = (vec![0; x.len()], vec![0.0; x.len()]);
         int8::quantize(cpu, &x, to, &mut integers);
         int8::dequantize(cpu, &integers, to, &mut floats);
@@ -263,170 +306,198 @@ fn quantization_matches() {
 
 #[test]
 fn norms_match() {
-    let (gpu, cpu) = (gpu(), Cpu::best());
-    for (rows, columns) in [(1, 1), (3, 5), (6, 33)] {
-        let [x, residual] = [1, 2].map(|seed| numbers(rows * columns, seed));
-        let [gamma, beta] = [3, 4].map(|seed| numbers(columns, seed));
-        let [on_x, on_residual, on_gamma, on_beta] =
-            [&x, &residual, &gamma, &beta].map(|values| upload(&gpu, values));
-        let epsilon = 1e-5;
-        let norm = crate::LayerNorm { gamma: &gamma, beta: &beta, epsilon };
-        let on_norm = LayerNorm { gamma: &on_gamma, beta: &on_beta, epsilon };
-        let mut expected = vec![0.0; x.len()];
-        let y = empty::<f32>(&gpu, x.len());
+    let cpu = Cpu::best();
+    for gpu in gpus() {
+        for (rows, columns) in [(0, 3), (1, 1), (3, 5), (6, 33), (2, 300)] {
+            let [x, residual] = [1, 2].map(|seed| numbers(rows * columns, seed));
+            let [gamma, beta] = [3, 4].map(|seed| numbers(columns, seed));
+            let [on_x, on_residual, on_gamma, on_beta] =
+                [&x, &residual, &gamma, &beta].map(|values| upload(&gpu, values));
+            let epsilon = 1e-5;
+            let norm = crate::LayerNorm { gamma: &gamma, beta: &beta, epsilon };
+            let on_norm = LayerNorm { gamma: &on_gamma, beta: &on_beta, epsilon };
+            let mut expected = vec![0.0; x.len()];
+            let y = empty::<f32>(&gpu, x.len());
 
-        crate::layer_norm(cpu, &x, &norm, &mut expected);
-        layer_norm(&gpu, &on_x, None, &on_norm, &y);
-        assert_close(&read(&gpu, &y), &expected, 1e-5);
+            crate::layer_norm(cpu, &x, &norm, &mut expected);
+            layer_norm(&gpu, &on_x, None, &on_norm, &y);
+            assert_close(&read(&gpu, &y), &expected, 1e-5);
 
-        crate::residual_layer_norm(cpu, &x, &residual, &norm, &mut expected);
-        layer_norm(&gpu, &on_x, Some(&on_residual), &on_norm, &y);
-        assert_close(&read(&gpu, &y), &expected, 1e-5);
+            crate::residual_layer_norm(cpu, &x, &residual, &norm, &mut expected);
+            layer_norm(&gpu, &on_x, Some(&on_residual), &on_norm, &y);
+            assert_close(&read(&gpu, &y), &expected, 1e-5);
 
-        let row = &residual[..columns];
-        crate::residual_layer_norm(cpu, &x, row, &norm, &mut expected);
-        layer_norm(&gpu, &on_x, Some(&on_residual.slice(0..columns * 4)), &on_norm, &y);
-        assert_close(&read(&gpu, &y), &expected, 1e-5);
+            let row = numbers(columns, 5);
+            crate::residual_layer_norm(cpu, &x, &row, &norm, &mut expected);
+            layer_norm(&gpu, &on_x, Some(&upload(&gpu, &row)), &on_norm, &y);
+            assert_close(&read(&gpu, &y), &expected, 1e-5);
 
-        crate::softmax_forward(cpu, &x, columns, &mut expected);
-        softmax(&gpu, &on_x, columns, &y);
-        assert_close(&read(&gpu, &y), &expected, 1e-6);
+            crate::softmax_forward(cpu, &x, columns, &mut expected);
+            softmax(&gpu, &on_x, columns, &y);
+            assert_close(&read(&gpu, &y), &expected, 1e-6);
+        }
     }
 }
 
+/// Rows, inner size and columns; the last has so many tiles that they are large.
+const PRODUCTS: [([usize; 3], Activation); 7] = [
+    ([1, 1, 1], Activation::Identity),
+    ([0, 3, 2], Activation::Relu),
+    ([2, 0, 3], Activation::Identity),
+    ([3, 17, 5], Activation::Gelu),
+    ([9, 16, 8], Activation::Tanh),
+    ([5, 33, 19], Activation::Map(Function::Clip { low: -0.5, high: 0.75 })),
+    ([133, 5, 131], Activation::Map(Function::LeakyRelu { alpha: 0.1 })),
+];
+
 #[test]
 fn float_products_match() {
-    let (gpu, cpu) = (gpu(), Cpu::best());
-    for ([rows, inner, columns], activation) in [
-        ([1, 1, 1], Activation::Identity),
-        ([3, 17, 5], Activation::Gelu),
-        ([9, 16, 8], Activation::Tanh),
-        ([5, 33, 19], Activation::Relu),
-    ] {
-        let [x, w, bias] =
-            [(rows * inner, 1), (inner * columns, 2), (columns, 3)].map(|(n, s)| numbers(n, s));
-        let [on_x, on_w, on_bias] = [&x, &w, &bias].map(|values| upload(&gpu, values));
-        let y = empty::<f32>(&gpu, rows * columns);
-        let mut expected = vec![0.0; rows * columns];
+    let cpu = Cpu::best();
+    for gpu in gpus() {
+        for ([rows, inner, columns], activation) in PRODUCTS {
+            let [x, w, bias] =
+                [(rows * inner, 1), (inner * columns, 2), (columns, 3)].map(|(n, s)| numbers(n, s));
+            let [on_x, on_w, on_bias] = [&x, &w, &bias].map(|values| upload(&gpu, values));
+            let y = empty::<f32>(&gpu, rows * columns);
+            let mut expected = vec![0.0; rows * columns];
 
-        let packed = float::PackedWeights::new(&w, [inner, columns], [columns, 1]);
-        let layer = float::Layer { weights: &packed, bias: Some(&bias), activation };
-        float::linear(cpu, &x, rows, &layer, &mut expected);
-        let layer = Layer { weights: &on_w, rounded: false, bias: &on_bias, activation };
-        linear(&gpu, &on_x, [rows, inner, columns], &layer, &y);
-        assert_close(&read(&gpu, &y), &expected, 1e-5);
+            let packed = float::PackedWeights::new(&w, [inner, columns], [columns, 1]);
+            let layer = float::Layer { weights: &packed, bias: Some(&bias), activation };
+            float::linear(cpu, &x, rows, &layer, &mut expected);
+            let layer = Layer { weights: &on_w, rounded: false, bias: &on_bias, activation };
+            linear(&gpu, &on_x, [rows, inner, columns], &layer, &y);
+            assert_close(&read(&gpu, &y), &expected, 1e-5);
 
-        let packed = crate::bf16::PackedBf16::new(&w, [inner, columns], [columns, 1]);
-        let layer = crate::bf16::Layer { weights: &packed, bias: Some(&bias), activation };
-        crate::bf16::linear_bf16(
-            Cpu::with_tier(crate::Tier::Portable).unwrap(),
-            &x,
-            rows,
-            &layer,
-            &mut expected,
-        );
-        let rounded: Vec<u8> =
-            w.iter().flat_map(|&w| half::bf16::from_f32(w).to_le_bytes()).collect();
-        let on_w = gpu.upload(&rounded);
-        let layer = Layer { weights: &on_w, rounded: true, bias: &on_bias, activation };
-        linear(&gpu, &on_x, [rows, inner, columns], &layer, &y);
-        assert_close(&read(&gpu, &y), &expected, 1e-5);
+            let packed = crate::bf16::PackedBf16::new(&w, [inner, columns], [columns, 1]);
+            let layer = crate::bf16::Layer { weights: &packed, bias: Some(&bias), activation };
+            crate::bf16::linear_bf16(
+                Cpu::with_tier(crate::Tier::Portable).unwrap(),
+                &x,
+                rows,
+                &layer,
+                &mut expected,
+            );
+            let rounded: Vec<u8> =
+                w.iter().flat_map(|&w| half::bf16::from_f32(w).to_le_bytes()).collect();
+            let on_w = gpu.upload(&rounded);
+            let layer = Layer { weights: &on_w, rounded: true, bias: &on_bias, activation };
+            linear(&gpu, &on_x, [rows, inner, columns], &layer, &y);
+            assert_close(&read(&gpu, &y), &expected, 1e-5);
+        }
     }
 }
 
 #[test]
 fn integer_products_match() {
-    let (gpu, cpu) = (gpu(), Cpu::best());
+    let cpu = Cpu::best();
     let input = Quantization { scale: 0.02, zero_point: 3, min: -128, max: 127 };
     let to = Quantization::symmetric(0.04);
-    for ([rows, inner, columns], activation) in [
-        ([1, 1, 1], Activation::Identity),
-        ([3, 17, 5], Activation::Gelu),
-        ([7, 40, 19], Activation::Relu),
-    ] {
-        let x = integers(rows * inner, 1);
-        let floats: Vec<f32> = numbers(rows * inner, 2).iter().map(|x| x * 3.0).collect();
-        let w = integers(inner * columns, 3);
-        let [mut scales, bias] = [4, 5].map(|seed| numbers(columns, seed));
-        scales.iter_mut().for_each(|scale| *scale *= 1e-4);
-        let sums: Vec<i32> =
-            (0..columns).map(|c| (0..inner).map(|k| i32::from(w[k * columns + c])).sum()).collect();
-        let packed = int8::PackedWeights::new(&w, [inner, columns], [columns, 1]);
-        let layer =
-            int8::Layer { weights: &packed, scales: &scales, bias: Some(&bias), activation };
-        let [on_scales, on_bias] = [&scales, &bias].map(|values| upload(&gpu, values));
-        let (on_w, on_sums) = (upload(&gpu, &w), upload(&gpu, &sums));
-        for float_input in [false, true] {
-            let on_x = if float_input { upload(&gpu, &floats) } else { upload(&gpu, &x) };
-            let zero_point = input.zero_point;
-            let x = if float_input {
-                int8::Input::F32 { x: &floats, to: input }
-            } else {
-                int8::Input::Int8 { x: &x, zero_point }
-            };
-            let on_layer = IntegerLayer {
-                weights: &on_w,
-                column_sums: &on_sums,
-                scales: &on_scales,
-                bias: &on_bias,
-                input,
-                float_input,
-                activation,
-            };
-            let sizes = [rows, inner, columns];
-            let mut expected = vec![0.0; rows * columns];
-            int8::linear(cpu, x, rows, &layer, int8::Output::F32(&mut expected));
-            let y = empty::<f32>(&gpu, rows * columns);
-            integer_linear(&gpu, &on_x, sizes, &on_layer, Output::F32(&y));
-            assert_close(&read(&gpu, &y), &expected, 1e-6);
+    for gpu in gpus() {
+        for ([rows, inner, columns], activation) in PRODUCTS {
+            let x = integers(rows * inner, 1);
+            let floats: Vec<f32> = numbers(rows * inner, 2).iter().map(|x| x * 3.0).collect();
+            let w = integers(inner * columns, 3);
+            let [mut scales, bias] = [4, 5].map(|seed| numbers(columns, seed));
+            scales.iter_mut().for_each(|scale| *scale *= 1e-4);
+            let sums: Vec<i32> = (0..columns)
+                .map(|c| (0..inner).map(|k| i32::from(w[k * columns + c])).sum())
+                .collect();
+            let packed = int8::PackedWeights::new(&w, [inner, columns], [columns, 1]);
+            let layer =
+                int8::Layer { weights: &packed, scales: &scales, bias: Some(&bias), activation };
+            let [on_scales, on_bias] = [&scales, &bias].map(|values| upload(&gpu, values));
+            let (on_w, on_sums) = (upload(&gpu, &w), upload(&gpu, &sums));
+            for float_input in [false, true] {
+                let on_x = if float_input { upload(&gpu, &floats) } else { upload(&gpu, &x) };
+                let zero_point = input.zero_point;
+                let x = if float_input {
+                    int8::Input::F32 { x: &floats, to: input }
+                } else {
+                    int8::Input::Int8 { x: &x, zero_point }
+                };
+                let on_layer = IntegerLayer {
+                    weights: &on_w,
+                    column_sums: &on_sums,
+                    scales: &on_scales,
+                    bias: &on_bias,
+                    input,
+                    float_input,
+                    activation,
+                };
+                let sizes = [rows, inner, columns];
+                let mut expected = vec![0.0; rows * columns];
+                int8::linear(cpu, x, rows, &layer, int8::Output::F32(&mut expected));
+                let y = empty::<f32>(&gpu, rows * columns);
+                integer_linear(&gpu, &on_x, sizes, &on_layer, Output::F32(&y));
+                assert_close(&read(&gpu, &y), &expected, 1e-6);
 
-            let mut expected = vec![0; rows * columns];
-            int8::linear(cpu, x, rows, &layer, int8::Output::Int8(&mut expected, to));
-            let y = empty::<i8>(&gpu, rows * columns);
-            integer_linear(&gpu, &on_x, sizes, &on_layer, Output::Int8(&y, to));
-            assert_steps(&read(&gpu, &y), &expected);
+                let mut expected = vec![0; rows * columns];
+                int8::linear(cpu, x, rows, &layer, int8::Output::Int8(&mut expected, to));
+                let y = empty::<i8>(&gpu, rows * columns);
+                integer_linear(&gpu, &on_x, sizes, &on_layer, Output::Int8(&y, to));
+                assert_steps(&read(&gpu, &y), &expected);
+            }
         }
     }
 }
 
 #[test]
 fn attentions_match() {
-    let (gpu, cpu) = (gpu(), Cpu::best());
-    for (batch, heads, queries, keys, head_size) in
-        [(1, 1, 1, 1, 1), (2, 3, 5, 5, 8), (2, 2, 3, 37, 6)]
-    {
-        let width = heads * head_size;
-        let scale = 1.0 / (head_size as f32).sqrt();
-        let sizes = crate::Attention { batch, heads, queries, keys, head_size, scale };
-        // Query, key and value in one matrix where they have as many tokens.
-        let row_stride = 3 * width;
-        let [q, k] = [(queries, 1), (keys, 2)].map(|(n, s)| numbers(batch * n * row_stride, s));
-        let mask: Vec<f32> =
-            (0..batch * keys).map(|i| if i % keys > keys / 2 { -1e9 } else { 0.0 }).collect();
-        let strides = [keys, 0, 0];
-        let [on_q, on_k, on_mask] = [&q, &k, &mask].map(|values| upload(&gpu, values));
-        let part = |data, start| Heads { data, start, row_stride };
-        let on_qkv = [part(&on_q, 0), part(&on_k, width), part(&on_k, 2 * width)];
-        let heads_of = |data: &'static [f32]| crate::Heads { data, row_stride };
-        let (q, k): (&'static [f32], &'static [f32]) = (q.leak(), k.leak());
-        let qkv = [heads_of(q), heads_of(&k[width..]), heads_of(&k[2 * width..])];
-        for masked in [false, true] {
-            let cpu_mask = masked.then_some(crate::Mask { data: &mask, strides });
-            let gpu_mask = masked.then_some(Mask { data: &on_mask, strides });
-            let elements = batch * queries * width;
-            let mut expected = vec![0.0; elements];
-            crate::attention(cpu, &sizes, qkv, cpu_mask, &mut expected);
-            let y = empty::<f32>(&gpu, elements);
-            attention(&gpu, &sizes, on_qkv, gpu_mask, Output::F32(&y));
-            assert_close(&read(&gpu, &y), &expected, 1e-5);
+    let cpu = Cpu::best();
+    for gpu in gpus() {
+        for ([batch, heads, queries, keys, head_size], no_keys) in [
+            ([1, 1, 1, 1, 1], NoKeys::NotANumber),
+            ([2, 3, 5, 5, 8], NoKeys::Zero),
+            ([2, 2, 3, 37, 6], NoKeys::NotANumber),
+            ([1, 2, 3, 0, 4], NoKeys::NotANumber),
+            ([1, 2, 0, 3, 4], NoKeys::Zero),
+            ([1, 1, 33, 16, 32], NoKeys::Zero),
+        ] {
+            let width = heads * head_size;
+            let scale = 1.0 / (head_size as f32).sqrt();
+            let sizes = crate::Attention { batch, heads, queries, keys, head_size, scale, no_keys };
+            // Query, key and value in one matrix where they have as many tokens.
+            let row_stride = 3 * width;
+            let [q, k] = [(queries, 1), (keys, 2)].map(|(n, s)| numbers(batch * n * row_stride, s));
+            // The last keys of each sequence count for nothing; of the last sequence, none is left.
+            let masked = |i: usize| match (i % keys > keys / 2, i / keys + 1 == batch) {
+                (_, true) => f32::NEG_INFINITY,
+                (true, _) => -1e9,
+                _ => 0.0,
+            };
+            let own = [heads * queries * keys, queries * keys, keys];
+            let masks = [
+                (Vec::new(), [0; 3]),
+                (vec![f32::MIN; keys], [0; 3]),
+                ((0..batch * keys).map(masked).collect(), [keys, 0, 0]),
+                (numbers(batch * own[0], 3), own),
+            ];
+            let [on_q, on_k] = [&q, &k].map(|values| upload(&gpu, values));
+            let part = |data, start| Heads { data, start, row_stride };
+            let on_qkv = [part(&on_q, 0), part(&on_k, width), part(&on_k, 2 * width)];
+            let behind = |start: usize| &k[start.min(k.len())..];
+            let qkv = [&q[..], behind(width), behind(2 * width)];
+            let qkv = qkv.map(|data| crate::Heads { data, row_stride });
+            for (mask, strides) in masks {
+                let on_mask = upload(&gpu, &mask);
+                let given = !mask.is_empty();
+                let cpu_mask = given.then_some(crate::Mask { data: &mask, strides });
+                let gpu_mask = given.then_some(Mask { data: &on_mask, strides });
+                let elements = batch * queries * width;
+                let mut expected = vec![0.0; elements];
+                crate::attention(cpu, &sizes, qkv, cpu_mask, &mut expected);
+                let y = empty::<f32>(&gpu, elements);
+                attention(&gpu, &sizes, on_qkv, gpu_mask, Output::F32(&y));
+                assert_close(&read(&gpu, &y), &expected, 1e-5);
 
-            let to = Quantization::symmetric(0.01);
-            let mut expected = vec![0; elements];
-            let into = int8::Output::Int8(&mut expected, to);
-            crate::attention_into(cpu, &sizes, qkv, cpu_mask, into);
-            let y = empty::<i8>(&gpu, elements);
-            attention(&gpu, &sizes, on_qkv, gpu_mask, Output::Int8(&y, to));
-            assert_steps(&read(&gpu, &y), &expected);
+                let to = Quantization::symmetric(0.01);
+                let mut expected = vec![0; elements];
+                let into = int8::Output::Int8(&mut expected, to);
+                crate::attention_into(cpu, &sizes, qkv, cpu_mask, into);
+                let y = empty::<i8>(&gpu, elements);
+                attention(&gpu, &sizes, on_qkv, gpu_mask, Output::Int8(&y, to));
+                assert_steps(&read(&gpu, &y), &expected);
+            }
         }
     }
 }

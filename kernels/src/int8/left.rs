@@ -11,7 +11,7 @@ use crate::parallel::check_len;
 use crate::tier::Cpu;
 
 /// Elements that are rounded at a time before they are rearranged; a multiple of [`GROUP`].
-const PIECE: usize = 256;
+const PIECE: usize = 768;
 
 /// What a layer reads, `[rows, k]`, row-major.
 #[derive(Clone, Copy, Debug)]
@@ -59,20 +59,34 @@ impl Input<'_> {
         k: usize,
         packed: &mut [[T; GROUP]],
     ) {
+        if k == 0 {
+            return;
+        }
         let n_rows = rows.len();
-        for (offset, row) in rows.enumerate() {
-            for start in (0..k).step_by(PIECE) {
-                let range = row * k + start..row * k + k.min(start + PIECE);
-                let packed = &mut packed[start / GROUP * n_rows + offset..];
-                match self {
-                    Self::Int8 { x, .. } => interleave(&x[range], n_rows, packed),
-                    Self::F32 { x, to } => {
-                        let mut rounded = [0; PIECE];
-                        let rounded = &mut rounded[..range.len()];
-                        quantize_piece(cpu, &x[range], *to, rounded);
-                        interleave(rounded, n_rows, packed);
-                    }
+        let (x, to) = match self {
+            Self::Int8 { x, .. } => {
+                for (offset, row) in rows.enumerate() {
+                    interleave(&x[row * k..(row + 1) * k], n_rows, &mut packed[offset..]);
                 }
+                return;
+            }
+            Self::F32 { x, to } => (&x[rows.start * k..rows.end * k], *to),
+        };
+        let mut rounded = [0; PIECE];
+        if x.len() <= PIECE {
+            // All rows at once: a call for each costs as much as it does on short ones.
+            let rounded = &mut rounded[..x.len()];
+            quantize_piece(cpu, x, to, rounded);
+            for (offset, row) in rounded.chunks_exact(k).enumerate() {
+                interleave(row, n_rows, &mut packed[offset..]);
+            }
+            return;
+        }
+        for (offset, row) in x.chunks_exact(k).enumerate() {
+            for (piece, x) in row.chunks(PIECE).enumerate() {
+                let rounded = &mut rounded[..x.len()];
+                quantize_piece(cpu, x, to, rounded);
+                interleave(rounded, n_rows, &mut packed[piece * PIECE / GROUP * n_rows + offset..]);
             }
         }
     }

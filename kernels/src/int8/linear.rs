@@ -17,7 +17,11 @@ use crate::parallel::{self, check_len, tiles};
 use crate::tier::{Cpu, Tier, tiered};
 
 /// Multiply-adds below which one thread is faster: some 5 µs on VNNI.
-const PARALLEL_WORK: usize = 1 << 21;
+pub const PARALLEL_WORK: usize = 1 << 21;
+
+/// Elements of the left side below which one thread packs them faster than two that have to be
+/// woken for it: 1–2 ns each.
+const PARALLEL_PACKING: usize = 1 << 15;
 
 /// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 6;
@@ -128,9 +132,16 @@ impl Product<'_> {
         // Blocks of columns too, which share the packed rows.
         let column_blocks = PIECES.div_ceil(blocks).min(panels.div_ceil(2));
         with_scratch(self.rows * groups, |packed| {
-            parallel::for_each_chunk(packed, BLOCK_ROWS * groups.max(1), |block, packed| {
+            let pack = |block: usize, packed: &mut [[T; GROUP]]| {
                 self.pack(rows_of(block), tile_rows, packed);
-            });
+            };
+            let block_len = BLOCK_ROWS * groups.max(1);
+            if self.rows * groups * GROUP < PARALLEL_PACKING {
+                let blocks = packed.chunks_mut(block_len).enumerate();
+                blocks.for_each(|(block, packed)| pack(block, packed));
+            } else {
+                parallel::for_each_chunk(packed, block_len, pack);
+            }
             parallel::for_each(blocks * column_blocks, |index| {
                 let (block, column) = (index / column_blocks, index % column_blocks);
                 let rows = rows_of(block);

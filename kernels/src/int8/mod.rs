@@ -19,7 +19,7 @@ mod quantize;
 mod vnni;
 
 pub use left::Input;
-pub use linear::{Layer, linear};
+pub use linear::{Layer, PARALLEL_WORK, linear};
 pub use output::Output;
 pub(crate) use output::Target;
 pub use pack::PackedWeights;

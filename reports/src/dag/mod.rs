@@ -221,6 +221,7 @@ pub(crate) fn state_word(state: StageState) -> &'static str {
         StageState::Failed => "failed",
         StageState::Skipped => "skipped",
         StageState::Interrupted => "interrupted",
+        StageState::Paused => "paused",
     }
 }
 

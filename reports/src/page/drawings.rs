@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::run_name;
 use crate::chain::Model;
+use crate::column::COLUMNS;
 use crate::plot::{self, Bar, Bars, Candidate, Curve, Measured, Plot, Unit};
-use crate::table::COLUMNS;
 
 /// Series of a search that describe its candidates, one point a candidate.
 const CANDIDATE_ACCURACY: &str = "nas/candidate-accuracy";
@@ -20,6 +20,8 @@ const CANDIDATE_ON_FRONT: &str = "nas/pareto";
 pub(crate) struct Drawings {
     /// Accuracy against latency of the chain.
     pub(crate) pareto: Option<Plot>,
+    /// Accuracy against file size of the chain.
+    pub(crate) sizes: Option<Plot>,
     /// Candidates of searches.
     pub(crate) searches: Vec<Plot>,
     /// Losses, learning rates, validation.
@@ -34,7 +36,8 @@ pub(crate) struct Drawings {
 pub(crate) fn draw(run: &RunRecord, models: &[Model]) -> Drawings {
     let is_schedule = |name: &str| name.contains("temperature") || name.contains("sparsity");
     Drawings {
-        pareto: pareto(&[(run_name(run), models.to_vec())]),
+        pareto: pareto(&[(run_name(run), models.to_vec())], "latency p50"),
+        sizes: pareto(&[(run_name(run), models.to_vec())], "file size"),
         searches: run.stages.iter().filter_map(search).collect(),
         training: panels(run, |name| !is_schedule(name)),
         schedules: panels(run, is_schedule),
@@ -42,26 +45,28 @@ pub(crate) fn draw(run: &RunRecord, models: &[Model]) -> Drawings {
     }
 }
 
-/// Accuracy against latency of the chains of one or several runs.
-pub(crate) fn pareto(chains: &[(String, Vec<Model>)]) -> Option<Plot> {
+/// Accuracy against what it costs (the title of a column of the summary) on the chains of one or
+/// several runs.
+pub(crate) fn pareto(chains: &[(String, Vec<Model>)], cost: &str) -> Option<Plot> {
     let all: Vec<Model> = chains.iter().flat_map(|(_, models)| models.iter().cloned()).collect();
     let measurement = |title: &str| {
         COLUMNS.iter().find(|column| column.title == title).map(|column| column.measurement(&all))
     };
-    let (accuracy, latency) = (measurement("accuracy")?, measurement("latency p50")?);
+    let (accuracy, measured_cost) = (measurement("accuracy")?, measurement(cost)?);
     let measured = |model| -> Option<Measured<'_>> {
         let model: &Model = model;
         Some(Measured {
             name: &model.name,
             accuracy: model.measurement(accuracy).ok()?,
-            latency: model.measurement(latency).ok()?,
+            cost: model.measurement(measured_cost).ok()?,
         })
     };
     let chains: Vec<(String, Vec<Measured<'_>>)> = chains
         .iter()
         .map(|(name, models)| (name.clone(), models.iter().filter_map(measured).collect()))
         .collect();
-    plot::chains(&accuracy.replace('/', " "), &chains)
+    let cost = if cost == "latency p50" { "latency" } else { cost };
+    plot::chains(&accuracy.replace('/', " "), cost, &chains)
 }
 
 /// The series of several runs that have one name in one stage, a line a run.

@@ -53,7 +53,10 @@ pub(crate) fn all(models: &[Model]) -> Grid {
         .collect();
     let mut names: Vec<&str> = names.into_iter().collect();
     names.sort_by_key(|name| {
-        READING_ORDER.iter().position(|start| name.starts_with(start)).unwrap_or(usize::MAX)
+        let place = READING_ORDER.iter().position(|start| name.starts_with(start));
+        // Rates of load in the order of numbers, not of letters.
+        let rate: u64 = name.split('/').find_map(|part| part.parse().ok()).unwrap_or(0);
+        (place.unwrap_or(usize::MAX), rate)
     });
     grid(models, names.into_iter().map(|name| (name.to_owned(), name.to_owned())))
 }

@@ -69,7 +69,7 @@ impl Bars {
             largest.name,
             quantity(largest.value, unit)
         );
-        let factor = if axis_unit == Unit::Percent { 100.0 } else { 1.0 };
+        let factor = axis_unit.factor();
         let size = values.iter().map(|bar| (bar.value * factor).abs()).fold(0.0, f64::max);
         let row = |(index, bar): (usize, &Bar)| {
             let end = scale.at(bar.value);

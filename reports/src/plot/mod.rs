@@ -3,15 +3,22 @@
 
 mod bars;
 mod curves;
+mod labels;
+mod parallel;
 mod pareto;
+mod rates;
 mod scale;
+mod trials;
 
 use serde::Serialize;
 
 pub(crate) use bars::{Bar, Bars};
 pub(crate) use curves::{Curve, curves};
+pub(crate) use parallel::{Coordinate, Dimension, Parallel, Trial, parallel};
 pub(crate) use pareto::{Candidate, Measured, candidates, chains};
-pub(crate) use scale::{Tick, Unit, round};
+pub(crate) use rates::{Rated, rates};
+pub(crate) use scale::{Scale, Tick, Unit, round};
+pub(crate) use trials::{Climb, Measure, Point, Standing, front, history, rungs};
 
 /// Colours there are; the style sheet has a class for each.
 const N_COLOURS: usize = 6;

@@ -1,4 +1,4 @@
-//! Accuracy against latency: what each model pays for its answers.
+//! Accuracy against latency or size: what each model pays for its answers.
 
 use super::scale::Scale;
 use super::{Axis, Frame, Key, Label, MARKS, Mark, Plot, Shape, Style, Unit, path_through, round};
@@ -12,9 +12,8 @@ const FRAME: Frame = Frame { left: 50.0, top: 26.0, right: 388.0, bottom: 274.0 
 /// Marks of candidates: small, there may be hundreds.
 const ON_FRONT: &str = "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z";
 const BEHIND: &str = "M-2.5-2.5h5v5h-5z";
-/// Width of a character of a label, on average.
-const CHARACTER: f64 = 6.4;
-const LINE: f64 = 13.0;
+/// Marks of one model that lie this near are one to the eye.
+const NEAR: f64 = 13.0;
 
 /// A model with both its numbers.
 #[derive(Debug, Clone)]
@@ -23,8 +22,8 @@ pub(crate) struct Measured<'run> {
     pub(crate) name: &'run str,
     /// Its accuracy.
     pub(crate) accuracy: &'run Metric,
-    /// Its latency.
-    pub(crate) latency: &'run Metric,
+    /// What it costs: its latency, or its size.
+    pub(crate) cost: &'run Metric,
 }
 
 /// An architecture that a search looked at.
@@ -40,22 +39,26 @@ pub(crate) struct Candidate {
     pub(crate) on_front: bool,
 }
 
-/// Accuracy against latency of one or several chains of models, each joined by a line.
+/// Accuracy against cost of one or several chains of models, each joined by a line.
 ///
 /// `None` when no model has both numbers, or their units differ.
-pub(crate) fn chains(accuracy_name: &str, chains: &[(String, Vec<Measured<'_>>)]) -> Option<Plot> {
+pub(crate) fn chains(
+    accuracy_name: &str,
+    cost_name: &str,
+    chains: &[(String, Vec<Measured<'_>>)],
+) -> Option<Plot> {
     let all: Vec<&Measured<'_>> = chains.iter().flat_map(|(_, models)| models).collect();
     let first = all.first()?;
-    let (latency_unit, accuracy_unit) = (&first.latency.unit, &first.accuracy.unit);
+    let (cost_unit, accuracy_unit) = (&first.cost.unit, &first.accuracy.unit);
     let comparable = |model: &&Measured<'_>| {
-        model.latency.unit == *latency_unit && model.accuracy.unit == *accuracy_unit
+        model.cost.unit == *cost_unit && model.accuracy.unit == *accuracy_unit
     };
     if !all.iter().all(comparable) {
         return None;
     }
-    let latencies: Vec<f64> = all.iter().map(|model| model.latency.value).collect();
-    let x_unit = Unit::of_metric(latency_unit);
-    let x = Scale::spread_out(&latencies, FRAME.left, FRAME.right, x_unit);
+    let costs: Vec<f64> = all.iter().map(|model| model.cost.value).collect();
+    let x_unit = Unit::of_metric(cost_unit);
+    let x = Scale::spread_out(&costs, FRAME.left, FRAME.right, x_unit);
     let accuracies = all.iter().flat_map(|model| {
         let metric = model.accuracy;
         [Some(metric.value), metric.low, metric.high].into_iter().flatten()
@@ -63,26 +66,28 @@ pub(crate) fn chains(accuracy_name: &str, chains: &[(String, Vec<Measured<'_>>)]
     let y_unit = Unit::of_metric(accuracy_unit);
     let y = Scale::linear(accuracies, FRAME.bottom, FRAME.top, y_unit);
 
-    let title = format!("{accuracy_name} against latency");
-    let mut plot = empty(&title, accuracy_name, x, x_unit, y, y_unit);
+    let title = format!("{accuracy_name} against {cost_name}");
+    let mut plot = empty(&title, (cost_name, x, x_unit), (accuracy_name, y, y_unit));
     plot.note = "Up and to the left is better. A ring marks models that no other model beats in \
                  both; whiskers are 95 % intervals."
         .to_owned();
     let several = chains.len() > 1;
+    let nothing = String::new();
     for (chain_index, (chain, models)) in chains.iter().enumerate() {
-        let at = |model: &Measured<'_>| (x.at(model.latency.value), y.at(model.accuracy.value));
+        let at = |model: &Measured<'_>| (x.at(model.cost.value), y.at(model.accuracy.value));
         let line = Style { colour: if several { chain_index % 6 } else { 5 }, dash: 1 };
         plot.lines
             .push(Shape { path: path_through(models.iter().map(|m| Some(at(m)))), style: line });
         for (index, model) in models.iter().enumerate() {
             let style_index = if several { chain_index } else { index };
-            plot.add_model(model, at(model), style_index, several.then_some(chain), &all, y);
+            let names = (if several { chain } else { &nothing }, cost_name);
+            plot.add_model(model, at(model), style_index, names, &all, y);
         }
         if several {
             plot.legend.push(key(chain_index, chain));
         }
     }
-    plot.place_labels();
+    plot.place_labels(FRAME);
     Some(plot)
 }
 
@@ -93,7 +98,7 @@ pub(crate) fn candidates(title: &str, candidates: &[Candidate]) -> Option<Plot> 
     let x = Scale::spread_out(&latencies, FRAME.left, FRAME.right, Unit::Milliseconds);
     let accuracies = candidates.iter().map(|one| one.accuracy);
     let y = Scale::linear(accuracies, FRAME.bottom, FRAME.top, Unit::Percent);
-    let mut plot = empty(title, "accuracy", x, Unit::Milliseconds, y, Unit::Percent);
+    let mut plot = empty(title, ("latency", x, Unit::Milliseconds), ("accuracy", y, Unit::Percent));
     // Searches add up a table of layer latencies; only the chosen model is measured as a whole.
     plot.x.title = format!("predicted {}", plot.x.title);
     let mut front: Vec<(f64, f64)> = Vec::new();
@@ -141,11 +146,19 @@ pub(crate) fn candidates(title: &str, candidates: &[Candidate]) -> Option<Plot> 
     Some(plot)
 }
 
-fn empty(title: &str, accuracy: &str, x: Scale, x_unit: Unit, y: Scale, y_unit: Unit) -> Plot {
-    let logarithmic = if x.is_logarithmic() { ", logarithmic" } else { "" };
-    let x_title = match x_unit {
-        Unit::Milliseconds => format!("latency (ms{logarithmic})"),
-        _ => format!("latency{}", if logarithmic.is_empty() { "" } else { " (logarithmic)" }),
+/// A plot of a cost across and an accuracy upwards: names, scales and units.
+fn empty(
+    title: &str,
+    (cost, x, x_unit): (&str, Scale, Unit),
+    (accuracy, y, y_unit): (&str, Scale, Unit),
+) -> Plot {
+    let logarithmic = if x.is_logarithmic() { "logarithmic" } else { "" };
+    let unit = x_unit.suffix().trim_matches([' ', '(', ')']);
+    let about: Vec<&str> =
+        [unit, logarithmic].into_iter().filter(|word| !word.is_empty()).collect();
+    let x_title = match about.as_slice() {
+        [] => cost.to_owned(),
+        about => format!("{cost} ({})", about.join(", ")),
     };
     Plot {
         title: title.to_owned(),
@@ -169,13 +182,13 @@ impl Plot {
         model: &Measured<'_>,
         (x, y): (f64, f64),
         style_index: usize,
-        chain: Option<&String>,
+        (chain, cost_name): (&String, &str),
         all: &[&Measured<'_>],
         scale: Scale,
     ) {
         let Key { style, mark, .. } = key(style_index, "");
         let accuracy = model.accuracy;
-        let mut hover = chain.map_or_else(String::new, |chain| format!("{chain} · "));
+        let mut hover = if chain.is_empty() { String::new() } else { format!("{chain} · ") };
         hover.push_str(&format!(
             "{}\naccuracy: {}",
             model.name,
@@ -188,8 +201,8 @@ impl Plot {
             self.whiskers.push(Shape { path, style });
             hover.push_str(&format!(" [{}]", interval(low, high, &accuracy.unit)));
         }
-        let latency = quantity(model.latency.value, &model.latency.unit);
-        hover.push_str(&format!("\nlatency: {latency}"));
+        let cost = quantity(model.cost.value, &model.cost.unit);
+        hover.push_str(&format!("\n{cost_name}: {cost}"));
         if !self.summary.is_empty() {
             self.summary.push_str("; ");
         }
@@ -199,76 +212,17 @@ impl Plot {
         let text = model.name.to_owned();
         // The same model in two runs lies in one place and needs one label.
         let is_labelled = self.labels.iter().any(|label| {
-            label.text == text && (label.x - x).abs() < LINE && (label.y - y).abs() < LINE
+            label.text == text && (label.x - x).abs() < NEAR && (label.y - y).abs() < NEAR
         });
         if !is_labelled {
             self.labels.push(Label { x, y, anchor: "start", text });
-        }
-    }
-
-    /// Moves each label beside its mark, where it covers no mark and no earlier label.
-    fn place_labels(&mut self) {
-        let marks: Vec<Area> =
-            self.marks.iter().map(|mark| Area::around(mark.x, mark.y, 16.0, 16.0)).collect();
-        let mut taken: Vec<Area> = marks;
-        for label in &mut self.labels {
-            let (x, y) = (label.x, label.y);
-            let width = label.text.chars().count() as f64 * CHARACTER;
-            let places = [
-                ("start", x + 9.0, y - 9.0),
-                ("end", x - 9.0, y - 9.0),
-                ("start", x + 9.0, y + 18.0),
-                ("end", x - 9.0, y + 18.0),
-                ("start", x + 12.0, y + 4.0),
-                ("end", x - 12.0, y + 4.0),
-            ];
-            let boxed = |(anchor, x, y): (&str, f64, f64)| {
-                let left = if anchor == "end" { x - width } else { x };
-                Area { left, right: left + width, top: y - LINE + 3.0, bottom: y + 3.0 }
-            };
-            let is_free = |place: &(&str, f64, f64)| {
-                let area = boxed(*place);
-                area.is_inside(FRAME) && !taken.iter().any(|other| other.overlaps(area))
-            };
-            let place = *places.iter().find(|place| is_free(place)).unwrap_or(&places[0]);
-            taken.push(boxed(place));
-            (label.anchor, label.x, label.y) = (place.0, round(place.1), round(place.2));
         }
     }
 }
 
 /// Whether `other` is at least as good in both and better in one.
 fn dominates(other: &Measured<'_>, model: &Measured<'_>) -> bool {
-    let (faster, slower) = (other.latency.value, model.latency.value);
+    let (cheaper, dearer) = (other.cost.value, model.cost.value);
     let (better, worse) = (other.accuracy.value, model.accuracy.value);
-    faster <= slower && better >= worse && (faster < slower || better > worse)
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Area {
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
-}
-
-impl Area {
-    fn around(x: f64, y: f64, width: f64, height: f64) -> Self {
-        let (w, h) = (width / 2.0, height / 2.0);
-        Self { left: x - w, right: x + w, top: y - h, bottom: y + h }
-    }
-
-    fn overlaps(self, other: Self) -> bool {
-        self.left < other.right
-            && other.left < self.right
-            && self.top < other.bottom
-            && other.top < self.bottom
-    }
-
-    fn is_inside(self, frame: Frame) -> bool {
-        self.left >= frame.left
-            && self.right <= frame.right
-            && self.top >= frame.top
-            && self.bottom <= frame.bottom
-    }
+    cheaper <= dearer && better >= worse && (cheaper < dearer || better > worse)
 }

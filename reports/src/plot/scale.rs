@@ -11,6 +11,8 @@ pub(crate) enum Unit {
     Percent,
     /// Milliseconds.
     Milliseconds,
+    /// Bytes, written as megabytes (10⁶).
+    Bytes,
     /// A number without a unit.
     Plain,
 }
@@ -21,6 +23,7 @@ impl Unit {
         match unit {
             "fraction" => Self::Percent,
             "ms" => Self::Milliseconds,
+            "bytes" => Self::Bytes,
             _ => Self::Plain,
         }
     }
@@ -43,6 +46,7 @@ impl Unit {
         match self {
             Self::Percent => " (%)",
             Self::Milliseconds => " (ms)",
+            Self::Bytes => " (MB)",
             Self::Plain => "",
         }
     }
@@ -52,12 +56,18 @@ impl Unit {
         match self {
             Self::Percent => format!("{} %", significant(value * 100.0)),
             Self::Milliseconds => format!("{} ms", significant(value)),
+            Self::Bytes => format!("{} MB", significant(value / 1e6)),
             Self::Plain => significant(value),
         }
     }
 
-    fn factor(self) -> f64 {
-        if self == Self::Percent { 100.0 } else { 1.0 }
+    /// What a value is multiplied by before it is written.
+    pub(super) fn factor(self) -> f64 {
+        match self {
+            Self::Percent => 100.0,
+            Self::Bytes => 1e-6,
+            Self::Milliseconds | Self::Plain => 1.0,
+        }
     }
 }
 
@@ -113,6 +123,16 @@ impl Scale {
     pub(crate) fn spread_out(values: &[f64], start: f64, end: f64, unit: Unit) -> Self {
         match extent(values.iter().copied()) {
             Some((low, high)) if low > 0.0 && high / low >= LOGARITHMIC_FROM => {
+                Self::logarithmic(values, start, end, unit)
+            }
+            _ => Self::linear(values.iter().copied(), start, end, unit),
+        }
+    }
+
+    /// Logarithmic where all values are positive, linear otherwise.
+    pub(crate) fn logarithmic(values: &[f64], start: f64, end: f64, unit: Unit) -> Self {
+        match extent(values.iter().copied()) {
+            Some((low, high)) if low > 0.0 && high > low => {
                 let margin = (high / low).powf(MARGIN);
                 let (low, high) = (low / margin, high * margin);
                 Self { low, high, start, end, logarithmic: true, unit }

@@ -1,10 +1,9 @@
-//! What the machine can do at most, measured in the same run by the bench `peaks` of `kernels`.
+//! What the machine can do at most, measured in the same run.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::process::{Command, Stdio};
 
-use anyhow::Context as _;
+use kernels::Tier;
+use kernels::peaks::{Effort, Numbers, Peaks as Measured};
 
 use crate::table::Precision;
 
@@ -14,32 +13,17 @@ pub(crate) struct Peaks(BTreeMap<Precision, f64>);
 
 impl Peaks {
     /// # Errors
-    /// When cargo did not start this bench, or the other one cannot run.
+    /// When no loop is known for this CPU.
     pub(crate) fn measure(threads: usize) -> anyhow::Result<Self> {
-        let cargo = env::var_os("CARGO").context("not started by cargo")?;
-        let mut command = Command::new(cargo);
-        command.args(["bench", "--quiet", "--package", "kernels", "--bench", "peaks"]);
-        command.env("RAYON_NUM_THREADS", threads.to_string()).stderr(Stdio::null());
-        let output = command.output()?;
-        anyhow::ensure!(output.status.success(), "{command:?} ended with {}", output.status);
-        let peaks = Self::parse(&String::from_utf8(output.stdout)?);
-        anyhow::ensure!(!peaks.0.is_empty(), "{command:?} named no rate");
-        Ok(peaks)
-    }
-
-    /// Lines begin with the precision and end with the rate of all threads; others are skipped.
-    fn parse(text: &str) -> Self {
-        let mut peaks = BTreeMap::new();
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            let precision = words.next().and_then(Precision::from_name);
-            let rate = words.next_back().and_then(|word| word.parse().ok());
-            if let Some((precision, rate)) = precision.zip(rate) {
-                let best: &mut f64 = peaks.entry(precision).or_default();
-                *best = best.max(rate);
-            }
-        }
-        Self(peaks)
+        let measured = Measured::measure(threads, Effort::THOROUGH);
+        let measured = measured.ok_or_else(|| anyhow::anyhow!("no loop is known for this CPU"))?;
+        let rate = |numbers: Numbers| {
+            let precision = Precision::from_name(numbers.name())?;
+            let peak = measured.fastest(numbers, Tier::Amx)?;
+            (peak.numbers == numbers).then_some((precision, peak.rate))
+        };
+        let all = [Numbers::F32, Numbers::Bf16, Numbers::Int8];
+        Ok(Self(all.into_iter().filter_map(rate).collect()))
     }
 
     pub(crate) fn describe(&self) -> String {

@@ -1,21 +1,16 @@
-//! Arithmetic with broadcasting, activations that stand alone, functions of single elements.
+//! Arithmetic with broadcasting, and functions of single elements.
 
 use graph::Op;
-use kernels::gpu::{Gpu, Pair, activate, map, pairs};
-use kernels::{Activation, Function};
+use kernels::Activation;
+use kernels::gpu::{Gpu, Pair, activate, pairs};
 
 use super::{Call, GpuEntry, GpuKernel, operator};
-use crate::kernel::floats;
-use crate::kernel::function::function_of;
+use crate::kernel::{floats, function_of};
 use crate::module::{Module, Node};
 use crate::pass::activation_of;
 
 const fn pair(name: &'static str, operation: &'static str) -> GpuEntry {
     GpuEntry { name, operation, prepare: prepare_pair }
-}
-
-const fn activation(name: &'static str, operation: &'static str) -> GpuEntry {
-    GpuEntry { name, operation, prepare: prepare_activation }
 }
 
 const fn function(name: &'static str, operation: &'static str) -> GpuEntry {
@@ -27,9 +22,9 @@ pub(super) const KERNELS: &[GpuEntry] = &[
     pair("gpu.sub", "Sub"),
     pair("gpu.mul", "Mul"),
     pair("gpu.div", "Div"),
-    activation("gpu.relu", "Relu"),
-    activation("gpu.tanh", "Tanh"),
-    activation("gpu.gelu", "Gelu"),
+    function("gpu.relu", "Relu"),
+    function("gpu.tanh", "Tanh"),
+    function("gpu.gelu", "Gelu"),
     function("gpu.abs", "Abs"),
     function("gpu.neg", "Neg"),
     function("gpu.reciprocal", "Reciprocal"),
@@ -68,31 +63,18 @@ impl GpuKernel for Pairs {
     }
 }
 
-struct Activated(Activation);
-
-fn prepare_activation(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
-    floats(module, node)?;
-    let found = operator(node).and_then(activation_of).ok_or("does not know the activation")?;
-    Ok(Box::new(Activated(found)))
-}
-
-impl GpuKernel for Activated {
-    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        activate(gpu, self.0, &call.inputs[0].buffer, &call.output);
-        Ok(())
-    }
-}
-
-struct Mapped(Function);
+struct Function(Activation);
 
 fn prepare_function(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
     floats(module, node)?;
-    Ok(Box::new(Mapped(function_of(node).ok_or("does not know the function")?)))
+    let named = |op| activation_of(op).or_else(|| function_of(op).map(Activation::Map));
+    let found = operator(node).and_then(named).ok_or("does not know the function")?;
+    Ok(Box::new(Function(found)))
 }
 
-impl GpuKernel for Mapped {
+impl GpuKernel for Function {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        map(gpu, self.0, &call.inputs[0].buffer, &call.output);
+        activate(gpu, self.0, &call.inputs[0].buffer, &call.output);
         Ok(())
     }
 }

@@ -136,11 +136,11 @@ fn prepare_attention(_: &Gpu, _: &Module, node: &Node) -> Result<Box<dyn GpuKern
 
 impl GpuKernel for Fused {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        let HeadSplit { heads, head_size, scale, offsets, output } = self.0;
+        let HeadSplit { heads, head_size, scale, offsets, no_keys, output } = self.0;
         let tokens = |input: usize| call.inputs[input].shape[1];
         let batch = call.inputs[0].shape[0];
         let (queries, keys) = (tokens(0), tokens(1));
-        let sizes = Attention { batch, heads, queries, keys, head_size, scale };
+        let sizes = Attention { batch, heads, queries, keys, head_size, scale, no_keys };
         let qkv = [0, 1, 2].map(|part| Heads {
             data: &call.inputs[part].buffer,
             start: offsets[part],

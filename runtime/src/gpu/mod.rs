@@ -19,8 +19,9 @@ mod run;
 
 use graph::DType;
 use kernels::Cpu;
-use kernels::gpu::{Buffer, Gpu};
+use kernels::gpu::{Buffer, Gpu, GpuError};
 
+use crate::RuntimeError;
 use crate::explain::RejectedKernel;
 use crate::kernel::{self, Choice, Prepared};
 use crate::module::{Id, Module, Node, Operation};
@@ -91,7 +92,8 @@ pub(crate) fn choose(gpu: &Gpu, module: &Module, node: &Node, cpu: Cpu) -> Choic
         match (entry.prepare)(gpu, module, node) {
             Ok(kernel) => {
                 let prepared = Prepared::OnGpu(kernel);
-                return Choice { name: entry.name, prepared, rejected, fallback: None };
+                let reason = "the first of the GPU's that can run".to_owned();
+                return Choice { name: entry.name, prepared, reason, rejected, fallback: None };
             }
             Err(reason) => {
                 rejected.push(RejectedKernel { kernel: entry.name.to_owned(), reason });
@@ -145,6 +147,10 @@ impl GpuModel {
             }
         }
         Self { gpu, constants, bases }
+    }
+
+    fn failed(&self, error: &GpuError) -> RuntimeError {
+        RuntimeError::Device { name: self.gpu.name().to_owned(), reason: error.to_string() }
     }
 }
 

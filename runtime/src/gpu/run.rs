@@ -8,7 +8,7 @@ use crate::RuntimeError;
 use crate::kernel::Prepared;
 use crate::module::{Id, Node};
 use crate::plan::Place;
-use crate::session::Run;
+use crate::session::{Run, Watch};
 
 /// What a session keeps on the device.
 #[derive(Default)]
@@ -56,7 +56,8 @@ struct OnGpu<'r, 'a> {
     newest: Vec<Newest>,
 }
 
-/// Runs all steps; the outputs are in `host`, the session's arena, when it returns.
+/// Runs all steps; the outputs are in `host`, the session's arena, when it returns. Who watches is
+/// told of every node once it has run.
 ///
 /// # Errors
 /// When a node fails on its values, or the device does.
@@ -66,6 +67,23 @@ pub(crate) fn run(
     steps: &[Prepared],
     memory: &mut Memory,
     host: &mut [u8],
+    watch: Option<Watch<'_>>,
+) -> Result<(), RuntimeError> {
+    let done = launch_all(run, model, steps, memory, host, watch);
+    if done.is_err() {
+        // The next run may come from another thread, which the device does not order behind this.
+        let _failed_anyway = model.gpu.sync();
+    }
+    done
+}
+
+fn launch_all(
+    run: &Run<'_>,
+    model: &GpuModel,
+    steps: &[Prepared],
+    memory: &mut Memory,
+    host: &mut [u8],
+    mut watch: Option<Watch<'_>>,
 ) -> Result<(), RuntimeError> {
     let module = run.module;
     let arena = memory.arena(&model.gpu, run.plan.bytes);
@@ -84,6 +102,10 @@ pub(crate) fn run(
                 run.step(index, node, &**kernel, host)?;
                 on_gpu.newest[node.output.0] = Newest::Host;
             }
+        }
+        if let Some(watch) = &mut watch {
+            model.gpu.sync().map_err(|error| model.failed(&error))?;
+            watch(index);
         }
     }
     on_gpu.fetch(&module.outputs, host)
@@ -165,11 +187,8 @@ impl OnGpu<'_, '_> {
             return Ok(());
         }
         let buffers: Vec<&Buffer> = wanted.iter().map(|(_, buffer)| buffer).collect();
-        let gpu = &self.model.gpu;
-        let found = gpu.read(&buffers).map_err(|error| RuntimeError::Device {
-            name: gpu.name().to_owned(),
-            reason: error.to_string(),
-        })?;
+        let model = self.model;
+        let found = model.gpu.read(&buffers).map_err(|error| model.failed(&error))?;
         for ((range, _), bytes) in wanted.iter().zip(found) {
             host[range.clone()].copy_from_slice(&bytes);
         }

@@ -1,9 +1,11 @@
 //! Fused attention.
 
 use kernels::int8::Output;
-use kernels::{Attention, Cpu, Heads, Mask, attention_into};
+use kernels::peaks::Numbers;
+use kernels::{ATTENTION_PARALLEL_WORK, Attention, Cpu, Heads, Mask, attention_into};
 
 use super::{Call, Kernel, KernelEntry, Operand, Prepared, any, elements_mut, run};
+use crate::cost::{Parallel, Rate};
 use crate::module::{HeadSplit, Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
@@ -37,6 +39,7 @@ impl Kernel for Tiled {
             keys: tokens(&call.inputs[1]),
             head_size: self.split.head_size,
             scale: self.split.scale,
+            no_keys: self.split.no_keys,
         };
         let heads = [0, 1, 2].map(|part| {
             let data = call.f32(part);
@@ -50,6 +53,14 @@ impl Kernel for Tiled {
         };
         attention_into(self.cpu, &sizes, heads, mask, output);
         Ok(())
+    }
+
+    fn rate(&self) -> Rate {
+        Rate {
+            numbers: Numbers::F32,
+            share: 0.4,
+            parallel: Parallel::MultiplyAdds(ATTENTION_PARALLEL_WORK),
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! The linear layer with x and weights rounded to bf16, where the compiler was asked for it.
 
-use kernels::bf16::{Layer, PackedBf16, linear_bf16};
+use kernels::bf16::{Layer, PARALLEL_WORK, PackedBf16, linear_bf16};
+use kernels::peaks::Numbers;
 use kernels::{Activation, Cpu};
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, run};
 use crate::compile::Precision;
+use crate::cost::{Parallel, Rate};
 use crate::module::{Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
@@ -52,6 +54,10 @@ impl Kernel for PackedLinear {
         };
         linear_bf16(self.cpu, call.f32(0), rows, &layer, elements_mut(call.output));
         Ok(())
+    }
+
+    fn rate(&self) -> Rate {
+        Rate { numbers: Numbers::Bf16, share: 0.6, parallel: Parallel::MultiplyAdds(PARALLEL_WORK) }
     }
 
     fn packed_input(&self) -> Option<usize> {

@@ -2,9 +2,11 @@
 
 use graph::op::{Conv, Rounding, Window};
 use graph::{Dim, Op};
-use kernels::{Activation, Conv2d, Cpu, Filters, Slide, conv2d};
+use kernels::peaks::Numbers;
+use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Filters, Slide, conv2d};
 
 use super::{Call, Kernel, KernelEntry, Prepared, Scratch, elements_mut, floats, run};
+use crate::cost::{Parallel, Rate};
 use crate::module::{ActivatedConv, Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] =
@@ -119,6 +121,13 @@ impl Kernel for Convolution {
         let (x, y) = (call.f32(0), elements_mut(call.output));
         conv2d(self.cpu, &sizes, x, &filters, y, elements_mut(call.scratch));
         Ok(())
+    }
+
+    /// Depthwise filters reuse nothing between channels.
+    fn rate(&self) -> Rate {
+        let share = if self.op.groups > 1 { 0.15 } else { 0.5 };
+        let parallel = Parallel::MultiplyAdds(CONV_PARALLEL_WORK);
+        Rate { numbers: Numbers::F32, share, parallel }
     }
 
     /// The columns that windows are laid out as, see [`Conv2d::scratch_len`].

@@ -7,26 +7,26 @@ use kernels::{Cpu, Function, map, map_in_place};
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, floats, run};
 use crate::module::{Module, Node, Operation};
 
-const fn function(name: &'static str, operation: &'static str) -> KernelEntry {
+const fn entry(name: &'static str, operation: &'static str) -> KernelEntry {
     KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare }
 }
 
 pub(super) const KERNELS: &[KernelEntry] = &[
-    function("abs.f32", "Abs"),
-    function("neg.f32", "Neg"),
-    function("reciprocal.f32", "Reciprocal"),
-    function("floor.f32", "Floor"),
-    function("ceil.f32", "Ceil"),
-    function("sqrt.f32", "Sqrt"),
-    function("exp.f32", "Exp"),
-    function("log.f32", "Log"),
-    function("erf.f32", "Erf"),
-    function("sigmoid.f32", "Sigmoid"),
-    function("swish.f32", "Swish"),
-    function("hard-sigmoid.f32", "HardSigmoid"),
-    function("hard-swish.f32", "HardSwish"),
-    function("leaky-relu.f32", "LeakyRelu"),
-    function("elu.f32", "Elu"),
+    entry("abs.f32", "Abs"),
+    entry("neg.f32", "Neg"),
+    entry("reciprocal.f32", "Reciprocal"),
+    entry("floor.f32", "Floor"),
+    entry("ceil.f32", "Ceil"),
+    entry("sqrt.f32", "Sqrt"),
+    entry("exp.f32", "Exp"),
+    entry("log.f32", "Log"),
+    entry("erf.f32", "Erf"),
+    entry("sigmoid.f32", "Sigmoid"),
+    entry("swish.f32", "Swish"),
+    entry("hard-sigmoid.f32", "HardSigmoid"),
+    entry("hard-swish.f32", "HardSwish"),
+    entry("leaky-relu.f32", "LeakyRelu"),
+    entry("elu.f32", "Elu"),
     KernelEntry {
         name: "clip.f32",
         operation: "Clip",
@@ -40,8 +40,9 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     },
 ];
 
-pub(crate) fn function_of(node: &Node) -> Option<Function> {
-    let Operation::Graph(Op::Unary(op)) = node.operation else { return None };
+/// The kernels' name for an operator on single numbers.
+pub(crate) fn function_of(op: &Op) -> Option<Function> {
+    let &Op::Unary(op) = op else { return None };
     Some(match op {
         Unary::Abs => Function::Abs,
         Unary::Neg => Function::Neg,
@@ -62,9 +63,16 @@ pub(crate) fn function_of(node: &Node) -> Option<Function> {
     })
 }
 
+fn function(node: &Node) -> Option<Function> {
+    match &node.operation {
+        Operation::Graph(op) => function_of(op),
+        _ => None,
+    }
+}
+
 fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     floats(module, node)?;
-    function_of(node).map(|_| ()).ok_or_else(|| "does not know the function".to_owned())
+    function(node).map(|_| ()).ok_or_else(|| "does not know the function".to_owned())
 }
 
 struct Mapped {
@@ -73,7 +81,7 @@ struct Mapped {
 }
 
 fn prepare(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
-    let function = function_of(node).expect("other functions were not accepted");
+    let function = function(node).expect("other functions were not accepted");
     run(Mapped { cpu, function })
 }
 

@@ -2,9 +2,11 @@
 
 use graph::{DType, Tensor};
 use kernels::int8::{self, Input, Layer, Output, PackedWeights};
+use kernels::peaks::Numbers;
 use kernels::{Cpu, TableScales, Tier, gather_rows_int8};
 
 use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
+use crate::cost::{Parallel, Rate};
 use crate::module::{IntegerLinear, Module, Node, Operation};
 
 const fn linear(name: &'static str, tier: Tier, cost: u32) -> KernelEntry {
@@ -79,6 +81,13 @@ impl Kernel for PackedLinear {
         };
         int8::linear(self.cpu, x, rows, &layer, output);
         Ok(())
+    }
+
+    /// The portable tier multiplies one number at a time.
+    fn rate(&self) -> Rate {
+        let share = if self.cpu.tier() == Tier::Portable { 0.05 } else { 0.7 };
+        let parallel = Parallel::MultiplyAdds(int8::PARALLEL_WORK);
+        Rate { numbers: Numbers::Int8, share, parallel }
     }
 
     fn packed_input(&self) -> Option<usize> {

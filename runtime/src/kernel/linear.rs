@@ -2,9 +2,11 @@
 
 use graph::DType;
 use kernels::float::{self, Layer, PackedWeights};
+use kernels::peaks::Numbers;
 use kernels::{Activation, Cpu};
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, expect_type, run};
+use crate::cost::{Parallel, Rate};
 use crate::module::{Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
@@ -40,6 +42,14 @@ impl Kernel for Linear {
         let layer = Layer { weights: &self.weights, bias, activation: self.activation };
         float::linear(self.cpu, call.f32(0), rows, &layer, elements_mut(call.output));
         Ok(())
+    }
+
+    fn rate(&self) -> Rate {
+        Rate {
+            numbers: Numbers::F32,
+            share: 0.8,
+            parallel: Parallel::MultiplyAdds(float::PARALLEL_WORK),
+        }
     }
 
     fn packed_input(&self) -> Option<usize> {

@@ -1,9 +1,11 @@
 //! f32 products of two values, with leading dimensions that broadcast.
 
 use graph::Dim;
-use kernels::{Batch, Matrix, Write, batched_gemm, gemm};
+use kernels::peaks::Numbers;
+use kernels::{Batch, GEMM_PARALLEL_WORK, Matrix, Write, batched_gemm, gemm};
 
 use super::{Call, Kernel, KernelEntry, Scratch, elements_mut, floats, run};
+use crate::cost::{Parallel, Rate};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "matmul.f32",
@@ -41,6 +43,14 @@ impl Kernel for MatMul {
         let b = Batch { data: right, shape: [k, n], strides: [n, 1], offsets: b_offsets };
         batched_gemm(&a, &b, output, Write::Overwrite);
         Ok(())
+    }
+
+    fn rate(&self) -> Rate {
+        Rate {
+            numbers: Numbers::F32,
+            share: 0.6,
+            parallel: Parallel::MultiplyAdds(GEMM_PARALLEL_WORK),
+        }
     }
 
     /// Where the two matrices of each product start.

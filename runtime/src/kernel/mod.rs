@@ -6,7 +6,7 @@ mod bf16;
 mod concat;
 mod conv;
 mod elementwise;
-pub(crate) mod function;
+mod function;
 mod integer;
 mod linear;
 mod matmul;
@@ -21,9 +21,11 @@ mod rows;
 use graph::{Bindings, DType, Dim, Element, Shape};
 use kernels::{Cpu, Tier};
 
+use crate::cost::Rate;
 use crate::explain::RejectedKernel;
 use crate::module::{Module, Node, Operation};
 
+pub(crate) use function::function_of;
 pub(crate) use reference::from_operand;
 
 /// A value as a kernel sees it.
@@ -100,6 +102,11 @@ pub(crate) trait Kernel: Send + Sync {
     /// The input whose content was packed, and which is not read again.
     fn packed_input(&self) -> Option<usize> {
         None
+    }
+
+    /// How fast it works at best.
+    fn rate(&self) -> Rate {
+        Rate::default()
     }
 
     /// Bytes of packed weights.
@@ -201,6 +208,7 @@ pub(crate) struct Choice {
     /// What explanations call it.
     pub(crate) name: &'static str,
     pub(crate) prepared: Prepared,
+    pub(crate) reason: String,
     pub(crate) rejected: Vec<RejectedKernel>,
     /// Why it runs on the CPU although the model runs on a GPU.
     pub(crate) fallback: Option<String>,
@@ -214,7 +222,7 @@ pub(crate) fn choose(module: &Module, node: &Node, cpu: Cpu) -> Choice {
         entry.operation == kind || entry.operation == EVERY_OPERATOR && of_graph
     };
     let mut rejected = Vec::new();
-    let mut best: Option<(&KernelEntry, Cpu)> = None;
+    let (mut usable_entries, mut best) = (0, None::<(&KernelEntry, Cpu)>);
     let candidates = KERNELS.iter().copied().flatten();
     for entry in candidates.filter(fits) {
         let mut reject = |entry: &KernelEntry, reason| {
@@ -222,21 +230,29 @@ pub(crate) fn choose(module: &Module, node: &Node, cpu: Cpu) -> Choice {
         };
         match usable(module, node, cpu, entry) {
             Err(reason) => reject(entry, reason),
-            Ok(entry_cpu) => match best {
-                Some((other, _)) if other.cost <= entry.cost => {
-                    reject(entry, slower(entry, other));
-                }
-                _ => {
-                    if let Some((other, _)) = best.replace((entry, entry_cpu)) {
-                        reject(other, slower(other, entry));
+            Ok(entry_cpu) => {
+                usable_entries += 1;
+                match best {
+                    Some((other, _)) if other.cost <= entry.cost => {
+                        reject(entry, slower(entry, other));
+                    }
+                    _ => {
+                        if let Some((other, _)) = best.replace((entry, entry_cpu)) {
+                            reject(other, slower(other, entry));
+                        }
                     }
                 }
-            },
+            }
         }
     }
     let (entry, cpu) = best.expect("every operation has a kernel that accepts all its nodes");
+    let reason = match (usable_entries, rejected.len()) {
+        (_, 0) => "the only kernel for the operation".to_owned(),
+        (1, others) => format!("the only one of {} kernels that can run here", others + 1),
+        (usable, _) => format!("the cheapest of {usable} that can run, cost {}", entry.cost),
+    };
     let prepared = (entry.prepare)(module, node, cpu);
-    Choice { name: entry.name, prepared, rejected, fallback: None }
+    Choice { name: entry.name, prepared, reason, rejected, fallback: None }
 }
 
 fn slower(entry: &KernelEntry, than: &KernelEntry) -> String {

@@ -1,8 +1,10 @@
 //! The graph's own slow definition of an operator, for what has no kernel.
 
 use graph::{Op, Tensor, TensorError};
+use kernels::peaks::Numbers;
 
 use super::{Call, EVERY_OPERATOR, Kernel, KernelEntry, Operand, any, run};
+use crate::cost::{Parallel, Rate};
 use crate::module::Operation;
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
@@ -32,6 +34,11 @@ impl Kernel for Reference {
         }
         call.output.copy_from_slice(output.bytes());
         Ok(())
+    }
+
+    /// In doubles, one after another.
+    fn rate(&self) -> Rate {
+        Rate { numbers: Numbers::F32, share: 0.002, parallel: Parallel::Never }
     }
 }
 

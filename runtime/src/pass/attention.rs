@@ -1,7 +1,9 @@
 //! Split into heads, scaled and masked scores, softmax, weighted sum, merged heads → one node
 //! that never holds all scores.
 
+use graph::op::Unary;
 use graph::{Dim, Op};
+use kernels::NoKeys;
 
 use super::repeat;
 use crate::module::{HeadSplit, Id, Module, Operation};
@@ -30,10 +32,16 @@ fn find(module: &Module, index: usize) -> Option<Found> {
     let [merged] = walk.inputs_of(index)?;
     let product = walk.transposed(merged, &[0, 2, 1, 3])?;
     let [weights, value] = walk.step(product, |op| matches!(op, Op::MatMul))?;
-    let [scores] = walk.step(weights, |op| matches!(op, Op::Softmax(_)))?;
+    let (weights, no_keys) = walk.guarded(weights);
+    let readers = if no_keys == NoKeys::Zero { 2 } else { 1 };
+    let [scores] = walk.step_with(readers, weights, |op| matches!(op, Op::Softmax(_)))?;
     let (scaled, mask) = walk.masked(scores);
     let (raw, scale) = walk.scaled(scaled)?;
     let [query, key] = walk.step(raw, |op| matches!(op, Op::MatMul))?;
+    // Exporters of PyTorch scale both sides by the root.
+    let (query, query_scale) = walk.scaled(query)?;
+    let (key, key_scale) = walk.scaled(key)?;
+    let scale = scale * query_scale * key_scale;
     let (query, heads, head_size) = walk.heads(query, &[0, 2, 1, 3])?;
     let (key, key_heads, key_size) = walk.heads(key, &[0, 2, 3, 1])?;
     let (value, value_heads, value_size) = walk.heads(value, &[0, 2, 1, 3])?;
@@ -43,7 +51,7 @@ fn find(module: &Module, index: usize) -> Option<Found> {
         && output.len() == 3
         && output[2] == Dim::Fixed(heads * head_size)
         && mask.is_none_or(|mask| mask_fits(module, mask, scores));
-    let split = HeadSplit { heads, head_size, scale, offsets: [0; 3], output: None };
+    let split = HeadSplit { heads, head_size, scale, offsets: [0; 3], no_keys, output: None };
     let mut inputs = vec![query, key, value];
     inputs.extend(mask);
     same.then_some(Found { split, inputs, absorbed: walk.absorbed })
@@ -70,8 +78,18 @@ impl Walk<'_> {
 
     /// Absorbs the node that writes `id`, when its operator fits and nothing else reads it.
     fn step<const N: usize>(&mut self, id: Id, fits: impl Fn(&Op) -> bool) -> Option<[Id; N]> {
+        self.step_with(1, id, fits)
+    }
+
+    /// The same for a value that is read more often.
+    fn step_with<const N: usize>(
+        &mut self,
+        readers: usize,
+        id: Id,
+        fits: impl Fn(&Op) -> bool,
+    ) -> Option<[Id; N]> {
         let (index, op) = self.module.produced(id)?;
-        if !fits(op) || self.module.uses(id) != 1 {
+        if !fits(op) || self.module.uses(id) != readers {
             return None;
         }
         let inputs = self.inputs_of(index)?;
@@ -94,6 +112,30 @@ impl Walk<'_> {
         let (heads, size) = (heads.fixed()?, size.fixed()?);
         let expected = [batch.clone(), tokens.clone(), Dim::Fixed(heads * size)];
         (self.module.value(flat).shape == expected).then_some((flat, heads, size))
+    }
+
+    /// Takes off what writes 0 over weights that are no numbers: those of a query whose keys are
+    /// all masked by −∞.
+    fn guarded(&mut self, weights: Id) -> (Id, NoKeys) {
+        let found = || {
+            let (choice, Op::Where) = self.module.produced(weights)? else { return None };
+            let [condition, zero, kept] = self.inputs_of(choice)?;
+            let (test, Op::Unary(Unary::IsNan)) = self.module.produced(condition)? else {
+                return None;
+            };
+            let uses = |id| self.module.uses(id);
+            let fits = self.module.nodes[test].inputs == [kept]
+                && self.module.scalar(zero) == Some(0.0)
+                && [uses(weights), uses(condition), uses(kept)] == [1, 1, 2];
+            fits.then_some((kept, [choice, test]))
+        };
+        match found() {
+            Some((kept, nodes)) => {
+                self.absorbed.extend(nodes);
+                (kept, NoKeys::Zero)
+            }
+            None => (weights, NoKeys::NotANumber),
+        }
     }
 
     /// Takes off a mask that is added to the scores.

@@ -2,7 +2,8 @@
 
 use graph::Op;
 
-use super::{activation_of, repeat};
+use super::activation::activation_at;
+use super::repeat;
 use crate::module::{ActivatedConv, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
@@ -17,8 +18,10 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
         return false;
     }
     let Some(next) = module.only_consumer(node.output) else { return false };
-    let Operation::Graph(function) = &module.nodes[next].operation else { return false };
-    let Some(activation) = activation_of(function) else { return false };
+    if module.nodes[next].inputs.first() != Some(&node.output) {
+        return false;
+    }
+    let Some(activation) = activation_at(module, next) else { return false };
     let (op, inputs) = (op.clone(), node.inputs.clone());
     module.fuse(next, &[index, next], Operation::Conv(ActivatedConv { op, activation }), inputs);
     true

@@ -104,12 +104,13 @@ fn side_by_side(parts: [&Tensor; 3]) -> Option<Tensor> {
         *shape.last_mut()? = 3 * columns;
         let slices =
             [parts[0].elements().ok()?, parts[1].elements().ok()?, parts[2].elements().ok()?];
-        let at = |index: usize| {
-            let (row, column) = (index / (3 * columns), index % (3 * columns));
-            let part: &[T] = slices[column / columns];
-            part[row * columns + column % columns]
-        };
-        Some(Tensor::from_fn(&shape, at))
+        let mut elements: Vec<T> = Vec::with_capacity(3 * parts[0].len());
+        for row in 0..parts[0].len() / columns.max(1) {
+            for part in slices {
+                elements.extend_from_slice(&part[row * columns..(row + 1) * columns]);
+            }
+        }
+        Tensor::new(&shape, elements).ok()
     }
     join::<f32>(parts).or_else(|| join::<i8>(parts))
 }

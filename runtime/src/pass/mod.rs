@@ -11,6 +11,7 @@ mod dequantize_weights;
 mod factors;
 mod fold_constants;
 mod gelu;
+mod index_gather;
 mod integer_gather;
 mod integer_linear;
 mod layer_norm;
@@ -20,6 +21,10 @@ mod no_ops;
 mod quantize_epilogue;
 mod quantize_prologue;
 mod residual_layer_norm;
+mod score_mask;
+mod sizes;
+mod swish;
+mod transposes;
 
 use serde::Serialize;
 
@@ -46,10 +51,14 @@ pub(crate) struct Pass {
 /// dequantized weights folds only after the integer passes had their chance to keep them int8.
 pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "dead-code", level: Level::O1, run: dead_code::run },
+    Pass { name: "index-gather", level: Level::O1, run: index_gather::run },
+    Pass { name: "sizes", level: Level::O1, run: sizes::run },
     Pass { name: "no-ops", level: Level::O1, run: no_ops::run },
     Pass { name: "fold-constants", level: Level::O1, run: fold_constants::run },
+    Pass { name: "transposes", level: Level::O1, run: transposes::run },
     Pass { name: "common-subexpressions", level: Level::O1, run: common_subexpressions::run },
     Pass { name: "gelu", level: Level::O1, run: gelu::run },
+    Pass { name: "swish", level: Level::O1, run: swish::run },
     Pass { name: "layer-norm", level: Level::O1, run: layer_norm::run },
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
@@ -59,6 +68,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "linear", level: Level::O2, run: linear::run },
     Pass { name: "bias", level: Level::O2, run: bias::run },
     Pass { name: "activation", level: Level::O2, run: activation::run },
+    Pass { name: "score-mask", level: Level::O2, run: score_mask::run },
     Pass { name: "attention", level: Level::O2, run: attention::run },
     Pass { name: "quantize-epilogue", level: Level::O2, run: quantize_epilogue::run },
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
@@ -82,7 +92,8 @@ pub fn pass_names() -> impl Iterator<Item = &'static str> {
     PASSES.iter().map(|pass| pass.name)
 }
 
-/// Runs the passes of `level` that are not disabled.
+/// Runs the passes of `level` that are not disabled. While sizes depend on values, only those of
+/// [`Level::O1`]: fused operations take sizes that are known before a run.
 ///
 /// # Errors
 /// When a disabled name is no pass.
@@ -93,6 +104,7 @@ pub(crate) fn run(
 ) -> Result<Vec<PassReport>, RuntimeError> {
     check_names(disabled)?;
     let one = |pass: &Pass| {
+        let level = if module.is_dynamic() { level.min(Level::O1) } else { level };
         let ran = runs(pass, level, disabled);
         let fired = if ran { (pass.run)(module) } else { 0 };
         PassReport { name: pass.name.to_owned(), ran, fired }
@@ -128,7 +140,7 @@ fn repeat(module: &mut Module, rewrite: impl Fn(&mut Module, usize) -> bool) -> 
         if rewrite(module, index) {
             fired += 1;
             // Nodes before this one may be gone; none before it can match that did not before.
-            index = index.saturating_sub(before - module.nodes.len());
+            index = index.saturating_sub(before.saturating_sub(module.nodes.len()));
         } else {
             index += 1;
         }

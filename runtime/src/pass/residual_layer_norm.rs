@@ -1,7 +1,7 @@
 //! Sum, then a layer normalisation that alone reads it → both in one. One side of the sum has its
 //! full shape; the other may lack leading dimensions, as a position table does.
 
-use graph::Op;
+use graph::{Dim, Op};
 
 use super::repeat;
 use crate::module::{Module, Operation};
@@ -24,7 +24,9 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
     };
     let shape = |id| &module.value(id).shape;
     let (x, residual) = if shape(x) == shape(sum) { (x, residual) } else { (residual, x) };
-    let repeats = !shape(residual).is_empty() && shape(sum).ends_with(shape(residual));
+    let leading = shape(residual).iter().take_while(|dim| **dim == Dim::Fixed(1)).count();
+    let repeated = &shape(residual)[leading..];
+    let repeats = !repeated.is_empty() && shape(sum).ends_with(repeated);
     if sum != node.output || shape(x) != shape(sum) || !repeats {
         return false;
     }

@@ -1,13 +1,14 @@
 //! Whole models on the GPU back end, which CubeCL's CPU runtime stands in for.
 
-use graph::op::Slice;
-use graph::{DType, Dim, Op, Tensor, reference};
-use runtime::{CompileOptions, CompiledModel, Device, Level, Precision, compile};
+use graph::bert::Pooling;
+use graph::op::{Cast, Gather, Gelu, LayerNorm, ReduceSum, Slice, Softmax, Transpose, Unary};
+use graph::{DType, Dim, Op, Tensor, ValueId, reference};
+use runtime::{
+    CompileOptions, CompiledModel, Device, Level, MachinePeaks, Precision, compile, profile,
+};
 
 use crate::bert::{float, quantized, text};
 use crate::{Sketch, assert_close, numbers, options, run};
-
-use graph::bert::Pooling;
 
 fn on_gpu() -> CompileOptions {
     CompileOptions { device: Device::Emulated, ..options(Level::O3) }
@@ -34,6 +35,125 @@ fn encoders_match_the_reference_and_stay_on_the_gpu() {
             let expected = reference::evaluate(&graph, &inputs).unwrap();
             assert_close(&run(&model, &inputs), &expected, tolerance);
         }
+    }
+}
+
+/// Compiles a graph without rewriting it, checks that the kernel of its last node is this one, and
+/// compares with the reference.
+#[track_caller]
+fn check_kernel(sketch: Sketch, y: ValueId, inputs: &[(&str, Tensor)], kernel: &str) {
+    let graph = sketch.finish(&[y]);
+    let model = compile(&graph, &CompileOptions { level: Level::O0, ..on_gpu() }).unwrap();
+    assert_eq!(model.explain().nodes.last().unwrap().kernel, kernel);
+    let expected = reference::evaluate(&graph, inputs).unwrap();
+    assert_close(&run(&model, inputs), &expected, 4e-6);
+}
+
+#[test]
+fn operators_on_floats_match_the_reference() {
+    let mut all = vec![
+        (Op::Relu, "gpu.relu"),
+        (Op::Tanh, "gpu.tanh"),
+        (Op::Gelu(Gelu::Erf), "gpu.gelu"),
+        (Op::Gelu(Gelu::Tanh), "gpu.gelu"),
+        (Op::Softmax(Softmax {}), "gpu.softmax"),
+        (Op::ReduceSum(ReduceSum { axis: 0 }), "gpu.reduce-sum"),
+        (Op::ReduceSum(ReduceSum { axis: 1 }), "gpu.reduce-sum"),
+        (Op::Transpose(Transpose { permutation: vec![1, 0] }), "gpu.transpose"),
+        (Op::Slice(Slice { axis: 1, start: 2, end: Dim::Fixed(9) }), "gpu.slice"),
+        (Op::Cast(Cast { to: DType::I64 }), "gpu.cast"),
+    ];
+    let functions = [
+        (Unary::Abs, "gpu.abs"),
+        (Unary::Neg, "gpu.neg"),
+        (Unary::Reciprocal, "gpu.reciprocal"),
+        (Unary::Floor, "gpu.floor"),
+        (Unary::Ceil, "gpu.ceil"),
+        (Unary::Sqrt, "gpu.sqrt"),
+        (Unary::Exp, "gpu.exp"),
+        (Unary::Log, "gpu.log"),
+        (Unary::Erf, "gpu.erf"),
+        (Unary::Sigmoid, "gpu.sigmoid"),
+        (Unary::Swish { alpha: 1.5 }, "gpu.swish"),
+        (Unary::HardSigmoid { alpha: 0.2, beta: 0.5 }, "gpu.hard-sigmoid"),
+        (Unary::HardSwish, "gpu.hard-swish"),
+        (Unary::LeakyRelu { alpha: 0.1 }, "gpu.leaky-relu"),
+        (Unary::Elu { alpha: 1.5 }, "gpu.elu"),
+    ];
+    all.extend(functions.map(|(op, kernel)| (Op::Unary(op), kernel)));
+    for (op, kernel) in all {
+        // Roots and logarithms take positive numbers only.
+        let positive = matches!(op, Op::Unary(Unary::Sqrt | Unary::Log | Unary::Reciprocal));
+        let first = if positive { 0.1 } else { -4.0 };
+        let values = Tensor::from_fn(&[3, 21], |index| first + index as f32 / 7.0);
+        let (mut sketch, x) = Sketch::new(21);
+        let y = sketch.node(op, &[x]);
+        check_kernel(sketch, y, &[("x", values)], kernel);
+    }
+}
+
+#[test]
+fn operators_with_constants_match_the_reference() {
+    let values = || [("x", numbers(&[3, 21], 7, 1.0))];
+    for (op, kernel) in
+        [(Op::Add, "gpu.add"), (Op::Sub, "gpu.sub"), (Op::Mul, "gpu.mul"), (Op::Div, "gpu.div")]
+    {
+        let (mut sketch, x) = Sketch::new(21);
+        let row = sketch.weight(numbers(&[21], 1, 1.0));
+        let y = sketch.node(op, &[row, x]);
+        check_kernel(sketch, y, &values(), kernel);
+    }
+    let (mut sketch, x) = Sketch::new(21);
+    let [scale, shift] = [1, 2].map(|seed| sketch.weight(numbers(&[21], seed, 1.0)));
+    let y = sketch.node(Op::LayerNorm(LayerNorm { epsilon: 1e-5 }), &[x, scale, shift]);
+    check_kernel(sketch, y, &values(), "gpu.layer-norm");
+
+    let (mut sketch, x) = Sketch::new(21);
+    let y = sketch.quantize(x, 0.25);
+    check_kernel(sketch, y, &values(), "gpu.quantize");
+    let (mut sketch, x) = Sketch::new(21);
+    let integers = sketch.quantize(x, 0.25);
+    let y = sketch.dequantize(integers, 0.25);
+    check_kernel(sketch, y, &values(), "gpu.dequantize");
+    let (mut sketch, _) = Sketch::new(21);
+    let y = sketch.int8_weight([5, 3]);
+    check_kernel(sketch, y, &values(), "gpu.dequantize-columns");
+
+    let mut sketch = Sketch { graph: graph::Graph::new("sketch") };
+    let shape = vec![Dim::symbol("batch"), 2.into()];
+    let x = sketch.graph.add_input("x", DType::I64, shape).unwrap();
+    let table = sketch.weight(numbers(&[4, 3], 1, 1.0));
+    let y = sketch.node(Op::Gather(Gather { axis: 0 }), &[table, x]);
+    let indices = Tensor::new(&[2, 2], vec![3i64, -4, 0, 1]).unwrap();
+    check_kernel(sketch, y, &[("x", indices)], "gpu.gather");
+}
+
+#[test]
+fn nothing_comes_of_nothing() {
+    let graph = float(Pooling::Cls);
+    let model = compile(&graph, &on_gpu()).unwrap();
+    let inputs = text(0, 3);
+    let expected = reference::evaluate(&graph, &inputs).unwrap();
+    assert_eq!(run(&model, &inputs), expected);
+}
+
+#[test]
+fn nodes_on_a_gpu_are_timed_but_not_predicted() {
+    let graph = float(Pooling::Cls);
+    let inputs = text(1, 3);
+    let borrowed: Vec<(&str, &Tensor)> =
+        inputs.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let of = |device| {
+        let model = compile(&graph, &CompileOptions { device, ..on_gpu() }).unwrap();
+        profile(&model, &borrowed, 0.0, &MachinePeaks::measure(2)).unwrap()
+    };
+    let (found, on_cpu) = (of(Device::Emulated), of(Device::Cpu));
+    assert_eq!((found.predicted_ms, found.flops), (None, on_cpu.flops));
+    let costs = || found.nodes.iter().filter_map(|node| Some((node, node.cost.as_ref()?)));
+    assert!(costs().count() > 0);
+    for (node, cost) in costs() {
+        assert!(node.measured_ms > 0.0, "{node:?}");
+        assert_eq!((cost.predicted_ms, cost.peak_share, cost.memory_share), (None, None, None));
     }
 }
 
@@ -78,8 +198,7 @@ fn what_has_no_kernel_runs_on_the_cpu_and_says_why() {
     let hidden = sketch.node(Op::Tanh, &[hidden]);
     // Not linear: neither operand is constant.
     let part = sketch.node(Op::Slice(Slice { axis: 1, start: 0, end: Dim::Fixed(6) }), &[hidden]);
-    let shape = graph::op::Transpose { permutation: vec![1, 0] };
-    let turned = sketch.node(Op::Transpose(shape), &[part]);
+    let turned = sketch.node(Op::Transpose(Transpose { permutation: vec![1, 0] }), &[part]);
     let product = sketch.node(Op::MatMul, &[hidden, turned]);
     let output = sketch.node(Op::Relu, &[product]);
     let graph = sketch.finish(&[output, hidden]);

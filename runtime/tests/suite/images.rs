@@ -2,7 +2,7 @@
 
 use graph::op::{
     AveragePadding, BatchNorm, Clip, Concat, Conv, GlobalPool, Padding, Pool, PoolKind, Reshape,
-    Rounding, Window,
+    Rounding, Unary, Window,
 };
 use graph::{Dim, Graph, Op, Tensor, ValueId};
 use runtime::{CompiledModel, Level, compile};
@@ -117,6 +117,45 @@ fn batch_norm_goes_into_weights_and_bias() {
         assert_eq!(kernels(&model), ["conv.f32"]);
         assert_eq!(model.explain().nodes[0].fused_from, ["node0", "node1", "node2", "node3"]);
     }
+}
+
+/// What is applied to each element of a convolution, as exporters write it.
+#[test]
+fn activations_of_image_networks_go_into_the_convolution() {
+    type Build = fn(&mut Sketch, ValueId) -> ValueId;
+    let relu6: Build = |sketch, x| {
+        let [low, high] = [0f32, 6.0].map(|bound| sketch.weight(Tensor::scalar(bound)));
+        sketch.node(Op::Clip(Clip { low: true, high: true }), &[x, low, high])
+    };
+    let silu: Build = |sketch, x| {
+        let gate = sketch.node(Op::Unary(Unary::Sigmoid), &[x]);
+        sketch.node(Op::Mul, &[gate, x])
+    };
+    let hard_swish: Build = |sketch, x| {
+        let gate = Unary::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
+        let gate = sketch.node(Op::Unary(gate), &[x]);
+        sketch.node(Op::Mul, &[x, gate])
+    };
+    let leaky: Build = |sketch, x| sketch.node(Op::Unary(Unary::LeakyRelu { alpha: 0.1 }), &[x]);
+    for (name, activation) in
+        [("relu6", relu6), ("silu", silu), ("hard swish", hard_swish), ("leaky", leaky)]
+    {
+        for groups in [1, 4] {
+            let (mut sketch, x) = sketch(4, 5);
+            let y = conv(&mut sketch, x, [4, 4, groups], 1);
+            let y = activation(&mut sketch, y);
+            let graph = sketch.finish(&[y]);
+            check_pass(&graph, &images(2, 4, 5), "conv-activation", 1);
+            let model = compile(&graph, &options(Level::O3)).unwrap();
+            assert_eq!(kernels(&model), ["conv.f32"], "{name}");
+        }
+    }
+    // Another slope is no hard swish.
+    let (mut sketch, x) = sketch(4, 5);
+    let y = conv(&mut sketch, x, [4, 4, 1], 1);
+    let gate = sketch.node(Op::Unary(Unary::HardSigmoid { alpha: 0.2, beta: 0.5 }), &[y]);
+    let y = sketch.node(Op::Mul, &[y, gate]);
+    check_pass(&sketch.finish(&[y]), &images(2, 4, 5), "swish", 0);
 }
 
 #[test]

@@ -3,12 +3,17 @@
 
 mod bert;
 mod dynamic;
+mod exported;
 mod functions;
 #[cfg(feature = "gpu-emulated")]
 mod gpu;
+mod hostile;
 mod images;
+mod masks;
 mod memory;
+mod opsets;
 mod passes;
+mod profile;
 mod session;
 
 use std::num::NonZeroUsize;

@@ -1,8 +1,11 @@
 //! How a model is compiled, as the command line says it.
 
+use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 
-use runtime::{CompileOptions, CompiledModel, Device, Level, Precision, RuntimeError};
+use runtime::{
+    CompileOptions, CompiledModel, Device, Explanation, FailedTier, Level, Precision, RuntimeError,
+};
 
 use super::Opened;
 use crate::cli::failure::{Failure, WRONG};
@@ -68,7 +71,7 @@ impl Compilation {
     pub(in crate::cli) fn compile(
         &self,
         opened: &Opened,
-    ) -> Result<(CompiledModel, Vec<runtime::FailedTier>), Failure> {
+    ) -> Result<(CompiledModel, Vec<FailedTier>), Failure> {
         let options = self.options()?;
         let compiled = match &opened.package {
             Some(package) => {
@@ -81,5 +84,56 @@ impl Compilation {
             let code = if matches!(error, RuntimeError::SelfTest { .. }) { 1 } else { WRONG };
             Failure::Other(error.into(), code)
         })
+    }
+}
+
+/// A line for each tier whose kernels failed the self-test here; `runs` is the tier that took over.
+pub(in crate::cli) fn failed_tiers(failed: &[FailedTier], runs: &str) -> String {
+    let line = |FailedTier { tier, reason }: &FailedTier| {
+        format!("kernels for {tier} failed the self-test here, {runs} runs: {reason}\n")
+    };
+    failed.iter().map(line).collect()
+}
+
+/// Where the model runs, and what of it does not run there; nothing where a CPU was asked for.
+pub(in crate::cli) fn place(explanation: &Explanation) -> String {
+    let mut text = String::new();
+    let (device, nodes) = (&explanation.device, &explanation.nodes);
+    if let Some(reason) = &explanation.device_reason {
+        let _infallible = writeln!(text, "on the {device}: {reason}");
+    } else if explanation.on_gpu() {
+        let (count, stay) = (nodes.len(), explanation.fallbacks().count());
+        let _infallible = writeln!(text, "on {device}: {} of {count} nodes", count - stay);
+    }
+    for (node, reason) in explanation.fallbacks() {
+        let _infallible =
+            writeln!(text, "  {} ({}) on the CPU: {reason}", node.name, node.operation);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_stay_on_the_cpu_are_told_with_the_reason() {
+        let mut graph = graph::Graph::new("product");
+        let x =
+            graph.add_input("x", graph::DType::F32, vec![2.into(), 2.into()]).expect("an input");
+        let y = graph.add_node("y", graph::Op::MatMul, &[x, x]).expect("a product");
+        graph.set_outputs(&[y]);
+        let compiled = runtime::compile(&graph, &CompileOptions::default()).expect("it compiles");
+        let mut explanation = compiled.explain().clone();
+        assert_eq!(place(&explanation), "");
+        explanation.device = "cuda:0".to_owned();
+        explanation.nodes[0].fallback = Some("no kernel for MatMul on a GPU".to_owned());
+        let expected = "on cuda:0: 0 of 1 nodes\n  \
+                        y (MatMul) on the CPU: no kernel for MatMul on a GPU\n";
+        assert_eq!(place(&explanation), expected);
+        explanation.device = "cpu".to_owned();
+        explanation.device_reason = Some("there is none".to_owned());
+        explanation.nodes[0].fallback = None;
+        assert_eq!(place(&explanation), "on the cpu: there is none\n");
     }
 }

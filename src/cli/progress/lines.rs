@@ -48,6 +48,12 @@ impl Lines {
         }
     }
 
+    pub(super) fn follow(&mut self, event: &RunEvent) {
+        if matches!(event, RunEvent::StageProgress { .. } | RunEvent::Fetching { .. }) {
+            self.hear(event);
+        }
+    }
+
     fn now_and_then(&mut self, name: &str, now: Instant, line: impl FnOnce() -> String) {
         let Some((_, last)) = self.running.get_mut(name) else { return };
         if now.duration_since(*last) >= CALM {
@@ -57,7 +63,7 @@ impl Lines {
     }
 }
 
-fn write_line(line: &str) {
+pub(super) fn write_line(line: &str) {
     // A log that nobody keeps does not end the run.
     let _unheard = writeln!(io::stderr(), "{line}");
 }

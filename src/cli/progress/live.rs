@@ -56,21 +56,40 @@ impl Live {
         }
     }
 
-    /// Prints a line that stays, above the live ones.
+    pub(super) fn follow(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::StageStarted { .. }
+            | RunEvent::StageProgress { .. }
+            | RunEvent::Fetching { .. } => self.hear(event),
+            event => self.done_with(event),
+        }
+    }
+
+    /// Writes a line that stays, above the live ones.
+    pub(super) fn say(&mut self, line: &str) {
+        // A terminal that is gone does not end the run.
+        let _unheard = self.screen.println(line);
+    }
+
     fn fact(&mut self, event: &RunEvent) {
+        self.done_with(event);
+        if let Some(line) = sentence(event) {
+            self.say(&line);
+        }
+    }
+
+    /// Takes the live line away that the event makes obsolete.
+    fn done_with(&mut self, event: &RunEvent) {
         match event {
             RunEvent::StageFinished { stage, .. }
             | RunEvent::StageFailed { stage, .. }
             | RunEvent::StageSkipped { stage, .. }
+            | RunEvent::StagePaused { stage, .. }
             | RunEvent::StageInterrupted { stage } => self.remove(stage),
             RunEvent::SourceReady { name, .. } => {
                 self.remove(name.split_once('.').map_or(name.as_str(), |(_, model)| model));
             }
             _ => {}
-        }
-        if let Some(line) = sentence(event) {
-            // A terminal that is gone does not end the run.
-            let _unheard = self.screen.println(line);
         }
     }
 

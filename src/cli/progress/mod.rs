@@ -36,6 +36,23 @@ impl Progress {
         }
     }
 
+    /// Moves the live lines without a line that stays; off a terminal, how far stages are now and
+    /// then.
+    pub(super) fn follow(&mut self, event: &RunEvent) {
+        match self {
+            Self::Live(live) => live.follow(event),
+            Self::Lines(lines) => lines.follow(event),
+        }
+    }
+
+    /// Writes a line that stays.
+    pub(super) fn say(&mut self, line: &str) {
+        match self {
+            Self::Live(live) => live.say(line),
+            Self::Lines(_) => lines::write_line(line),
+        }
+    }
+
     /// Takes the live lines away.
     pub(super) fn end(&mut self) {
         match self {

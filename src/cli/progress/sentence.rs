@@ -59,6 +59,7 @@ pub(super) fn sentence(event: &RunEvent) -> Option<String> {
         }
         RunEvent::StageSkipped { stage, reason } => format!("{stage}: skipped, {reason}"),
         RunEvent::StageInterrupted { stage } => format!("{stage}: interrupted"),
+        RunEvent::StagePaused { stage, epochs } => format!("{stage}: held after epoch {epochs}"),
         RunEvent::Stopping { kill: false } => {
             "stopping: stages leave a checkpoint first; interrupt again to kill them".to_owned()
         }
@@ -70,7 +71,7 @@ pub(super) fn sentence(event: &RunEvent) -> Option<String> {
     })
 }
 
-fn whom(holder: Option<&Holder>) -> String {
+pub(super) fn whom(holder: Option<&Holder>) -> String {
     holder.map_or_else(|| "another run".to_owned(), ToString::to_string)
 }
 

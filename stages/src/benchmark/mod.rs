@@ -1,10 +1,11 @@
 //! `benchmark`: measures every model of a chain in the same way, on the test rows and on the clock.
 
 mod energy;
+mod inspection;
 mod memory;
+mod params;
 mod timing;
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,16 +13,18 @@ use anyhow::{Context as _, Result, ensure};
 use engine::{Metric, Port, Stage, StageContext};
 use graph::model_folder::WEIGHTS_FILE;
 use graph::package::Package;
-use graph::{Bindings, Graph, ModelFolder, Tensor, counts, structure};
-use runtime::{CompiledModel, Device};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use graph::{Bindings, ModelFolder, Tensor, counts, structure};
+use runtime::CompiledModel;
+use serde::Serialize;
+use serde_json::json;
 use training::data::Dataset;
 use training::metrics::{mcnemar, paired_difference};
 use training::tokenizer::Tokenizer;
 
 use self::energy::EnergyCounters;
+use self::inspection::Inspection;
 pub use self::memory::serve_once;
+use self::params::Params;
 use self::timing::{Budget, Times};
 use crate::score::{self, Split};
 use crate::{predict, texts};
@@ -32,53 +35,10 @@ const CHAIN: [&str; 4] = ["teacher", "student", "pruned", "int8"];
 /// The stage kind.
 pub(crate) struct Benchmark;
 
-/// Parameters of `benchmark`.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub(crate) struct Params {
-    /// Word pieces of the text whose latency is measured alone (batch 1).
-    sequence: NonZeroUsize,
-    /// Most counted runs of that text; p99 needs 1,000.
-    runs: NonZeroUsize,
-    /// Longest time spent on them a model, in seconds.
-    seconds: NonZeroUsize,
-    /// Batch sizes of the throughput table.
-    batches: Vec<NonZeroUsize>,
-    /// Sequence lengths of the throughput table.
-    sequences: Vec<NonZeroUsize>,
-    /// Where models are measured. Memory is that of the CPU either way.
-    device: MeasuredOn,
-}
-
-/// Where models are measured.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum MeasuredOn {
-    /// On the CPU, whatever device the run has.
-    #[default]
-    Cpu,
-    /// On the device of the run.
-    Run,
-}
-
-impl Default for Params {
-    fn default() -> Self {
-        let number = |value| NonZeroUsize::new(value).unwrap_or(NonZeroUsize::MIN);
-        Self {
-            sequence: number(64),
-            runs: number(1_000),
-            seconds: number(20),
-            batches: vec![number(1), number(8), number(32)],
-            sequences: vec![number(32), number(128)],
-            device: MeasuredOn::Cpu,
-        }
-    }
-}
-
 impl Stage for Benchmark {
     type Params = Params;
     const KIND: &'static str = "benchmark";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "measures accuracy, latency, throughput, memory, size and energy of a chain of models";
     const INPUTS: &'static [Port] = &[
@@ -104,59 +64,70 @@ impl Stage for Benchmark {
             about: "self-tested on this machine before anything is measured",
         },
     ];
-    const OUTPUTS: &'static [Port] = &[Port {
-        name: "answers",
-        kind: "answers",
-        required: true,
-        about: "each model's logits for the test rows, as JSON",
-    }];
+    const OUTPUTS: &'static [Port] = &[
+        Port {
+            name: "answers",
+            kind: "answers",
+            required: true,
+            about: "each model's logits for the test rows, as JSON",
+        },
+        Port {
+            name: "inspection",
+            kind: "inspection",
+            required: true,
+            about: "each model's kernels and memory map, as JSON; reports draw it",
+        },
+    ];
     const EXCLUSIVE: bool = true;
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
-        let compile = |graph: &Graph| params.compile(graph, context);
+        let device = params.device.device(context)?;
         if let Some(folder) = context.optional_input("package") {
-            let package = Package::read(folder)?;
-            runtime::self_test(&package, &compile(&package.model.graph)?)?;
+            predict::load(&Package::read(folder)?, "package", device, context)?;
         }
         let dataset = texts::load(context)?;
         let mut answers = serde_json::Map::new();
+        let mut inspections = serde_json::Map::new();
         let mut baseline: Option<Vec<bool>> = None;
         for port in CHAIN {
             let Some(folder) = context.optional_input(port) else { continue };
             context.log(format!("measuring {port}"));
             let model = ModelFolder::read(folder).with_context(|| format!("reading `{port}`"))?;
-            let compiled = compile(&model.graph)?;
+            let compiled = predict::compile_for(&model.graph, context.threads(), device)?;
+            if let Some(reason) = &compiled.explain().device_reason {
+                context.log(format!("{port} runs on the CPU: {reason}"));
+            }
             for (node, reason) in compiled.explain().fallbacks() {
                 context.log(format!("{port}: `{}` runs on the CPU: {reason}", node.name));
             }
             let bench =
                 Bench { params: &params, context, port, model: &model, compiled: &compiled };
             bench.size(folder)?;
-            let (logits, correct) = bench.accuracy(&dataset)?;
-            match &baseline {
-                Some(teacher) => bench.drop(teacher, &correct)?,
-                None => baseline = Some(correct),
+            if params.accuracy {
+                let (logits, correct) = bench.accuracy(&dataset)?;
+                match &baseline {
+                    Some(teacher) => bench.drop(teacher, &correct)?,
+                    None => baseline = Some(correct),
+                }
+                answers.insert(port.to_owned(), serde_json::to_value(logits)?);
             }
             bench.latency()?;
             bench.throughput()?;
-            answers.insert(port.to_owned(), serde_json::to_value(logits)?);
+            let inspection = Inspection::of(&compiled, params.sequence.get())?;
+            inspections.insert(port.to_owned(), serde_json::to_value(inspection)?);
             ensure!(!context.interrupted(), engine::Interrupted);
         }
-        let path = context.output("answers");
-        std::fs::write(&path, serde_json::to_vec(&answers)?)
-            .with_context(|| format!("writing {}", path.display()))
+        write(context, "answers", &answers)?;
+        let inspection = json!({ "schema": inspection::SCHEMA, "models": inspections });
+        write(context, "inspection", &inspection)
     }
 }
 
-impl Params {
-    /// Compiles a model for where it is measured.
-    fn compile(&self, graph: &Graph, context: &StageContext) -> Result<CompiledModel> {
-        let device = match self.device {
-            MeasuredOn::Cpu => Device::Cpu,
-            MeasuredOn::Run => context.device().parse().map_err(anyhow::Error::msg)?,
-        };
-        predict::compile_for(graph, context.threads(), device)
-    }
+/// Writes an output as JSON.
+fn write(context: &StageContext, port: &str, value: &impl Serialize) -> Result<()> {
+    let path = context.output(port);
+    std::fs::write(&path, serde_json::to_vec(value)?)
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// One model under measurement.
@@ -253,7 +224,18 @@ impl Bench<'_> {
         for (name, percent) in [("latency-p50", 50.0), ("latency-p90", 90.0), ("latency-p99", 99.0)]
         {
             match times.percentile(percent) {
-                Ok(value) => self.report(name, value, "ms", Some(times.len() as u64)),
+                Ok(value) => {
+                    let (low, high) = times.interval(percent).unzip();
+                    self.context.metric(Metric {
+                        name: self.name(name),
+                        value,
+                        unit: "ms".to_owned(),
+                        samples: Some(times.len() as u64),
+                        low,
+                        high,
+                        ..Metric::default()
+                    });
+                }
                 Err(reason) => self.context.unavailable(&self.name(name), &reason),
             }
         }

@@ -71,6 +71,17 @@ impl Times {
         Ok(self.0[rank.clamp(1, self.len()) - 1])
     }
 
+    /// A 95 % interval of that percentile over runs like these, in milliseconds: two order
+    /// statistics, whatever the distribution (Hahn and Meeker 1991, "Statistical Intervals",
+    /// section 5.2, with the normal approximation of the binomial). It says nothing of other
+    /// processes or days. `None` where an end would lie beyond the fastest or the slowest run.
+    pub(super) fn interval(&self, percent: f64) -> Option<(f64, f64)> {
+        let (n, share) = (self.len() as f64, percent / 100.0);
+        let spread = 1.96 * (n * share * (1.0 - share)).sqrt();
+        let rank = |rank: f64| (1.0..=n).contains(&rank).then(|| self.0[rank as usize - 1]);
+        rank((n * share - spread).floor()).zip(rank((n * share + spread).ceil() + 1.0))
+    }
+
     /// The middle time, in milliseconds; `NaN` without runs.
     pub(super) fn median(&self) -> f64 {
         self.0.get(self.len() / 2).copied().unwrap_or(f64::NAN)
@@ -89,6 +100,15 @@ mod tests {
         assert_eq!(times(20).percentile(50.0), Ok(10.0));
         let error = times(20).percentile(99.0).unwrap_err();
         assert_eq!(error, "20 runs are too few for p99; 1000 are needed");
+    }
+
+    #[test]
+    fn intervals_are_order_statistics() {
+        let times = |n: usize| Times::new((1..=n).map(|ms| ms as f64).collect());
+        // 50 ± 1.96 × 5.
+        assert_eq!(times(100).interval(50.0), Some((40.0, 61.0)));
+        assert_eq!(times(1000).interval(99.0), Some((983.0, 998.0)));
+        assert_eq!(times(100).interval(99.0), None);
     }
 
     #[test]

@@ -131,6 +131,7 @@ impl Operation<3> for Attention {
             keys: tokens,
             head_size: width / self.heads,
             scale: self.scale,
+            no_keys: kernels::NoKeys::NotANumber,
         };
         let mut y = vec![0f32; q.len()];
         kernels::attention(Cpu::best(), &sizes, heads, mask, &mut y);

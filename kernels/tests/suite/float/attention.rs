@@ -1,7 +1,7 @@
 //! Fused attention against its three steps.
 
 use kernels::int8::{Output, Quantization, quantize};
-use kernels::{Attention, Cpu, Heads, Mask, attention, attention_into};
+use kernels::{Attention, Cpu, Heads, Mask, NoKeys, attention, attention_into};
 use proptest::prelude::*;
 
 use super::rows::softmax_twin;
@@ -17,8 +17,15 @@ struct Case {
 impl Case {
     /// Query, key and value as column blocks of one matrix, as a merged projection writes them.
     fn new(batch: usize, heads: usize, tokens: usize, head_size: usize, seed: u64) -> Self {
-        let sizes =
-            Attention { batch, heads, queries: tokens, keys: tokens, head_size, scale: 0.3 };
+        let sizes = Attention {
+            batch,
+            heads,
+            queries: tokens,
+            keys: tokens,
+            head_size,
+            scale: 0.3,
+            no_keys: NoKeys::NotANumber,
+        };
         // Key 0 counts: a row of nothing but masked scores keeps three of their digits.
         let masked = numbers(batch * tokens, seed ^ 1);
         let mask = |(i, &x): (usize, &f32)| if x > 1.0 && i % tokens > 0 { -1e4 } else { 0.0 };
@@ -51,7 +58,7 @@ impl Case {
     }
 
     fn expected(&self) -> Vec<f64> {
-        let Attention { batch, heads, queries, keys, head_size, scale } = self.sizes;
+        let Attention { batch, heads, queries, keys, head_size, scale, .. } = self.sizes;
         let width = self.width();
         let at = |part: usize, b: usize, t: usize, h: usize, d: usize| {
             f64::from(self.qkv[(b * keys + t) * 3 * width + part * width + h * head_size + d])
@@ -117,7 +124,15 @@ fn the_result_may_be_rounded() {
 fn queries_and_keys_may_differ_in_number() {
     // More queries than share one packing of the keys.
     let (queries, keys, head_size) = (205, 18, 8);
-    let sizes = Attention { batch: 1, heads: 1, queries, keys, head_size, scale: 0.3 };
+    let sizes = Attention {
+        batch: 1,
+        heads: 1,
+        queries,
+        keys,
+        head_size,
+        scale: 0.3,
+        no_keys: NoKeys::NotANumber,
+    };
     let (q, kv) = (numbers(queries * head_size, 1), numbers(keys * head_size, 2));
     let run = |range: std::ops::Range<usize>| {
         let sizes = Attention { queries: range.len(), ..sizes };
@@ -129,6 +144,31 @@ fn queries_and_keys_may_differ_in_number() {
     };
     let one_by_one: Vec<f32> = (0..queries).flat_map(|query| run(query..query + 1)).collect();
     assert_eq!(run(0..queries), one_by_one);
+}
+
+#[test]
+fn a_query_without_keys_gets_what_was_asked_for() {
+    let (keys, head_size) = (3, 4);
+    let data = numbers(keys * head_size, 1);
+    let heads = Heads { data: &data, row_stride: head_size };
+    let mut masked = [0.0; 9];
+    masked[3..6].fill(f32::NEG_INFINITY);
+    let mask = Mask { data: &masked, strides: [0, 0, keys] };
+    for cpu in Cpu::every() {
+        let run = |no_keys| {
+            let sizes =
+                Attention { batch: 1, heads: 1, queries: 3, keys, head_size, scale: 0.3, no_keys };
+            let mut y = vec![1.0; keys * head_size];
+            attention(cpu, &sizes, [heads; 3], Some(mask), &mut y);
+            y
+        };
+        let (nan, zero) = (run(NoKeys::NotANumber), run(NoKeys::Zero));
+        assert!(nan[4..8].iter().all(|y| y.is_nan()), "{nan:?}");
+        assert_eq!(zero[4..8], [0.0; 4]);
+        for rows in [0..4, 8..12] {
+            assert_eq!(nan[rows.clone()], zero[rows]);
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,104 @@
+//! What happens when the kernels of a tier answer wrongly.
+
+use std::collections::BTreeMap;
+
+use graph::package::Golden;
+use graph::{DType, Dim, Graph, ModelFolder, ModelInfo, Op};
+
+use super::*;
+
+/// `x·w` with every weight `factor`.
+fn product(factor: f32) -> Graph {
+    let mut graph = Graph::new("product");
+    let x = graph.add_input("x", DType::F32, vec![Dim::symbol("batch"), 3.into()]).unwrap();
+    let w = graph.add_weight("w", Tensor::from_fn(&[3, 4], |_| factor)).unwrap();
+    let y = graph.add_node("y", Op::MatMul, &[x, w]).unwrap();
+    graph.set_outputs(&[y]);
+    graph
+}
+
+fn package() -> Package {
+    let graph = product(1.0);
+    let x = Tensor::from_fn(&[2, 3], |index| index as f32);
+    let golden = Golden::evaluate(&graph, vec![vec![("x".to_owned(), x)]]).unwrap();
+    let info = ModelInfo { labels: Vec::new(), max_length: 0 };
+    let model = ModelFolder { graph, tokenizer_json: Vec::new(), info };
+    Package { name: "product".to_owned(), model, golden, provenance: BTreeMap::new(), slo: None }
+}
+
+/// Loads the package on a machine where the kernels of tiers that `fails` names multiply wrongly.
+fn load_where(
+    options: &CompileOptions,
+    fails: impl Fn(Tier) -> bool,
+) -> Result<VerifiedModel, RuntimeError> {
+    load_with(&package(), options, |options| {
+        let tier = options.tier.expect("each attempt names its tier");
+        compile(&product(if fails(tier) { 1.5 } else { 1.0 }), options)
+    })
+}
+
+/// The tiers of this CPU, fastest first.
+fn tiers() -> Vec<Tier> {
+    let mut tiers: Vec<Tier> = Cpu::every().map(Cpu::tier).collect();
+    tiers.reverse();
+    tiers
+}
+
+#[test]
+fn the_next_tier_takes_over_and_the_failure_is_told() {
+    let tiers = tiers();
+    for count in 0..tiers.len() {
+        let (failing, good) = tiers.split_at(count);
+        let found = load_where(&CompileOptions::default(), |tier| failing.contains(&tier)).unwrap();
+        assert_eq!(found.model.explain().tier, good[0].name());
+        let failed: Vec<Tier> = found.failed.iter().map(|failed| failed.tier).collect();
+        assert_eq!(failed, failing, "fastest first");
+        // The golden answer of the first row is 0 + 1 + 2; half as much again is 4.5.
+        let says = |failed: &FailedTier| failed.reason.contains("expected 3 ± ");
+        assert!(found.failed.iter().all(says), "{found:?}");
+        assert!(found.failed.iter().all(|failed| failed.reason.ends_with("found 4.5")));
+        assert_eq!(found.worst_difference, 0.0);
+    }
+}
+
+#[test]
+fn a_package_that_no_tier_reproduces_is_refused() {
+    let error = load_where(&CompileOptions::default(), |_| true).unwrap_err().to_string();
+    for expected in tiers().iter().map(|tier| tier.name()).chain(["must not be served"]) {
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[test]
+fn a_tier_that_was_asked_for_has_no_substitute() {
+    let fastest = tiers()[0];
+    let options = CompileOptions { tier: Some(fastest), ..CompileOptions::default() };
+    let error = load_where(&options, |tier| tier == fastest).unwrap_err();
+    assert!(matches!(error, RuntimeError::SelfTest { .. }), "{error}");
+}
+
+/// Loads the package where a GPU, if one is asked for, multiplies wrongly.
+#[cfg(feature = "gpu-emulated")]
+fn load_with_a_wrong_gpu(device: Device) -> Result<VerifiedModel, RuntimeError> {
+    let options = CompileOptions { device, ..CompileOptions::default() };
+    load_with(&package(), &options, |options| {
+        let (factor, device) = match options.device {
+            Device::Cpu => (1.0, Device::Cpu),
+            _ => (1.5, Device::Emulated),
+        };
+        compile(&product(factor), &CompileOptions { device, ..options.clone() })
+    })
+}
+
+#[cfg(feature = "gpu-emulated")]
+#[test]
+fn the_cpu_takes_over_from_a_gpu_only_where_it_may() {
+    let found = load_with_a_wrong_gpu(Device::Auto).unwrap();
+    let explanation = found.model.explain();
+    assert_eq!((explanation.device.as_str(), found.failed.len()), ("cpu", 0));
+    assert_eq!(explanation.tier, tiers()[0].name());
+    let reason = explanation.device_reason.as_ref().unwrap();
+    assert!(reason.starts_with("emulated failed the self-test: "), "{reason}");
+    let error = load_with_a_wrong_gpu(Device::Gpu(0)).unwrap_err();
+    assert!(matches!(error, RuntimeError::SelfTest { .. }), "{error}");
+}
