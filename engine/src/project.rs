@@ -55,6 +55,8 @@ pub struct SweepOptions {
     pub set: Vec<String>,
     /// Measure trials again that failed in an earlier session.
     pub retry_failed: bool,
+    /// What started it.
+    pub trigger: Trigger,
 }
 
 /// One stage kind, for `pipeline stages`.
@@ -144,7 +146,8 @@ impl Project {
         options: &SweepOptions,
         observer: &mut dyn FnMut(&SweepEvent),
     ) -> Result<SweepReport, Error> {
-        Sweep::prepare(self, &options.set, options.retry_failed)?.run(observer)
+        let sweep = Sweep::prepare(self, &options.set, options.retry_failed)?;
+        sweep.run(&options.trigger, observer)
     }
 
     /// The manifest, read and checked.

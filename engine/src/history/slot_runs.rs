@@ -1,4 +1,4 @@
-//! The runs that slots of schedules led to.
+//! The runs, and sessions of sweeps, that slots of schedules led to.
 
 use std::path::Path;
 
@@ -9,40 +9,91 @@ use sqlx::{Sqlite, Transaction};
 use super::database::{HistoryError, failed};
 use super::read::{cell, word as word_of};
 use super::recorder::json;
-use super::{RunState, TickState, Trigger};
+use super::{RunState, SweepState, TickState, Trigger};
 use crate::protocol::Metric;
 use crate::schedule::ProcessIdentity;
 use crate::schedule::regression::Measured;
 
 type Fallible<T> = Result<T, HistoryError>;
 
-/// The run of a slot.
-pub(super) struct RunOfSlot {
-    pub(super) id: i64,
-    state: RunState,
+/// What a slot led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Run(i64),
+    Sweep(i64),
+}
+
+/// The run of a slot, or the session of a sweep.
+pub(super) struct WorkOfSlot {
+    pub(super) outcome: Outcome,
+    /// How its tick ends; `None` while it has not said how it ended.
+    ended: Option<TickState>,
     pub(super) process: ProcessIdentity,
 }
 
-impl RunOfSlot {
+impl WorkOfSlot {
     pub(super) fn is_alive(&self) -> bool {
-        self.state == RunState::Running && self.process.is_alive()
+        self.ended.is_none() && self.process.is_alive()
     }
 
     pub(super) fn ended(&self) -> TickState {
-        match self.state {
-            RunState::Done => TickState::Done,
-            RunState::Failed => TickState::Failed,
-            RunState::Interrupted | RunState::Running | RunState::Paused => TickState::Interrupted,
-        }
+        self.ended.unwrap_or(TickState::Interrupted)
     }
 }
 
-pub(super) async fn run_of(
+pub(super) async fn work_of(
     transaction: &mut Transaction<'_, Sqlite>,
     path: &Path,
     manifest_file: &Path,
     slot: Timestamp,
-) -> Fallible<Option<RunOfSlot>> {
+) -> Fallible<Option<WorkOfSlot>> {
+    let run = run_of(transaction, path, manifest_file, slot).await?;
+    if run.is_some() {
+        return Ok(run);
+    }
+    session_of(transaction, path, manifest_file, slot).await
+}
+
+async fn session_of(
+    transaction: &mut Transaction<'_, Sqlite>,
+    path: &Path,
+    manifest_file: &Path,
+    slot: Timestamp,
+) -> Fallible<Option<WorkOfSlot>> {
+    let row = sqlx::query(
+        r#"SELECT sweep_id, state, pid FROM sweep_sessions WHERE manifest_file = ? AND "trigger" = ? AND "trigger" LIKE '{"schedule":%'"#,
+    )
+    .bind(manifest_file.display().to_string())
+    .bind(json(&Trigger::Schedule { slot }))
+    .fetch_optional(&mut **transaction)
+    .await
+    .map_err(|source| failed(path, "look for a sweep", source))?;
+    let read = |row: &SqliteRow| {
+        Ok(WorkOfSlot {
+            outcome: Outcome::Sweep(cell(row, "sweep_id")?),
+            ended: match word_of("state", cell(row, "state")?)? {
+                SweepState::Running => None,
+                SweepState::Done => Some(TickState::Done),
+                SweepState::Failed => Some(TickState::Failed),
+                SweepState::Interrupted => Some(TickState::Interrupted),
+            },
+            process: process(row)?,
+        })
+    };
+    row.as_ref().map(read).transpose()
+}
+
+fn process(row: &SqliteRow) -> Fallible<ProcessIdentity> {
+    let pid: i64 = cell(row, "pid")?;
+    Ok(ProcessIdentity::of(u32::try_from(pid).unwrap_or(0)))
+}
+
+async fn run_of(
+    transaction: &mut Transaction<'_, Sqlite>,
+    path: &Path,
+    manifest_file: &Path,
+    slot: Timestamp,
+) -> Fallible<Option<WorkOfSlot>> {
     let row = sqlx::query(
         r#"SELECT id, state, pid FROM runs WHERE manifest_file = ? AND "trigger" = ? AND "trigger" LIKE '{"schedule":%'"#,
     )
@@ -52,11 +103,15 @@ pub(super) async fn run_of(
     .await
     .map_err(|source| failed(path, "look for a run", source))?;
     let read = |row: &SqliteRow| {
-        let pid: i64 = cell(row, "pid")?;
-        Ok(RunOfSlot {
-            id: cell(row, "id")?,
-            state: word_of("state", cell(row, "state")?)?,
-            process: ProcessIdentity::of(u32::try_from(pid).unwrap_or(0)),
+        Ok(WorkOfSlot {
+            outcome: Outcome::Run(cell(row, "id")?),
+            ended: match word_of("state", cell(row, "state")?)? {
+                RunState::Running => None,
+                RunState::Done => Some(TickState::Done),
+                RunState::Failed => Some(TickState::Failed),
+                RunState::Interrupted | RunState::Paused => Some(TickState::Interrupted),
+            },
+            process: process(row)?,
         })
     };
     row.as_ref().map(read).transpose()

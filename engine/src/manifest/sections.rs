@@ -91,7 +91,12 @@ impl Reader<'_> {
     }
 
     /// Reads `[schedule]`; the metrics it watches have to be of stages that there are.
-    pub(super) fn schedule(&mut self, section: Section<'_>, drafts: &[Draft]) -> Option<Schedule> {
+    pub(super) fn schedule(
+        &mut self,
+        section: Section<'_>,
+        drafts: &[Draft],
+        has_sweep: bool,
+    ) -> Option<Schedule> {
         let place = Place::of(&section);
         let schedule: Schedule = self.typed(section)?;
         if schedule.catch_up == CatchUp::All && schedule.overlap == Overlap::CancelRunning {
@@ -101,6 +106,20 @@ impl Reader<'_> {
             );
             let help = Some("take `queue` or `skip`".to_owned());
             self.error(&place.entry("overlap"), message, help);
+        }
+        if schedule.sweep && !has_sweep {
+            let message =
+                format!("{}`sweep = true`, but the manifest has no `[sweep]`", place.label);
+            let help = Some("add one, or leave `sweep` out to run the manifest itself".to_owned());
+            self.error(&place.entry("sweep"), message, help);
+        }
+        if schedule.sweep && schedule.on_regression.is_some() {
+            let message = format!(
+                "{}`on-regression` compares single runs, `sweep = true` makes many of them",
+                place.label
+            );
+            let help = Some("watch a schedule that runs the winner's manifest".to_owned());
+            self.error(&place.entry("on-regression"), message, help);
         }
         for name in schedule.on_regression.iter().flat_map(|watch| watch.metrics.keys()) {
             let stages = || drafts.iter().map(|draft| draft.name.as_str());

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::executor::{RunEvent, Slots, dataset, lock_name};
 use crate::history::{
     Measured, NewTrial, Reached, Standing, SweepRecorder, SweepStart, SweepState, TrialState,
+    Trigger,
 };
 use crate::key;
 use crate::manifest::{Manifest, OnTrialFailure, SweepSpec};
@@ -98,6 +99,7 @@ impl<'p> Sweep<'p> {
     /// task.
     pub(crate) fn run(
         mut self,
+        trigger: &Trigger,
         observer: &mut dyn FnMut(&SweepEvent),
     ) -> Result<SweepReport, Error> {
         let begun = Instant::now();
@@ -116,6 +118,7 @@ impl<'p> Sweep<'p> {
                 seed: self.board.seed,
                 seeds: &self.board.seeds,
                 asked: self.board.asked,
+                trigger,
             },
         )?;
         let sweep = recorder.sweep();

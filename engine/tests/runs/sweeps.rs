@@ -57,14 +57,14 @@ fn sweep(toy: &Toy, set: &[&str]) -> SweepReport {
 fn sweep_with(toy: &Toy, set: &[&str], retry_failed: bool) -> (SweepReport, Vec<SweepEvent>) {
     let set = set.iter().map(|text| (*text).to_owned()).collect();
     let mut events = Vec::new();
-    let options = SweepOptions { set, retry_failed };
+    let options = SweepOptions { set, retry_failed, ..SweepOptions::default() };
     let report = toy.project().sweep(&options, &mut |event| events.push(event.clone()));
     (report.unwrap_or_else(|error| panic!("{error}")), events)
 }
 
 fn refused(toy: &Toy, set: &[&str]) -> String {
     let set = set.iter().map(|text| (*text).to_owned()).collect();
-    let options = SweepOptions { set, retry_failed: false };
+    let options = SweepOptions { set, ..SweepOptions::default() };
     toy.project().sweep(&options, &mut |_| {}).unwrap_err().to_string()
 }
 
