@@ -111,6 +111,11 @@ fn sweeps_killed_anywhere_lose_and_repeat_nothing() {
         std::thread::sleep(Duration::from_millis(60 + 97 * round));
         let _ended = child.kill();
         killed += usize::from(!child.wait().unwrap().success());
+        // Whoever looks now learns that it was cut off; the first kill may come before it began.
+        if let Ok(sweep) = History::open(&toy.home()).and_then(|history| history.sweep(1)) {
+            assert_ne!(sweep.summary.state, SweepState::Running);
+            assert!(sweep.trials.iter().all(|trial| trial.state != TrialState::Running));
+        }
     }
     assert!(killed >= 5, "only {killed} of 8 sweeps were killed before their end");
     let report = sweep(&toy, &[]);
