@@ -32,6 +32,7 @@ fn every_option_does_its_work() {
     assert_eq!(code, Some(0), "{events:#?}");
     assert_eq!(stages(&events, "stage-finished").len(), 11, "{events:#?}");
     let run = sandbox.json(&["show", "1"]);
+    sandbox.check_metrics(&run);
 
     let weights = |stage: &str| metric(&run, stage, "model/weights");
     assert!(weights("gradual") < weights("teacher"), "layers, heads and units are really gone");
@@ -54,7 +55,8 @@ fn every_option_does_its_work() {
     let failed = events.iter().find(|event| event["event"] == "stage-failed");
     let error = failed.and_then(|event| event["error"].as_str()).unwrap_or_default();
     assert_eq!(code, Some(1), "{events:#?}");
-    for part in ["`params-max` is 100, the smallest candidate has ", "`latency-ms-max` is 0.000001"] {
+    for part in ["`params-max` is 100, the smallest candidate has ", "`latency-ms-max` is 0.000001"]
+    {
         assert!(error.contains(part), "{error}");
     }
     assert!(!events.iter().any(|event| event["phase"] == "supernet"), "{events:#?}");

@@ -73,6 +73,8 @@ pub struct KindDescription {
     pub inputs: &'static [Port],
     /// Outputs it writes.
     pub outputs: &'static [Port],
+    /// Metrics it may report, `*` standing for any part.
+    pub metrics: &'static [&'static str],
     /// JSON Schema of its parameters.
     pub params: Value,
 }
@@ -87,6 +89,7 @@ pub fn kinds(table: StageTable) -> Vec<KindDescription> {
             about: stage.about(),
             inputs: stage.inputs(),
             outputs: stage.outputs(),
+            metrics: stage.metrics(),
             params: params_schema(*stage),
         })
         .collect()

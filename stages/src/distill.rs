@@ -156,6 +156,13 @@ impl Stage for Distill {
     ];
     const OUTPUTS: &'static [Port] =
         &[Port { name: "model", kind: "model", required: true, about: "the student" }];
+    const METRICS: &'static [&'static str] = &[
+        "validation/accuracy",
+        "validation/macro-f1",
+        "validation/cross-entropy",
+        "model/weights",
+        "model/size",
+    ];
 
     fn check(params: &Params) -> Result<(), String> {
         let ascending = |layers: &[usize]| layers.windows(2).all(|pair| pair[0] < pair[1]);

@@ -154,6 +154,8 @@ impl Stage for NasSearch {
             about: "every candidate evaluated, as JSON, the Pareto front marked",
         },
     ];
+    const METRICS: &'static [&'static str] =
+        &["nas/candidates", "nas/latency-error", "nas/layer-shapes", "nas/phi"];
     /// Latency decides, so nothing else may run beside it.
     const EXCLUSIVE: bool = true;
 
