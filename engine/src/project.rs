@@ -135,7 +135,7 @@ impl Project {
     /// # Errors
     /// When the manifest has no sweep or is wrong, or the state folder cannot be read.
     pub fn plan_sweep(&self, options: &SweepOptions) -> Result<SweepPlan, Error> {
-        Sweep::prepare(self, &options.set, options.retry_failed)?.plan()
+        Sweep::prepare(self, &options.set)?.plan(options.retry_failed)
     }
 
     /// Runs the manifest's sweep, or goes on with it. Blocks until it is over; signals work as in
@@ -149,8 +149,8 @@ impl Project {
         options: &SweepOptions,
         observer: &mut dyn FnMut(&SweepEvent),
     ) -> Result<SweepReport, Error> {
-        let sweep = Sweep::prepare(self, &options.set, options.retry_failed)?;
-        sweep.run(&options.trigger, observer)
+        let sweep = Sweep::prepare(self, &options.set)?;
+        sweep.run(options.retry_failed, &options.trigger, observer)
     }
 
     /// The manifest, read and checked.

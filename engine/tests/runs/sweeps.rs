@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
         sweeps_killed_anywhere_lose_and_repeat_nothing,
     ),
     ("sweeps_are_extended", sweeps_are_extended),
+    ("a_sweep_that_waited_knows_what_was_measured", a_sweep_that_waited_knows_what_was_measured),
     ("asha_holds_and_promotes", asha_holds_and_promotes),
     ("halving_and_hyperband_come_to_an_end", halving_and_hyperband_come_to_an_end),
     ("a_later_sweep_reuses_rungs", a_later_sweep_reuses_rungs),
@@ -145,6 +146,18 @@ fn sweeps_killed_anywhere_lose_and_repeat_nothing() {
     let repeated = done.values().filter(|times| **times > 1).count();
     assert!(repeated <= killed, "{repeated} measured runs were repeated after {killed} kills");
     assert_eq!(done.len(), 72);
+}
+
+fn a_sweep_that_waited_knows_what_was_measured() {
+    let toy = Toy::new(GRID);
+    let both: Vec<_> = (0..2).map(|_| toy.spawn_verb("sweep", "toy.toml", &[])).collect();
+    for mut sweep in both {
+        assert!(sweep.wait().unwrap().success());
+    }
+    let history = History::open(&toy.home()).unwrap();
+    let sweep = history.sweep(1).unwrap();
+    assert_eq!((sweep.summary.state, sweep.summary.done), (SweepState::Done, 24));
+    assert_eq!(history.runs(usize::MAX).unwrap().len(), 72, "the second had nothing left to do");
 }
 
 fn sweeps_are_extended() {
