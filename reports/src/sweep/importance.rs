@@ -59,7 +59,7 @@ fn importance(sweep: &SweepRecord, names: &ParameterNames, index: usize) -> Impo
     };
     if measured.len() < MIN_TRIALS {
         importance.note = format!(
-            "No importances: {} trials are measured, at least {MIN_TRIALS} are needed.",
+            "No importances: at least {MIN_TRIALS} measured trials are needed, found {}.",
             measured.len()
         );
         return importance;
