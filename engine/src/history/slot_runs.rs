@@ -9,7 +9,7 @@ use sqlx::{Sqlite, Transaction};
 use super::database::{HistoryError, failed};
 use super::read::{cell, word as word_of};
 use super::recorder::json;
-use super::{RunState, SweepState, TickState, Trigger};
+use super::{RunState, TickState, Trigger};
 use crate::protocol::Metric;
 use crate::schedule::ProcessIdentity;
 use crate::schedule::regression::Measured;
@@ -47,55 +47,12 @@ pub(super) async fn work_of(
     manifest_file: &Path,
     slot: Timestamp,
 ) -> Fallible<Option<WorkOfSlot>> {
-    let run = run_of(transaction, path, manifest_file, slot).await?;
-    if run.is_some() {
-        return Ok(run);
-    }
-    session_of(transaction, path, manifest_file, slot).await
-}
-
-async fn session_of(
-    transaction: &mut Transaction<'_, Sqlite>,
-    path: &Path,
-    manifest_file: &Path,
-    slot: Timestamp,
-) -> Fallible<Option<WorkOfSlot>> {
     let row = sqlx::query(
-        r#"SELECT sweep_id, state, pid FROM sweep_sessions WHERE manifest_file = ? AND "trigger" = ? AND "trigger" LIKE '{"schedule":%'"#,
-    )
-    .bind(manifest_file.display().to_string())
-    .bind(json(&Trigger::Schedule { slot }))
-    .fetch_optional(&mut **transaction)
-    .await
-    .map_err(|source| failed(path, "look for a sweep", source))?;
-    let read = |row: &SqliteRow| {
-        Ok(WorkOfSlot {
-            outcome: Outcome::Sweep(cell(row, "sweep_id")?),
-            ended: match word_of("state", cell(row, "state")?)? {
-                SweepState::Running => None,
-                SweepState::Done => Some(TickState::Done),
-                SweepState::Failed => Some(TickState::Failed),
-                SweepState::Interrupted => Some(TickState::Interrupted),
-            },
-            process: process(row)?,
-        })
-    };
-    row.as_ref().map(read).transpose()
-}
-
-fn process(row: &SqliteRow) -> Fallible<ProcessIdentity> {
-    let pid: i64 = cell(row, "pid")?;
-    Ok(ProcessIdentity::of(u32::try_from(pid).unwrap_or(0)))
-}
-
-async fn run_of(
-    transaction: &mut Transaction<'_, Sqlite>,
-    path: &Path,
-    manifest_file: &Path,
-    slot: Timestamp,
-) -> Fallible<Option<WorkOfSlot>> {
-    let row = sqlx::query(
-        r#"SELECT id, state, pid FROM runs WHERE manifest_file = ? AND "trigger" = ? AND "trigger" LIKE '{"schedule":%'"#,
+        r#"SELECT id, NULL AS sweep, state, pid FROM runs
+           WHERE manifest_file = ?1 AND "trigger" = ?2 AND "trigger" LIKE '{"schedule":%'
+           UNION ALL
+           SELECT NULL, sweep_id, state, pid FROM sweep_sessions
+           WHERE manifest_file = ?1 AND "trigger" = ?2 AND "trigger" LIKE '{"schedule":%'"#,
     )
     .bind(manifest_file.display().to_string())
     .bind(json(&Trigger::Schedule { slot }))
@@ -103,15 +60,21 @@ async fn run_of(
     .await
     .map_err(|source| failed(path, "look for a run", source))?;
     let read = |row: &SqliteRow| {
+        let pid: i64 = cell(row, "pid")?;
+        let sweep: Option<i64> = cell(row, "sweep")?;
         Ok(WorkOfSlot {
-            outcome: Outcome::Run(cell(row, "id")?),
+            outcome: match sweep {
+                Some(sweep) => Outcome::Sweep(sweep),
+                None => Outcome::Run(cell(row, "id")?),
+            },
+            // The words for the states of sweeps are among those of runs.
             ended: match word_of("state", cell(row, "state")?)? {
                 RunState::Running => None,
                 RunState::Done => Some(TickState::Done),
                 RunState::Failed => Some(TickState::Failed),
                 RunState::Interrupted | RunState::Paused => Some(TickState::Interrupted),
             },
-            process: process(row)?,
+            process: ProcessIdentity::of(u32::try_from(pid).unwrap_or(0)),
         })
     };
     row.as_ref().map(read).transpose()
