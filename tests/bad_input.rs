@@ -67,6 +67,21 @@ const MANIFEST_CASES: &[(&str, &str, &[&str])] = &[
     ("kind = \"distill\"", "kind = \"distil\"", &["bad.toml:17:8: ", "did you mean `distill`"]),
     ("kind = \"distill\"", "kind = \"distill\"\nretry = 2", &["bad.toml:18:1: ", "`retry`"]),
     (
+        "kind = \"distill\"",
+        "kind = \"distill\"\nrequire = { acuracy-min = 0.5 }",
+        &["bad.toml:18:13: ", "kind `distill` report no `acuracy`", "did you mean `accuracy`"],
+    ),
+    (
+        "name = \"bad\"",
+        "name = \"bad\"\nsweep = { sampler = \"grid\", space = { \"stages.student.params.epochs\" = { choice = [1, 2] } }, objectives = [{ maximize = \"student.test/accuracy\" }] }",
+        &["bad.toml:3:", "objective `student.test/accuracy`", "validation/accuracy"],
+    ),
+    (
+        "name = \"bad\"",
+        "name = \"bad\"\nschedule = { cron = \"0 1 * * *\", on-regression = { metrics = { \"teacher/validation/speed\" = \"higher\" } } }",
+        &["bad.toml:3:", "metric `teacher/validation/speed`", "they report validation/accuracy"],
+    ),
+    (
         "params = { epochs = 1, student = { layers = [0] } }",
         "params = { epochs = 1, student = { layers = [0] }, temprature = { constant = 2.0 } }",
         &["bad.toml:19:52: ", "`temprature`", "did you mean `temperature`"],

@@ -102,6 +102,7 @@ fn reads_back(sandbox: &Sandbox) {
     assert!(live.join("package.toml").is_file(), "nothing is live in {}", live.display());
 
     let run = sandbox.json(&["show", "latest"]);
+    sandbox.check_metrics(&run);
     let recorded = run["stages"].as_array().expect("stages");
     assert_eq!(recorded.len(), ORDER.len());
     for stage in recorded {

@@ -32,6 +32,7 @@ fn every_option_does_its_work() {
     assert_eq!(code, Some(0), "{events:#?}");
     assert_eq!(stages(&events, "stage-finished").len(), 11, "{events:#?}");
     let run = sandbox.json(&["show", "1"]);
+    sandbox.check_metrics(&run);
 
     let weights = |stage: &str| metric(&run, stage, "model/weights");
     assert!(weights("gradual") < weights("teacher"), "layers, heads and units are really gone");
@@ -46,4 +47,17 @@ fn every_option_does_its_work() {
         "layers went back to float"
     );
     assert!(metric(&run, "lsq", "model/size") < metric(&run, "gradual", "model/size") / 2.0);
+
+    // What no candidate can keep to is told with numbers, before the supernet is trained.
+    let impossible = "stages.scaled.params.constraints={ params-max = 100, latency-ms-max = 1e-6 }";
+    let (code, events) =
+        sandbox.events(&["options.toml", "--until", "scaled", "--set", impossible]);
+    let failed = events.iter().find(|event| event["event"] == "stage-failed");
+    let error = failed.and_then(|event| event["error"].as_str()).unwrap_or_default();
+    assert_eq!(code, Some(1), "{events:#?}");
+    for part in ["`params-max` is 100, the smallest candidate has ", "`latency-ms-max` is 0.000001"]
+    {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(!events.iter().any(|event| event["phase"] == "supernet"), "{events:#?}");
 }

@@ -75,6 +75,20 @@ impl Sandbox {
         (answer.code, events.collect())
     }
 
+    /// Checks that stages reported no metric that their kinds do not declare.
+    pub(crate) fn check_metrics(&self, run: &Value) {
+        for stage in run["stages"].as_array().expect("stages") {
+            let kind = stage["kind"].as_str().expect("a kind");
+            let declared = self.json(&["stages", kind])["metrics"].clone();
+            let declared: Vec<String> = serde_json::from_value(declared).expect("names");
+            for metric in stage["metrics"].as_array().expect("metrics") {
+                let name = metric["name"].as_str().expect("a name");
+                let is_declared = declared.iter().any(|pattern| covers(pattern, name));
+                assert!(is_declared, "`{kind}` reported `{name}`, but declares {declared:?}");
+            }
+        }
+    }
+
     /// Digest of the newest artifact of an output.
     pub(crate) fn digest(&self, manifest: &str, output: &str) -> String {
         let artifact = self.json(&["path", manifest, output]);
@@ -98,6 +112,13 @@ impl Answer {
 pub(crate) fn stages<'e>(events: &'e [Value], kind: &str) -> Vec<&'e str> {
     let about = events.iter().filter(|event| event["event"] == kind);
     about.filter_map(|event| event["stage"].as_str()).collect()
+}
+
+/// Whether a name is what the pattern says, `*` standing for any part of it.
+fn covers(pattern: &str, name: &str) -> bool {
+    let Some((head, tail)) = pattern.split_once('*') else { return pattern == name };
+    let Some(rest) = name.strip_prefix(head) else { return false };
+    (0..=rest.len()).any(|at| covers(tail, &rest[at..]))
 }
 
 /// The repository.

@@ -55,6 +55,8 @@ pub struct SweepOptions {
     pub set: Vec<String>,
     /// Measure trials again that failed in an earlier session.
     pub retry_failed: bool,
+    /// What started it.
+    pub trigger: Trigger,
 }
 
 /// One stage kind, for `pipeline stages`.
@@ -71,6 +73,8 @@ pub struct KindDescription {
     pub inputs: &'static [Port],
     /// Outputs it writes.
     pub outputs: &'static [Port],
+    /// Metrics it may report, `*` standing for any part.
+    pub metrics: &'static [&'static str],
     /// JSON Schema of its parameters.
     pub params: Value,
 }
@@ -85,6 +89,7 @@ pub fn kinds(table: StageTable) -> Vec<KindDescription> {
             about: stage.about(),
             inputs: stage.inputs(),
             outputs: stage.outputs(),
+            metrics: stage.metrics(),
             params: params_schema(*stage),
         })
         .collect()
@@ -130,7 +135,7 @@ impl Project {
     /// # Errors
     /// When the manifest has no sweep or is wrong, or the state folder cannot be read.
     pub fn plan_sweep(&self, options: &SweepOptions) -> Result<SweepPlan, Error> {
-        Sweep::prepare(self, &options.set, options.retry_failed)?.plan()
+        Sweep::prepare(self, &options.set)?.plan(options.retry_failed)
     }
 
     /// Runs the manifest's sweep, or goes on with it. Blocks until it is over; signals work as in
@@ -144,7 +149,8 @@ impl Project {
         options: &SweepOptions,
         observer: &mut dyn FnMut(&SweepEvent),
     ) -> Result<SweepReport, Error> {
-        Sweep::prepare(self, &options.set, options.retry_failed)?.run(observer)
+        let sweep = Sweep::prepare(self, &options.set)?;
+        sweep.run(options.retry_failed, &options.trigger, observer)
     }
 
     /// The manifest, read and checked.

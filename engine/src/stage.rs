@@ -50,6 +50,10 @@ pub trait Stage: Send + Sync + 'static {
     const EXTERNAL: bool = false;
     /// Whether it needs the machine for itself, because it measures time or memory.
     const EXCLUSIVE: bool = false;
+    /// Full names of the metrics that it may report, `*` standing for any part, for instance
+    /// `bench/*/latency-p50`. What a manifest demands of them or chooses by them is checked against
+    /// these before anything runs. Any name, unless a kind says which.
+    const METRICS: &'static [&'static str] = &["*"];
     /// The parameter that says how many epochs it trains, for kinds that report each epoch with
     /// [`StageContext::milestone`] and obey [`StageContext::pause_after`]: those can be stopped
     /// early by a sweep and go on later. Paths are dotted, as in `recovery.epochs`.

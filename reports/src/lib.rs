@@ -11,7 +11,7 @@
 //! # Layout
 //!
 //! - [`render`], [`render_with`], [`render_sweeps`]: the ways in for whole reports,
-//!   [`content`] and [`style`] for pages that frame one, [`summary_table`] for the table a run ends
+//!   [`content`], [`sweep_content`] and [`style`] for pages that frame one, [`summary_table`] for the table a run ends
 //!   with.
 //! - [`bundle`](bundle()), [`verify`], [`mlflow`](mlflow()): a run as one file that can be checked,
 //!   and as what another program reads.
@@ -198,6 +198,17 @@ pub fn content(runs: &[RunRecord]) -> Result<String, RenderError> {
         return Err(RenderError::NoRuns);
     }
     template::content(&page::read(runs, 0, &Inspections::read(runs)))
+}
+
+/// The content of the HTML report on `sweeps`, for a frame as [`content`] wants one.
+///
+/// # Errors
+/// Like [`render_sweeps`].
+pub fn sweep_content(sweeps: &[SweepRecord]) -> Result<String, RenderError> {
+    if sweeps.is_empty() {
+        return Err(RenderError::NoSweeps);
+    }
+    template::sweep_content(&sweep::read(sweeps))
 }
 
 /// The style sheet of HTML reports.

@@ -40,9 +40,19 @@ pub(crate) fn html(page: &Page) -> Result<String, RenderError> {
 
 /// What is inside the page's `<main>`, for a page with a frame of its own.
 pub(crate) fn content(page: &Page) -> Result<String, RenderError> {
+    print_content("report.html", page)
+}
+
+/// The same of a page on sweeps.
+pub(crate) fn sweep_content(page: &sweep::Page) -> Result<String, RenderError> {
+    print_content("sweep.html", page)
+}
+
+fn print_content(name: &str, page: &impl Serialize) -> Result<String, RenderError> {
     let environment = environment()?;
-    let template = environment.get_template("report.html")?;
-    let mut printed = template.render_captured(context! { page => Serde(page), style => "" })?;
+    let template = environment.get_template(name)?;
+    let mut printed =
+        template.render_captured(context! { page => Serde(page), style => "", script => "" })?;
     Ok(printed.with_state_mut(|state| state.render_block("content"))?)
 }
 

@@ -35,7 +35,7 @@ fn importances_name_what_the_objective_depends_on() {
 #[test]
 fn few_trials_rank_nothing() {
     let html = render_sweeps(&[fixture::young()], Format::Html).unwrap();
-    assert!(html.contains("trials are measured, at least 16 are needed"));
+    assert!(html.contains("at least 16 measured trials are needed, found "));
     assert!(html.contains("still going") && html.contains("the loss is not finite"));
 }
 

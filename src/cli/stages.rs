@@ -53,6 +53,8 @@ fn describe(kind: &KindDescription) -> String {
         let rows: Vec<_> = ports.iter().map(|port| port_row(port, title == "inputs")).collect();
         let _infallible = write!(text, "\n{title}:\n{}", columns(&rows));
     }
+    let metrics: Vec<_> = kind.metrics.iter().map(|name| [format!("  {name}")]).collect();
+    let _infallible = write!(text, "\nmetrics:\n{}", columns(&metrics));
     text.push_str("\nparams:\n");
     for Key { path, kind, default, about } in keys(&kind.params, &kind.params) {
         let kind = kind.replace('`', "");
@@ -164,6 +166,8 @@ fn section(kind: &KindDescription) -> String {
             let _infallible = writeln!(text, "- `{name}` ({flows}{need}): {about}");
         }
     }
+    let metrics: Vec<_> = kind.metrics.iter().map(|name| format!("`{name}`")).collect();
+    let _infallible = writeln!(text, "\nMetrics: {}.", metrics.join(", "));
     let rows = keys(&kind.params, &kind.params);
     let _infallible = write!(text, "\nParams:\n\n{}", markdown(&rows));
     text

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use engine::history::TrialState;
+use engine::history::{TrialState, Trigger};
 use engine::sweep::space::Params;
 use engine::{SweepEvent, SweepOptions, SweepPlan};
 
@@ -27,6 +27,9 @@ pub(super) struct Sweep {
     /// Say what it would cost; runs and writes nothing
     #[arg(long)]
     dry_run: bool,
+    /// What starts the session, as JSON; schedulers say so
+    #[arg(long, value_name = "TRIGGER", hide = true, default_value = "\"manual\"")]
+    trigger: Trigger,
     /// Print one JSON event a line with stable field names
     #[arg(long)]
     json: bool,
@@ -36,7 +39,8 @@ impl Sweep {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let mut set = self.manifest.set.clone();
         set.extend(self.trials.map(|trials| format!("sweep.trials={trials}")));
-        let options = SweepOptions { set, retry_failed: self.retry_failed };
+        let (retry_failed, trigger) = (self.retry_failed, self.trigger.clone());
+        let options = SweepOptions { set, retry_failed, trigger };
         let project = self.manifest.project()?;
         let plan = project.plan_sweep(&options)?;
         if self.dry_run {

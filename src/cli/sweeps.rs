@@ -87,6 +87,11 @@ pub(super) fn text(sweep: &SweepRecord) -> String {
         "runs".to_owned(),
         "parameters".to_owned(),
     ];
+    let varied_of = |trial: &TrialRecord| {
+        let mut params = trial.params.clone();
+        params.retain(|path, _| sweep.varied().any(|dimension| dimension.name == *path));
+        shown(&params)
+    };
     let rows = trials.iter().map(|trial| {
         let state = match (trial.best, trial.rung) {
             (true, _) => "best".to_owned(),
@@ -103,8 +108,8 @@ pub(super) fn text(sweep: &SweepRecord) -> String {
         let runs: Vec<_> = trial.runs.iter().map(|run| run.run.to_string()).collect();
         let error = trial.error.as_ref().filter(|_| objectives.is_empty());
         let about = match error.and_then(|error| error.lines().next()) {
-            Some(error) => format!("{}: {error}", shown(&trial.params)),
-            None => shown(&trial.params),
+            Some(error) => format!("{}: {error}", varied_of(trial)),
+            None => varied_of(trial),
         };
         [trial.number.to_string(), state, values, runs.join(" "), about]
     });
@@ -112,7 +117,7 @@ pub(super) fn text(sweep: &SweepRecord) -> String {
     let summary = &sweep.summary;
     let counts = sweep.stage_runs;
     let share = 100.0 * counts.saved as f64 / counts.total.max(1) as f64;
-    let varied: Vec<_> = sweep.space.iter().map(|dimension| short(&dimension.name)).collect();
+    let varied: Vec<_> = sweep.varied().map(|dimension| short(&dimension.name)).collect();
     let _infallible = write!(
         text,
         "\nsweep {}: {}, {} of {} trials done, {} held, {} failed, over {}\n",

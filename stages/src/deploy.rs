@@ -69,6 +69,7 @@ impl Stage for Deploy {
         required: true,
         about: "name, version and digest of what is live",
     }];
+    const METRICS: &'static [&'static str] = &["deploy/version", "deploy/failed-kernel-tiers"];
     const EXTERNAL: bool = true;
 
     fn check(params: &Params) -> Result<(), String> {

@@ -156,6 +156,7 @@ impl Stage for Distill {
     ];
     const OUTPUTS: &'static [Port] =
         &[Port { name: "model", kind: "model", required: true, about: "the student" }];
+    const METRICS: &'static [&'static str] = &score::METRICS;
 
     fn check(params: &Params) -> Result<(), String> {
         let ascending = |layers: &[usize]| layers.windows(2).all(|pair| pair[0] < pair[1]);

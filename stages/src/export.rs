@@ -53,6 +53,8 @@ impl Stage for Export {
         required: true,
         about: "graph, weights, tokenizer, golden answers, ONNX",
     }];
+    const METRICS: &'static [&'static str] =
+        &["package/failed-kernel-tiers", "package/weights-size", "package/onnx-size"];
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
         let model = ModelFolder::read(context.input("model")?)?;

@@ -16,6 +16,20 @@ use training::{Bucket, Device, Examples, Network, NetworkOptions, calibrate, eva
 use crate::range::{Fraction, Positive};
 use crate::{predict, score, texts};
 
+/// What the stages that make a model int8 report.
+pub(crate) const METRICS: [&str; 10] = [
+    "validation/accuracy",
+    "validation/macro-f1",
+    "validation/cross-entropy",
+    "validation/accuracy-drop",
+    "model/weights",
+    "model/size",
+    "agreement/worst-difference",
+    "agreement/other-class",
+    "sensitivity/*",
+    "mixed/float-layers",
+];
+
 /// Rows in a calibration batch, and in an evaluation.
 const BATCH: usize = 32;
 

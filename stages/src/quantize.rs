@@ -58,6 +58,7 @@ impl Stage for Quantize {
     ];
     const OUTPUTS: &'static [Port] =
         &[Port { name: "model", kind: "model", required: true, about: "the int8 model" }];
+    const METRICS: &'static [&'static str] = &integer::METRICS;
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {
         let dataset = texts::load(context)?;

@@ -6,6 +6,15 @@ use graph::Graph;
 use training::Examples;
 use training::metrics::{Classification, Interval, Intervals, argmax};
 
+/// What a stage reports that calls [`report`] on the validation rows, and [`report_size`].
+pub(crate) const METRICS: [&str; 5] = [
+    "validation/accuracy",
+    "validation/macro-f1",
+    "validation/cross-entropy",
+    "model/weights",
+    "model/size",
+];
+
 /// A split of the data, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Split {

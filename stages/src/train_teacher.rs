@@ -91,6 +91,7 @@ impl Stage for TrainTeacher {
             about: "its logits for every training row",
         },
     ];
+    const METRICS: &'static [&'static str] = &score::METRICS;
 
     fn check(params: &Params) -> Result<(), String> {
         if params.max_length.get() < 3 {

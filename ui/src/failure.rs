@@ -59,6 +59,9 @@ impl From<HistoryError> for Failure {
             HistoryError::NoRun { id } => {
                 Self::missing(format!("there is no run {id}; the list of runs has all there are"))
             }
+            HistoryError::NoSweep { id } => Self::missing(format!(
+                "there is no sweep {id}; the list of sweeps has all there are"
+            )),
             other => Self::broken(other.to_string()),
         }
     }

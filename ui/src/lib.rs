@@ -1,4 +1,4 @@
-//! Pages about runs, served live from the run database to a browser on the same machine.
+//! Pages about runs and sweeps, served live from the run database to a browser on the same machine.
 //!
 //! It shows what [`engine::history`] reads, in the pages of [`reports`], and lets people say what
 //! they think of a run and put its package to use. It knows no stage kinds and starts no runs: runs
@@ -58,6 +58,14 @@ pub fn app(state: State) -> Router {
         .route("/runs/{run}/logs/{stage}/text", get(page::log::text))
         .route("/runs/{run}/notes", post(write::note))
         .route("/runs/{run}/promote", post(write::promote))
+        .route("/sweeps", get(page::sweeps::show))
+        .route("/sweeps/{sweep}", get(page::sweep::show))
+        .route("/sweeps/{sweep}/report.html", get(page::download::sweep_html))
+        .route("/sweeps/{sweep}/report.md", get(page::download::sweep_markdown))
+        .route("/sweeps/{sweep}/report.json", get(page::download::sweep_json))
+        .route("/sweeps/{sweep}/report.csv", get(page::download::sweep_csv))
+        .route("/live/sweeps", get(live::sweeps))
+        .route("/live/sweeps/{sweep}", get(live::sweep))
         .route("/live/runs", get(live::runs))
         .route("/live/runs/{run}", get(live::run))
         .route("/live/runs/{run}/logs/{stage}", get(live::log))

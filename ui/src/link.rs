@@ -39,6 +39,13 @@ pub(crate) fn run(text: &str) -> Result<RunChoice, Failure> {
     text.parse().map_err(Failure::missing)
 }
 
+/// Reads the sweep of an address.
+pub(crate) fn sweep(text: &str) -> Result<i64, Failure> {
+    text.parse().map_err(|_| {
+        Failure::missing(format!("expected the number of a sweep in the address, found `{text}`"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use axum::extract::{Path, Query, State as Extract};
 use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use engine::history::{LiveRun, LiveStage, RunChoice, RunState, StageState};
+use engine::history::{History, LiveRun, LiveStage, RunChoice, RunState, StageState, SweepState};
 use futures_util::stream;
 use minijinja::{Value, context};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::failure::Failure;
 use crate::link;
-use crate::page::{log, runs, seconds};
+use crate::page::{log, runs, seconds, sweep, sweeps};
 use crate::state::State;
 use crate::template;
 
@@ -42,14 +42,54 @@ pub(crate) async fn runs(
 ) -> Result<Response, Failure> {
     let Query(asked) = asked?;
     asked.query()?;
+    watch_rows(&state, move |history| runs::rows(history, &asked))
+}
+
+/// `GET /live/sweeps`: the same for the list of sweeps.
+pub(crate) async fn sweeps(Extract(state): Extract<State>) -> Result<Response, Failure> {
+    watch_rows(&state, sweeps::rows)
+}
+
+fn watch_rows(
+    state: &State,
+    read: impl Fn(&History) -> Result<String, Failure> + Send + 'static,
+) -> Result<Response, Failure> {
     let mut last = None;
-    watch(&state, move |state| {
-        let rows = state.shared.records.read(|history| runs::rows(history, &asked))?;
+    watch(state, move |state| {
+        let rows = state.shared.records.read(&read)?;
         let mut seen = Seen::default();
         if last.as_ref() != Some(&rows) {
             seen.events.push(event("rows", &rows));
             last = Some(rows);
         }
+        Ok(seen)
+    })
+}
+
+/// `GET /live/sweeps/{sweep}`: `status` with a sentence, `stages` when a trial or one of its seeds
+/// got on, `over` at the end of the sweep.
+pub(crate) async fn sweep(
+    Extract(state): Extract<State>,
+    Path(sweep): Path<String>,
+) -> Result<Response, Failure> {
+    let id = link::sweep(&sweep)?;
+    state.ask(move |_, history| Ok(history.sweep(id)?)).await?;
+    let mut last = None;
+    watch(&state, move |state| {
+        let record = state.shared.records.read(|history| Ok(history.sweep(id)?))?;
+        let mut seen =
+            Seen { over: record.summary.state != SweepState::Running, ..Seen::default() };
+        let changed = last.as_ref().is_none_or(|last| *last != record.trials);
+        if changed || seen.over {
+            seen.events.push(event("status", &sweep::status(&record)));
+        }
+        if changed && last.is_some() {
+            seen.events.push(event("stages", "changed"));
+        }
+        if seen.over {
+            seen.events.push(event("over", "ended"));
+        }
+        last = Some(record.trials);
         Ok(seen)
     })
 }

@@ -9,13 +9,16 @@ use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior, Value};
 
 use crate::failure::Failure;
 
-const TEMPLATES: [(&str, &str); 9] = [
+const TEMPLATES: [(&str, &str); 12] = [
     ("frame.html", include_str!("templates/frame.html")),
     ("runs.html", include_str!("templates/runs.html")),
     ("rows.html", include_str!("templates/rows.html")),
     ("run.html", include_str!("templates/run.html")),
     ("forms.html", include_str!("templates/forms.html")),
     ("live.html", include_str!("templates/live.html")),
+    ("sweeps.html", include_str!("templates/sweeps.html")),
+    ("sweep-rows.html", include_str!("templates/sweep-rows.html")),
+    ("sweep.html", include_str!("templates/sweep.html")),
     ("compare.html", include_str!("templates/compare.html")),
     ("log.html", include_str!("templates/log.html")),
     ("error.html", include_str!("templates/error.html")),

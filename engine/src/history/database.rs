@@ -17,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("schedules", include_str!("migrations/0003_schedules.sql")),
     ("sweeps", include_str!("migrations/0004_sweeps.sql")),
     ("notes", include_str!("migrations/0005_notes.sql")),
+    ("sweep sessions", include_str!("migrations/0006_sweep_sessions.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -11,7 +11,7 @@ use super::TickState;
 use super::database::{HistoryError, failed};
 use super::read::{cell, parsed, timestamp, word as word_of};
 use super::recorder::{json, word};
-use super::slot_runs::run_of;
+use super::slot_runs::work_of;
 use super::ticks::{Scheduled, Turn};
 use crate::schedule::{Active, ProcessIdentity, Seen};
 
@@ -119,8 +119,8 @@ impl Look<'_, '_> {
         };
         let (owner, mut process) = (identity("owner")?, identity("process")?);
         if !is_alive(&owner) && !is_alive(&process) {
-            match run_of(self.transaction, self.path, manifest_file, slot).await? {
-                Some(run) if run.is_alive() => process = Some(run.process),
+            match work_of(self.transaction, self.path, manifest_file, slot).await? {
+                Some(work) if work.is_alive() => process = Some(work.process),
                 Some(_) => {
                     turn.abandoned.push(slot);
                     return Ok(());

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 
 use super::database::HistoryError;
-use super::read::{Bind, History, cell, parsed, timestamp, unreadable, unsigned, word};
+use super::read::{Bind, History, alive, cell, parsed, timestamp, unreadable, unsigned, word};
 use super::sweep::*;
 use crate::manifest::SweepSpec;
 use crate::sweep::pareto;
@@ -37,9 +37,6 @@ impl History {
     /// # Errors
     /// When the database cannot be read.
     pub fn sweeps(&self, limit: usize) -> Result<Vec<SweepSummary>, HistoryError> {
-        if !self.knows_sweeps()? {
-            return Ok(Vec::new());
-        }
         let limit = Bind::Number(i64::try_from(limit).unwrap_or(i64::MAX));
         let rows = self.rows(summaries!("ORDER BY id DESC LIMIT ?"), &[limit])?;
         rows.iter().map(summary).collect()
@@ -50,20 +47,17 @@ impl History {
     /// # Errors
     /// When there is no such sweep or the database cannot be read.
     pub fn sweep(&self, id: i64) -> Result<SweepRecord, HistoryError> {
-        let missing = || HistoryError::NoSweep { id };
-        if !self.knows_sweeps()? {
-            return Err(missing());
-        }
         let rows = self.rows(summaries!("WHERE id = ?"), &[Bind::Number(id)])?;
-        let row = rows.first().ok_or_else(missing)?;
+        let row = rows.first().ok_or(HistoryError::NoSweep { id })?;
         let spec: Value = parsed("spec", &cell::<String>(row, "spec")?)?;
         let typed: SweepSpec = parsed("spec", &cell::<String>(row, "spec")?)?;
         let seeds: Vec<u64> = parsed("seeds", &cell::<String>(row, "seeds")?)?;
-        let mut trials = self.trials(id, &seeds)?;
+        let summary = summary(row)?;
+        let mut trials = self.trials(id, &seeds, summary.state == SweepState::Running)?;
         let objectives = objectives(&typed);
         mark_best(&mut trials, &objectives);
         Ok(SweepRecord {
-            summary: summary(row)?,
+            summary,
             space: dimensions(&typed),
             objectives,
             constraints: constraints(&typed),
@@ -76,21 +70,17 @@ impl History {
 
     /// Number of the sweep with this identity.
     pub(crate) fn sweep_of(&self, identity: &str) -> Result<Option<i64>, HistoryError> {
-        if !self.knows_sweeps()? {
-            return Ok(None);
-        }
         let rows =
             self.rows("SELECT id FROM sweeps WHERE identity = ?", &[Bind::Text(identity)])?;
         rows.first().map(|row| cell(row, "id")).transpose()
     }
 
-    /// Whether the tables of sweeps are there: readers meet databases of older versions.
-    fn knows_sweeps(&self) -> Result<bool, HistoryError> {
-        let rows = self.rows("SELECT 1 FROM sqlite_master WHERE name = 'sweeps'", &[])?;
-        Ok(!rows.is_empty())
-    }
-
-    fn trials(&self, sweep: i64, seeds: &[u64]) -> Result<Vec<TrialRecord>, HistoryError> {
+    fn trials(
+        &self,
+        sweep: i64,
+        seeds: &[u64],
+        is_going: bool,
+    ) -> Result<Vec<TrialRecord>, HistoryError> {
         let id = [Bind::Number(sweep)];
         let mut runs: BTreeMap<i64, Vec<TrialRunRecord>> = BTreeMap::new();
         for row in &self.rows("SELECT * FROM trial_runs WHERE sweep_id = ?", &id)? {
@@ -108,7 +98,10 @@ impl History {
             .iter()
             .map(|row| {
                 let number: i64 = cell(row, "number")?;
-                let state: TrialState = word("state", cell(row, "state")?)?;
+                let state = match word("state", cell(row, "state")?)? {
+                    TrialState::Running if !is_going => TrialState::Interrupted,
+                    state => state,
+                };
                 let rung: Option<i64> = cell(row, "rung")?;
                 let mut rungs = rungs.remove(&number).unwrap_or_default();
                 for reached in &mut rungs {
@@ -194,16 +187,23 @@ impl History {
 
 fn summary(row: &SqliteRow) -> Result<SweepSummary, HistoryError> {
     let spec: SweepSpec = parsed("spec", &cell::<String>(row, "spec")?)?;
+    let state = match word("state", cell(row, "state")?)? {
+        SweepState::Running if !alive(cell(row, "pid")?) => SweepState::Interrupted,
+        state => state,
+    };
+    let unended = unsigned(cell(row, "n_running")?);
+    let is_going = state == SweepState::Running;
     Ok(SweepSummary {
         id: cell(row, "id")?,
         manifest: cell(row, "manifest")?,
         manifest_path: PathBuf::from(cell::<String>(row, "manifest_path")?),
-        state: word("state", cell(row, "state")?)?,
+        state,
         started_at: timestamp(cell(row, "started_at")?)?,
         duration_s: cell(row, "duration_s")?,
         sampler: spec.sampler.name().to_owned(),
         asked: unsigned(cell(row, "asked")?),
-        running: unsigned(cell(row, "n_running")?),
+        running: if is_going { unended } else { 0 },
+        interrupted: if is_going { 0 } else { unended },
         done: unsigned(cell(row, "n_done")?),
         failed: unsigned(cell(row, "n_failed")?),
         paused: unsigned(cell(row, "n_paused")?),

@@ -23,6 +23,8 @@ pub struct TickRecord {
     pub decided_at: jiff::Timestamp,
     /// Its run, where one began.
     pub run: Option<i64>,
+    /// Its sweep, where one began or went on.
+    pub sweep: Option<i64>,
     /// How that run stands.
     pub run_state: Option<RunState>,
     /// How the run compares with the last good one, where that is watched.
@@ -40,10 +42,13 @@ impl History {
         limit: usize,
     ) -> Result<Vec<TickRecord>, HistoryError> {
         let rows = self.rows(
-            r#"SELECT ticks.*, runs.id AS run, runs.state AS run_state, runs.pid AS pid
+            r#"SELECT ticks.*, runs.id AS run, runs.state AS run_state, runs.pid AS pid, sweep_id
                FROM schedules JOIN ticks ON schedule_id = schedules.id
                LEFT JOIN runs ON runs.manifest_file = schedules.manifest_file AND runs."trigger" LIKE '{"schedule":%'
                 AND runs."trigger" = '{"schedule":{"slot":"' || slot || '"}}'
+               LEFT JOIN sweep_sessions ON sweep_sessions.manifest_file = schedules.manifest_file
+                AND sweep_sessions."trigger" LIKE '{"schedule":%'
+                AND sweep_sessions."trigger" = '{"schedule":{"slot":"' || slot || '"}}'
                WHERE schedules.manifest_file = ? ORDER BY slot DESC LIMIT ?"#,
             &[
                 Bind::Text(&manifest_file.display().to_string()),
@@ -60,6 +65,7 @@ impl History {
                     reason: cell(row, "reason")?,
                     decided_at: timestamp(cell(row, "decided_at")?)?,
                     run: cell(row, "run")?,
+                    sweep: cell(row, "sweep_id")?,
                     run_state: run_state.map(|state| word("state", state)).transpose()?,
                     comparison: comparison.map(|text| parsed("regression", &text)).transpose()?,
                 })

@@ -1,4 +1,4 @@
-//! The runs that slots of schedules led to.
+//! The runs, and sessions of sweeps, that slots of schedules led to.
 
 use std::path::Path;
 
@@ -16,35 +16,43 @@ use crate::schedule::regression::Measured;
 
 type Fallible<T> = Result<T, HistoryError>;
 
-/// The run of a slot.
-pub(super) struct RunOfSlot {
-    pub(super) id: i64,
-    state: RunState,
+/// What a slot led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Run(i64),
+    Sweep(i64),
+}
+
+/// The run of a slot, or the session of a sweep.
+pub(super) struct WorkOfSlot {
+    pub(super) outcome: Outcome,
+    /// How its tick ends; `None` while it has not said how it ended.
+    ended: Option<TickState>,
     pub(super) process: ProcessIdentity,
 }
 
-impl RunOfSlot {
+impl WorkOfSlot {
     pub(super) fn is_alive(&self) -> bool {
-        self.state == RunState::Running && self.process.is_alive()
+        self.ended.is_none() && self.process.is_alive()
     }
 
     pub(super) fn ended(&self) -> TickState {
-        match self.state {
-            RunState::Done => TickState::Done,
-            RunState::Failed => TickState::Failed,
-            RunState::Interrupted | RunState::Running | RunState::Paused => TickState::Interrupted,
-        }
+        self.ended.unwrap_or(TickState::Interrupted)
     }
 }
 
-pub(super) async fn run_of(
+pub(super) async fn work_of(
     transaction: &mut Transaction<'_, Sqlite>,
     path: &Path,
     manifest_file: &Path,
     slot: Timestamp,
-) -> Fallible<Option<RunOfSlot>> {
+) -> Fallible<Option<WorkOfSlot>> {
     let row = sqlx::query(
-        r#"SELECT id, state, pid FROM runs WHERE manifest_file = ? AND "trigger" = ? AND "trigger" LIKE '{"schedule":%'"#,
+        r#"SELECT id, NULL AS sweep, state, pid FROM runs
+           WHERE manifest_file = ?1 AND "trigger" = ?2 AND "trigger" LIKE '{"schedule":%'
+           UNION ALL
+           SELECT NULL, sweep_id, state, pid FROM sweep_sessions
+           WHERE manifest_file = ?1 AND "trigger" = ?2 AND "trigger" LIKE '{"schedule":%'"#,
     )
     .bind(manifest_file.display().to_string())
     .bind(json(&Trigger::Schedule { slot }))
@@ -53,9 +61,19 @@ pub(super) async fn run_of(
     .map_err(|source| failed(path, "look for a run", source))?;
     let read = |row: &SqliteRow| {
         let pid: i64 = cell(row, "pid")?;
-        Ok(RunOfSlot {
-            id: cell(row, "id")?,
-            state: word_of("state", cell(row, "state")?)?,
+        let sweep: Option<i64> = cell(row, "sweep")?;
+        Ok(WorkOfSlot {
+            outcome: match sweep {
+                Some(sweep) => Outcome::Sweep(sweep),
+                None => Outcome::Run(cell(row, "id")?),
+            },
+            // The words for the states of sweeps are among those of runs.
+            ended: match word_of("state", cell(row, "state")?)? {
+                RunState::Running => None,
+                RunState::Done => Some(TickState::Done),
+                RunState::Failed => Some(TickState::Failed),
+                RunState::Interrupted | RunState::Paused => Some(TickState::Interrupted),
+            },
             process: ProcessIdentity::of(u32::try_from(pid).unwrap_or(0)),
         })
     };

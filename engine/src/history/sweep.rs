@@ -24,8 +24,10 @@ pub enum SweepState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrialState {
-    /// At work, or killed with its sweep.
+    /// At work.
     Running,
+    /// Its sweep ended before it did; the next session goes on with it.
+    Interrupted,
     /// Every seed has been measured.
     Done,
     /// A seed failed.
@@ -54,8 +56,11 @@ pub struct SweepSummary {
     pub sampler: String,
     /// Trials it was asked for.
     pub asked: u64,
-    /// Trials in each state.
+    /// Trials at work.
     pub running: u64,
+    /// Trials that were at work when the sweep was stopped, killed or out of time.
+    #[serde(default)]
+    pub interrupted: u64,
     /// Trials measured with every seed.
     pub done: u64,
     /// Trials of which a seed failed.
@@ -96,6 +101,20 @@ pub struct DimensionRecord {
     pub domain: Value,
     /// Whether it is laid out on a logarithmic axis.
     pub log: bool,
+}
+
+impl DimensionRecord {
+    /// Whether it leaves more than one value to choose from.
+    pub fn varies(&self) -> bool {
+        self.domain["choice"].as_array().is_none_or(|choices| choices.len() > 1)
+    }
+}
+
+impl SweepRecord {
+    /// The dimensions that leave something to choose.
+    pub fn varied(&self) -> impl Iterator<Item = &DimensionRecord> + Clone {
+        self.space.iter().filter(|dimension| dimension.varies())
+    }
 }
 
 /// What a sweep looks for.

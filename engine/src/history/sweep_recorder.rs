@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use serde_json::Value;
-use sqlx::{Connection as _, Row as _, Sqlite, Transaction};
+use sqlx::{Connection as _, Sqlite, Transaction};
 use tokio::runtime::Runtime;
 
 use super::database::{Database, HistoryError, failed};
 use super::recorder::{json, signed, word};
-use super::{SweepState, TrialState};
+use super::{SweepState, TrialState, Trigger};
 use crate::store::Store;
 use crate::sweep::space::Params;
 
@@ -22,6 +22,7 @@ pub(crate) struct SweepStart<'a> {
     pub(crate) seed: u64,
     pub(crate) seeds: &'a [u64],
     pub(crate) asked: u64,
+    pub(crate) trigger: &'a Trigger,
 }
 
 /// A trial as it is drawn.
@@ -72,6 +73,7 @@ pub(crate) struct SweepRecorder {
     database: Database,
     runtime: Runtime,
     sweep: i64,
+    session: i64,
 }
 
 impl SweepRecorder {
@@ -82,8 +84,8 @@ impl SweepRecorder {
             .build()
             .map_err(HistoryError::Runtime)?;
         let mut database = runtime.block_on(Database::writer(store))?;
-        let sweep = runtime.block_on(start_sweep(&mut database, start))?;
-        Ok(Self { database, runtime, sweep })
+        let (sweep, session) = runtime.block_on(start_sweep(&mut database, start))?;
+        Ok(Self { database, runtime, sweep, session })
     }
 
     /// Number of the sweep.
@@ -158,14 +160,20 @@ impl SweepRecorder {
         })
     }
 
-    /// Notes how the sweep stands after another `worked_s` seconds of work.
+    /// Notes how the session ended, after `worked_s` seconds of work, and with it the sweep.
     pub(crate) fn sweep_stands(
         &mut self,
         state: SweepState,
         worked_s: f64,
     ) -> Result<(), HistoryError> {
-        let sweep = self.sweep;
+        let (sweep, session) = (self.sweep, self.session);
         self.write("note where the sweep stands", async |transaction| {
+            sqlx::query("UPDATE sweep_sessions SET state = ?, duration_s = ? WHERE id = ?")
+                .bind(word(state))
+                .bind(worked_s)
+                .bind(session)
+                .execute(&mut **transaction)
+                .await?;
             sqlx::query("UPDATE sweeps SET state = ?, duration_s = duration_s + ? WHERE id = ?")
                 .bind(word(state))
                 .bind(worked_s)
@@ -196,45 +204,90 @@ impl SweepRecorder {
     }
 }
 
-async fn start_sweep(database: &mut Database, start: &SweepStart<'_>) -> Result<i64, HistoryError> {
+/// Numbers of the sweep and of its new session.
+async fn start_sweep(
+    database: &mut Database,
+    start: &SweepStart<'_>,
+) -> Result<(i64, i64), HistoryError> {
     let Database { path, connection } = database;
     let manifest = start.manifest;
     let written = async {
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let row = sqlx::query(
-            "INSERT INTO sweeps (identity, manifest, manifest_file, manifest_path, manifest_text, spec, seed, seeds, asked, state, pid, started_at, duration_s)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)
-             ON CONFLICT (identity) DO UPDATE SET
-                manifest_text = excluded.manifest_text, spec = excluded.spec, seeds = excluded.seeds,
-                asked = excluded.asked, state = excluded.state, pid = excluded.pid
-             RETURNING id",
+        let file = start.manifest_file.display().to_string();
+        // Not one statement with ON CONFLICT: that would use up a number each time.
+        let known: Option<i64> = sqlx::query_scalar(
+            "UPDATE sweeps SET manifest_text = ?, spec = ?, seeds = ?, asked = ?, state = ?, pid = ?
+             WHERE identity = ? RETURNING id",
         )
-        .bind(start.identity)
-        .bind(&manifest.name)
-        .bind(start.manifest_file.display().to_string())
-        .bind(manifest.shown_path().display().to_string())
         .bind(&manifest.text)
         .bind(start.spec.to_string())
-        .bind(start.seed.to_string())
         .bind(json(&start.seeds))
         .bind(signed(start.asked))
         .bind(word(SweepState::Running))
         .bind(i64::from(std::process::id()))
-        .bind(jiff::Timestamp::now().to_string())
-        .fetch_one(&mut *transaction)
+        .bind(start.identity)
+        .fetch_optional(&mut *transaction)
         .await?;
+        let sweep = match known {
+            Some(sweep) => sweep,
+            None => add_sweep(&mut transaction, start, &file).await?,
+        };
         // Other sweeps of the manifest cannot be at work while this one holds its lock.
         sqlx::query(
             "UPDATE sweeps SET state = ? WHERE manifest_file = ? AND state = ? AND id <> ?",
         )
         .bind(word(SweepState::Interrupted))
-        .bind(start.manifest_file.display().to_string())
+        .bind(&file)
         .bind(word(SweepState::Running))
-        .bind(row.get::<i64, _>("id"))
+        .bind(sweep)
         .execute(&mut *transaction)
         .await?;
+        sqlx::query("UPDATE sweep_sessions SET state = ? WHERE manifest_file = ? AND state = ?")
+            .bind(word(SweepState::Interrupted))
+            .bind(&file)
+            .bind(word(SweepState::Running))
+            .execute(&mut *transaction)
+            .await?;
+        let session = sqlx::query_scalar(
+            r#"INSERT INTO sweep_sessions (sweep_id, manifest_file, "trigger", state, pid, started_at)
+               VALUES (?, ?, ?, ?, ?, ?) RETURNING id"#,
+        )
+        .bind(sweep)
+        .bind(&file)
+        .bind(json(start.trigger))
+        .bind(word(SweepState::Running))
+        .bind(i64::from(std::process::id()))
+        .bind(jiff::Timestamp::now().to_string())
+        .fetch_one(&mut *transaction)
+        .await?;
         transaction.commit().await?;
-        Ok(row.get("id"))
+        Ok((sweep, session))
     };
     written.await.map_err(|source| failed(path, "note the start of a sweep", source))
+}
+
+async fn add_sweep(
+    transaction: &mut Transaction<'_, Sqlite>,
+    start: &SweepStart<'_>,
+    file: &str,
+) -> Result<i64, sqlx::Error> {
+    let manifest = start.manifest;
+    sqlx::query_scalar(
+        "INSERT INTO sweeps (identity, manifest, manifest_file, manifest_path, manifest_text, spec, seed, seeds, asked, state, pid, started_at, duration_s)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0) RETURNING id",
+    )
+    .bind(start.identity)
+    .bind(&manifest.name)
+    .bind(file)
+    .bind(manifest.shown_path().display().to_string())
+    .bind(&manifest.text)
+    .bind(start.spec.to_string())
+    .bind(start.seed.to_string())
+    .bind(json(&start.seeds))
+    .bind(signed(start.asked))
+    .bind(word(SweepState::Running))
+    .bind(i64::from(std::process::id()))
+    .bind(jiff::Timestamp::now().to_string())
+    .fetch_one(&mut **transaction)
+    .await
 }

@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Sqlite, Transaction};
 use super::database::{Database, HistoryError, failed};
 use super::look::Look;
 use super::recorder::{json, word};
-use super::slot_runs::{last_good, measured, run_of};
+use super::slot_runs::{Outcome, last_good, measured, work_of};
 use crate::schedule::regression::Comparison;
 use crate::schedule::{OnRegression, ProcessIdentity, Timetable, Verdict, decide};
 use crate::store::Store;
@@ -65,6 +65,7 @@ pub(crate) struct Conclusion {
     pub(crate) state: TickState,
     pub(crate) reason: Option<String>,
     pub(crate) run: Option<i64>,
+    pub(crate) sweep: Option<i64>,
     pub(crate) comparison: Option<Comparison>,
 }
 
@@ -159,7 +160,7 @@ impl Ticks {
         written.await.map_err(|source| failed(&path, "note a process", source))
     }
 
-    /// Records how a claimed slot ended, by its run; `None` when someone else did so before.
+    /// Records how a claimed slot ended, by its run or its sweep; `None` when someone else did so before.
     /// `told` says how its process ended, where that is known.
     pub(crate) async fn conclude(
         &mut self,
@@ -170,18 +171,26 @@ impl Ticks {
     ) -> Fallible<Option<Conclusion>> {
         let path = self.database.path.clone();
         let mut transaction = self.begin().await?;
-        let run = run_of(&mut transaction, &path, manifest_file, slot).await?;
-        let mut conclusion = match &run {
-            Some(run) => {
-                Conclusion { state: run.ended(), reason: None, run: Some(run.id), comparison: None }
-            }
-            None => Conclusion {
-                state: TickState::Failed,
-                reason: Some(format!("its run did not begin: {}", told.unwrap_or("it vanished"))),
-                run: None,
-                comparison: None,
-            },
+        let mut conclusion = Conclusion {
+            state: TickState::Failed,
+            reason: None,
+            run: None,
+            sweep: None,
+            comparison: None,
         };
+        match work_of(&mut transaction, &path, manifest_file, slot).await? {
+            Some(work) => {
+                conclusion.state = work.ended();
+                match work.outcome {
+                    Outcome::Run(run) => conclusion.run = Some(run),
+                    Outcome::Sweep(sweep) => conclusion.sweep = Some(sweep),
+                }
+            }
+            None => {
+                let told = told.unwrap_or("it vanished");
+                conclusion.reason = Some(format!("its run did not begin: {told}"));
+            }
+        }
         if let (Some(watch), Some(run), TickState::Done) = (watch, conclusion.run, conclusion.state)
         {
             let now = measured(&mut transaction, &path, run).await?;

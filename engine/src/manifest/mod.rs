@@ -6,6 +6,7 @@
 mod check;
 mod diagnostic;
 mod document;
+mod metric;
 mod read;
 mod schema;
 mod sections;

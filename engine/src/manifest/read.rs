@@ -78,13 +78,14 @@ pub(super) fn manifest(
     }
     let drafts: Vec<_> =
         stage_tables.into_iter().map(|(name, section)| reader.draft(name, section)).collect();
+    let has_sweep = sweep_table.is_some();
     let sweep = sweep_table.and_then(|section| {
         let place = Place::of(&section);
         let spec = reader.typed::<SweepSpec>(section)?;
         sweep_check::check(&mut reader, &place, &spec, &drafts);
         Some(spec)
     });
-    let schedule = schedule_table.and_then(|section| reader.schedule(section, &drafts));
+    let schedule = schedule_table.and_then(|section| reader.schedule(section, &drafts, has_sweep));
     let order = check::graph(&mut reader, &drafts, &data_names, &model_names);
 
     let (Some(header), true) = (header, reader.diagnostics.is_empty()) else {

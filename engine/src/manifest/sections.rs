@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{article, did_you_mean, listed, only};
+use super::metric;
 use super::read::{Reader, Section};
 use super::spec::{Gate, StageEntry};
 use super::{DatasetSpec, DeviceChoice, ModelSpec, StageSpec};
@@ -91,7 +92,12 @@ impl Reader<'_> {
     }
 
     /// Reads `[schedule]`; the metrics it watches have to be of stages that there are.
-    pub(super) fn schedule(&mut self, section: Section<'_>, drafts: &[Draft]) -> Option<Schedule> {
+    pub(super) fn schedule(
+        &mut self,
+        section: Section<'_>,
+        drafts: &[Draft],
+        has_sweep: bool,
+    ) -> Option<Schedule> {
         let place = Place::of(&section);
         let schedule: Schedule = self.typed(section)?;
         if schedule.catch_up == CatchUp::All && schedule.overlap == Overlap::CancelRunning {
@@ -102,23 +108,45 @@ impl Reader<'_> {
             let help = Some("take `queue` or `skip`".to_owned());
             self.error(&place.entry("overlap"), message, help);
         }
+        if schedule.sweep && !has_sweep {
+            let message =
+                format!("{}`sweep = true`, but the manifest has no `[sweep]`", place.label);
+            let help = Some("add one, or leave `sweep` out to run the manifest itself".to_owned());
+            self.error(&place.entry("sweep"), message, help);
+        }
+        if schedule.sweep && schedule.on_regression.is_some() {
+            let message = format!(
+                "{}`on-regression` compares single runs, `sweep = true` makes many of them",
+                place.label
+            );
+            let help = Some("watch a schedule that runs the winner's manifest".to_owned());
+            self.error(&place.entry("on-regression"), message, help);
+        }
         for name in schedule.on_regression.iter().flat_map(|watch| watch.metrics.keys()) {
             let stages = || drafts.iter().map(|draft| draft.name.as_str());
-            let (stage, metric) = name.split_once('/').unwrap_or((name, ""));
+            let (stage, wanted) = name.split_once('/').unwrap_or((name, ""));
             let span = place.entry("on-regression");
-            if metric.is_empty() {
+            if wanted.is_empty() {
                 let message = format!(
                     "{}`{name}` is no metric of a stage, expected `STAGE/METRIC` such as `bench/test/accuracy`",
                     place.label
                 );
                 self.error(&span, message, None);
-            } else if !stages().any(|known| known == stage) {
+                continue;
+            }
+            let Some(draft) = drafts.iter().find(|draft| draft.name == stage) else {
                 let message = format!(
                     "{}metric `{name}`: there is no stage `{stage}`, {}",
                     place.label,
                     only(stages())
                 );
                 self.error(&span, message, did_you_mean(stage, stages()));
+                continue;
+            };
+            let refused = draft.stage.and_then(|stage| metric::refuse(stage, wanted));
+            if let Some((message, help)) = refused {
+                let message = format!("{}metric `{name}`: {message}", place.label);
+                self.error(&span, message, help);
             }
         }
         Some(schedule)
@@ -211,7 +239,7 @@ impl Reader<'_> {
         let label = section.label.clone();
         section.taken = vec!["inputs", "params", "require"];
         let inputs = self.inputs(&label, section.entries.remove("inputs"));
-        let gates = self.gates(&label, section.entries.remove("require"));
+        let require = section.entries.remove("require");
         let params = section.entries.remove("params");
         let place = Place::of(&section);
         let entry: Option<StageEntry> = self.typed(section);
@@ -230,6 +258,7 @@ impl Reader<'_> {
         });
         let params = stage.and_then(|stage| self.params(&label, &span, stage, params));
         let timeout = entry.as_ref().and_then(|entry| self.limits(&place, entry));
+        let gates = self.gates(&label, require, stage);
         Draft { name, span, stage, params, inputs, entry, timeout, gates }
     }
 
@@ -296,7 +325,12 @@ impl Reader<'_> {
         inputs
     }
 
-    fn gates(&mut self, label: &str, value: Option<Spanned<DeValue<'_>>>) -> Vec<Gate> {
+    fn gates(
+        &mut self,
+        label: &str,
+        value: Option<Spanned<DeValue<'_>>>,
+        stage: Option<&'static dyn AnyStage>,
+    ) -> Vec<Gate> {
         let mut gates = Vec::new();
         for (key, value) in self.entries(label, "require", value) {
             let number = match value.get_ref() {
@@ -311,7 +345,14 @@ impl Reader<'_> {
                 continue;
             };
             match Gate::parse(key.get_ref(), limit) {
-                Some(gate) => gates.push(gate),
+                Some(gate) => {
+                    let refused = stage.and_then(|stage| metric::refuse_gate(stage, &gate.metric));
+                    if let Some((message, help)) = refused {
+                        let message = format!("{label}`{}`: {message}", key.get_ref());
+                        self.error(&key.span(), message, help);
+                    }
+                    gates.push(gate);
+                }
                 None => {
                     let message = format!(
                         "{label}`{}` has to be the name of a metric followed by `-max` or `-min`",

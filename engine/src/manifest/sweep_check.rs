@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use super::Bound;
 use super::diagnostic::did_you_mean;
+use super::metric;
 use super::read::Reader;
 use super::sections::{Draft, Place, parse_duration};
 use super::spec::Gate;
 use super::sweep::{EarlyStopping, SweepSpec};
+use crate::stage::AnyStage;
 use crate::sweep::sampler::Sampler;
 use crate::sweep::space::{Dimension, Space};
 
@@ -47,6 +49,20 @@ impl<'r> Checker<'r, '_> {
             let message = format!("{what}: there is no stage `{stage}`");
             let help = did_you_mean(stage, self.stages());
             self.complain(key, message, help);
+        }
+    }
+
+    /// The kind of a stage, where it is known and does not vary.
+    fn kind(&self, spec: &SweepSpec, stage: &str) -> Option<&'static dyn AnyStage> {
+        let draft = self.drafts.iter().find(|draft| draft.name == stage)?;
+        let varies = spec.space.contains_key(&format!("stages.{stage}.kind"));
+        draft.stage.filter(|_| !varies)
+    }
+
+    /// Complains about a metric that a stage cannot report.
+    fn unknown(&mut self, key: &str, what: &str, refused: Option<(String, Option<String>)>) {
+        if let Some((message, help)) = refused {
+            self.complain(key, format!("{what}: {message}"), help);
         }
     }
 
@@ -92,7 +108,12 @@ impl<'r> Checker<'r, '_> {
         for objective in &spec.objectives {
             let what = format!("objective `{}`", objective.text());
             match objective.target() {
-                Some((stage, _)) => self.stage("objectives", &what, stage),
+                Some((stage, metric)) => {
+                    self.stage("objectives", &what, stage);
+                    let refused =
+                        self.kind(spec, stage).and_then(|kind| metric::refuse(kind, metric));
+                    self.unknown("objectives", &what, refused);
+                }
                 None => self.complain("objectives", format!("{what} is not STAGE.METRIC"), None),
             }
         }
@@ -133,7 +154,11 @@ impl<'r> Checker<'r, '_> {
                 self.complain("constraints", message, None);
                 continue;
             };
-            self.stage("constraints", &format!("constraint `{key}`"), stage);
+            let what = format!("constraint `{key}`");
+            self.stage("constraints", &what, stage);
+            let refused = self.kind(spec, stage);
+            let refused = refused.and_then(|kind| metric::refuse_gate(kind, &gate.metric));
+            self.unknown("constraints", &what, refused);
             let side = usize::from(gate.bound == Bound::Max);
             sides.entry((stage, gate.metric)).or_default()[side] = Some(*bound);
         }

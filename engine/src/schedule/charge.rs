@@ -24,6 +24,11 @@ impl Charge {
         self.timetable.schedule().on_regression.as_ref()
     }
 
+    /// What the program is to do with the manifest.
+    pub(super) fn verb(&self) -> &'static str {
+        if self.timetable.schedule().sweep { "sweep" } else { "run" }
+    }
+
     pub(super) fn scheduled(&self) -> Scheduled<'_> {
         Scheduled {
             manifest_file: &self.file,

@@ -52,6 +52,8 @@ pub enum SchedulerEvent {
         state: TickState,
         /// The run, where one began.
         run: Option<i64>,
+        /// The sweep, where one began or went on.
+        sweep: Option<i64>,
         /// Why none began.
         reason: Option<String>,
         /// How it compares with the last good one, where that is watched.

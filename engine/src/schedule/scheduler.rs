@@ -35,7 +35,7 @@ pub struct Scheduler {
     pub home: Option<PathBuf>,
     /// Stage kinds.
     pub table: StageTable,
-    /// Program that runs a manifest, and its arguments before the manifest's path.
+    /// Program that runs a manifest, and its arguments before the verb and the manifest's path.
     pub program: (PathBuf, Vec<OsString>),
     /// When it ends.
     pub ending: Ending,
@@ -232,6 +232,7 @@ impl Work<'_> {
         let (program, arguments) = &self.scheduler.program;
         let spawned = Command::new(program)
             .args(arguments)
+            .arg(charge.verb())
             .arg(std::path::absolute(&charge.manifest).unwrap_or_else(|_| charge.file.clone()))
             .arg("--home")
             .arg(&charge.home)
@@ -286,13 +287,14 @@ impl Work<'_> {
 
     /// Tells how a slot ended, and everyone who wants to know about a regression.
     async fn tell(&mut self, charge: &Charge, slot: Timestamp, conclusion: Option<Conclusion>) {
-        let Some(Conclusion { state, reason, run, comparison }) = conclusion else { return };
+        let Some(Conclusion { state, reason, run, sweep, comparison }) = conclusion else { return };
         let manifest = charge.manifest.clone();
         (self.observer)(&SchedulerEvent::Ended {
             manifest: manifest.clone(),
             slot,
             state,
             run,
+            sweep,
             reason,
             comparison: comparison.clone(),
         });

@@ -18,6 +18,9 @@ const JITTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Schedule {
     /// When it is due: minute, hour, day of month, month, day of week, for instance `30 2 * * MON-FRI`. A single time of day that the clock skips in spring is due when the clock has jumped, one that comes twice in autumn is due once; patterns with several times follow the clock on the wall.
     pub cron: Cron,
+    /// Whether its `[sweep]` runs instead of the manifest itself. A sweep whose data and settings are the same goes on where it was, others begin anew.
+    #[serde(default)]
+    pub sweep: bool,
     /// Time zone of the cron, a name of the IANA database.
     #[serde(default)]
     pub timezone: TimeZone,

@@ -36,6 +36,8 @@ pub trait AnyStage: Send + Sync {
     fn inputs(&self) -> &'static [Port];
     /// [`Stage::OUTPUTS`].
     fn outputs(&self) -> &'static [Port];
+    /// [`Stage::METRICS`].
+    fn metrics(&self) -> &'static [&'static str];
     /// [`Stage::EXTERNAL`].
     fn external(&self) -> bool;
     /// [`Stage::EXCLUSIVE`].
@@ -77,6 +79,10 @@ impl<S: Stage> AnyStage for S {
 
     fn outputs(&self) -> &'static [Port] {
         S::OUTPUTS
+    }
+
+    fn metrics(&self) -> &'static [&'static str] {
+        S::METRICS
     }
 
     fn external(&self) -> bool {

@@ -105,12 +105,15 @@ impl Board {
         epochs: impl Fn(&Params) -> Result<u64, Error>,
     ) -> Result<(), Error> {
         for trial in &record.trials {
-            let failed = trial.state == TrialState::Failed;
             let done = trial.runs.iter().filter(|run| run.done);
             let mut recalled = Trial {
                 identity: trial.identity.clone(),
                 params: trial.params.clone(),
-                state: if failed && retry_failed { TrialState::Running } else { trial.state },
+                state: match trial.state {
+                    TrialState::Interrupted => TrialState::Running,
+                    TrialState::Failed if retry_failed => TrialState::Running,
+                    state => state,
+                },
                 target: trial.rung,
                 epochs: epochs(&trial.params)?,
                 measured: done
@@ -268,7 +271,7 @@ impl Board {
     fn observation(&self, trial: &Trial) -> Observation {
         let outcome = match trial.state {
             TrialState::Failed => Outcome::Failed,
-            TrialState::Running => Outcome::Pending,
+            TrialState::Running | TrialState::Interrupted => Outcome::Pending,
             TrialState::Done => {
                 let (objectives, violation) = self.result(trial);
                 let minimized = objectives

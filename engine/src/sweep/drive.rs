@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::executor::{RunEvent, Slots, dataset, lock_name};
 use crate::history::{
     Measured, NewTrial, Reached, Standing, SweepRecorder, SweepStart, SweepState, TrialState,
+    Trigger,
 };
 use crate::key;
 use crate::manifest::{Manifest, OnTrialFailure, SweepSpec};
@@ -51,12 +52,8 @@ enum Message {
 }
 
 impl<'p> Sweep<'p> {
-    /// Checks the manifest's sweep and recalls what is known of it.
-    pub(crate) fn prepare(
-        project: &'p Project,
-        set: &[String],
-        retry_failed: bool,
-    ) -> Result<Self, Error> {
+    /// Checks the manifest's sweep.
+    pub(crate) fn prepare(project: &'p Project, set: &[String]) -> Result<Self, Error> {
         let manifest = project.check(set)?;
         let Some(spec) = manifest.sweep.clone() else {
             let help = "add a `[sweep]` table; docs/manifest.md says what goes into it".to_owned();
@@ -75,22 +72,26 @@ impl<'p> Sweep<'p> {
         let identity = identity(&manifest, &spec)?;
         let board = Board::new(spec, space, manifest.seed, seeds, ladder)?;
         let set = set.to_vec();
-        let mut sweep = Self { project, set, manifest, board, identity, begun: None, parallel };
-        let history = project.history()?;
-        if let Some(number) = history.sweep_of(&sweep.identity)? {
-            let record = history.sweep(number)?;
-            let Sweep { board, set, .. } = &mut sweep;
-            let stage = board.spec.early_stopping.as_ref().map(|stopping| stopping.stage.clone());
-            board.recall(&record, retry_failed, |params| {
-                epochs_of(project, set, stage.as_deref(), params)
-            })?;
-            sweep.begun = Some((number, record.summary.duration_s));
-        }
-        Ok(sweep)
+        Ok(Self { project, set, manifest, board, identity, begun: None, parallel })
+    }
+
+    /// Takes over what earlier sessions measured.
+    fn recall(&mut self, retry_failed: bool) -> Result<(), Error> {
+        let history = self.project.history()?;
+        let Some(number) = history.sweep_of(&self.identity)? else { return Ok(()) };
+        let record = history.sweep(number)?;
+        let Sweep { project, board, set, .. } = &mut *self;
+        let stage = board.spec.early_stopping.as_ref().map(|stopping| stopping.stage.clone());
+        board.recall(&record, retry_failed, |params| {
+            epochs_of(project, set, stage.as_deref(), params)
+        })?;
+        self.begun = Some((number, record.summary.duration_s));
+        Ok(())
     }
 
     /// What it would cost.
-    pub(crate) fn plan(&self) -> Result<SweepPlan, Error> {
+    pub(crate) fn plan(&mut self, retry_failed: bool) -> Result<SweepPlan, Error> {
+        self.recall(retry_failed)?;
         plan(self.project, &self.set, &self.board, self.begun.map(|(number, _)| number))
     }
 
@@ -98,6 +99,8 @@ impl<'p> Sweep<'p> {
     /// task.
     pub(crate) fn run(
         mut self,
+        retry_failed: bool,
+        trigger: &Trigger,
         observer: &mut dyn FnMut(&SweepEvent),
     ) -> Result<SweepReport, Error> {
         let begun = Instant::now();
@@ -105,6 +108,8 @@ impl<'p> Sweep<'p> {
         let interrupted = watch_signals()?;
         let mut lock = self.lock(&store, &interrupted, observer)?;
         lock.name_holder(&Holder::here(None));
+        // Not before: whoever held the lock may have measured more.
+        self.recall(retry_failed)?;
         let spec = serde_json::to_value(&self.board.spec).expect("a sweep is plain JSON");
         let mut recorder = SweepRecorder::start(
             &store,
@@ -116,6 +121,7 @@ impl<'p> Sweep<'p> {
                 seed: self.board.seed,
                 seeds: &self.board.seeds,
                 asked: self.board.asked,
+                trigger,
             },
         )?;
         let sweep = recorder.sweep();

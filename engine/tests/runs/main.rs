@@ -67,16 +67,19 @@ fn sweep(manifest: &str, set: &[String]) -> ExitCode {
     }
 }
 
-/// A run that a scheduler starts.
+/// A run or a sweep that a scheduler starts.
 fn scheduled(arguments: &[String]) -> ExitCode {
-    let [manifest, _, home, _, trigger] = arguments else { panic!("{arguments:?}") };
-    let home = Path::new(home);
-    let project = Project::open(Path::new(manifest), toys::TOYS, host(), Some(home));
-    let options = RunOptions { trigger: trigger.parse().unwrap(), ..RunOptions::default() };
-    match project.run(&options, &mut |_| {}) {
-        Ok(report) => ExitCode::from(report.exit_code()),
-        Err(error) => ExitCode::from(error.exit_code()),
-    }
+    let [verb, manifest, _, home, _, trigger] = arguments else { panic!("{arguments:?}") };
+    let project = Project::open(Path::new(manifest), toys::TOYS, host(), Some(Path::new(home)));
+    let trigger = trigger.parse().unwrap();
+    let code = if verb == "sweep" {
+        let options = SweepOptions { trigger, ..SweepOptions::default() };
+        project.sweep(&options, &mut |_| {}).map(|report| report.exit_code())
+    } else {
+        let options = RunOptions { trigger, ..RunOptions::default() };
+        project.run(&options, &mut |_| {}).map(|report| report.exit_code())
+    };
+    ExitCode::from(code.unwrap_or_else(|error| error.exit_code()))
 }
 
 fn host() -> Host {

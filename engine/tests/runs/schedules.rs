@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_run_of_a_killed_scheduler_goes_on", the_run_of_a_killed_scheduler_goes_on),
     ("a_claim_without_a_run_is_taken_over_once", a_claim_without_a_run_is_taken_over_once),
     ("the_next_slot_stops_the_running_one", the_next_slot_stops_the_running_one),
+    ("a_scheduled_sweep_goes_on_or_begins_anew", a_scheduled_sweep_goes_on_or_begins_anew),
     ("a_regression_is_told_and_ends_the_scheduler", a_regression_is_told),
     ("what_cannot_begin_is_a_failed_tick", what_cannot_begin_is_a_failed_tick),
 ];
@@ -198,6 +199,50 @@ fn a_claim_without_a_run_is_taken_over_once() {
     let both: Vec<_> = (0..2).map(|_| spawn(&toy, "10:00:30", None)).collect();
     both.into_iter().for_each(|mut scheduler| assert!(scheduler.wait().unwrap().success()));
     assert_eq!((ticks(&toy), runs(&toy)), (vec!["10:00 done".to_owned()], 1));
+}
+
+const SWEPT: &str = "
+seed = 7
+[stages.base]
+kind = \"number\"
+params = { value = 3 }
+[stages.end]
+kind = \"add\"
+inputs = { left = \"base.value\" }
+[sweep]
+sampler = \"grid\"
+objectives = [{ maximize = \"end.validation/score\" }]
+[sweep.space]
+\"stages.end.params.offset\" = { choice = [0, 10] }
+[schedule]
+cron = \"0 * * * *\"
+sweep = true
+";
+
+fn a_scheduled_sweep_goes_on_or_begins_anew() {
+    let toy = Toy::new(SWEPT);
+    look(&toy, "09:30:00");
+    for _ in 0..2 {
+        // The second look is at a slot that has had its sweep.
+        look(&toy, "10:00:20");
+    }
+    assert_eq!((ticks(&toy), runs(&toy)), (vec!["10:00 done".to_owned()], 2));
+    let (_, events) = look(&toy, "11:00:20");
+    let ended = events.iter().find_map(|event| match event {
+        SchedulerEvent::Ended { sweep, run, .. } => Some((*sweep, *run)),
+        _ => None,
+    });
+    assert_eq!(ended, Some((Some(1), None)), "the same sweep, which has nothing left to do");
+    assert_eq!(runs(&toy), 2);
+    let text = fs::read_to_string(toy.root().join("toy.toml")).unwrap();
+    toy.write("toy.toml", &text.replace("value = 3", "value = 4"));
+    look(&toy, "12:00:20");
+    assert_eq!(ticks(&toy), ["10:00 done", "11:00 done", "12:00 done"]);
+    assert_eq!(runs(&toy), 4);
+    let file = toy.root().join("toy.toml").canonicalize().unwrap();
+    let ticks = History::open(&toy.home()).unwrap().ticks(&file, 9).unwrap();
+    let sweeps: Vec<_> = ticks.iter().map(|tick| tick.sweep).collect();
+    assert_eq!(sweeps, [Some(2), Some(1), Some(1)]);
 }
 
 fn the_next_slot_stops_the_running_one() {

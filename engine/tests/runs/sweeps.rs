@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
         sweeps_killed_anywhere_lose_and_repeat_nothing,
     ),
     ("sweeps_are_extended", sweeps_are_extended),
+    ("a_sweep_that_waited_knows_what_was_measured", a_sweep_that_waited_knows_what_was_measured),
     ("asha_holds_and_promotes", asha_holds_and_promotes),
     ("halving_and_hyperband_come_to_an_end", halving_and_hyperband_come_to_an_end),
     ("a_later_sweep_reuses_rungs", a_later_sweep_reuses_rungs),
@@ -57,14 +58,14 @@ fn sweep(toy: &Toy, set: &[&str]) -> SweepReport {
 fn sweep_with(toy: &Toy, set: &[&str], retry_failed: bool) -> (SweepReport, Vec<SweepEvent>) {
     let set = set.iter().map(|text| (*text).to_owned()).collect();
     let mut events = Vec::new();
-    let options = SweepOptions { set, retry_failed };
+    let options = SweepOptions { set, retry_failed, ..SweepOptions::default() };
     let report = toy.project().sweep(&options, &mut |event| events.push(event.clone()));
     (report.unwrap_or_else(|error| panic!("{error}")), events)
 }
 
 fn refused(toy: &Toy, set: &[&str]) -> String {
     let set = set.iter().map(|text| (*text).to_owned()).collect();
-    let options = SweepOptions { set, retry_failed: false };
+    let options = SweepOptions { set, ..SweepOptions::default() };
     toy.project().sweep(&options, &mut |_| {}).unwrap_err().to_string()
 }
 
@@ -111,6 +112,11 @@ fn sweeps_killed_anywhere_lose_and_repeat_nothing() {
         std::thread::sleep(Duration::from_millis(60 + 97 * round));
         let _ended = child.kill();
         killed += usize::from(!child.wait().unwrap().success());
+        // Whoever looks now learns that it was cut off; the first kill may come before it began.
+        if let Ok(sweep) = History::open(&toy.home()).and_then(|history| history.sweep(1)) {
+            assert_ne!(sweep.summary.state, SweepState::Running);
+            assert!(sweep.trials.iter().all(|trial| trial.state != TrialState::Running));
+        }
     }
     assert!(killed >= 5, "only {killed} of 8 sweeps were killed before their end");
     let report = sweep(&toy, &[]);
@@ -140,6 +146,18 @@ fn sweeps_killed_anywhere_lose_and_repeat_nothing() {
     let repeated = done.values().filter(|times| **times > 1).count();
     assert!(repeated <= killed, "{repeated} measured runs were repeated after {killed} kills");
     assert_eq!(done.len(), 72);
+}
+
+fn a_sweep_that_waited_knows_what_was_measured() {
+    let toy = Toy::new(GRID);
+    let both: Vec<_> = (0..2).map(|_| toy.spawn_verb("sweep", "toy.toml", &[])).collect();
+    for mut sweep in both {
+        assert!(sweep.wait().unwrap().success());
+    }
+    let history = History::open(&toy.home()).unwrap();
+    let sweep = history.sweep(1).unwrap();
+    assert_eq!((sweep.summary.state, sweep.summary.done), (SweepState::Done, 24));
+    assert_eq!(history.runs(usize::MAX).unwrap().len(), 72, "the second had nothing left to do");
 }
 
 fn sweeps_are_extended() {

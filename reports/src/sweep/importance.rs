@@ -59,7 +59,7 @@ fn importance(sweep: &SweepRecord, names: &ParameterNames, index: usize) -> Impo
     };
     if measured.len() < MIN_TRIALS {
         importance.note = format!(
-            "No importances: {} trials are measured, at least {MIN_TRIALS} are needed.",
+            "No importances: at least {MIN_TRIALS} measured trials are needed, found {}.",
             measured.len()
         );
         return importance;
@@ -85,8 +85,7 @@ fn importance(sweep: &SweepRecord, names: &ParameterNames, index: usize) -> Impo
         measured.len()
     );
     let mut values: Vec<(String, f64)> = sweep
-        .space
-        .iter()
+        .varied()
         .zip(ranking.importances)
         .map(|(dimension, value)| (names.short(&dimension.name).to_owned(), value))
         .collect();
@@ -99,7 +98,7 @@ fn importance(sweep: &SweepRecord, names: &ParameterNames, index: usize) -> Impo
 fn rows(sweep: &SweepRecord, measured: &[(&TrialRecord, f64)]) -> Rows {
     let mut inputs = vec![Vec::new(); measured.len()];
     let mut kinds = Vec::new();
-    for dimension in &sweep.space {
+    for dimension in sweep.varied() {
         let values: Vec<Option<&Value>> =
             measured.iter().map(|(trial, _)| trial.params.get(&dimension.name)).collect();
         let is_number = values.iter().flatten().all(|value| value.is_number());

@@ -163,6 +163,7 @@ fn counts(sweep: &SweepRecord) -> String {
     let mut text = format!("{} of {} measured", summary.done, summary.asked);
     for (count, word) in [
         (summary.running, "running"),
+        (summary.interrupted, "interrupted"),
         (summary.paused, "stopped early"),
         (summary.failed, "failed"),
     ] {

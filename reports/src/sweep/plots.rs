@@ -66,7 +66,7 @@ pub(super) fn fronts(sweep: &SweepRecord, names: &ParameterNames) -> Vec<Plot> {
 
 /// All parameters and objectives side by side.
 pub(super) fn parallel(sweep: &SweepRecord, names: &ParameterNames) -> Option<Parallel> {
-    let parameters = sweep.space.iter().map(|one| Dimension {
+    let parameters = sweep.varied().map(|one| Dimension {
         name: names.short(&one.name).to_owned(),
         unit: Unit::Plain,
         log: one.log,
@@ -78,7 +78,7 @@ pub(super) fn parallel(sweep: &SweepRecord, names: &ParameterNames) -> Option<Pa
     let dimensions: Vec<Dimension> = parameters.chain(objectives).collect();
     let measured: Vec<(&TrialRecord, Vec<f64>)> = measured(sweep).collect();
     let line = |(trial, values): &(&TrialRecord, Vec<f64>)| {
-        let parameters = sweep.space.iter().map(|one| match trial.params.get(&one.name) {
+        let parameters = sweep.varied().map(|one| match trial.params.get(&one.name) {
             None => Coordinate::Absent,
             Some(value) => match value.as_f64() {
                 Some(number) => Coordinate::Number(number),

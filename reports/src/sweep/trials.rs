@@ -154,7 +154,7 @@ pub(crate) fn table(sweep: &SweepRecord, names: &ParameterNames) -> Table {
         columns.push("violation".to_owned());
     }
     columns.push("state".to_owned());
-    columns.extend(sweep.space.iter().map(|one| names.short(&one.name).to_owned()));
+    columns.extend(sweep.varied().map(|one| names.short(&one.name).to_owned()));
     columns.push("runs".to_owned());
     let best = best_trial(sweep).filter(|_| single);
     let row = |trial: &TrialRecord| {
@@ -167,7 +167,7 @@ pub(crate) fn table(sweep: &SweepRecord, names: &ParameterNames) -> Table {
             cells.push(violation(trial));
         }
         cells.push(Cell { text: state_word(trial.state).to_owned(), ..Cell::default() });
-        cells.extend(sweep.space.iter().map(|one| parameter_cell(trial, &one.name)));
+        cells.extend(sweep.varied().map(|one| parameter_cell(trial, &one.name)));
         let runs: Vec<String> = trial.runs.iter().map(|run| run.run.to_string()).collect();
         cells.push(Cell {
             text: runs.join(", "),
@@ -245,6 +245,7 @@ fn parameter_cell(trial: &TrialRecord, path: &str) -> Cell {
 pub(crate) fn state_word(state: TrialState) -> &'static str {
     match state {
         TrialState::Running => "running",
+        TrialState::Interrupted => "interrupted",
         TrialState::Done => "done",
         TrialState::Failed => "failed",
         TrialState::Paused => "stopped early",

@@ -74,8 +74,9 @@ fn text(listed: &Listed) -> String {
         ["  next".to_owned(), coming.slot.to_string(), due]
     });
     let past = ticks.iter().map(|tick| {
-        let run = tick.run.map_or_else(String::new, |run| format!("run {run}"));
-        let reason = tick.reason.clone().unwrap_or(run);
+        let run = tick.run.map(|run| format!("run {run}"));
+        let run = run.or_else(|| tick.sweep.map(|sweep| format!("sweep {sweep}")));
+        let reason = tick.reason.clone().or(run).unwrap_or_default();
         let worse = tick.comparison.as_ref().is_some_and(|one| one.is_regression());
         let reason = if worse { format!("{reason}, worse than the last good one") } else { reason };
         [format!("  {}", word(&tick.state)), tick.slot.to_string(), reason]

@@ -50,7 +50,7 @@ impl Run {
             folder: self.manifests.folder.clone(),
             home: self.state.given(),
             table: STAGES,
-            program: (program, vec!["run".into()]),
+            program: (program, Vec::new()),
             ending,
         };
         let json = self.json;
@@ -85,8 +85,10 @@ fn sentence(event: &SchedulerEvent) -> String {
         SchedulerEvent::StopsRun { manifest } => {
             format!("{}: the running one is told to stop", manifest.display())
         }
-        SchedulerEvent::Ended { manifest, slot, state, run, reason, comparison } => {
-            let run = run.map_or_else(String::new, |run| format!(", run {run}"));
+        SchedulerEvent::Ended { manifest, slot, state, run, sweep, reason, comparison } => {
+            let run = run.map(|run| format!(", run {run}"));
+            let run = run.or_else(|| sweep.map(|sweep| format!(", sweep {sweep}")));
+            let run = run.unwrap_or_default();
             let (state, reason) = (word(state), because(reason.as_deref()));
             let mut text = format!("{}: {slot} {state}{run}{reason}", manifest.display());
             let found = comparison.iter().flat_map(|one| {

@@ -78,6 +78,25 @@ impl Stage for Benchmark {
             about: "each model's kernels and memory map, as JSON; reports draw it",
         },
     ];
+    const METRICS: &'static [&'static str] = &[
+        "bench/*/weights",
+        "bench/*/size",
+        "bench/*/flops",
+        "bench/*/planned-memory",
+        "bench/*/peak-memory",
+        "bench/*/test/accuracy",
+        "bench/*/test/macro-f1",
+        "bench/*/test/cross-entropy",
+        "bench/*/test/accuracy-drop",
+        "bench/*/test/mcnemar-p",
+        "bench/*/latency-p50",
+        "bench/*/latency-p90",
+        "bench/*/latency-p99",
+        "bench/*/energy",
+        "bench/*/throughput",
+        "bench/*/throughput-b*-s*",
+        "package/failed-kernel-tiers",
+    ];
     const EXCLUSIVE: bool = true;
 
     fn run(&self, params: Params, context: &StageContext) -> Result<()> {

@@ -30,6 +30,42 @@ pub(crate) struct Constraints {
     latency_ms_max: Option<Positive>,
 }
 
+impl Constraints {
+    /// Refuses, before anything is trained, a space whose smallest candidate breaks one of these.
+    pub(super) fn check(
+        &self,
+        smallest: &Candidate,
+        supernet: &Supernet,
+        table: &mut LatencyTable,
+        sequence: usize,
+    ) -> Result<()> {
+        let graph = supernet.subnetwork(smallest)?;
+        let counted = |limit: Option<NonZeroU64>| limit.map(|limit| limit.get() as f64);
+        let mut found = vec![
+            ("params-max", counted(self.params_max), graph.weight_count() as f64, "weights"),
+            ("flops-max", counted(self.flops_max), flops(&graph, sequence)? as f64, "FLOP"),
+        ];
+        if let Some(limit) = &self.latency_ms_max {
+            // Two digits behind the point say more than a noisy measurement knows.
+            let latency_ms = (table.predict(smallest)? * 100.0).round() / 100.0;
+            found.push(("latency-ms-max", Some(limit.get()), latency_ms, "ms on this machine"));
+        }
+        let broken: Vec<String> = found
+            .iter()
+            .filter_map(|(name, limit, value, unit)| {
+                let limit = limit.filter(|limit| value > limit)?;
+                Some(format!("`{name}` is {limit}, the smallest candidate has {value} {unit}"))
+            })
+            .collect();
+        anyhow::ensure!(
+            broken.is_empty(),
+            "no candidate keeps to the constraints: {}; loosen them or add smaller choices to `space`",
+            broken.join("; ")
+        );
+        Ok(())
+    }
+}
+
 /// A candidate with everything known about it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -154,6 +154,8 @@ impl Stage for NasSearch {
             about: "every candidate evaluated, as JSON, the Pareto front marked",
         },
     ];
+    const METRICS: &'static [&'static str] =
+        &["nas/candidates", "nas/latency-error", "nas/layer-shapes", "nas/phi"];
     /// Latency decides, so nothing else may run beside it.
     const EXCLUSIVE: bool = true;
 
@@ -187,6 +189,10 @@ impl Stage for NasSearch {
         };
         let max_length = teacher.info.max_length;
         let mut supernet = supernet::start(&teacher.graph, max_length, &params.space, &scores)?;
+        let sequence = params.sequence.get().min(teacher.info.max_length);
+        let mut table =
+            LatencyTable::new(&supernet.config, sequence, context.threads(), params.arithmetic);
+        params.constraints.check(&params.space.smallest(), &supernet, &mut table, sequence)?;
         let training = SupernetTraining {
             space: &params.space,
             random_subnetworks: params.random_subnetworks,
@@ -196,9 +202,6 @@ impl Stage for NasSearch {
         };
         training.run(&mut supernet, &train, &device, context)?;
 
-        let sequence = params.sequence.get().min(teacher.info.max_length);
-        let table =
-            LatencyTable::new(&supernet.config, sequence, context.threads(), params.arithmetic);
         let mut judge = SubnetworkJudge::new(
             &supernet,
             &params.constraints,

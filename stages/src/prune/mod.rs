@@ -160,6 +160,20 @@ impl Stage for Prune {
     ];
     const OUTPUTS: &'static [Port] =
         &[Port { name: "model", kind: "model", required: true, about: "the smaller model" }];
+    const METRICS: &'static [&'static str] = &[
+        "validation/accuracy",
+        "validation/macro-f1",
+        "validation/cross-entropy",
+        "model/weights",
+        "model/size",
+        "prune/vocabulary",
+        "prune/sparsity",
+        "prune/influence-layer-*",
+        "prune/size-before",
+        "prune/size-after",
+        "prune/latency-before",
+        "prune/latency-after",
+    ];
 
     fn check(params: &Params) -> Result<(), String> {
         let nothing = params.vocabulary.is_none()

@@ -11,7 +11,7 @@ use crate::state::State;
 use crate::template;
 
 /// Runs that are compared at once, at most.
-const MOST: usize = 12;
+pub(crate) const MOST: usize = 12;
 
 /// `GET /compare?run=1&run=2`
 pub(crate) async fn show(

@@ -1,4 +1,4 @@
-//! The report of a run as a file.
+//! The report of a run or a sweep as a file.
 
 use axum::extract::{Path, State as Extract};
 use axum::http::header;
@@ -9,31 +9,44 @@ use crate::failure::Failure;
 use crate::link;
 use crate::state::State;
 
+type File = Result<Response, Failure>;
+
 /// `GET /runs/{run}/report.html`
-pub(crate) async fn html(state: Extract<State>, run: Path<String>) -> Result<Response, Failure> {
-    file(state, run, Format::Html, "html", "text/html; charset=utf-8").await
+pub(crate) async fn html(state: Extract<State>, run: Path<String>) -> File {
+    run_file(state, run, Format::Html).await
 }
 
 /// `GET /runs/{run}/report.md`
-pub(crate) async fn markdown(
-    state: Extract<State>,
-    run: Path<String>,
-) -> Result<Response, Failure> {
-    file(state, run, Format::Markdown, "md", "text/markdown; charset=utf-8").await
+pub(crate) async fn markdown(state: Extract<State>, run: Path<String>) -> File {
+    run_file(state, run, Format::Markdown).await
 }
 
 /// `GET /runs/{run}/report.json`
-pub(crate) async fn json(state: Extract<State>, run: Path<String>) -> Result<Response, Failure> {
-    file(state, run, Format::Json, "json", "application/json").await
+pub(crate) async fn json(state: Extract<State>, run: Path<String>) -> File {
+    run_file(state, run, Format::Json).await
 }
 
-async fn file(
-    Extract(state): Extract<State>,
-    Path(run): Path<String>,
-    format: Format,
-    ending: &'static str,
-    content_type: &'static str,
-) -> Result<Response, Failure> {
+/// `GET /sweeps/{sweep}/report.html`
+pub(crate) async fn sweep_html(state: Extract<State>, sweep: Path<String>) -> File {
+    sweep_file(state, sweep, Format::Html).await
+}
+
+/// `GET /sweeps/{sweep}/report.md`
+pub(crate) async fn sweep_markdown(state: Extract<State>, sweep: Path<String>) -> File {
+    sweep_file(state, sweep, Format::Markdown).await
+}
+
+/// `GET /sweeps/{sweep}/report.json`
+pub(crate) async fn sweep_json(state: Extract<State>, sweep: Path<String>) -> File {
+    sweep_file(state, sweep, Format::Json).await
+}
+
+/// `GET /sweeps/{sweep}/report.csv`
+pub(crate) async fn sweep_csv(state: Extract<State>, sweep: Path<String>) -> File {
+    sweep_file(state, sweep, Format::Csv).await
+}
+
+async fn run_file(Extract(state): Extract<State>, Path(run): Path<String>, format: Format) -> File {
     let choice = link::run(&run)?;
     let (id, text) = state
         .ask(move |_, history| {
@@ -41,8 +54,30 @@ async fn file(
             Ok((record.summary.id, reports::render(&[record], format)?))
         })
         .await?;
-    let disposition = format!("attachment; filename=\"run-{id}.{ending}\"");
+    Ok(file(&format!("run-{id}"), text, format))
+}
+
+async fn sweep_file(
+    Extract(state): Extract<State>,
+    Path(sweep): Path<String>,
+    format: Format,
+) -> File {
+    let id = link::sweep(&sweep)?;
+    let text = state
+        .ask(move |_, history| Ok(reports::render_sweeps(&[history.sweep(id)?], format)?))
+        .await?;
+    Ok(file(&format!("sweep-{id}"), text, format))
+}
+
+fn file(name: &str, text: String, format: Format) -> Response {
+    let (ending, content_type) = match format {
+        Format::Html => ("html", "text/html; charset=utf-8"),
+        Format::Markdown => ("md", "text/markdown; charset=utf-8"),
+        Format::Json => ("json", "application/json"),
+        Format::Csv => ("csv", "text/csv; charset=utf-8"),
+    };
+    let disposition = format!("attachment; filename=\"{name}.{ending}\"");
     let headers =
         [(header::CONTENT_TYPE, content_type), (header::CONTENT_DISPOSITION, &disposition)];
-    Ok((headers, text).into_response())
+    (headers, text).into_response()
 }

@@ -5,6 +5,8 @@ pub(crate) mod download;
 pub(crate) mod log;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod sweep;
+pub(crate) mod sweeps;
 
 use engine::history::Verdict;
 use minijinja::Value;

@@ -155,7 +155,7 @@ function replaceRows(html) {
   for (const box of rows.querySelectorAll("input")) box.checked = chosen.includes(box.value);
   if (focused?.id) document.getElementById(focused.id)?.focus();
   else if (focused?.value) rows.querySelector(`input[value="${focused.value}"]`)?.focus();
-  document.getElementById("compare").dispatchEvent(new Event("change"));
+  document.getElementById("compare")?.dispatchEvent(new Event("change"));
 }
 
 function replacePanel(html) {

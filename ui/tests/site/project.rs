@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
 use axum::response::Response;
-use engine::{Host, Project, RunOptions};
+use engine::{Host, Project, RunOptions, SweepOptions};
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 use ui::{Promoted, Promotion, Settings, State, Token, app};
@@ -88,6 +88,13 @@ impl Site {
              [stages.service]\nkind = \"serve\"\ninputs = {{ package = \"pack.package\" }}\nparams = {{ name = \"reviews\" }}\n"
         );
         fs::write(self.path(&format!("{name}.toml")), text).unwrap();
+    }
+
+    /// Runs the sweep `tries` over two sizes and two seeds to its end.
+    pub(crate) fn sweep(&self) {
+        let text = format!("schema = 1\nname = \"tries\"\nseed = 1\n{SWEEP}");
+        fs::write(self.path("tries.toml"), text).unwrap();
+        sweep(self.folder.path(), "tries");
     }
 
     /// Runs a manifest to its end.
@@ -185,13 +192,37 @@ fn parse(text: &str) -> Vec<Event> {
         .collect()
 }
 
+/// A sweep of four runs.
+pub(crate) const SWEEP: &str = r#"
+[stages.teacher]
+kind = "learn"
+params = { epochs = 2, weights = 1_000_000 }
+
+[sweep]
+sampler = "grid"
+seeds = [1, 2]
+objectives = [{ maximize = "teacher.validation/accuracy" }, { minimize = "teacher.model/weights" }]
+
+[sweep.space]
+"stages.teacher.params.weights" = { choice = [1_000_000, 2_000_000] }
+"stages.teacher.params.epochs" = { choice = [2] }
+"#;
+
+/// Runs the sweep of a manifest of a folder to its end.
+pub(crate) fn sweep(folder: &Path, name: &str) {
+    project(folder, name).sweep(&SweepOptions::default(), &mut |_| ()).unwrap();
+}
+
 /// Runs a manifest of a folder to its end.
 pub(crate) fn run(folder: &Path, name: &str, set: &[&str]) {
+    let set = set.iter().map(|text| (*text).to_owned()).collect();
+    project(folder, name).run(&RunOptions { set, ..RunOptions::default() }, &mut |_| ()).unwrap();
+}
+
+fn project(folder: &Path, name: &str) -> Project {
     let host = Host { backoff: Duration::from_millis(1), ..Host::this_program(false).unwrap() };
     let manifest = folder.join(format!("{name}.toml"));
-    let project = Project::open(&manifest, TOYS, host, Some(&folder.join(".pipeline")));
-    let set = set.iter().map(|text| (*text).to_owned()).collect();
-    project.run(&RunOptions { set, ..RunOptions::default() }, &mut |_| ()).unwrap();
+    Project::open(&manifest, TOYS, host, Some(&folder.join(".pipeline")))
 }
 
 impl Answer {

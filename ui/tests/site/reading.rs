@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_list_filters_sorts_and_pages", the_list_filters_sorts_and_pages),
     ("wrong_addresses_say_what_is_right", wrong_addresses_say_what_is_right),
     ("every_page_of_a_run_is_there_and_escaped", every_page_of_a_run_is_there_and_escaped),
+    ("a_sweep_leads_to_the_runs_of_its_trials", a_sweep_leads_to_the_runs_of_its_trials),
     ("only_requests_for_this_server_are_answered", only_requests_for_this_server_are_answered),
 ];
 
@@ -129,6 +130,37 @@ fn every_page_of_a_run_is_there_and_escaped() {
     assert!(site.page("/runs/1/report.json").contains("\"schema\": 1"));
     assert!(site.page("/style.css").contains("--paper"));
     assert!(site.page("/ui.js").contains("EventSource"));
+}
+
+fn a_sweep_leads_to_the_runs_of_its_trials() {
+    let site = Site::new();
+    assert!(site.page("/sweeps").contains("pipeline sweep MANIFEST"));
+    site.sweep();
+    let list = site.page("/sweeps");
+    for part in ["href=\"/sweeps/1\"", "tries.toml", "2 of 2", "<span class=\"badge done\">"] {
+        assert!(list.contains(part), "{part}: {list}");
+    }
+    let page = site.page("/sweeps/1");
+    for part in ["href=\"/runs/1\"", "href=\"/compare?run=1&amp;run=2\"", "Best trials", "2.00 M"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(!page.contains("data-run"), "it is over");
+    assert_eq!(page.matches("<main").count(), 1, "a report in the frame of the pages");
+    assert!(site.page("/compare?run=1&run=2").contains("2 seeds"));
+    for (ending, part) in [("html", "<!DOCTYPE"), ("md", "# "), ("json", "{"), ("csv", "trial,")] {
+        let answer = site.get(&format!("/sweeps/1/report.{ending}"));
+        assert!(answer.body.contains(part), "{ending}: {}", answer.body);
+        let disposition = answer.headers[header::CONTENT_DISPOSITION].to_str().unwrap();
+        assert_eq!(disposition, format!("attachment; filename=\"sweep-1.{ending}\""));
+    }
+    let events = site.events("/live/sweeps/1", "over", || ());
+    assert_eq!(events[0].data, "The sweep has ended: done");
+    let events = site.events("/live/sweeps", "rows", || ());
+    assert!(events[0].data.contains("/sweeps/1"), "{events:?}");
+    for (address, hint) in [("/sweeps/9", "no sweep 9"), ("/sweeps/x", "number of a sweep")] {
+        let answer = site.get(address);
+        assert!(answer.status == 404 && answer.body.contains(hint), "{}", answer.body);
+    }
 }
 
 fn only_requests_for_this_server_are_answered() {

@@ -44,6 +44,7 @@ fn people_read_and_act_in_a_browser() {
     tables_are_sorted_by_keyboard(&mut browser, &site);
     a_run_is_approved_and_its_package_promoted(&mut browser, &site);
     another_process_is_followed(&mut browser, &site);
+    a_sweep_appears_and_is_read(&mut browser, &site);
     reading_works_without_scripts(&mut browser, &site);
     assert_eq!(browser.complaints(), Vec::<String>::new());
     assert_eq!(site.stop(), Some(0), "Ctrl-C ends it cleanly");
@@ -58,8 +59,21 @@ fn every_page_is_sound(browser: &mut Chromium, site: &Server) {
         ("failed", "/runs/3"),
         ("compare", "/compare?run=1&run=2"),
         ("log", "/runs/1/logs/teacher"),
+        ("sweeps", "/sweeps"),
     ];
-    for (name, path) in pages {
+    these_pages_are_sound(browser, site, &pages);
+    // A page that is not there says so; the browser's console does, too, and rightly.
+    browser.go(&site.address("/runs/99"));
+    assert_eq!(browser.value(STRUCTURE), json!([]));
+    assert_eq!(
+        browser.value("document.querySelector('.notice').innerText.includes('no run 99')"),
+        true
+    );
+    browser.complaints();
+}
+
+fn these_pages_are_sound(browser: &mut Chromium, site: &Server, pages: &[(&str, &str)]) {
+    for &(name, path) in pages {
         for theme in ["light", "dark"] {
             browser.prefer(theme);
             for (width, height) in [(1280, 900), (390, 844)] {
@@ -84,14 +98,21 @@ fn every_page_is_sound(browser: &mut Chromium, site: &Server) {
     }
     browser.resize(1280, 900);
     browser.prefer("light");
-    // A page that is not there says so; the browser's console does, too, and rightly.
-    browser.go(&site.address("/runs/99"));
-    assert_eq!(browser.value(STRUCTURE), json!([]));
-    assert_eq!(
-        browser.value("document.querySelector('.notice').innerText.includes('no run 99')"),
-        true
-    );
-    browser.complaints();
+}
+
+fn a_sweep_appears_and_is_read(browser: &mut Chromium, site: &Server) {
+    browser.go(&site.address("/sweeps"));
+    assert_eq!(browser.value("document.querySelectorAll('#rows th').length"), 0);
+    site.sweep();
+    browser.wait("document.querySelectorAll('#rows th').length == 1");
+    these_pages_are_sound(browser, site, &[("sweeps-one", "/sweeps"), ("sweep", "/sweeps/1")]);
+    browser.go(&site.address("/sweeps"));
+    focus(browser, "#rows a");
+    browser.press("Enter");
+    browser.wait_for_load();
+    assert_eq!(browser.value("location.pathname"), "/sweeps/1");
+    let links = "[...document.querySelectorAll('#runs a')].filter((a) => /^#/.test(a.textContent))";
+    assert_eq!(browser.value(&format!("{links}.length")), 4, "two trials with two seeds");
 }
 
 fn themes_are_chosen_and_kept(browser: &mut Chromium, site: &Server) {

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use ui::{Promoted, Settings};
 
 use super::chromium::Chromium;
-use crate::project::run;
+use crate::project::{SWEEP, run, sweep};
 
 const SMALL: &str = r#"
 [stages.teacher]
@@ -83,7 +83,8 @@ impl Server {
     pub(super) fn with_runs() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(".git")).unwrap();
-        for (name, stages) in [("small", SMALL), ("strict", STRICT), ("long", LONG)] {
+        let manifests = [("small", SMALL), ("strict", STRICT), ("long", LONG), ("tries", SWEEP)];
+        for (name, stages) in manifests {
             let text = format!("schema = 1\nname = \"{name}\"\nseed = 7\n{stages}");
             fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
         }
@@ -109,6 +110,11 @@ impl Server {
     pub(super) fn address(&self, path: &str) -> String {
         let (origin, _) = self.address_to_write.split_once("/#token=").expect("a token");
         format!("{origin}{path}")
+    }
+
+    /// Four runs of a sweep.
+    pub(super) fn sweep(&self) {
+        sweep(self.folder.path(), "tries");
     }
 
     /// A run in a process of its own that goes on until it is interrupted.
