@@ -65,7 +65,7 @@ fn load_with(
         None => Cpu::every().map(Cpu::tier).filter(|tier| *tier <= first.tier()).collect(),
     };
     let mut options = options.clone();
-    let mut gpu_failed = None;
+    let mut gpu_failed: Option<String> = None;
     let mut failed = Vec::new();
     while let Some(tier) = tiers.pop() {
         options.tier = Some(tier);

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::activation::{Curve, activated};
-use super::math::{Steps, StepsLaunch, quantized};
+use super::math::{Steps, StepsLaunch, quantized, rounded_to_bf16};
 use super::{Buffer, Gpu};
 use crate::Activation;
 use crate::int8::Quantization;
@@ -113,7 +113,7 @@ fn operand<X: Numeric, S: Numeric>(x: X, from: &Steps, #[comptime] form: Form) -
     if comptime!(form.quantizes_input) {
         S::cast_from(quantized(f32::cast_from(x), from))
     } else if comptime!(form.rounds_input) {
-        S::cast_from(bf16::cast_from(x))
+        S::cast_from(rounded_to_bf16(f32::cast_from(x)))
     } else {
         S::cast_from(x)
     }

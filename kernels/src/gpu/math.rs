@@ -77,3 +77,13 @@ pub(super) fn quantized(x: f32, to: &Steps) -> i32 {
     let integer = clamp(rounded + to.zero_point, to.min, to.max);
     select(x.is_nan(), 0i32, integer)
 }
+
+/// The nearest bf16, halves to even, as an f32. With integers, for compilers drop the pair of
+/// casts that says the same.
+#[cube]
+pub(super) fn rounded_to_bf16(x: f32) -> f32 {
+    let bits = u32::reinterpret(x);
+    let odd = (bits >> 16u32) & 1u32;
+    let rounded = (bits + 0x7fffu32 + odd) & 0xffff_0000u32;
+    select(x.is_nan(), x, f32::reinterpret(rounded))
+}

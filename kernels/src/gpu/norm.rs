@@ -13,7 +13,7 @@ fn cube_sum(own: f32, #[comptime] units: u32) -> f32 {
     let mut parts = Shared::<[f32]>::new_slice(units as usize);
     let unit = UNIT_POS as usize;
     parts[unit] = own;
-    let mut half = units / 2;
+    let mut half = comptime!(units / 2).runtime();
     while half > 0u32 {
         sync_cube();
         if UNIT_POS < half {
@@ -33,7 +33,7 @@ fn cube_max(own: f32, #[comptime] units: u32) -> f32 {
     let mut parts = Shared::<[f32]>::new_slice(units as usize);
     let unit = UNIT_POS as usize;
     parts[unit] = own;
-    let mut half = units / 2;
+    let mut half = comptime!(units / 2).runtime();
     while half > 0u32 {
         sync_cube();
         if UNIT_POS < half {
