@@ -130,11 +130,16 @@ fn operators_with_constants_match_the_reference() {
 
 #[test]
 fn nothing_comes_of_nothing() {
-    let graph = float(Pooling::Cls);
-    let model = compile(&graph, &on_gpu()).unwrap();
-    let inputs = text(0, 3);
-    let expected = reference::evaluate(&graph, &inputs).unwrap();
-    assert_eq!(run(&model, &inputs), expected);
+    let (mut sketch, x) = Sketch::new(6);
+    let [weight, row] = [[6, 4], [1, 4]].map(|shape| sketch.weight(numbers(&shape, 1, 1.0)));
+    let hidden = sketch.node(Op::MatMul, &[x, weight]);
+    let hidden = sketch.node(Op::Tanh, &[hidden]);
+    let hidden = sketch.node(Op::Add, &[hidden, row]);
+    let output = sketch.node(Op::Softmax(Softmax {}), &[hidden]);
+    let model = compile(&sketch.finish(&[output]), &on_gpu()).unwrap();
+    assert_eq!(fallbacks(&model), Vec::<String>::new());
+    let found = run(&model, &[("x", Tensor::zeros(DType::F32, &[0, 6]))]);
+    assert_eq!(found, [Tensor::zeros(DType::F32, &[0, 4])]);
 }
 
 #[test]
