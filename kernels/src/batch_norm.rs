@@ -1,9 +1,7 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Batch normalization by given statistics (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
-use rayon::prelude::*;
-
-use crate::parallel::{CHUNK, check_len, rows_per_chunk};
+use crate::parallel::{check_len, for_each_row, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
 
 /// The parameters of a batch normalization, each with one number a channel.
@@ -47,16 +45,11 @@ pub fn batch_norm(cpu: Cpu, x: &[f32], norm: &BatchNorm<'_>, image: usize, y: &m
     if y.is_empty() {
         return;
     }
-    let plane = |(plane, y): (usize, &mut [f32])| {
+    let plane = |plane: usize, y: &mut [f32]| {
         let channel = plane % channels;
         let deviation = (norm.variance[channel] + norm.epsilon).sqrt();
         let (mean, factor) = (norm.mean[channel], norm.scale[channel] / deviation);
         scale_plane(cpu, &x[plane * image..][..image], mean, factor, norm.bias[channel], y);
     };
-    if y.len() <= CHUNK {
-        y.chunks_exact_mut(image).enumerate().for_each(plane);
-    } else {
-        let at_once = rows_per_chunk(image);
-        y.par_chunks_exact_mut(image).enumerate().with_min_len(at_once).for_each(plane);
-    }
+    for_each_row(y, image, rows_per_chunk(image), plane);
 }

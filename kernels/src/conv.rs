@@ -1,16 +1,17 @@
 #![allow(unsafe_code, reason = "tiles of one result are written by different threads")]
 //! `f32` convolution of images: bias and activation in the same pass over the result.
 //!
-//! The windows of a tile of the output are laid out as the columns of a matrix (Chellapilla et
-//! al. 2006), which the filters are multiplied with. Windows of one pixel are their own columns.
+//! The windows of some positions of the output are laid out as the columns of a matrix (Chellapilla
+//! et al. 2006), in the panels that the products of [`crate::float`] read, and the filters are
+//! multiplied with them as they are.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use crate::activation::Activation;
 use crate::depthwise::depthwise;
-use crate::matrix::{Matrix, gemm_into};
-use crate::parallel::{Shared, check_len};
-use crate::tier::{Cpu, tiered};
+use crate::float::{Line, PANEL, Rows, multiply_add, tile_rows};
+use crate::parallel::{self, Shared, check_len, tiles};
+use crate::tier::Cpu;
 use crate::window::Slide;
 
 /// Multiply-adds below which one thread is faster.
@@ -22,13 +23,18 @@ const PARTS: usize = 16;
 /// Elements of a tile's columns: what a core's second-level cache holds beside the filters.
 const TILE: usize = 64 * 1024;
 
-/// Positions of the output in a tile: enough to pay for packing the filters, few enough to leave
-/// work for other threads.
-const TILE_POSITIONS: [usize; 2] = [128, 512];
+/// Panels of a tile: enough to pay for reading the filters, few enough to leave work for other
+/// threads.
+const TILE_PANELS: [usize; 2] = [8, 32];
 
-/// Filters that another thread may take, where there are fewer tiles than parts: enough to pay for
-/// packing the columns again.
-const BLOCK_FILTERS: usize = 128;
+/// Columns that stay in the cache while the filters pass by, in lines.
+const CACHED_LINES: usize = 4096;
+
+/// Most panels that are finished together.
+const PANELS_AT_ONCE: usize = 4;
+
+/// Most filters that are multiplied at once, over all tiers.
+const MOST_ROWS: usize = 12;
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,19 +88,19 @@ impl Conv2d {
         self.inner().saturating_mul(self.taps())
     }
 
-    fn needs_columns(&self) -> bool {
-        self.inner() != 1 && !self.windows.iter().all(Slide::is_identity)
+    /// Panels of a tile, about the same in each.
+    fn tile_panels(&self) -> usize {
+        let panels = self.positions().div_ceil(PANEL).max(1);
+        panels.div_ceil(panels.div_ceil(most_panels(self.depth())))
     }
 
-    /// Positions in a tile, about the same in each.
-    fn tile(&self) -> usize {
-        let positions = self.positions().max(1);
-        let tiles = positions.div_ceil(tile_positions(self.depth()));
-        positions.div_ceil(tiles)
+    /// Lines of a tile's columns.
+    fn tile_lines(&self) -> usize {
+        self.tile_panels().saturating_mul(self.depth())
     }
 
     fn tiles(&self) -> usize {
-        let per_group = self.positions().div_ceil(self.tile());
+        let per_group = self.positions().div_ceil(self.tile_panels() * PANEL);
         self.batch.saturating_mul(self.groups).saturating_mul(per_group)
     }
 
@@ -102,17 +108,17 @@ impl Conv2d {
     /// batch.
     #[must_use]
     pub fn scratch_len(&self) -> usize {
-        if !self.needs_columns() {
+        if self.inner() == 1 {
             return 0;
         }
-        PARTS.min(self.tiles()).saturating_mul(self.tile()).saturating_mul(self.depth())
+        scratch_elements(PARTS.min(self.tiles()).saturating_mul(self.tile_lines()))
     }
 
     /// What [`Conv2d::scratch_len`] does not exceed for any number and size of images, when
     /// windows have `depth` elements.
     #[must_use]
     pub fn scratch_bound(depth: usize) -> usize {
-        PARTS.saturating_mul(tile_positions(depth)).saturating_mul(depth)
+        scratch_elements(PARTS.saturating_mul(most_panels(depth)).saturating_mul(depth))
     }
 
     #[track_caller]
@@ -136,11 +142,26 @@ impl Conv2d {
     }
 }
 
-fn tile_positions(depth: usize) -> usize {
-    (TILE / depth.max(1)).clamp(TILE_POSITIONS[0], TILE_POSITIONS[1])
+fn most_panels(depth: usize) -> usize {
+    (TILE / depth.max(1) / PANEL).clamp(TILE_PANELS[0], TILE_PANELS[1])
+}
+
+/// Elements in which so many lines can be found, wherever they start.
+fn scratch_elements(lines: usize) -> usize {
+    if lines == 0 { 0 } else { lines.saturating_mul(PANEL).saturating_add(PANEL - 1) }
+}
+
+/// The whole lines of a slice.
+fn lines(elements: &mut [f32]) -> &mut [Line] {
+    // SAFETY: a line is 16 elements without padding, and any bits are one.
+    unsafe { elements.align_to_mut().1 }
 }
 
 /// `y = activation(x ∗ weight + bias)`.
+///
+/// Every element is one chain of fused multiply-adds that starts at the bias, over channels, rows
+/// and columns of its window, as those of [`crate::float`]; where a filter sees one channel, it is
+/// a sum of rounded products to which the bias is added last.
 ///
 /// `scratch` holds whatever on return; its length sets how many threads can work at once, and
 /// changes no result.
@@ -168,30 +189,36 @@ pub fn conv2d(
         depthwise(cpu, conv, x, filters, y);
         return;
     }
-    let tile_len = if conv.needs_columns() { conv.tile() * conv.depth() } else { 0 };
-    let room = scratch.len().checked_div(tile_len).unwrap_or(PARTS);
-    assert!(
-        room > 0,
-        "conv2d: scratch: expected {tile_len} elements at least, found {}",
-        scratch.len()
-    );
-    let work = y.len().saturating_mul(conv.depth());
-    let tiles = conv.tiles();
-    let parts = if work < PARALLEL_WORK { 1 } else { PARTS.min(tiles).min(room) };
-    let product =
-        Product { cpu, conv, x, filters, y: Shared::new(y), parallel: work >= PARALLEL_WORK };
-    let scratch = Shared::new(scratch);
-    let part = |part: usize| {
-        // SAFETY: part < room, so that the range lies in scratch; no other part has it.
-        let columns = unsafe { scratch.range(part * tile_len, tile_len) };
-        (part * tiles / parts..(part + 1) * tiles / parts)
-            .for_each(|index| product.tile(index, columns));
-    };
-    if parts == 1 {
-        part(0);
-    } else {
-        (0..parts).into_par_iter().for_each(part);
+    let (found, scratch) = (scratch.len(), lines(scratch));
+    let (tiles, tile_lines) = (conv.tiles(), conv.tile_lines());
+    let room = scratch.len().checked_div(tile_lines).unwrap_or(PARTS);
+    let needed = scratch_elements(tile_lines);
+    assert!(room > 0, "conv2d: scratch: expected {needed} elements at least, found {found}");
+    let (shared, scratch) = (Shared::new(y), Shared::new(scratch));
+    let product = Product { cpu, conv, x, filters, y: shared, columns: scratch };
+    let filters = conv.outputs / conv.groups;
+    let parallel = y.len().saturating_mul(conv.depth()) >= PARALLEL_WORK;
+    if parallel && tiles < PARTS && tiles <= room {
+        // Too few tiles for many threads, which share columns then, and take filters of each.
+        let cuts = PARTS.div_ceil(tiles);
+        let cut = |all: usize, part: usize| part * all / cuts..(part + 1) * all / cuts;
+        parallel::for_each(tiles * cuts, |index| {
+            let (tile, part) = (index / cuts, index % cuts);
+            product.fill(tile, tile, cut(conv.tile_panels(), part));
+        });
+        parallel::for_each(tiles * cuts, |index| {
+            let (tile, part) = (index / cuts, index % cuts);
+            product.multiply(tile, tile, cut(filters, part));
+        });
+        return;
     }
+    let parts = if parallel { PARTS.min(tiles).min(room) } else { 1 };
+    parallel::for_each(parts, |part| {
+        for tile in part * tiles / parts..(part + 1) * tiles / parts {
+            product.fill(tile, part, 0..conv.tile_panels());
+            product.multiply(tile, part, 0..filters);
+        }
+    });
 }
 
 /// A convolution as products of filters and columns; all sizes were checked.
@@ -201,10 +228,11 @@ struct Product<'a> {
     x: &'a [f32],
     filters: &'a Filters<'a>,
     y: Shared<f32>,
-    parallel: bool,
+    /// Room for the columns of some tiles.
+    columns: Shared<Line>,
 }
 
-/// Part of the output: some positions of the outputs of a group of an image.
+/// Some positions of the outputs of a group of an image.
 #[derive(Clone, Copy)]
 struct Tile {
     image: usize,
@@ -213,122 +241,169 @@ struct Tile {
     len: usize,
 }
 
+impl Tile {
+    fn new(conv: &Conv2d, index: usize) -> Self {
+        let most = conv.tile_panels() * PANEL;
+        let per_group = conv.positions().div_ceil(most);
+        let (image_group, start) = (index / per_group, index % per_group * most);
+        let len = most.min(conv.positions() - start);
+        Self { image: image_group / conv.groups, group: image_group % conv.groups, start, len }
+    }
+
+    fn panels(&self) -> usize {
+        self.len.div_ceil(PANEL)
+    }
+}
+
 impl Product<'_> {
-    fn tile(&self, index: usize, columns: &mut [f32]) {
+    /// Lays out the windows of some panels of a tile, at place `part` of the columns.
+    fn fill(&self, tile: usize, part: usize, panels: Range<usize>) {
         let conv = self.conv;
-        let (positions, tile_len, inner) = (conv.positions(), conv.tile(), conv.inner());
-        let per_group = positions.div_ceil(tile_len);
-        let (image_group, start) = (index / per_group, index % per_group * tile_len);
-        let len = tile_len.min(positions - start);
-        let tile =
-            Tile { image: image_group / conv.groups, group: image_group % conv.groups, start, len };
-        let x = &self.x[image_group * inner * conv.image()..][..inner * conv.image()];
-        let columns = if conv.needs_columns() {
-            let columns = &mut columns[..conv.depth() * len];
-            fill_columns(conv, x, &tile, columns);
-            Matrix::row_major(columns, conv.depth(), len)
-        } else {
-            Matrix::row_major(x, inner, positions).column_range(start, len)
-        };
-        let filters = conv.outputs / conv.groups;
-        let block = self.block_filters(filters);
-        let blocks = filters.div_ceil(block);
-        let multiply = |index: usize| {
-            let first = index * block;
-            self.multiply(&tile, columns, first, block.min(filters - first));
-        };
-        if blocks == 1 {
-            multiply(0);
-        } else {
-            (0..blocks).into_par_iter().for_each(multiply);
+        let tile = Tile::new(conv, tile);
+        let (inner, image, depth) = (conv.inner(), conv.image(), conv.depth());
+        let group = tile.image * conv.groups + tile.group;
+        let x = &self.x[group * inner * image..][..inner * image];
+        for panel in panels.start..panels.end.min(tile.panels()) {
+            let start = part * conv.tile_lines() + panel * depth;
+            // SAFETY: part < room and panel < tile_panels, so that the range lies in the columns;
+            // nobody else has this panel of this part.
+            let lines = unsafe { self.columns.range(start, depth) };
+            let first = tile.start + panel * PANEL;
+            fill_panel(conv, x, first..(first + PANEL).min(tile.start + tile.len), lines);
         }
     }
 
-    /// Filters that one thread takes of a tile.
-    fn block_filters(&self, filters: usize) -> usize {
-        let tiles = self.conv.tiles();
-        if !self.parallel || tiles >= PARTS {
-            return filters;
+    /// Some filters of the tile's group, on the columns at place `part`.
+    fn multiply(&self, tile: usize, part: usize, filters: Range<usize>) {
+        let conv = self.conv;
+        let tile = Tile::new(conv, tile);
+        let depth = conv.depth();
+        let at_once = (CACHED_LINES / depth.max(1)).clamp(1, PANELS_AT_ONCE);
+        let first_output = tile.group * (conv.outputs / conv.groups);
+        for panel in (0..tile.panels()).step_by(at_once) {
+            let count = at_once.min(tile.panels() - panel);
+            let start = part * conv.tile_lines() + panel * depth;
+            // SAFETY: as in `fill`, which is done with these panels of this part.
+            let columns = unsafe { self.columns.read(start, count * depth) };
+            for outputs in tiles(filters.clone(), tile_rows(self.cpu)) {
+                let outputs = first_output + outputs.start..first_output + outputs.end;
+                self.finish(&tile, outputs, panel * PANEL, columns, count * PANEL);
+            }
         }
-        filters.div_ceil(PARTS.div_ceil(tiles)).next_multiple_of(BLOCK_FILTERS)
     }
 
-    /// `count` filters of the tile's group, from `first` on.
-    fn multiply(&self, tile: &Tile, columns: Matrix<'_>, first: usize, count: usize) {
-        let (conv, filters) = (self.conv, self.filters);
-        let (depth, positions) = (conv.depth(), conv.positions());
-        let output = tile.group * (conv.outputs / conv.groups) + first;
-        let start = (tile.image * conv.outputs + output) * positions + tile.start;
-        if depth > 0 {
-            let weight = &filters.weight[output * depth..][..count * depth];
-            let weight = Matrix::row_major(weight, count, depth);
-            // SAFETY: row r of the product are the tile's positions of output + r, which lie in
-            // y, whose length `Conv2d::check` compared; tiles and blocks of filters are disjoint.
-            unsafe { gemm_into(weight, columns, self.y, start, positions) };
+    /// Some outputs at `width` positions of a tile from `start` on: started at the bias,
+    /// multiplied, activated and written.
+    fn finish(
+        &self,
+        tile: &Tile,
+        outputs: Range<usize>,
+        start: usize,
+        columns: &[Line],
+        width: usize,
+    ) {
+        let Filters { weight, bias, activation } = *self.filters;
+        let (depth, positions) = (self.conv.depth(), self.conv.positions());
+        let mut values = [0.0; MOST_ROWS * PANELS_AT_ONCE * PANEL];
+        let values = &mut values[..outputs.len() * width];
+        if let Some(bias) = bias {
+            for (values, &bias) in values.chunks_exact_mut(width).zip(&bias[outputs.clone()]) {
+                values.fill(bias);
+            }
         }
-        for row in 0..count {
-            // SAFETY: as above; the product of this block is done.
-            let y = unsafe { self.y.range(start + row * positions, tile.len) };
-            if depth == 0 {
-                y.fill(0.0);
-            }
-            if let Some(bias) = filters.bias {
-                add_number(self.cpu, y, bias[output + row]);
-            }
-            filters.activation.apply(self.cpu, y);
+        let weight = &weight[outputs.start * depth..outputs.end * depth];
+        multiply_add(self.cpu, Rows::new(weight, outputs.len(), depth, depth), columns, values);
+        activation.apply(self.cpu, values);
+        let kept = width.min(tile.len - start);
+        for (output, values) in outputs.zip(values.chunks_exact(width)) {
+            let plane = (tile.image * self.conv.outputs + output) * positions;
+            // SAFETY: the positions are the tile's, so that the range lies in a plane of y, whose
+            // length `Conv2d::check` compared; nobody else has this output of this tile.
+            let y = unsafe { self.y.range(plane + tile.start + start, kept) };
+            y.copy_from_slice(&values[..kept]);
         }
     }
 }
 
-tiered! {
-    fn add_number(y: &mut [f32], number: f32) {
-        for y in y {
-            *y += number;
-        }
-    }
-}
-
-/// Writes the windows of a tile as columns: one line an element of the window.
-fn fill_columns(conv: &Conv2d, x: &[f32], tile: &Tile, columns: &mut [f32]) {
+/// Writes the windows at some positions, at most [`PANEL`], as columns: one line an element of the
+/// window, zeros behind the last position.
+///
+/// # Shapes
+/// `x`: `[inner, height, width]`; `lines`: `[inner, kernel height, kernel width]`.
+fn fill_panel(conv: &Conv2d, x: &[f32], positions: Range<usize>, lines: &mut [Line]) {
     let [rows, across] = &conv.windows;
-    for (index, line) in columns.chunks_exact_mut(tile.len).enumerate() {
-        let (channel, entry) = (index / conv.taps(), index % conv.taps());
-        let (row_entry, column_entry) = (entry / across.kernel, entry % across.kernel);
-        let x = &x[channel * conv.image()..][..conv.image()];
-        let mut rest = line;
-        let mut position = tile.start;
-        while !rest.is_empty() {
-            let (row, column) = (position / across.output, position % across.output);
-            let count = rest.len().min(across.output - column);
-            let (line, after) = rest.split_at_mut(count);
-            match rows.place(row, row_entry) {
-                Some(row) => {
-                    let x = &x[row * across.input..][..across.input];
-                    copy_entries(across, column_entry, x, column, line);
-                }
-                None => line.fill(0.0),
-            }
-            (rest, position) = (after, position + count);
-        }
+    if positions.len() < PANEL || x.is_empty() {
+        lines.fill(Line::default());
     }
-}
-
-/// The element at `entry` of each window from `first` on, 0 in the padding.
-fn copy_entries(slide: &Slide, entry: usize, x: &[f32], first: usize, y: &mut [f32]) {
-    let end = first + y.len();
-    let inside = slide.windows(entry);
-    let start = inside.start.clamp(first, end);
-    let stop = inside.end.clamp(start, end);
-    y[..start - first].fill(0.0);
-    y[stop - first..].fill(0.0);
-    if start == stop {
+    if x.is_empty() {
         return;
     }
-    let y = &mut y[start - first..stop - first];
-    let x = &x[start * slide.stride + entry * slide.dilation - slide.before..];
-    if slide.stride == 1 {
-        y.copy_from_slice(&x[..y.len()]);
-    } else {
-        y.iter_mut().zip(x.iter().step_by(slide.stride)).for_each(|(y, &x)| *y = x);
+    let mut position = positions.start;
+    while position < positions.end {
+        let (row, column) = (position / across.output, position % across.output);
+        let count = (positions.end - position).min(across.output - column);
+        let lane = position - positions.start;
+        for entry in 0..conv.taps() {
+            let (row_entry, column_entry) = (entry / across.kernel, entry % across.kernel);
+            let lines = lines[entry..].iter_mut().step_by(conv.taps());
+            let Some(row) = rows.place(row, row_entry) else {
+                lines.for_each(|line| line.0[lane..lane + count].fill(0.0));
+                continue;
+            };
+            let inside = across.windows(column_entry);
+            let start = inside.start.clamp(column, column + count);
+            let end = inside.end.clamp(start, column + count);
+            let first = row * across.input
+                + (start * across.stride + column_entry * across.dilation)
+                    .saturating_sub(across.before);
+            let segment = Segment {
+                lanes: lane..lane + count,
+                inside: lane + start - column..lane + end - column,
+                stride: across.stride,
+            };
+            let channels = x.chunks_exact(conv.image()).map(|x| &x[first.min(x.len())..]);
+            lines.zip(channels).for_each(|(line, x)| segment.copy(x, line));
+        }
+        position += count;
+    }
+}
+
+/// Where a row of the input goes in a line.
+struct Segment {
+    /// The lanes that belong to the row.
+    lanes: Range<usize>,
+    /// Those of them that lie in the input; the others are padding.
+    inside: Range<usize>,
+    /// Distance in the input from lane to lane.
+    stride: usize,
+}
+
+impl Segment {
+    /// Copies from `x`, which starts at the first lane inside.
+    fn copy(&self, x: &[f32], line: &mut Line) {
+        let Self { lanes, inside, stride } = self;
+        match (*stride, inside.len()) {
+            (1, PANEL) => {
+                if let Some(x) = x.first_chunk() {
+                    line.0 = *x;
+                    return;
+                }
+            }
+            (2, PANEL) => {
+                if let Some(x) = x.first_chunk::<{ 2 * PANEL - 1 }>() {
+                    line.0 = std::array::from_fn(|lane| x[2 * lane]);
+                    return;
+                }
+            }
+            _ => {}
+        }
+        line.0[lanes.start..inside.start].fill(0.0);
+        line.0[inside.end..lanes.end].fill(0.0);
+        let line = &mut line.0[inside.clone()];
+        if *stride == 1 {
+            line.iter_mut().zip(x).for_each(|(line, &x)| *line = x);
+        } else {
+            line.iter_mut().zip(x.iter().step_by(*stride)).for_each(|(line, &x)| *line = x);
+        }
     }
 }

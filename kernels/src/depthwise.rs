@@ -2,10 +2,8 @@
 //! Convolutions in which every output sees one channel (Howard et al. 2017, arXiv:1704.04861,
 //! section 3.1): a direct loop, since a product would be a vector's.
 
-use rayon::prelude::*;
-
 use crate::conv::{Conv2d, Filters};
-use crate::parallel::{CHUNK, rows_per_chunk};
+use crate::parallel::{self, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
 use crate::window::{Count, Fold, Slide, fold_plane};
 
@@ -46,24 +44,13 @@ tiered! {
 pub(crate) fn depthwise(cpu: Cpu, conv: &Conv2d, x: &[f32], filters: &Filters<'_>, y: &mut [f32]) {
     let (image, positions, taps) = (conv.image(), conv.positions(), conv.taps());
     let per_channel = conv.outputs / conv.groups;
-    let planes = |first: usize, y: &mut [f32]| {
-        for (index, y) in y.chunks_exact_mut(positions).enumerate() {
-            let (sample, output) = ((first + index) / conv.outputs, (first + index) % conv.outputs);
-            let plane = sample * conv.channels + output / per_channel;
-            let weights = &filters.weight[output * taps..][..taps];
-            let bias = filters.bias.map_or(0.0, |bias| bias[output]);
-            let x = &x[plane * image..][..image];
-            filter_plane(cpu, &conv.windows, x, &Weighted { weights, bias }, y);
-            filters.activation.apply(cpu, y);
-        }
-    };
-    let work = positions * taps;
-    if y.len() * taps <= CHUNK {
-        planes(0, y);
-        return;
-    }
-    let at_once = rows_per_chunk(work);
-    y.par_chunks_mut(at_once * positions)
-        .enumerate()
-        .for_each(|(piece, y)| planes(piece * at_once, y));
+    parallel::for_each_row(y, positions, rows_per_chunk(positions * taps), |plane, y| {
+        let (sample, output) = (plane / conv.outputs, plane % conv.outputs);
+        let channel = sample * conv.channels + output / per_channel;
+        let weights = &filters.weight[output * taps..][..taps];
+        let bias = filters.bias.map_or(0.0, |bias| bias[output]);
+        let x = &x[channel * image..][..image];
+        filter_plane(cpu, &conv.windows, x, &Weighted { weights, bias }, y);
+        filters.activation.apply(cpu, y);
+    });
 }

@@ -1,8 +1,6 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Sums and products, element by element.
 
-use rayon::prelude::*;
-
 use crate::parallel::{self, CHUNK, check_len, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
 
@@ -69,14 +67,5 @@ pub fn add_row(cpu: Cpu, y: &mut [f32], row: &[f32]) {
         return;
     }
     check_len("add_row: y", y.len(), y.len() / cols * cols);
-    let add = |rows: &mut [f32]| {
-        for y in rows.chunks_exact_mut(cols) {
-            add_assign_piece(cpu, y, row);
-        }
-    };
-    if y.len() <= CHUNK {
-        add(y);
-    } else {
-        y.par_chunks_mut(rows_per_chunk(cols) * cols).for_each(add);
-    }
+    parallel::for_each_row(y, cols, rows_per_chunk(cols), |_, y| add_assign_piece(cpu, y, row));
 }

@@ -1,8 +1,6 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Functions of single numbers, applied to every element.
 
-use rayon::prelude::*;
-
 use crate::math;
 use crate::parallel::{self, CHUNK, check_len};
 use crate::tier::{Cpu, tiered};
@@ -134,9 +132,5 @@ pub fn map(cpu: Cpu, function: Function, x: &[f32], y: &mut [f32]) {
 
 /// `y = function(y)`.
 pub fn map_in_place(cpu: Cpu, function: Function, y: &mut [f32]) {
-    if y.len() <= CHUNK {
-        function.apply(cpu, y);
-    } else {
-        y.par_chunks_mut(CHUNK).for_each(|y| function.apply(cpu, y));
-    }
+    parallel::for_each_chunk(y, CHUNK, |_, y| function.apply(cpu, y));
 }

@@ -1,9 +1,7 @@
 //! Rows of a table, picked by index: embeddings.
 
-use rayon::prelude::*;
-
 use crate::int8::dequantize_one;
-use crate::parallel::{check_len, rows_per_chunk};
+use crate::parallel::{check_len, for_each_row, rows_per_chunk};
 use crate::tier::Cpu;
 
 /// An index that names no row.
@@ -25,7 +23,7 @@ fn resolve(index: i64, rows: usize) -> Option<usize> {
 }
 
 /// Copies through `copy(row, y)` for each index, in parallel when large.
-fn for_each_row(
+fn gather(
     rows: usize,
     row_len: usize,
     indices: &[i64],
@@ -41,17 +39,9 @@ fn for_each_row(
     if row_len == 0 {
         return Ok(());
     }
-    let block = rows_per_chunk(row_len);
-    let piece = |(y, indices): (&mut [f32], &[i64])| {
-        for (y, &index) in y.chunks_exact_mut(row_len).zip(indices) {
-            copy(resolve(index, rows).expect("every index was checked"), y);
-        }
-    };
-    if indices.len() <= block {
-        piece((y, indices));
-    } else {
-        y.par_chunks_mut(block * row_len).zip(indices.par_chunks(block)).for_each(piece);
-    }
+    for_each_row(y, row_len, rows_per_chunk(row_len), |row, y| {
+        copy(resolve(indices[row], rows).expect("every index was checked"), y);
+    });
     Ok(())
 }
 
@@ -69,7 +59,7 @@ pub fn gather_rows(
     y: &mut [f32],
 ) -> Result<(), IndexError> {
     check_len("gather_rows: table", table.len(), rows * row_len);
-    for_each_row(rows, row_len, indices, y, |row, y| {
+    gather(rows, row_len, indices, y, |row, y| {
         y.copy_from_slice(&table[row * row_len..(row + 1) * row_len]);
     })
 }
@@ -108,7 +98,7 @@ pub fn gather_rows_int8(
             check_len("gather_rows_int8: scales", scales.len(), row_len)
         }
     }
-    for_each_row(rows, row_len, indices, y, |row, y| {
+    gather(rows, row_len, indices, y, |row, y| {
         let x = &table[row * row_len..(row + 1) * row_len];
         match scales {
             TableScales::Table(scale) => dequantize_one(cpu, x, &[scale], y),

@@ -1,21 +1,15 @@
 //! Kernels that write over their input: the same bits as their twins with a separate result.
 
-use rayon::prelude::*;
-
 use crate::activation::Activation;
 use crate::elementwise::{add_assign_piece, mul_assign_piece};
 use crate::norm::{LayerNorm, check_rows, normalize_rows};
-use crate::parallel::{CHUNK, check_len, rows_per_chunk};
+use crate::parallel::{CHUNK, check_len, for_each_chunk, rows_per_chunk};
 use crate::softmax::{piece_len, softmax_rows};
 use crate::tier::Cpu;
 
 /// Runs `kernel` over pieces of `chunk` elements and where they start.
 fn pieces(y: &mut [f32], chunk: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
-    if y.len() <= chunk {
-        kernel(0, y);
-        return;
-    }
-    y.par_chunks_mut(chunk).enumerate().for_each(|(index, y)| kernel(index * chunk, y));
+    for_each_chunk(y, chunk, |index, y| kernel(index * chunk, y));
 }
 
 /// `y += x`.

@@ -12,8 +12,8 @@
 //! - the [`bf16`] product of tier `amx` sums in the order of its instruction.
 //!
 //! Work above a measured size is cut into pieces whose borders depend on the sizes alone, never
-//! on the number of threads, and runs on the rayon pool the caller is in. Reductions across
-//! pieces happen in piece order. Results are therefore the same with one thread and with many.
+//! on the number of threads, and runs on the [`Team`] the caller leads, or else on the rayon pool
+//! it is in (always on that in what only training needs). Reductions across pieces happen in piece order. Results are therefore the same with one thread and with many.
 //!
 //! What it does not know: graphs, tensors, names of models, files.
 //!
@@ -63,6 +63,7 @@ pub mod peaks;
 mod pool;
 mod reduce;
 mod softmax;
+mod team;
 mod tier;
 mod window;
 
@@ -90,5 +91,6 @@ pub use parallel::CHUNK as PARALLEL_ELEMENTS;
 pub use pool::{Pooling, pool2d, row_maxima, row_means};
 pub use reduce::column_sum;
 pub use softmax::{softmax_backward, softmax_forward};
+pub use team::Team;
 pub use tier::{Cpu, Tier, TierError};
 pub use window::Slide;

@@ -2,13 +2,17 @@
 //! `f32` matrix products through the `gemm` crate.
 
 use ::gemm::Parallelism;
-use rayon::prelude::*;
 
-use crate::parallel::{Shared, check_len};
+use crate::parallel::{self, Shared, check_len};
+use crate::team;
 
 /// Multiply-adds below which one thread is faster: about 20 µs of work, ten times what waking a
 /// second thread costs.
 pub const PARALLEL_WORK: usize = 1 << 20;
+
+/// Pieces of one product at most, and rows or columns that a piece is a multiple of.
+const PIECES: usize = 16;
+const PIECE_STEP: usize = 48;
 
 /// A matrix in a slice, with any strides.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +108,7 @@ pub enum Write {
 
 /// `c = a·b`, or `c += a·b`.
 ///
-/// Runs on the current rayon pool when large. The instruction set is the `gemm` crate's choice.
+/// Runs on many threads when large. The instruction set is the `gemm` crate's choice.
 ///
 /// # Shapes
 /// `a`: `[m, k]`, `b`: `[k, n]`, any strides; `c`: `[m, n]`, row-major.
@@ -113,16 +117,38 @@ pub enum Write {
 /// When the inner dimensions differ or `c` does not have `m·n` elements.
 pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
     let work = a.rows.saturating_mul(a.cols).saturating_mul(b.cols);
-    let parallelism = if work < PARALLEL_WORK { Parallelism::None } else { Parallelism::Rayon(0) };
-    multiply(a, b, c, write, parallelism);
+    if work < PARALLEL_WORK {
+        multiply(a, b, c, write, Parallelism::None);
+    } else if team::is_inside() {
+        multiply_pieces(a, b, c, write);
+    } else {
+        multiply(a, b, c, write, Parallelism::Rayon(0));
+    }
 }
 
-/// [`gemm`] on this thread.
-fn gemm_here(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
-    multiply(a, b, c, write, Parallelism::None);
+/// [`gemm`] in pieces along the longer side of the result, for teams, which the `gemm` crate does
+/// not know.
+fn multiply_pieces(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
+    let (m, n) = (a.rows, b.cols);
+    check_len("gemm: c", c.len(), m * n);
+    let side = m.max(n);
+    let step = side.div_ceil(PIECES).next_multiple_of(PIECE_STEP);
+    let shared = Shared::new(c);
+    parallel::for_each(side.div_ceil(step), |piece| {
+        let first = piece * step;
+        let (a, b, start) = if m >= n {
+            (a.row_range(first, step), b, first * n)
+        } else {
+            (a, b.column_range(first, step), first)
+        };
+        // SAFETY: the piece is a range of rows or columns of c, whose length was checked; pieces
+        // are disjoint and c is borrowed until all are done.
+        unsafe { gemm_into(a, b, shared, start, n, write) };
+    });
 }
 
-/// `a·b`, written with rows `row_stride` apart from element `start` of `c` on, on this thread.
+/// [`gemm`] with a result in rows `row_stride` apart from element `start` of `c` on, on this
+/// thread.
 ///
 /// # Safety
 /// Every element `start + r·row_stride + 0..n`, `r < m`, lies in the slice behind `c`, whose
@@ -133,12 +159,13 @@ pub(crate) unsafe fn gemm_into(
     c: Shared<f32>,
     start: usize,
     row_stride: usize,
+    write: Write,
 ) {
     check_len("gemm: rows of b", b.rows, a.cols);
     // SAFETY: the result is the caller's promise; the inner dimensions were checked above.
     unsafe {
         let c = c.at(start);
-        product(a, b, c, row_stride, Write::Overwrite, Parallelism::None);
+        product(a, b, c, row_stride, write, Parallelism::None);
     }
 }
 
@@ -239,13 +266,11 @@ pub fn batched_gemm(a: &Batch<'_>, b: &Batch<'_>, c: &mut [f32], write: Write) {
         gemm(a.matrix(0), b.matrix(0), c, write);
         return;
     }
-    let one =
-        |(index, c): (usize, &mut [f32])| gemm_here(a.matrix(index), b.matrix(index), c, write);
+    let one = |index: usize, c: &mut [f32]| {
+        multiply(a.matrix(index), b.matrix(index), c, write, Parallelism::None);
+    };
     let work = m.saturating_mul(n).saturating_mul(k.max(1));
-    if work.saturating_mul(products) < PARALLEL_WORK {
-        c.chunks_exact_mut(m * n).enumerate().for_each(one);
-        return;
-    }
-    let at_once = (PARALLEL_WORK / 4 / work).max(1);
-    c.par_chunks_exact_mut(m * n).enumerate().with_min_len(at_once).for_each(one);
+    let few = work.saturating_mul(products) < PARALLEL_WORK;
+    let at_once = if few { products } else { (PARALLEL_WORK / 4 / work).max(1) };
+    parallel::for_each_row(c, m * n, at_once, one);
 }

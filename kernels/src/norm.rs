@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::add_assign_piece;
 use crate::lanes;
-use crate::parallel::{CHUNK, check_len, rows_per_chunk};
+use crate::parallel::{self, check_len, rows_per_chunk};
 use crate::reduce::BLOCK_ROWS;
 use crate::tier::{Cpu, tiered};
 
@@ -94,12 +94,8 @@ pub(crate) fn check_rows(what: &str, len: usize, norm: &LayerNorm<'_>) -> usize 
 
 /// Runs `kernel` on (row range start, rows of y), cut by size.
 fn for_row_blocks(y: &mut [f32], cols: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
-    if y.len() <= CHUNK {
-        kernel(0, y);
-        return;
-    }
     let block = rows_per_chunk(cols) * cols;
-    y.par_chunks_mut(block).enumerate().for_each(|(index, rows)| kernel(index * block, rows));
+    parallel::for_each_chunk(y, block, |index, rows| kernel(index * block, rows));
 }
 
 /// `y = (x − mean)/√(variance + ε)·γ + β` for each row, population variance.

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
+use crate::team;
 
-/// Elements a thread takes at once. Starting a rayon job costs 2–5 µs, as much as 16 Ki cheap
-/// element operations; below this size one thread is faster.
+/// Elements a thread takes at once: what cheap operations need a few µs for; below this size one
+/// thread is faster.
 pub const CHUNK: usize = 16 * 1024;
 
 /// Rows of `row_len` elements that make about one [`CHUNK`], at least one.
@@ -15,17 +15,13 @@ pub(crate) fn rows_per_chunk(row_len: usize) -> usize {
 }
 
 /// Runs `kernel` over matching pieces of `x` and `y`, pieces of `chunk` elements.
-pub(crate) fn map(
-    x: &[f32],
-    y: &mut [f32],
+pub(crate) fn map<X: Sync, Y: Send>(
+    x: &[X],
+    y: &mut [Y],
     chunk: usize,
-    kernel: impl Fn(&[f32], &mut [f32]) + Sync,
+    kernel: impl Fn(&[X], &mut [Y]) + Sync,
 ) {
-    if y.len() <= chunk {
-        kernel(x, y);
-        return;
-    }
-    y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| kernel(x, y));
+    for_each_chunk(y, chunk, |index, y| kernel(&x[index * chunk..][..y.len()], y));
 }
 
 /// Runs `kernel` over matching pieces of `a`, `b` and `y`, pieces of `chunk` elements.
@@ -36,25 +32,22 @@ pub(crate) fn zip(
     chunk: usize,
     kernel: impl Fn(&[f32], &[f32], &mut [f32]) + Sync,
 ) {
-    if y.len() <= chunk {
-        kernel(a, b, y);
-        return;
-    }
-    y.par_chunks_mut(chunk)
-        .zip(a.par_chunks(chunk).zip(b.par_chunks(chunk)))
-        .for_each(|(y, (a, b))| kernel(a, b, y));
+    for_each_chunk(y, chunk, |index, y| {
+        let range = index * chunk..index * chunk + y.len();
+        kernel(&a[range.clone()], &b[range], y);
+    });
 }
 
 /// Runs `job` for every index below `count`.
 pub(crate) fn for_each(count: usize, job: impl Fn(usize) + Sync) {
-    if count == 1 {
-        job(0);
-        return;
+    if count <= 1 {
+        (0..count).for_each(job);
+    } else {
+        team::share(count, job);
     }
-    (0..count).into_par_iter().for_each(&job);
 }
 
-/// Runs `job` on every piece of `chunk` elements and its index.
+/// Runs `job` on every piece of `chunk` > 0 elements and its index; also on an empty slice.
 pub(crate) fn for_each_chunk<T: Send>(
     y: &mut [T],
     chunk: usize,
@@ -64,7 +57,26 @@ pub(crate) fn for_each_chunk<T: Send>(
         job(0, y);
         return;
     }
-    y.par_chunks_mut(chunk).enumerate().for_each(|(index, y)| job(index, y));
+    let (len, shared) = (y.len(), Shared::new(y));
+    team::share(len.div_ceil(chunk), |index| {
+        let start = index * chunk;
+        // SAFETY: the piece ends at the end of y at most, y is borrowed until all pieces are done,
+        // and every index is run once.
+        job(index, unsafe { shared.range(start, chunk.min(len - start)) });
+    });
+}
+
+/// Runs `job` on every row of `row_len` > 0 elements and its index, `at_once` rows on one thread.
+pub(crate) fn for_each_row<T: Send>(
+    y: &mut [T],
+    row_len: usize,
+    at_once: usize,
+    job: impl Fn(usize, &mut [T]) + Sync,
+) {
+    for_each_chunk(y, at_once * row_len, |piece, y| {
+        let rows = y.chunks_exact_mut(row_len).enumerate();
+        rows.for_each(|(row, y)| job(piece * at_once + row, y));
+    });
 }
 
 /// Cuts rows into tiles of at most `most` rows that differ by one row at most.
@@ -81,8 +93,15 @@ pub(crate) fn check_len(what: &str, found: usize, expected: usize) {
 }
 
 /// The start of a result that threads fill in disjoint ranges.
-#[derive(Clone, Copy)]
 pub(crate) struct Shared<T>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
 
 // SAFETY: a `Shared` is only a pointer; what is done with it is the contract of `range`.
 unsafe impl<T: Send> Send for Shared<T> {}
@@ -101,6 +120,16 @@ impl<T> Shared<T> {
     pub(crate) unsafe fn at(self, start: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(start) }
+    }
+
+    /// The elements `start..start + len`, to be read.
+    ///
+    /// # Safety
+    /// The range lies in the slice given to [`Shared::new`], that borrow is still alive, and no
+    /// element of the range is written meanwhile.
+    pub(crate) unsafe fn read<'a>(self, start: usize, len: usize) -> &'a [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.0.add(start), len) }
     }
 
     /// The elements `start..start + len`.

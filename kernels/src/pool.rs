@@ -1,10 +1,8 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Pooling: one number for every window, or for every whole image.
 
-use rayon::prelude::*;
-
 use crate::lanes;
-use crate::parallel::{CHUNK, check_len, rows_per_chunk};
+use crate::parallel::{check_len, for_each_row, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
 use crate::window::{Count, Fold, Slide, fold_plane};
 
@@ -107,7 +105,7 @@ pub fn pool2d(
     if y.is_empty() {
         return;
     }
-    let pool = |(plane, y): (usize, &mut [f32])| {
+    let pool = |plane: usize, y: &mut [f32]| {
         let x = &x[plane * image..][..image];
         match pooling {
             Pooling::Max => greatest(cpu, windows, x, y),
@@ -116,12 +114,7 @@ pub fn pool2d(
         }
     };
     let work = positions * rows.kernel * columns.kernel;
-    if work * planes <= CHUNK {
-        y.chunks_exact_mut(positions).enumerate().for_each(pool);
-    } else {
-        let at_once = rows_per_chunk(work);
-        y.par_chunks_exact_mut(positions).enumerate().with_min_len(at_once).for_each(pool);
-    }
+    for_each_row(y, positions, rows_per_chunk(work), pool);
 }
 
 /// The mean of each row of `image` elements; NaN when `image` is 0.
@@ -144,10 +137,5 @@ pub fn row_maxima(cpu: Cpu, x: &[f32], image: usize, y: &mut [f32]) {
 #[track_caller]
 fn rows(x: &[f32], image: usize, y: &mut [f32], reduce: impl Fn(&[f32]) -> f32 + Sync) {
     check_len("rows: x", x.len(), y.len() * image);
-    let one = |(row, y): (usize, &mut f32)| *y = reduce(&x[row * image..][..image]);
-    if x.len() <= CHUNK {
-        y.iter_mut().enumerate().for_each(one);
-    } else {
-        y.par_iter_mut().enumerate().with_min_len(rows_per_chunk(image)).for_each(one);
-    }
+    for_each_row(y, 1, rows_per_chunk(image), |row, y| y[0] = reduce(&x[row * image..][..image]));
 }

@@ -36,11 +36,6 @@ impl Slide {
         );
     }
 
-    /// Whether each window is the entry of the input with its number.
-    pub(crate) fn is_identity(&self) -> bool {
-        self.kernel == 1 && self.stride == 1 && self.before == 0 && self.output == self.input
-    }
-
     /// Place in the input of an entry of a window; `None` in the padding.
     pub(crate) fn place(&self, window: usize, entry: usize) -> Option<usize> {
         let padded = window * self.stride + entry * self.dilation;
@@ -52,7 +47,7 @@ impl Slide {
     pub(crate) fn inside(&self, window: usize) -> Range<usize> {
         let start = window * self.stride;
         let reaching =
-            |place: usize| place.saturating_sub(start).div_ceil(self.dilation).min(self.kernel);
+            |place: usize| steps(place.saturating_sub(start), self.dilation).min(self.kernel);
         reaching(self.before)..reaching(self.before + self.input)
     }
 
@@ -61,7 +56,7 @@ impl Slide {
     pub(crate) fn windows(&self, entry: usize) -> Range<usize> {
         let shift = entry * self.dilation;
         let reaching =
-            |place: usize| place.saturating_sub(shift).div_ceil(self.stride).min(self.output);
+            |place: usize| steps(place.saturating_sub(shift), self.stride).min(self.output);
         reaching(self.before)..reaching(self.before + self.input)
     }
 
@@ -76,8 +71,14 @@ impl Slide {
     #[inline(always)]
     pub(crate) fn within_padding(&self, window: usize) -> usize {
         let padded = self.before + self.input + self.after;
-        padded.saturating_sub(window * self.stride).div_ceil(self.dilation).min(self.kernel)
+        steps(padded.saturating_sub(window * self.stride), self.dilation).min(self.kernel)
     }
+}
+
+/// Steps that cover a distance. Most are 1, and a division takes as long as a window.
+#[inline(always)]
+fn steps(distance: usize, step: usize) -> usize {
+    if step == 1 { distance } else { distance.div_ceil(step) }
 }
 
 /// How many entries of a window there are.

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use graph::{Bindings, Graph};
-use kernels::{Cpu, Tier};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use kernels::{Cpu, Team, Tier};
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Choice, Prepared};
@@ -50,7 +49,7 @@ pub struct CompileOptions {
     pub level: Level,
     /// Passes of the level that do not run, see [`crate::pass_names`].
     pub disabled_passes: Vec<String>,
-    /// Threads of the model's pool; `None` for as many as the process may use.
+    /// Threads of a run; `None` for as many as the process may use.
     pub threads: Option<NonZeroUsize>,
     /// The kernel tier; `None` for `PIPELINE_KERNELS`, or else the best of this CPU.
     pub tier: Option<Tier>,
@@ -79,7 +78,7 @@ pub(crate) struct Shared {
     #[cfg(feature = "gpu")]
     pub(crate) gpu: Option<crate::gpu::GpuModel>,
     pub(crate) buffers: Buffers,
-    pub(crate) pool: ThreadPool,
+    pub(crate) team: Team,
     /// Whether sizes depend on values, so that runs go node by node.
     pub(crate) dynamic: bool,
     formula: PeakFormula,
@@ -187,13 +186,13 @@ pub(crate) fn compile_module(
         if dynamic { Buffers::unplanned(&module) } else { Buffers::new(&module, &steps)? };
     let formula = buffers.formula();
     let memory_ms = clock.lap();
-    let pool = pool(options.threads)?;
+    let team = team(options.threads)?;
     let threads_ms = clock.lap();
     let explanation = Explanation {
         device: device.name,
         device_reason: device.reason,
         tier: cpu.tier().name().to_owned(),
-        threads: pool.current_num_threads(),
+        threads: team.threads(),
         level,
         dynamic,
         precision: options.precision,
@@ -212,7 +211,7 @@ pub(crate) fn compile_module(
         #[cfg(feature = "gpu")]
         gpu,
         buffers,
-        pool,
+        team,
         dynamic,
         formula,
         memory_budget,
@@ -240,16 +239,9 @@ impl Clock {
 
 impl CompiledModel {
     /// A session, with memory of its own. Sessions of one model may run at the same time; they
-    /// share its threads.
+    /// take turns with its threads.
     pub fn session(&self) -> Session {
         Session::new(self.shared.clone())
-    }
-
-    /// Runs `work` on a thread of the model's pool. A run started there needs no change of
-    /// threads, and in the steady state no run allocates; started elsewhere, each goes through the
-    /// pool's queue, which allocates a block for every 63 of them.
-    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.shared.pool.install(work)
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -334,14 +326,13 @@ impl CompiledModel {
     }
 }
 
-fn pool(threads: Option<NonZeroUsize>) -> Result<ThreadPool, RuntimeError> {
-    // 0 is rayon's word for as many as the process may use.
-    let threads = threads.map_or(0, NonZeroUsize::get);
-    ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|index| format!("runtime-{index}"))
-        .build()
-        .map_err(|error| RuntimeError::Threads { threads, reason: error.to_string() })
+fn team(threads: Option<NonZeroUsize>) -> Result<Team, RuntimeError> {
+    let threads = threads.unwrap_or_else(Team::usual_threads);
+    let fail = |error: std::io::Error| RuntimeError::Threads {
+        threads: threads.get(),
+        reason: error.to_string(),
+    };
+    Team::new(threads).map_err(fail)
 }
 
 fn explain_nodes(module: &Module, choices: &[Choice]) -> Vec<ExplainedNode> {

@@ -22,7 +22,7 @@ pub enum RuntimeError {
         /// What was expected and found.
         reason: String,
     },
-    /// The thread pool did not start.
+    /// The threads did not start.
     #[error("cannot start {threads} threads for the model: {reason}")]
     Threads {
         /// Number of threads asked for.

@@ -15,7 +15,7 @@ pub struct Explanation {
     pub device_reason: Option<String>,
     /// The kernel tier of what runs on the CPU.
     pub tier: String,
-    /// Threads of the model's pool.
+    /// Threads of a run.
     pub threads: usize,
     /// The optimisation level that ran.
     pub level: Level,

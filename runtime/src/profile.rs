@@ -6,7 +6,6 @@ use std::time::Instant;
 use graph::{Bindings, Tensor};
 use kernels::Tier;
 use kernels::peaks::{Effort, Peaks};
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::compile::Shared;
@@ -230,15 +229,15 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// Starting all threads on nothing and waiting for them.
 fn fork_join_us(shared: &Shared) -> f64 {
-    let pieces = 4 * shared.pool.current_num_threads();
-    let once = || {
+    let pieces = 4 * shared.team.threads();
+    let once = |_| {
         let start = Instant::now();
-        (0..pieces).into_par_iter().for_each(|piece| {
+        shared.team.for_each(pieces, |piece| {
             std::hint::black_box(piece);
         });
         start.elapsed().as_secs_f64() * 1e6
     };
-    shared.pool.install(|| median((0..FORKS).map(|_| once()).collect()))
+    median((0..FORKS).map(once).collect())
 }
 
 /// What predictions of one model need.

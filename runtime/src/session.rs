@@ -118,10 +118,10 @@ impl Session {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = &model.gpu {
             let work = || crate::gpu::run(&run, gpu, &model.steps, on_gpu, arena, watch);
-            model.pool.install(work)?;
+            model.team.run(work)?;
             return Ok(Outputs(Source::Planned { run, arena }));
         }
-        model.pool.install(|| run.steps(&model.steps, arena, tell(watch)))?;
+        model.team.run(|| run.steps(&model.steps, arena, tell(watch)))?;
         Ok(Outputs(Source::Planned { run, arena }))
     }
 
@@ -136,7 +136,7 @@ impl Session {
         let (_, bindings) = bind(module, inputs)?;
         let given = |&id: &Id| find(module, inputs, id).cloned();
         let tensors = module.inputs.iter().filter_map(given).collect();
-        *computed = model.pool.install(|| dynamic::run(model, tensors, &bindings, ran))?;
+        *computed = model.team.run(|| dynamic::run(model, tensors, &bindings, ran))?;
         Ok(Outputs(Source::Computed { module, tensors: computed }))
     }
 

@@ -7,8 +7,6 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::pack::{PANEL, PackedBf16, TILE_INPUTS};
 use super::portable;
 use super::round::round_piece;
@@ -16,7 +14,7 @@ use super::round::round_piece;
 use super::{amx, avx2, avx512};
 use crate::activation::Activation;
 use crate::elementwise::add_assign_piece;
-use crate::parallel::{Shared, check_len};
+use crate::parallel::{self, Shared, check_len};
 use crate::tier::{Cpu, Tier};
 
 /// Multiply-adds below which one thread is faster.
@@ -77,7 +75,7 @@ pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut 
     if parallel && strips < MANY_STRIPS {
         let blocks = panels.div_ceil(BLOCK_PANELS);
         job.with_rounded(x, 0..rows, |rounded| {
-            (0..strips * blocks).into_par_iter().for_each(|index| {
+            parallel::for_each(strips * blocks, |index| {
                 let first = index % blocks * BLOCK_PANELS;
                 let panels = first..panels.min(first + BLOCK_PANELS);
                 job.run(rounded, strip_rows(index / blocks), 0, panels);
@@ -92,7 +90,7 @@ pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut 
         });
     };
     if parallel {
-        (0..strips).into_par_iter().for_each(strip);
+        parallel::for_each(strips, strip);
     } else {
         (0..strips).for_each(strip);
     }

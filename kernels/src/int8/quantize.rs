@@ -1,10 +1,8 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Between `f32` and int8, with the meaning of ONNX `QuantizeLinear` and `DequantizeLinear`.
 
-use rayon::prelude::*;
-
 use crate::math;
-use crate::parallel::{CHUNK, check_len, rows_per_chunk};
+use crate::parallel::{self, CHUNK, check_len, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
 
 /// How numbers of a tensor are written as int8: `x ≈ (q − zero_point)·scale`.
@@ -67,13 +65,7 @@ tiered! {
 /// `x` and `y` have the same length.
 pub fn quantize(cpu: Cpu, x: &[f32], to: Quantization, y: &mut [i8]) {
     check_len("quantize: y", y.len(), x.len());
-    if y.len() <= CHUNK {
-        quantize_piece(cpu, x, to, y);
-        return;
-    }
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| quantize_piece(cpu, x, to, y));
+    parallel::map(x, y, CHUNK, |x, y| quantize_piece(cpu, x, to, y));
 }
 
 /// `y = (x − zero_point)·scale`.
@@ -82,13 +74,7 @@ pub fn quantize(cpu: Cpu, x: &[f32], to: Quantization, y: &mut [i8]) {
 /// `x` and `y` have the same length.
 pub fn dequantize(cpu: Cpu, x: &[i8], from: Quantization, y: &mut [f32]) {
     check_len("dequantize: y", y.len(), x.len());
-    if y.len() <= CHUNK {
-        dequantize_piece(cpu, x, from, y);
-        return;
-    }
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| dequantize_piece(cpu, x, from, y));
+    parallel::map(x, y, CHUNK, |x, y| dequantize_piece(cpu, x, from, y));
 }
 
 /// `y[r, c] = x[r, c]·scales[c]`: zero point 0, a scale for each column.
@@ -102,11 +88,8 @@ pub fn dequantize_columns(cpu: Cpu, x: &[i8], scales: &[f32], y: &mut [f32]) {
         return;
     }
     check_len("dequantize_columns: x", x.len(), x.len() / cols.max(1) * cols);
-    let block = rows_per_chunk(cols) * cols;
-    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
-        for (y, x) in y.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
-            dequantize_row(cpu, x, scales, y);
-        }
+    parallel::for_each_row(y, cols, rows_per_chunk(cols), |row, y| {
+        dequantize_row(cpu, &x[row * cols..][..cols], scales, y);
     });
 }
 

@@ -236,7 +236,7 @@ fn large_convolutions_do_not_depend_on_threads_or_scratch() {
 }
 
 #[test]
-#[should_panic(expected = "conv2d: scratch: expected 72 elements at least, found 71")]
+#[should_panic(expected = "conv2d: scratch: expected 303 elements at least, found 71")]
 fn short_scratch_is_refused() {
     let windows = [slide(3, 3, 1, 1, [0, 1]), slide(4, 3, 1, 1, [0, 0])];
     let sample = Sample::new(conv(1, [2, 2, 1], windows), 1);

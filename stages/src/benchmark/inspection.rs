@@ -15,7 +15,7 @@ pub(super) const SCHEMA: u32 = 1;
 pub(super) struct Inspection {
     /// The kernel tier that runs.
     tier: String,
-    /// Threads of the model's pool.
+    /// Threads of a run.
     threads: usize,
     /// Word pieces of the one text that the arena is planned for.
     sequence: usize,
