@@ -18,7 +18,7 @@ const MOST_ROWS: usize = 12;
 const BLOCK_ROWS: usize = 96;
 
 /// Multiply-adds below which one thread is faster.
-pub const PARALLEL_WORK: usize = 1 << 19;
+pub const PARALLEL_WORK: usize = 1 << 17;
 
 /// One of query, key and value: `[batch, tokens, heads, head_size]` in rows of `row_stride`.
 #[derive(Clone, Copy, Debug)]

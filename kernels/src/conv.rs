@@ -15,7 +15,7 @@ use crate::tier::Cpu;
 use crate::window::Slide;
 
 /// Multiply-adds below which one thread is faster.
-pub const PARALLEL_WORK: usize = 1 << 20;
+pub const PARALLEL_WORK: usize = 1 << 17;
 
 /// Pieces that run at the same time at most: each has its own columns.
 const PARTS: usize = 16;

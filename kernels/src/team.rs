@@ -349,7 +349,9 @@ mod tests {
         let team = team(2);
         let barrier = std::sync::Barrier::new(2);
         // Ends only when two threads are in the job at the same time.
-        team.run(|| share(2, |_| drop(barrier.wait())));
+        team.for_each(2, |_| {
+            barrier.wait();
+        });
         team.run(|| {
             share(2, |_| {
                 barrier.wait();

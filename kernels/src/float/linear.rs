@@ -9,7 +9,7 @@ use crate::parallel::{self, Shared, check_len, tiles};
 use crate::tier::Cpu;
 
 /// Multiply-adds below which one thread is faster.
-pub const PARALLEL_WORK: usize = 1 << 20;
+pub const PARALLEL_WORK: usize = 1 << 17;
 
 /// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 12;

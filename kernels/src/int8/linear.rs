@@ -17,11 +17,11 @@ use crate::parallel::{self, check_len, tiles};
 use crate::tier::{Cpu, Tier, tiered};
 
 /// Multiply-adds below which one thread is faster: some 5 µs on VNNI.
-pub const PARALLEL_WORK: usize = 1 << 21;
+pub const PARALLEL_WORK: usize = 1 << 19;
 
 /// Elements of the left side below which one thread packs them faster than two that have to be
 /// woken for it: 1–2 ns each.
-const PARALLEL_PACKING: usize = 1 << 15;
+const PARALLEL_PACKING: usize = 1 << 13;
 
 /// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 6;
