@@ -106,34 +106,74 @@ impl Kernel for Stand {
     }
 }
 
-struct Broadcast(fn(f32, f32) -> f32);
+struct Broadcast(Arithmetic);
+
+#[derive(Clone, Copy)]
+enum Arithmetic {
+    Add,
+    Sub,
+    Mul,
+    Div,
+}
 
 fn prepare_broadcast(_: &Module, node: &Node, _: Cpu) -> Prepared {
     run(Broadcast(match operator(node) {
-        Op::Sub => |a, b| a - b,
-        Op::Mul => |a, b| a * b,
-        Op::Div => |a, b| a / b,
-        _ => |a, b| a + b,
+        Op::Sub => Arithmetic::Sub,
+        Op::Mul => Arithmetic::Mul,
+        Op::Div => Arithmetic::Div,
+        _ => Arithmetic::Add,
     }))
+}
+
+/// One side of a row of the output.
+enum Row<'a> {
+    /// One element for all of it.
+    One(f32),
+    Each(&'a [f32]),
+}
+
+/// A loop of its own for each operation.
+fn broadcast_rows(call: Call<'_>, operation: impl Fn(f32, f32) -> f32) {
+    let [a, b] = [0, 1].map(|input| Side { shape: call.inputs[input].shape });
+    let (left, right) = (call.f32(0), call.f32(1));
+    let output: &mut [f32] = elements_mut(call.output);
+    let columns = call.shape.last().copied().unwrap_or(1);
+    let (a_step, b_step) = (a.step(columns), b.step(columns));
+    for (row, output) in output.chunks_exact_mut(columns.max(1)).enumerate() {
+        let of = |side: &Side<'_>, values, step| side.row(row, call.shape, values, step);
+        let y = output.iter_mut();
+        match call.in_place {
+            Some(0) => match of(&b, right, b_step) {
+                Row::One(b) => y.for_each(|y| *y = operation(*y, b)),
+                Row::Each(b) => y.zip(b).for_each(|(y, &b)| *y = operation(*y, b)),
+            },
+            Some(_) => match of(&a, left, a_step) {
+                Row::One(a) => y.for_each(|y| *y = operation(a, *y)),
+                Row::Each(a) => y.zip(a).for_each(|(y, &a)| *y = operation(a, *y)),
+            },
+            None => match (of(&a, left, a_step), of(&b, right, b_step)) {
+                (Row::One(a), Row::One(b)) => y.for_each(|y| *y = operation(a, b)),
+                (Row::One(a), Row::Each(b)) => {
+                    y.zip(b).for_each(|(y, &b)| *y = operation(a, b));
+                }
+                (Row::Each(a), Row::One(b)) => {
+                    y.zip(a).for_each(|(y, &a)| *y = operation(a, b));
+                }
+                (Row::Each(a), Row::Each(b)) => {
+                    y.zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = operation(a, b));
+                }
+            },
+        }
+    }
 }
 
 impl Kernel for Broadcast {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let [a, b] = [0, 1].map(|input| Side { shape: call.inputs[input].shape });
-        let (left, right) = (call.f32(0), call.f32(1));
-        let output: &mut [f32] = elements_mut(call.output);
-        let columns = call.shape.last().copied().unwrap_or(1);
-        let (a_step, b_step) = (a.step(columns), b.step(columns));
-        for (row, output) in output.chunks_exact_mut(columns.max(1)).enumerate() {
-            let (a_start, b_start) = (a.start(row, call.shape), b.start(row, call.shape));
-            let a = |column: usize| left[a_start + column * a_step];
-            let b = |column: usize| right[b_start + column * b_step];
-            let elements = output.iter_mut().enumerate();
-            match call.in_place {
-                None => elements.for_each(|(column, y)| *y = (self.0)(a(column), b(column))),
-                Some(0) => elements.for_each(|(column, y)| *y = (self.0)(*y, b(column))),
-                Some(_) => elements.for_each(|(column, y)| *y = (self.0)(a(column), *y)),
-            }
+        match self.0 {
+            Arithmetic::Add => broadcast_rows(call, |a, b| a + b),
+            Arithmetic::Sub => broadcast_rows(call, |a, b| a - b),
+            Arithmetic::Mul => broadcast_rows(call, |a, b| a * b),
+            Arithmetic::Div => broadcast_rows(call, |a, b| a / b),
         }
         Ok(())
     }
@@ -152,6 +192,15 @@ impl Side<'_> {
     /// 0 where one element serves the whole row.
     pub(super) fn step(&self, columns: usize) -> usize {
         usize::from(self.shape.last().is_some_and(|&size| size == columns && size != 1))
+    }
+
+    /// The elements of `values` for `row` of the output.
+    fn row<'v>(&self, row: usize, output: &[usize], values: &'v [f32], step: usize) -> Row<'v> {
+        let start = self.start(row, output);
+        match step {
+            0 => Row::One(values[start]),
+            _ => Row::Each(&values[start..start + self.shape[self.shape.len() - 1]]),
+        }
     }
 
     /// Where the elements for `row` of the output start.
