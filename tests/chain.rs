@@ -98,6 +98,11 @@ fn reads_back(sandbox: &Sandbox) {
     for file in files.iter().chain(&["golden.safetensors", "model.onnx"]) {
         assert!(std::path::Path::new(package.trim()).join(file).is_file(), "{file}");
     }
+    let timed = sandbox.json(&["bench", package.trim(), "--seconds", "0.01"]);
+    let sizes = timed["sizes"].as_str().expect("sizes");
+    assert!(sizes.contains("sequence=") && !sizes.contains("=128"), "{sizes}: too long");
+    let explained = sandbox.json(&["explain-model", package.trim(), "--seconds", "0.01"]);
+    assert!(explained["profile"].is_object(), "{:?}", explained["profile_unavailable"]);
     let live = sandbox.path("model-repository/small/live");
     assert!(live.join("package.toml").is_file(), "nothing is live in {}", live.display());
 

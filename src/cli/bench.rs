@@ -72,7 +72,7 @@ impl Bench {
         }
         let opened = self.source.open()?;
         let graph = &opened.model.graph;
-        let (bindings, sizes) = sizes(graph, &self.source.bindings(), 128);
+        let (bindings, sizes) = sizes(graph, &self.source.bindings(), opened.usual_length());
         let inputs = samples::inputs(graph, &bindings, 0).map_err(Failure::wrong)?;
         let start = Instant::now();
         let (compiled, failed_tiers) = self.compilation.compile(&opened)?;

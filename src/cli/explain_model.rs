@@ -68,14 +68,15 @@ impl ExplainModel {
         }
         let mut checks = Vec::new();
         if self.verify {
-            let (bindings, _) = sizes(graph, &self.source.bindings(), 16);
+            let (bindings, _) =
+                sizes(graph, &self.source.bindings(), opened.usual_length().min(16));
             let inputs = samples::inputs(graph, &bindings, 0).map_err(Failure::wrong)?;
             let inputs: Vec<(&str, &Tensor)> =
                 inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
             checks = runtime::check_passes(graph, &options, &inputs).map_err(wrong)?;
         }
         let (compiled, failed_tiers) = self.compilation.compile(&opened)?;
-        let (bindings, sizes) = sizes(graph, &self.source.bindings(), 128);
+        let (bindings, sizes) = sizes(graph, &self.source.bindings(), opened.usual_length());
         let profiled = match self.seconds > 0.0 {
             true => samples::inputs(graph, &bindings, 0)
                 .and_then(|inputs| profile(&compiled, &inputs, self.seconds)),

@@ -56,6 +56,18 @@ pub(in crate::cli) struct Opened {
     pub(in crate::cli) package: Option<Package>,
 }
 
+impl Opened {
+    /// Tokens of a text that nobody gave the length of: 128, or the most that the model takes.
+    pub(in crate::cli) fn usual_length(&self) -> usize {
+        /// Where a model knows no longest text.
+        const USUAL: usize = 128;
+        match self.model.info.max_length {
+            0 => USUAL,
+            most => most.min(USUAL),
+        }
+    }
+}
+
 impl Source {
     /// Sizes given on the command line.
     pub(in crate::cli) fn bindings(&self) -> BTreeMap<String, usize> {
