@@ -263,43 +263,57 @@ fn product_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
     }
 }
 
-/// Buffers of a product and how it is done.
+/// What is multiplied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    F32,
+    Bf16,
+    Int8,
+}
+
+/// A product and its buffers.
 struct Product<'a> {
     gpu: &'a Gpu,
     x: &'a Buffer,
     sizes: [usize; 3],
-    weights: &'a Buffer,
-    /// Read for integers only; any buffers as long as the bias for floats.
-    scales: &'a Buffer,
-    column_sums: &'a Buffer,
-    bias: &'a Buffer,
-    y: &'a Buffer,
-    from: Quantization,
-    to: Quantization,
-    /// Of the curve.
-    parameters: [f32; 2],
-    form: Form,
+    numbers: Numbers,
+    /// Scales and column sums are read for integers only.
+    layer: IntegerLayer<'a>,
+    y: Output<'a>,
 }
 
 impl Product<'_> {
     fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(&self) {
         let [rows, inner, columns] = self.sizes;
-        let y = self.y.argument::<Y>("linear: y", rows * columns);
+        let layer = &self.layer;
+        let (y, to) = match self.y {
+            Output::F32(y) => (y, Quantization::symmetric(1.0)),
+            Output::Int8(y, to) => (y, to),
+        };
+        let y = y.argument::<Y>("linear: y", rows * columns);
         let x = self.x.argument::<X>("linear: x", rows * inner);
-        let w = self.weights.argument::<W>("linear: weights", inner * columns);
-        let scales = self.scales.argument::<f32>("linear: scales", columns);
-        let column_sums = self.column_sums.argument::<i32>("linear: column sums", columns);
-        let bias = self.bias.argument::<f32>("linear: bias", columns);
+        let w = layer.weights.argument::<W>("linear: weights", inner * columns);
+        let scales = layer.scales.argument::<f32>("linear: scales", columns);
+        let column_sums = layer.column_sums.argument::<i32>("linear: column sums", columns);
+        let bias = layer.bias.argument::<f32>("linear: bias", columns);
         if rows * columns == 0 {
             return;
         }
-        let tile = self.form.tile;
+        let (curve, [alpha, beta]) = Curve::of(layer.activation);
+        let tile = Tile::of(self.gpu, rows, columns);
+        let form = Form {
+            tile,
+            float: self.numbers != Numbers::Int8,
+            rounds_input: self.numbers == Numbers::Bf16,
+            quantizes_input: layer.float_input,
+            quantizes_output: matches!(self.y, Output::Int8(..)),
+            curve,
+        };
         let [cubes_x, cubes_y] = [columns.div_ceil(tile.columns()), rows.div_ceil(tile.rows())]
             .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
         let dim = CubeDim::new_2d(tile.units_x as u32, tile.units_y as u32);
         let sizes = SizesLaunch::new(rows, inner, columns);
-        let [from, to] = [self.from, self.to].map(StepsLaunch::of);
-        let [alpha, beta] = self.parameters;
+        let [from, to] = [layer.input, to].map(StepsLaunch::of);
         // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
         // the lengths of all buffers were checked against.
         unsafe {
@@ -318,7 +332,7 @@ impl Product<'_> {
                 to,
                 alpha,
                 beta,
-                self.form,
+                form,
             );
         };
     }
@@ -330,32 +344,18 @@ impl Product<'_> {
 /// `x`: f32 `[rows, inner]`; `y`: f32 `[rows, columns]`; sizes are `[rows, inner, columns]`.
 pub fn linear(gpu: &Gpu, x: &Buffer, sizes: [usize; 3], layer: &Layer<'_>, y: &Buffer) {
     let Layer { weights, rounded, bias, activation } = *layer;
-    let unused = Quantization::symmetric(1.0);
-    let (curve, parameters) = Curve::of(activation);
-    let form = Form {
-        tile: Tile::of(gpu, sizes[0], sizes[2]),
-        float: true,
-        rounds_input: rounded,
-        quantizes_input: false,
-        quantizes_output: false,
-        curve,
-    };
-    let (from, to) = (unused, unused);
-    let (scales, column_sums) = (bias, bias);
-    let product = Product {
-        gpu,
-        x,
-        sizes,
+    let layer = IntegerLayer {
         weights,
-        scales,
-        column_sums,
+        // Nothing reads these two of a float layer.
+        column_sums: bias,
+        scales: bias,
         bias,
-        y,
-        from,
-        to,
-        parameters,
-        form,
+        input: Quantization::symmetric(1.0),
+        float_input: false,
+        activation,
     };
+    let numbers = if rounded { Numbers::Bf16 } else { Numbers::F32 };
+    let product = Product { gpu, x, sizes, numbers, layer, y: Output::F32(y) };
     if rounded {
         product.launch::<f32, bf16, f32, f32>();
     } else {
@@ -375,40 +375,11 @@ pub fn integer_linear(
     layer: &IntegerLayer<'_>,
     y: Output<'_>,
 ) {
-    let IntegerLayer { weights, column_sums, scales, bias, input, float_input, activation } =
-        *layer;
-    let (curve, parameters) = Curve::of(activation);
-    let form = Form {
-        tile: Tile::of(gpu, sizes[0], sizes[2]),
-        float: false,
-        rounds_input: false,
-        quantizes_input: float_input,
-        quantizes_output: matches!(y, Output::Int8(..)),
-        curve,
-    };
-    let (y, to) = match y {
-        Output::F32(y) => (y, Quantization::symmetric(1.0)),
-        Output::Int8(y, to) => (y, to),
-    };
-    let from = input;
-    let product = Product {
-        gpu,
-        x,
-        sizes,
-        weights,
-        scales,
-        column_sums,
-        bias,
-        y,
-        from,
-        to,
-        parameters,
-        form,
-    };
-    match (form.quantizes_input, form.quantizes_output) {
-        (false, false) => product.launch::<i8, i8, i32, f32>(),
-        (false, true) => product.launch::<i8, i8, i32, i8>(),
-        (true, false) => product.launch::<f32, i8, i32, f32>(),
-        (true, true) => product.launch::<f32, i8, i32, i8>(),
+    let product = Product { gpu, x, sizes, numbers: Numbers::Int8, layer: *layer, y };
+    match (layer.float_input, y) {
+        (false, Output::F32(_)) => product.launch::<i8, i8, i32, f32>(),
+        (false, Output::Int8(..)) => product.launch::<i8, i8, i32, i8>(),
+        (true, Output::F32(_)) => product.launch::<f32, i8, i32, f32>(),
+        (true, Output::Int8(..)) => product.launch::<f32, i8, i32, i8>(),
     }
 }

@@ -7,29 +7,15 @@ use super::{Buffer, Gpu};
 /// Units of the cube that works on a row.
 const UNITS: u32 = 128;
 
-/// Sum of one number of each unit; every unit gets it.
+/// A step of a reduction.
 #[cube]
-fn cube_sum(own: f32, #[comptime] units: u32) -> f32 {
-    let mut parts = Shared::<[f32]>::new_slice(units as usize);
-    let unit = UNIT_POS as usize;
-    parts[unit] = own;
-    let mut half = comptime!(units / 2).runtime();
-    while half > 0u32 {
-        sync_cube();
-        if UNIT_POS < half {
-            parts[unit] += parts[unit + half as usize];
-        }
-        half /= 2u32;
-    }
-    sync_cube();
-    let sum = parts[0];
-    sync_cube();
-    sum
+fn reduced(a: f32, b: f32, #[comptime] greatest: bool) -> f32 {
+    if comptime!(greatest) { max(a, b) } else { a + b }
 }
 
-/// Greatest of one number of each unit; every unit gets it.
+/// The sum of one number of each unit, or the greatest; every unit gets it.
 #[cube]
-fn cube_max(own: f32, #[comptime] units: u32) -> f32 {
+fn cube_reduce(own: f32, #[comptime] units: u32, #[comptime] greatest: bool) -> f32 {
     let mut parts = Shared::<[f32]>::new_slice(units as usize);
     let unit = UNIT_POS as usize;
     parts[unit] = own;
@@ -37,14 +23,14 @@ fn cube_max(own: f32, #[comptime] units: u32) -> f32 {
     while half > 0u32 {
         sync_cube();
         if UNIT_POS < half {
-            parts[unit] = max(parts[unit], parts[unit + half as usize]);
+            parts[unit] = reduced(parts[unit], parts[unit + half as usize], greatest);
         }
         half /= 2u32;
     }
     sync_cube();
-    let greatest = parts[0];
+    let all = parts[0];
     sync_cube();
-    greatest
+    all
 }
 
 #[cube]
@@ -83,7 +69,7 @@ fn layer_norm_kernel(
         own += element(x, residual, start + column, repeat, summed);
         column += step;
     }
-    let mean = cube_sum(own, units) / f32::cast_from(columns);
+    let mean = cube_reduce(own, units, false) / f32::cast_from(columns);
     let mut own = f32::new(0.0);
     let mut column = UNIT_POS as usize;
     while column < columns {
@@ -91,7 +77,7 @@ fn layer_norm_kernel(
         own += distance * distance;
         column += step;
     }
-    let variance = cube_sum(own, units) / f32::cast_from(columns);
+    let variance = cube_reduce(own, units, false) / f32::cast_from(columns);
     let inverse = 1.0f32 / (variance + epsilon).sqrt();
     let mut column = UNIT_POS as usize;
     while column < columns {
@@ -169,14 +155,14 @@ fn softmax_kernel(x: &[f32], y: &mut [f32], columns: usize, #[comptime] units: u
         own = max(own, x[start + column]);
         column += step;
     }
-    let greatest = cube_max(own, units);
+    let greatest = cube_reduce(own, units, true);
     let mut own = f32::new(0.0);
     let mut column = UNIT_POS as usize;
     while column < columns {
         own += (x[start + column] - greatest).exp();
         column += step;
     }
-    let inverse = 1.0f32 / cube_sum(own, units);
+    let inverse = 1.0f32 / cube_reduce(own, units, false);
     let mut column = UNIT_POS as usize;
     while column < columns {
         y[start + column] = (x[start + column] - greatest).exp() * inverse;

@@ -9,6 +9,7 @@ use kernels::{Activation, Attention};
 
 use super::{Call, GpuEntry, GpuKernel, Operand, operator};
 use crate::compile::Precision;
+use crate::kernel::attention::mask_strides;
 use crate::kernel::{expect_type, floats};
 use crate::module::{HeadSplit, Module, Node, Operation};
 
@@ -155,17 +156,8 @@ impl GpuKernel for Fused {
     }
 }
 
-/// Dimensions of size 1 repeat.
 fn mask<'a>(operand: &'a Operand<'_>) -> Mask<'a> {
-    let mut strides = [0; 3];
-    let mut stride = operand.shape[3];
-    for dim in (0..3).rev() {
-        if operand.shape[dim] != 1 {
-            strides[dim] = stride;
-            stride *= operand.shape[dim];
-        }
-    }
-    Mask { data: &operand.buffer, strides }
+    Mask { data: &operand.buffer, strides: mask_strides(operand.shape) }
 }
 
 struct Sum {

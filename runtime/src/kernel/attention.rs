@@ -64,15 +64,20 @@ impl Kernel for Tiled {
     }
 }
 
-/// Dimensions of size 1 repeat.
 fn mask<'a>(operand: &Operand<'a>) -> Mask<'a> {
+    Mask { data: operand.elements(), strides: mask_strides(operand.shape) }
+}
+
+/// Elements from batch to batch, head to head and query to query of a mask of four dimensions; those
+/// of size 1 repeat.
+pub(crate) fn mask_strides(shape: &[usize]) -> [usize; 3] {
     let mut strides = [0; 3];
-    let mut stride = operand.shape[3];
+    let mut stride = shape[3];
     for dim in (0..3).rev() {
-        if operand.shape[dim] != 1 {
+        if shape[dim] != 1 {
             strides[dim] = stride;
-            stride *= operand.shape[dim];
+            stride *= shape[dim];
         }
     }
-    Mask { data: operand.elements(), strides }
+    strides
 }

@@ -1,6 +1,6 @@
 //! What runs a node: one file a family, one table [`KERNELS`].
 
-mod attention;
+pub(crate) mod attention;
 mod batch_norm;
 mod bf16;
 mod concat;
