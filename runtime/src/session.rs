@@ -34,7 +34,7 @@ pub struct Session {
     arena: Vec<u8>,
     /// What lies on the GPU that the model runs on.
     #[cfg(feature = "gpu")]
-    on_gpu: crate::gpu::Memory,
+    on_gpu: Option<crate::gpu::Memory>,
     /// Outputs of the last run of a model whose sizes depend on values.
     computed: Vec<Tensor>,
 }
@@ -52,11 +52,11 @@ impl fmt::Debug for Session {
 impl Session {
     pub(crate) fn new(model: Arc<Shared>) -> Self {
         Self {
+            #[cfg(feature = "gpu")]
+            on_gpu: model.gpu.as_ref().map(crate::gpu::Memory::new),
             model,
             plans: Vec::new(),
             arena: Vec::new(),
-            #[cfg(feature = "gpu")]
-            on_gpu: crate::gpu::Memory::default(),
             computed: Vec::new(),
         }
     }
@@ -116,7 +116,7 @@ impl Session {
         poison(arena);
         let run = Run { module: &model.module, buffers: &model.buffers, plan, inputs };
         #[cfg(feature = "gpu")]
-        if let Some(gpu) = &model.gpu {
+        if let (Some(gpu), Some(on_gpu)) = (&model.gpu, on_gpu) {
             let work = || crate::gpu::run(&run, gpu, &model.steps, on_gpu, arena, watch);
             model.team.run(work)?;
             return Ok(Outputs(Source::Planned { run, arena }));

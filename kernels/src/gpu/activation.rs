@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::math::{erf, limit, tanh};
+use super::math::{erf, exp, limit, ln, tanh};
 use super::{Buffer, Gpu};
 use crate::{Activation, Function};
 
@@ -82,15 +82,15 @@ pub(super) fn activated(x: f32, alpha: f32, beta: f32, #[comptime] curve: Curve)
         Curve::Floor => x.floor(),
         Curve::Ceil => x.ceil(),
         Curve::Sqrt => x.sqrt(),
-        Curve::Exp => x.exp(),
-        Curve::Log => x.ln(),
+        Curve::Exp => exp(x),
+        Curve::Log => ln(x),
         Curve::Erf => erf(x),
-        Curve::Sigmoid => 1.0f32 / (1.0f32 + (-x).exp()),
-        Curve::Swish => x / (1.0f32 + (-alpha * x).exp()),
+        Curve::Sigmoid => 1.0f32 / (1.0f32 + exp(-x)),
+        Curve::Swish => x / (1.0f32 + exp(-alpha * x)),
         Curve::HardSigmoid => limit(alpha * x + beta, 0.0f32, 1.0f32),
         Curve::HardSwish => x * limit(x / 6.0f32 + 0.5f32, 0.0f32, 1.0f32),
         Curve::LeakyRelu => select(x < 0.0f32, alpha * x, x),
-        Curve::Elu => select(x < 0.0f32, alpha * (x.exp() - 1.0f32), x),
+        Curve::Elu => select(x < 0.0f32, alpha * (exp(x) - 1.0f32), x),
         Curve::Clip => limit(x, alpha, beta),
     }
 }

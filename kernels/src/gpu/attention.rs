@@ -6,7 +6,7 @@
 use cubecl::prelude::*;
 
 use super::linear::Output;
-use super::math::{Steps, StepsLaunch, quantized};
+use super::math::{Steps, StepsLaunch, exp_of_negative, quantized};
 use super::{Buffer, Gpu};
 use crate::int8::Quantization;
 use crate::{Attention, NoKeys};
@@ -143,7 +143,7 @@ fn attention_kernel<Y: Numeric>(
                 score += mask[mask_start + first + key];
             }
             if score > greatest {
-                let correction = (greatest - score).exp();
+                let correction = exp_of_negative(greatest - score);
                 total *= correction;
                 #[unroll]
                 for index in 0..size {
@@ -151,7 +151,7 @@ fn attention_kernel<Y: Numeric>(
                 }
                 greatest = score;
             }
-            let weight = (score - greatest).exp();
+            let weight = exp_of_negative(score - greatest);
             total += weight;
             #[unroll]
             for index in 0..size {

@@ -1,9 +1,21 @@
 //! Which GPU there is, and its memory. The one file of the crate that names a vendor.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
 use cubecl::Device;
 use cubecl::prelude::*;
+use cubecl_environment::stream::StreamId;
 
 use super::Buffer;
+
+/// Held for writing while launches are recorded: copies and allocations of other threads would
+/// spoil the recording.
+static RECORDING: RwLock<()> = RwLock::new(());
+
+fn not_recording() -> RwLockReadGuard<'static, ()> {
+    RECORDING.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What went wrong on a device, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +82,7 @@ impl Gpu {
     }
 
     /// The same device with cubes of at most so many units.
-    #[cfg(all(test, feature = "gpu-emulated"))]
+    #[cfg(all(test, any(feature = "gpu-emulated", feature = "cuda")))]
     pub(super) fn with_units(self, most_units: u32) -> Self {
         Self { most_units, ..self }
     }
@@ -78,6 +90,19 @@ impl Gpu {
     fn new(name: String, client: Client) -> Self {
         let most_units = client.properties().hardware.max_units_per_cube.max(1);
         Self { name, client, most_units }
+    }
+
+    /// The same device with a queue of its own: what is launched through it, from whatever thread,
+    /// runs in order. What is launched through others waits only where it takes the same buffers.
+    #[must_use]
+    pub fn with_own_queue(&self) -> Self {
+        /// Far from the numbers that CubeCL gives to threads.
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+        let mut own = self.clone();
+        let value = NEXT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: a stream is a name; buffers that two of them share are ordered by CubeCL.
+        unsafe { own.client.set_stream(StreamId { value }) };
+        own
     }
 
     /// What it is called in manifests and reports, such as `cuda:0`.
@@ -89,18 +114,14 @@ impl Gpu {
     pub fn upload(&self, bytes: &[u8]) -> Buffer {
         // Nothing can be allocated for nothing; what reads it reads no element.
         let padded: &[u8] = if bytes.is_empty() { &[0; 8] } else { bytes };
+        let _guard = not_recording();
         Buffer::new(self.client.create_from_slice(padded), padded.len()).slice(0..bytes.len())
-    }
-
-    /// A new buffer with these numbers rounded to bf16, halves to even.
-    pub fn upload_bf16(&self, elements: &[f32]) -> Buffer {
-        let rounded = elements.iter().flat_map(|&x| half::bf16::from_f32(x).to_ne_bytes());
-        self.upload(&rounded.collect::<Vec<u8>>())
     }
 
     /// A new buffer with any content.
     pub fn empty(&self, bytes: usize) -> Buffer {
         let padded = bytes.max(8);
+        let _guard = not_recording();
         Buffer::new(self.client.empty(padded), padded).slice(0..bytes)
     }
 
@@ -111,6 +132,7 @@ impl Gpu {
     pub fn write(&self, buffer: &Buffer, bytes: &[u8]) {
         assert_eq!(bytes.len(), buffer.len(), "write: expected as many bytes as the buffer has");
         if !bytes.is_empty() {
+            let _guard = not_recording();
             self.client
                 .write(&buffer.handle(), cubecl::bytes::Bytes::from_bytes_vec(bytes.to_vec()));
         }
@@ -122,6 +144,7 @@ impl Gpu {
     /// When a launch that should have written them failed.
     pub fn read(&self, buffers: &[&Buffer]) -> Result<Vec<Vec<u8>>, GpuError> {
         let handles = buffers.iter().map(|buffer| buffer.allocated());
+        let _guard = not_recording();
         let found = self.client.read(handles.collect()).map_err(|error| GpuError::new(&error))?;
         Ok(found.iter().zip(buffers).map(|(all, buffer)| all[..buffer.len()].to_vec()).collect())
     }
@@ -131,7 +154,35 @@ impl Gpu {
     /// # Errors
     /// When the device failed.
     pub fn sync(&self) -> Result<(), GpuError> {
+        let _guard = not_recording();
+        self.wait()
+    }
+
+    fn wait(&self) -> Result<(), GpuError> {
         cubecl::future::block_on(self.client.sync()).map_err(|error| GpuError::new(&error))
+    }
+
+    /// Records what `launch` launches, to launch it again at the price of one launch. `launch` is
+    /// called twice, and must only launch: the first time kernels run, so that all are compiled.
+    ///
+    /// Its own queue should be the only user of the buffers that it writes.
+    ///
+    /// # Errors
+    /// When the device records nothing, or something could not be recorded. Buffers that `launch`
+    /// writes are of no use then.
+    pub fn record(&self, mut launch: impl FnMut()) -> Result<Recording, GpuError> {
+        let fail = |error| GpuError::new(&error);
+        let _guard = RECORDING.write().unwrap_or_else(PoisonError::into_inner);
+        self.client.graph_prepare().map_err(fail)?;
+        launch();
+        let opened = self.wait().and_then(|()| self.client.start_capture().map_err(fail));
+        if opened.is_ok() {
+            launch();
+        }
+        // Also ends what was only prepared.
+        let closed = self.client.stop_capture().map_err(fail);
+        opened?;
+        closed.map(Recording)
     }
 
     /// Units of one cube, a power of two: at most `most`, fewer where the device has fewer.
@@ -146,5 +197,21 @@ impl Gpu {
         let units = self.units(256);
         let cubes = elements.div_ceil(units as usize).clamp(1, MOST_CUBES);
         (CubeCount::new_1d(cubes as u32), CubeDim::new_1d(units))
+    }
+}
+
+/// Launches that were recorded, see [`Gpu::record`].
+#[derive(Debug)]
+pub struct Recording(cubecl::client::Graph);
+
+impl Recording {
+    /// Launches them all again, with the same buffers.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn replay(&self) -> Result<(), GpuError> {
+        // SAFETY: the graph guards the memory of every buffer that was launched with until it is
+        // dropped, and runs in the queue that it was recorded in.
+        unsafe { self.0.replay() }.map_err(|error| GpuError::new(&error))
     }
 }

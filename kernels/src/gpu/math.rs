@@ -1,4 +1,7 @@
 //! Functions of single numbers, as `crate::math` has them: the same steps with the same constants.
+//!
+//! None calls a function that a GPU has no instruction for: the compiler would look for NVIDIA's
+//! library of them, which comes with a toolkit that a machine need not have.
 #![allow(clippy::excessive_precision, reason = "as published, see `crate::math`")]
 
 use cubecl::prelude::*;
@@ -13,6 +16,80 @@ const ROUNDER: f32 = 12_582_912.0;
 pub(super) fn limit(x: f32, low: f32, high: f32) -> f32 {
     let x = select(x < low, low, x);
     select(x > high, high, x)
+}
+
+#[cube]
+fn exp_polynomial(r: f32) -> f32 {
+    let mut p = f32::new(1.987_569_15e-4);
+    p = fma(p, r, 1.398_199_950_7e-3f32);
+    p = fma(p, r, 8.333_451_907_3e-3f32);
+    p = fma(p, r, 4.166_579_589_4e-2f32);
+    p = fma(p, r, 1.666_666_545_9e-1f32);
+    p = fma(p, r, 5.000_000_120_1e-1f32);
+    fma(p, r * r, r) + 1.0f32
+}
+
+/// 2ⁿ for n in −126..=127.
+#[cube]
+fn power_of_two(n: i32) -> f32 {
+    f32::reinterpret((n + 127i32) << 23i32)
+}
+
+#[cube]
+pub(super) fn exp(x: f32) -> f32 {
+    let clamped = limit(x, -87.5f32, 89.0f32);
+    let n = (clamped * 1.442_695_04f32 + ROUNDER) - ROUNDER;
+    let r = fma(n, 2.121_944_4e-4f32, fma(n, -0.693_359_375f32, clamped));
+    let y = exp_polynomial(r);
+    let n = i32::cast_from(n);
+    let half = n >> 1i32;
+    let y = y * power_of_two(half) * power_of_two(n - half);
+    let y = select(x < -87.4f32, 0.0f32, y);
+    let y = select(x > 88.722_84f32, f32::INFINITY, y);
+    select(x.is_nan(), x, y)
+}
+
+/// eˣ for x ≤ 0, as a softmax needs it.
+#[cube]
+pub(super) fn exp_of_negative(x: f32) -> f32 {
+    let clamped = select(x < -87.0f32, -87.0f32, x);
+    let shifted = clamped * 1.442_695_04f32 + ROUNDER;
+    let n = shifted - ROUNDER;
+    let r = fma(n, 2.121_944_4e-4f32, fma(n, -0.693_359_375f32, clamped));
+    let y = exp_polynomial(r);
+    // The lowest bits of `shifted` are n.
+    let bits = u32::reinterpret(y) + (u32::reinterpret(shifted) << 23u32);
+    let y = select(x < -87.0f32, 0.0f32, f32::reinterpret(bits));
+    select(x.is_nan(), x, y)
+}
+
+/// The natural logarithm, as Cephes' `logf` has it: a relative error below 2e-7.
+#[cube]
+pub(super) fn ln(x: f32) -> f32 {
+    // Subnormal numbers become normal ones.
+    let small = x < 1.175_494_35e-38f32;
+    let normal = select(small, x * 8_388_608.0f32, x);
+    let bits = u32::reinterpret(normal);
+    let exponent = i32::cast_from(bits >> 23u32) - select(small, 150i32, 127i32);
+    let mantissa = f32::reinterpret((bits & 0x007f_ffffu32) | 0x3f80_0000u32);
+    let above = mantissa > 1.414_213_56f32;
+    let m = select(above, mantissa * 0.5f32, mantissa) - 1.0f32;
+    let e = f32::cast_from(exponent + select(above, 1i32, 0i32));
+    let z = m * m;
+    let mut p = f32::new(7.037_683_629_2e-2);
+    p = fma(p, m, -1.151_461_031_0e-1f32);
+    p = fma(p, m, 1.167_699_874_0e-1f32);
+    p = fma(p, m, -1.242_014_084_6e-1f32);
+    p = fma(p, m, 1.424_932_278_7e-1f32);
+    p = fma(p, m, -1.666_805_766_5e-1f32);
+    p = fma(p, m, 2.000_071_476_5e-1f32);
+    p = fma(p, m, -2.499_999_399_3e-1f32);
+    p = fma(p, m, 3.333_333_117_4e-1f32);
+    let y = fma(e, -2.121_944_4e-4f32, m * z * p) - 0.5f32 * z;
+    let y = fma(e, 0.693_359_375f32, m + y);
+    let y = select(x == f32::INFINITY, x, y);
+    let y = select(x == 0.0f32, f32::NEG_INFINITY, y);
+    select(x < 0.0f32 || x.is_nan(), f32::NAN, y)
 }
 
 #[cube]

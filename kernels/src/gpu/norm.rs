@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use super::math::exp_of_negative;
 use super::{Buffer, Gpu};
 
 /// Units of the cube that works on a row.
@@ -159,13 +160,13 @@ fn softmax_kernel(x: &[f32], y: &mut [f32], columns: usize, #[comptime] units: u
     let mut own = f32::new(0.0);
     let mut column = UNIT_POS as usize;
     while column < columns {
-        own += (x[start + column] - greatest).exp();
+        own += exp_of_negative(x[start + column] - greatest);
         column += step;
     }
     let inverse = 1.0f32 / cube_reduce(own, units, false);
     let mut column = UNIT_POS as usize;
     while column < columns {
-        y[start + column] = (x[start + column] - greatest).exp() * inverse;
+        y[start + column] = exp_of_negative(x[start + column] - greatest) * inverse;
         column += step;
     }
 }

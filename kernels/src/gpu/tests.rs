@@ -1,18 +1,25 @@
 #![allow(clippy::unwrap_used, reason = "a test's own steps do not fail")]
-//! Every kernel against its twin for CPUs, on CubeCL's CPU runtime.
+//! Every kernel against its twin for CPUs: on a GPU in builds for one, else on CubeCL's CPU runtime.
 
 use super::*;
 use crate::int8::{self, Quantization};
 use crate::{Activation, Cpu, Function, NoKeys, float};
 
-fn gpu() -> Gpu {
-    Gpu::emulated()
+/// The device that kernels are tested on; nothing, with a word why, where there is none.
+fn gpu() -> Option<Gpu> {
+    #[cfg(not(feature = "cuda"))]
+    return Some(Gpu::emulated());
+    #[cfg(feature = "cuda")]
+    Gpu::open(0).map_err(|reason| println!("skipped: {reason}")).ok()
 }
 
-/// A device of one unit a cube, one of as many as this machine has cores, and one of more, which
-/// take turns there.
-fn gpus() -> [Gpu; 3] {
-    [1, gpu().units(256), 4].map(|most_units| gpu().with_units(most_units))
+/// A device of one unit a cube, one of as many as kernels want, and one of 4, which are more than
+/// the cores that stand in for a GPU.
+fn gpus() -> Vec<Gpu> {
+    let all = gpu();
+    let most_units = |gpu: &Gpu| [1, gpu.units(256), 4];
+    let with = |gpu: Gpu| most_units(&gpu).map(|units| gpu.clone().with_units(units)).to_vec();
+    all.map(with).unwrap_or_default()
 }
 
 /// Numbers around ±1 by position and seed.
@@ -79,7 +86,7 @@ fn assert_steps(found: &[i8], expected: &[i8]) {
 
 #[test]
 fn kernels_read_and_write_parts_of_one_buffer() {
-    let gpu = gpu();
+    let Some(gpu) = gpu() else { return };
     let values: Vec<f32> = (0..12).map(|i| i as f32 - 3.0).collect();
     let buffer = upload(&gpu, &values);
     activate(&gpu, Activation::Relu, &buffer.slice(8..24), &buffer.slice(28..44));
@@ -115,7 +122,7 @@ const ACTIVATIONS: [Activation; 21] = [
 
 #[test]
 fn memory_keeps_what_is_written() {
-    let gpu = gpu();
+    let Some(gpu) = gpu() else { return };
     let buffer = upload(&gpu, &[1i32, 2, 3, 4, 5]);
     assert_eq!(read::<i32>(&gpu, &buffer.slice(4..12)), [2, 3]);
     gpu.write(&buffer.slice(8..16), &i32::bytes(&[7, 8]));
@@ -127,7 +134,8 @@ fn memory_keeps_what_is_written() {
 
 #[test]
 fn activations_match() {
-    let (gpu, cpu) = (gpu(), Cpu::best());
+    let Some(gpu) = gpu() else { return };
+    let cpu = Cpu::best();
     for count in [0, 1, 301] {
         let mut x: Vec<f32> = numbers(count, 1).iter().map(|x| x * 6.0 + 0.01).collect();
         if let Some(x) = x.get_mut(5) {
@@ -145,7 +153,7 @@ fn activations_match() {
 
 #[test]
 fn pairs_broadcast() {
-    let gpu = gpu();
+    let Some(gpu) = gpu() else { return };
     for (of_a, of_b, shape) in [
         (&[2, 3, 5][..], &[3, 1][..], &[2, 3, 5][..]),
         (&[2, 1, 3, 1], &[4, 1, 7], &[2, 4, 3, 7]),
@@ -188,7 +196,7 @@ fn place(mut index: usize, shape: &[usize], own: &[usize]) -> usize {
 
 #[test]
 fn copies_move_elements() {
-    let gpu = gpu();
+    let Some(gpu) = gpu() else { return };
     let x: Vec<i32> = (0..24).collect();
     let (x, y) = (upload(&gpu, &x), empty::<i32>(&gpu, 24));
     // [2, 3, 4] transposed to [4, 2, 3].
@@ -213,7 +221,7 @@ fn copies_move_elements() {
 
 #[test]
 fn casts_match() {
-    let gpu = gpu();
+    let Some(gpu) = gpu() else { return };
     let y = empty::<f32>(&gpu, 3);
     cast(&gpu, (&upload(&gpu, &[0i64, 1, -70_000]), Number::I64), (&y, Number::F32));
     assert_eq!(read::<f32>(&gpu, &y), [0.0, 1.0, -70_000.0]);
@@ -233,7 +241,7 @@ fn casts_match() {
 
 #[test]
 fn sums_match() {
-    let gpu = gpu();
+    let Some(gpu) = gpu() else { return };
     for [outer, size, inner] in [[2, 7, 3], [1, 1, 1], [300, 2, 1], [2, 0, 3], [0, 2, 3]] {
         let x = numbers(outer * size * inner, 5);
         let y = empty::<f32>(&gpu, outer * inner);
@@ -247,7 +255,8 @@ fn sums_match() {
 
 #[test]
 fn gathers_match() {
-    let (gpu, cpu) = (gpu(), Cpu::best());
+    let Some(gpu) = gpu() else { return };
+    let cpu = Cpu::best();
     let indices = [3i64, 0, -1, 4, 2];
     let device_indices = upload(&gpu, &indices);
     let size = [5, 7];
@@ -277,7 +286,8 @@ fn gathers_match() {
 
 #[test]
 fn quantization_matches() {
-    let (gpu, cpu) = (gpu(), Cpu::best());
+    let Some(gpu) = gpu() else { return };
+    let cpu = Cpu::best();
     let steps = [
         Quantization::symmetric(0.05),
         Quantization { scale: 0.25, zero_point: -7, min: -127, max: 127 },
@@ -339,33 +349,54 @@ fn norms_match() {
     }
 }
 
-/// Rows, inner size and columns; the last has so many tiles that they are large.
-const PRODUCTS: [([usize; 3], Activation); 7] = [
+/// Rows, inner size and columns, and what follows.
+type ProductCase = ([usize; 3], Activation);
+
+/// The last has so many tiles that they are large.
+const PRODUCTS: [ProductCase; 8] = [
     ([1, 1, 1], Activation::Identity),
     ([0, 3, 2], Activation::Relu),
     ([2, 0, 3], Activation::Identity),
     ([3, 17, 5], Activation::Gelu),
     ([9, 16, 8], Activation::Tanh),
     ([5, 33, 19], Activation::Map(Function::Clip { low: -0.5, high: 0.75 })),
+    ([33, 80, 40], Activation::Relu),
     ([133, 5, 131], Activation::Map(Function::LeakyRelu { alpha: 0.1 })),
 ];
+
+/// Of every size of tile on matrix units, with parts of tiles, too much work without them.
+const MATRIX_PRODUCTS: [ProductCase; 4] = [
+    ([1, 384, 2], Activation::Identity),
+    ([65, 1536, 70], Activation::Gelu),
+    ([700, 144, 761], Activation::Relu),
+    ([1500, 208, 1401], Activation::Identity),
+];
+
+/// The products that a device is asked for.
+fn products(gpu: &Gpu) -> Vec<ProductCase> {
+    let on_matrix_units = matrix::multiplies::<half::bf16, f32>(gpu, 16);
+    let more: &[ProductCase] = if on_matrix_units { &MATRIX_PRODUCTS } else { &[] };
+    PRODUCTS.iter().chain(more).copied().collect()
+}
 
 #[test]
 fn float_products_match() {
     let cpu = Cpu::best();
     for gpu in gpus() {
-        for ([rows, inner, columns], activation) in PRODUCTS {
+        for (sizes, activation) in products(&gpu) {
+            let [rows, inner, columns] = sizes;
             let [x, w, bias] =
                 [(rows * inner, 1), (inner * columns, 2), (columns, 3)].map(|(n, s)| numbers(n, s));
-            let [on_x, on_w, on_bias] = [&x, &w, &bias].map(|values| upload(&gpu, values));
+            let [on_x, on_bias] = [&x, &bias].map(|values| upload(&gpu, values));
             let y = empty::<f32>(&gpu, rows * columns);
             let mut expected = vec![0.0; rows * columns];
 
             let packed = float::PackedWeights::new(&w, [inner, columns], [columns, 1]);
             let layer = float::Layer { weights: &packed, bias: Some(&bias), activation };
             float::linear(cpu, &x, rows, &layer, &mut expected);
-            let layer = Layer { weights: &on_w, rounded: false, bias: &on_bias, activation };
-            linear(&gpu, &on_x, [rows, inner, columns], &layer, &y);
+            let on_w = Weights::f32(&gpu, &w, [inner, columns]);
+            let layer = Layer { weights: &on_w, bias: &on_bias, activation };
+            linear(&gpu, &on_x, rows, &layer, &y);
             assert_close(&read(&gpu, &y), &expected, 1e-5);
 
             let packed = crate::bf16::PackedBf16::new(&w, [inner, columns], [columns, 1]);
@@ -377,12 +408,11 @@ fn float_products_match() {
                 &layer,
                 &mut expected,
             );
-            let rounded: Vec<u8> =
-                w.iter().flat_map(|&w| half::bf16::from_f32(w).to_le_bytes()).collect();
-            let on_w = gpu.upload(&rounded);
-            let layer = Layer { weights: &on_w, rounded: true, bias: &on_bias, activation };
-            linear(&gpu, &on_x, [rows, inner, columns], &layer, &y);
-            assert_close(&read(&gpu, &y), &expected, 1e-5);
+            let on_w = Weights::bf16(&gpu, &w, [inner, columns]);
+            let layer = Layer { weights: &on_w, bias: &on_bias, activation };
+            let y = empty::<f32>(&gpu, rows * columns);
+            linear(&gpu, &on_x, rows, &layer, &y);
+            assert_close(&read(&gpu, &y), &expected, 2e-5);
         }
     }
 }
@@ -393,7 +423,8 @@ fn integer_products_match() {
     let input = Quantization { scale: 0.02, zero_point: 3, min: -128, max: 127 };
     let to = Quantization::symmetric(0.04);
     for gpu in gpus() {
-        for ([rows, inner, columns], activation) in PRODUCTS {
+        for (sizes, activation) in products(&gpu) {
+            let [rows, inner, columns] = sizes;
             let x = integers(rows * inner, 1);
             let floats: Vec<f32> = numbers(rows * inner, 2).iter().map(|x| x * 3.0).collect();
             let w = integers(inner * columns, 3);
@@ -406,7 +437,8 @@ fn integer_products_match() {
             let layer =
                 int8::Layer { weights: &packed, scales: &scales, bias: Some(&bias), activation };
             let [on_scales, on_bias] = [&scales, &bias].map(|values| upload(&gpu, values));
-            let (on_w, on_sums) = (upload(&gpu, &w), upload(&gpu, &sums));
+            let on_w = Weights::int8(&gpu, &w, [inner, columns]);
+            let on_sums = upload(&gpu, &sums);
             for float_input in [false, true] {
                 let on_x = if float_input { upload(&gpu, &floats) } else { upload(&gpu, &x) };
                 let zero_point = input.zero_point;
@@ -424,20 +456,46 @@ fn integer_products_match() {
                     float_input,
                     activation,
                 };
-                let sizes = [rows, inner, columns];
                 let mut expected = vec![0.0; rows * columns];
                 int8::linear(cpu, x, rows, &layer, int8::Output::F32(&mut expected));
                 let y = empty::<f32>(&gpu, rows * columns);
-                integer_linear(&gpu, &on_x, sizes, &on_layer, Output::F32(&y));
+                integer_linear(&gpu, &on_x, rows, &on_layer, Output::F32(&y));
                 assert_close(&read(&gpu, &y), &expected, 1e-6);
 
                 let mut expected = vec![0; rows * columns];
                 int8::linear(cpu, x, rows, &layer, int8::Output::Int8(&mut expected, to));
                 let y = empty::<i8>(&gpu, rows * columns);
-                integer_linear(&gpu, &on_x, sizes, &on_layer, Output::Int8(&y, to));
+                integer_linear(&gpu, &on_x, rows, &on_layer, Output::Int8(&y, to));
                 assert_steps(&read(&gpu, &y), &expected);
             }
         }
+    }
+}
+
+#[test]
+fn a_recording_runs_again_on_new_values() {
+    let Some(gpu) = gpu() else { return };
+    let gpu = gpu.with_own_queue();
+    let x = upload(&gpu, &[-1.0f32, 2.0, -3.0]);
+    let [y, z] = [0, 1].map(|_| empty::<f32>(&gpu, 3));
+    let launch = || {
+        activate(&gpu, Activation::Map(Function::Neg), &x, &y);
+        activate(&gpu, Activation::Relu, &y, &z);
+    };
+    let recording = match gpu.record(launch) {
+        Ok(recording) => recording,
+        Err(reason) if gpu.name() == "emulated" => {
+            println!("skipped: {reason}");
+            // What could not be recorded can be launched, into other buffers.
+            activate(&gpu, Activation::Relu, &x, &empty::<f32>(&gpu, 3));
+            return gpu.sync().unwrap();
+        }
+        Err(reason) => panic!("{reason}"),
+    };
+    for values in [[-1.0f32, 2.0, -3.0], [4.0, -5.0, 6.0]] {
+        gpu.write(&x, &f32::bytes(&values));
+        recording.replay().unwrap();
+        assert_eq!(read::<f32>(&gpu, &z), values.map(|value| (-value).max(0.0)));
     }
 }
 

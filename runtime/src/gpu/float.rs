@@ -2,8 +2,8 @@
 
 use graph::{DType, Op};
 use kernels::gpu::{
-    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, attention, layer_norm, linear, reduce_rows,
-    softmax, supports_head,
+    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, Weights, attention, layer_norm, linear,
+    reduce_rows, softmax, supports_head,
 };
 use kernels::{Activation, Attention};
 
@@ -31,17 +31,13 @@ pub(super) fn zeros(gpu: &Gpu, count: usize) -> Buffer {
     gpu.upload(&vec![0; count * size_of::<f32>()])
 }
 
-/// `[rows, inner, columns]` of a product.
-pub(super) fn product_sizes(call: &Call<'_>) -> [usize; 3] {
-    let shape = call.inputs[0].shape;
-    let rows = shape.iter().rev().skip(1).product();
-    let columns = call.shape.last().copied().unwrap_or(1);
-    [rows, shape.last().copied().unwrap_or(1), columns]
+/// Rows of a product.
+pub(super) fn product_rows(call: &Call<'_>) -> usize {
+    call.inputs[0].shape.iter().rev().skip(1).product()
 }
 
 struct Linear {
-    weights: Buffer,
-    rounded: bool,
+    weights: Weights,
     no_bias: Buffer,
     activation: Activation,
 }
@@ -52,26 +48,23 @@ fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
     };
     expect_type(module, node, 1, DType::F32)?;
     let tensor = module.constant(node.inputs[1]).ok_or("takes constant weights only")?;
-    let &[_, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
-    let rounded = module.precision == Precision::Bf16;
-    let weights = if rounded {
-        let elements = tensor.elements::<f32>().map_err(|error| error.to_string())?;
-        gpu.upload_bf16(elements)
-    } else {
-        gpu.upload(tensor.bytes())
+    let &[inner, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
+    let elements = tensor.elements::<f32>().map_err(|error| error.to_string())?;
+    let weights = match module.precision {
+        Precision::Bf16 => Weights::bf16(gpu, elements, [inner, columns]),
+        Precision::F32 => Weights::f32(gpu, elements, [inner, columns]),
     };
-    Ok(Box::new(Linear { weights, rounded, no_bias: zeros(gpu, columns), activation }))
+    Ok(Box::new(Linear { weights, no_bias: zeros(gpu, columns), activation }))
 }
 
 impl GpuKernel for Linear {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
         let layer = Layer {
             weights: &self.weights,
-            rounded: self.rounded,
             bias: call.inputs.get(2).map_or(&self.no_bias, |bias| &bias.buffer),
             activation: self.activation,
         };
-        linear(gpu, &call.inputs[0].buffer, product_sizes(call), &layer, &call.output);
+        linear(gpu, &call.inputs[0].buffer, product_rows(call), &layer, &call.output);
         Ok(())
     }
 
@@ -80,7 +73,7 @@ impl GpuKernel for Linear {
     }
 
     fn packed_bytes(&self) -> usize {
-        self.weights.len() + self.no_bias.len()
+        self.weights.bytes() + self.no_bias.len()
     }
 }
 

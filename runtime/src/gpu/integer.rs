@@ -2,13 +2,13 @@
 
 use graph::DType;
 use kernels::gpu::{
-    Buffer, Gpu, IntegerLayer, Output, TableScales, dequantize, dequantize_columns,
+    Buffer, Gpu, IntegerLayer, Output, TableScales, Weights, dequantize, dequantize_columns,
     gather_rows_int8, integer_linear, quantize,
 };
 use kernels::int8::Quantization;
 
-use super::float::{product_sizes, zeros};
-use super::movement::{check_indices, known_indices};
+use super::float::{product_rows, zeros};
+use super::movement::known_indices;
 use super::{Call, GpuEntry, GpuKernel};
 use crate::kernel::expect_type;
 use crate::kernel::quantize::{accepts, accepts_columns, parameters};
@@ -32,7 +32,7 @@ pub(super) const KERNELS: &[GpuEntry] = &[
 
 struct Linear {
     layer: module::IntegerLinear,
-    weights: Buffer,
+    weights: Weights,
     column_sums: Buffer,
     scales: Buffer,
     no_bias: Buffer,
@@ -43,7 +43,7 @@ fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
         return Err("takes integer linear nodes only".to_owned());
     };
     let tensor = module.constant(node.inputs[1]).ok_or("takes constant weights only")?;
-    let &[_, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
+    let &[inner, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
     let elements: &[i8] = tensor.elements().map_err(|error| error.to_string())?;
     let mut column_sums = vec![0i32; columns];
     for row in elements.chunks_exact(columns.max(1)) {
@@ -53,7 +53,7 @@ fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
         layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect();
     Ok(Box::new(Linear {
         layer: layer.clone(),
-        weights: gpu.upload(tensor.bytes()),
+        weights: Weights::int8(gpu, elements, [inner, columns]),
         column_sums: gpu.upload(bytemuck::cast_slice(&column_sums)),
         scales: gpu.upload(bytemuck::cast_slice(&scales)),
         no_bias: zeros(gpu, columns),
@@ -76,7 +76,7 @@ impl GpuKernel for Linear {
             Some(to) => Output::Int8(&call.output, to),
             None => Output::F32(&call.output),
         };
-        integer_linear(gpu, &x.buffer, product_sizes(call), &layer, output);
+        integer_linear(gpu, &x.buffer, product_rows(call), &layer, output);
         Ok(())
     }
 
@@ -86,7 +86,7 @@ impl GpuKernel for Linear {
 
     fn packed_bytes(&self) -> usize {
         let vectors = [&self.column_sums, &self.scales, &self.no_bias];
-        self.weights.len() + vectors.map(Buffer::len).iter().sum::<usize>()
+        self.weights.bytes() + vectors.map(Buffer::len).iter().sum::<usize>()
     }
 }
 
@@ -109,7 +109,6 @@ impl GpuKernel for Gather {
             return Err("expected a table, its scales and indices".to_owned());
         };
         let &[rows, row_len] = table.shape else { return Err("expected a table".to_owned()) };
-        check_indices(indices, rows)?;
         let scales = match self.axis {
             None => TableScales::Table(&scale.buffer),
             Some(0) => TableScales::Rows(&scale.buffer),
@@ -118,6 +117,10 @@ impl GpuKernel for Gather {
         let size = [rows, row_len];
         gather_rows_int8(gpu, &table.buffer, size, scales, &indices.buffer, &call.output);
         Ok(())
+    }
+
+    fn indices(&self) -> Option<usize> {
+        Some(2)
     }
 }
 

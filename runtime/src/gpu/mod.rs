@@ -5,8 +5,8 @@
 //! until the outputs are read. A node without a kernel here, see [`KERNELS`], runs on the CPU: its
 //! inputs are read into their places in the session's own arena, its output is written back.
 //!
-//! Launches are made one by one in every run: CubeCL 0.11.3 can record them as a graph on the
-//! hardware that has graphs, and nothing here does so yet.
+//! A session records the launches of sizes that it meets again, where the hardware can and nothing
+//! runs on the CPU between them; from then on a run is one launch.
 //!
 //! CubeCL names no device in its kernels, so neither does this: `kernels::gpu::Gpu` is whatever
 //! `crate::Device` opened.
@@ -36,8 +36,6 @@ pub(crate) struct Operand<'a> {
     pub(crate) shape: &'a [usize],
     /// Where it lies on the device; nothing where the kernel packed it.
     pub(crate) buffer: Buffer,
-    /// Its bytes in memory, where it is an input or a constant of the model.
-    pub(crate) host: Option<&'a [u8]>,
 }
 
 /// One launch of a node.
@@ -50,11 +48,17 @@ pub(crate) struct Call<'a> {
 
 /// A node's kernel on a GPU with whatever it prepared there: weights, sums of their columns.
 pub(crate) trait GpuKernel: Send + Sync {
-    /// Launches what computes the output.
+    /// Launches what computes the output, and does nothing else: launches are recorded.
     ///
     /// # Errors
-    /// When the sizes, or values that are known on the host, are out of range.
+    /// When the sizes are out of range.
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String>;
+
+    /// The input that names rows of the first one. The host checks its values before every run, for
+    /// a GPU cannot refuse a wrong one.
+    fn indices(&self) -> Option<usize> {
+        None
+    }
 
     /// The input whose content was uploaded, and which is not read again.
     fn packed_input(&self) -> Option<usize> {
@@ -128,6 +132,8 @@ pub(crate) struct GpuModel {
     constants: Vec<Option<Buffer>>,
     /// For each value, the value that it is a view of, or itself.
     bases: Vec<Id>,
+    /// Whether no step runs on the CPU.
+    whole: bool,
 }
 
 impl GpuModel {
@@ -146,7 +152,8 @@ impl GpuModel {
                 }
             }
         }
-        Self { gpu, constants, bases }
+        let whole = steps.iter().all(|step| !matches!(step, Prepared::Run(_)));
+        Self { gpu, constants, bases, whole }
     }
 
     fn failed(&self, error: &GpuError) -> RuntimeError {

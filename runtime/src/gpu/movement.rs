@@ -3,7 +3,7 @@
 use graph::{DType, Op};
 use kernels::gpu::{Gpu, Number, Strided, cast, copy, gather_rows};
 
-use super::{Call, GpuEntry, GpuKernel, Operand, operator};
+use super::{Call, GpuEntry, GpuKernel, operator};
 use crate::kernel::movement::{accepts_cast, accepts_gather, slice};
 use crate::module::{Module, Node};
 
@@ -92,20 +92,6 @@ pub(super) fn known_indices(module: &Module, node: &Node, input: usize) -> Resul
     Err("takes indices that are an input of the model or constant, to check them".to_owned())
 }
 
-/// Fails on an index that names no row.
-pub(super) fn check_indices(indices: &Operand<'_>, rows: usize) -> Result<(), String> {
-    let bytes = indices.host.ok_or("expected indices that the host knows")?;
-    let known: &[i64] = if bytes.is_empty() { &[] } else { bytemuck::cast_slice(bytes) };
-    let rows_i64 = i64::try_from(rows).map_err(|error| error.to_string())?;
-    match known.iter().position(|index| !(-rows_i64..rows_i64).contains(index)) {
-        None => Ok(()),
-        Some(position) => {
-            let index = known[position];
-            Err(kernels::IndexError { position, index, rows }.to_string())
-        }
-    }
-}
-
 struct Gather;
 
 fn prepare_gather(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
@@ -118,10 +104,13 @@ impl GpuKernel for Gather {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
         let (table, indices) = (&call.inputs[0], &call.inputs[1]);
         let (&rows, rest) = table.shape.split_first().ok_or("expected a table")?;
-        check_indices(indices, rows)?;
         let size = [rows, rest.iter().product()];
         gather_rows(gpu, &table.buffer, size, &indices.buffer, &call.output);
         Ok(())
+    }
+
+    fn indices(&self) -> Option<usize> {
+        Some(1)
     }
 }
 

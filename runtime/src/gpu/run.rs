@@ -1,7 +1,7 @@
 //! One run on a GPU.
 
 use graph::Tensor;
-use kernels::gpu::{Buffer, Gpu};
+use kernels::gpu::{Buffer, Gpu, GpuError, Recording};
 
 use super::{Call, GpuKernel, GpuModel, Operand};
 use crate::RuntimeError;
@@ -10,30 +10,66 @@ use crate::module::{Id, Node};
 use crate::plan::Place;
 use crate::session::{Run, Watch};
 
+/// Sizes whose launches a session keeps recorded at the same time.
+const MOST_RECORDINGS: usize = 64;
+
 /// What a session keeps on the device.
-#[derive(Default)]
 pub(crate) struct Memory {
+    /// The model's, with a queue of this session.
+    gpu: Gpu,
     arena: Option<Buffer>,
-    /// For each input of the model what the last run gave it.
-    inputs: Vec<Option<Buffer>>,
+    /// By sizes of the inputs, oldest first.
+    known: Vec<Known>,
+    /// Why launches are not recorded, once that failed.
+    refused: Option<GpuError>,
+}
+
+/// What a session keeps for one set of sizes.
+struct Known {
+    shapes: Vec<Vec<usize>>,
+    /// For each input of the model what the newest run gave it.
+    inputs: Vec<Buffer>,
+    /// All launches of a run, with these inputs and the session's arena.
+    recording: Option<Recording>,
 }
 
 impl Memory {
-    /// The arena, grown to this many bytes.
-    fn arena(&mut self, gpu: &Gpu, bytes: usize) -> Buffer {
-        let old = self.arena.take().filter(|arena| arena.len() >= bytes);
-        let arena = old.unwrap_or_else(|| gpu.empty(bytes));
-        self.arena = Some(arena.clone());
-        arena
+    pub(crate) fn new(model: &GpuModel) -> Self {
+        Self { gpu: model.gpu.with_own_queue(), arena: None, known: Vec::new(), refused: None }
     }
 
-    /// An input of the model, in the buffer it had where that fits.
-    fn input(&mut self, gpu: &Gpu, index: usize, tensor: &Tensor) {
-        let place = &mut self.inputs[index];
-        match place.as_ref().filter(|old| old.len() == tensor.bytes().len()) {
-            Some(old) => gpu.write(old, tensor.bytes()),
-            None => *place = Some(gpu.upload(tensor.bytes())),
+    /// The arena, grown to this many bytes.
+    fn arena(&mut self, bytes: usize) -> Buffer {
+        match &self.arena {
+            Some(arena) if arena.len() >= bytes => arena.clone(),
+            _ => {
+                // Recordings hold on to the old one.
+                self.known.clear();
+                self.arena = None;
+                self.arena.insert(self.gpu.empty(bytes)).clone()
+            }
         }
+    }
+
+    /// Writes the inputs, and says where what belongs to their sizes is and whether it is new.
+    fn inputs(&mut self, run: &Run<'_>) -> (usize, bool) {
+        let gpu = &self.gpu;
+        let tensors = || run.module.inputs.iter().map(|&id| run.input(id));
+        let alike =
+            |known: &Known| tensors().map(Tensor::shape).eq(known.shapes.iter().map(Vec::as_slice));
+        if let Some(index) = self.known.iter().position(alike) {
+            for (tensor, buffer) in tensors().zip(&self.known[index].inputs) {
+                gpu.write(buffer, tensor.bytes());
+            }
+            return (index, false);
+        }
+        if self.known.len() == MOST_RECORDINGS {
+            self.known.remove(0);
+        }
+        let shapes = tensors().map(|tensor| tensor.shape().to_vec()).collect();
+        let inputs = tensors().map(|tensor| gpu.upload(tensor.bytes())).collect();
+        self.known.push(Known { shapes, inputs, recording: None });
+        (self.known.len() - 1, true)
     }
 }
 
@@ -50,8 +86,9 @@ enum Newest {
 struct OnGpu<'r, 'a> {
     run: &'r Run<'a>,
     model: &'r GpuModel,
+    gpu: &'r Gpu,
     arena: Buffer,
-    inputs: &'r [Option<Buffer>],
+    inputs: &'r [Buffer],
     /// By the value that others are views of.
     newest: Vec<Newest>,
 }
@@ -69,65 +106,128 @@ pub(crate) fn run(
     host: &mut [u8],
     watch: Option<Watch<'_>>,
 ) -> Result<(), RuntimeError> {
-    let done = launch_all(run, model, steps, memory, host, watch);
-    if done.is_err() {
-        // The next run may come from another thread, which the device does not order behind this.
-        let _failed_anyway = model.gpu.sync();
+    check_indices(run, steps)?;
+    let arena = memory.arena(run.plan.bytes);
+    let (index, new) = memory.inputs(run);
+    let Memory { gpu, known, .. } = memory;
+    let Known { inputs, recording, .. } = &mut known[index];
+    let newest = vec![Newest::Nowhere; run.module.values.len()];
+    let mut on_gpu = OnGpu { run, model, gpu, arena, inputs, newest };
+    if watch.is_some() || !model.whole {
+        return on_gpu.steps(steps, host, watch);
     }
-    done
-}
-
-fn launch_all(
-    run: &Run<'_>,
-    model: &GpuModel,
-    steps: &[Prepared],
-    memory: &mut Memory,
-    host: &mut [u8],
-    mut watch: Option<Watch<'_>>,
-) -> Result<(), RuntimeError> {
-    let module = run.module;
-    let arena = memory.arena(&model.gpu, run.plan.bytes);
-    memory.inputs.resize(module.inputs.len(), None);
-    for (index, &id) in module.inputs.iter().enumerate() {
-        memory.input(&model.gpu, index, run.input(id));
-    }
-    let newest = vec![Newest::Nowhere; module.values.len()];
-    let mut on_gpu = OnGpu { run, model, arena, inputs: &memory.inputs, newest };
-    for (index, (node, step)) in module.nodes.iter().zip(steps).enumerate() {
-        match step {
-            Prepared::View { .. } => {}
-            Prepared::OnGpu(kernel) => on_gpu.launch(node, &**kernel, host)?,
-            Prepared::Run(kernel) => {
-                on_gpu.fetch(&node.inputs, host)?;
-                run.step(index, node, &**kernel, host)?;
-                on_gpu.newest[node.output.0] = Newest::Host;
+    if recording.is_none() && !new && memory.refused.is_none() {
+        match on_gpu.record(steps) {
+            Ok(recorded) => *recording = Some(recorded),
+            Err(reason) => {
+                memory.refused = Some(reason);
+                // What could not be recorded left no good memory behind.
+                memory.known.clear();
+                memory.arena = None;
+                return self::run(run, model, steps, memory, host, watch);
             }
         }
-        if let Some(watch) = &mut watch {
-            model.gpu.sync().map_err(|error| model.failed(&error))?;
-            watch(index);
+    }
+    match recording {
+        Some(recording) => on_gpu.replay(recording, steps, host),
+        None => on_gpu.steps(steps, host, watch),
+    }
+}
+
+/// Fails on an index that names no row, wherever a kernel trusts one.
+fn check_indices(run: &Run<'_>, steps: &[Prepared]) -> Result<(), RuntimeError> {
+    for (node, step) in run.module.nodes.iter().zip(steps) {
+        let Prepared::OnGpu(kernel) = step else { continue };
+        let Some(input) = kernel.indices() else { continue };
+        let bytes = run.bytes(node.inputs[input], |_| &[]);
+        let indices: &[i64] = if bytes.is_empty() { &[] } else { bytemuck::cast_slice(bytes) };
+        let rows = run.plan.shapes[node.inputs[0].0].first().copied().unwrap_or(0);
+        let known = |index: i64| {
+            let end = i64::try_from(rows).unwrap_or(i64::MAX);
+            (-end..end).contains(&index)
+        };
+        if let Some(position) = indices.iter().position(|&index| !known(index)) {
+            let index = indices[position];
+            return Err(RuntimeError::Node {
+                node: node.name.clone(),
+                operation: node.operation.kind(),
+                reason: kernels::IndexError { position, index, rows }.to_string(),
+            });
         }
     }
-    on_gpu.fetch(&module.outputs, host)
+    Ok(())
 }
 
 impl OnGpu<'_, '_> {
-    fn launch(
+    /// Runs step after step.
+    fn steps(
         &mut self,
-        node: &Node,
-        kernel: &dyn GpuKernel,
-        host: &[u8],
+        steps: &[Prepared],
+        host: &mut [u8],
+        mut watch: Option<Watch<'_>>,
     ) -> Result<(), RuntimeError> {
-        for &input in &node.inputs {
-            self.send(input, host);
+        let run = self.run;
+        for (index, (node, step)) in run.module.nodes.iter().zip(steps).enumerate() {
+            match step {
+                Prepared::View { .. } => {}
+                Prepared::OnGpu(kernel) => {
+                    node.inputs.iter().for_each(|&input| self.send(input, host));
+                    self.launch(node, &**kernel)?;
+                }
+                Prepared::Run(kernel) => {
+                    self.fetch(&node.inputs, host)?;
+                    run.step(index, node, &**kernel, host)?;
+                    self.newest[node.output.0] = Newest::Host;
+                }
+            }
+            if let Some(watch) = &mut watch {
+                self.gpu.sync().map_err(|error| self.model.failed(&error))?;
+                watch(index);
+            }
         }
+        self.fetch(&run.module.outputs, host)
+    }
+
+    /// Records the launches of all steps.
+    fn record(&mut self, steps: &[Prepared]) -> Result<Recording, GpuError> {
+        let gpu = self.gpu;
+        let mut failed = None;
+        let recorded = gpu.record(|| {
+            for (node, step) in self.run.module.nodes.iter().zip(steps) {
+                if let Prepared::OnGpu(kernel) = step {
+                    // The run before launched the same, so this does not fail.
+                    failed = failed.take().or(self.launch(node, &**kernel).err());
+                }
+            }
+        });
+        debug_assert!(failed.is_none(), "{failed:?}");
+        recorded
+    }
+
+    /// Runs all steps at once.
+    fn replay(
+        &mut self,
+        recording: &Recording,
+        steps: &[Prepared],
+        host: &mut [u8],
+    ) -> Result<(), RuntimeError> {
+        recording.replay().map_err(|error| self.model.failed(&error))?;
+        for (node, step) in self.run.module.nodes.iter().zip(steps) {
+            if matches!(step, Prepared::OnGpu(_)) {
+                self.newest[node.output.0] = Newest::Device;
+            }
+        }
+        self.fetch(&self.run.module.outputs, host)
+    }
+
+    fn launch(&mut self, node: &Node, kernel: &dyn GpuKernel) -> Result<(), RuntimeError> {
         let operands: Vec<Operand<'_>> = node.inputs.iter().map(|&id| self.operand(id)).collect();
         let call = Call {
             inputs: &operands,
             shape: &self.run.plan.shapes[node.output.0],
             output: self.buffer(node.output),
         };
-        kernel.launch(&self.model.gpu, &call).map_err(|reason| RuntimeError::Node {
+        kernel.launch(self.gpu, &call).map_err(|reason| RuntimeError::Node {
             node: node.name.clone(),
             operation: node.operation.kind(),
             reason,
@@ -138,12 +238,8 @@ impl OnGpu<'_, '_> {
     }
 
     fn operand(&self, id: Id) -> Operand<'_> {
-        let host = match self.run.plan.places[id.0] {
-            Place::Input(..) | Place::Constant(..) => Some(self.run.bytes(id, |_| &[])),
-            Place::Arena(_) | Place::Nowhere => None,
-        };
         let shape = &self.run.plan.shapes[id.0];
-        Operand { dtype: self.run.module.value(id).dtype, shape, buffer: self.buffer(id), host }
+        Operand { dtype: self.run.module.value(id).dtype, shape, buffer: self.buffer(id) }
     }
 
     fn buffer(&self, id: Id) -> Buffer {
@@ -154,10 +250,7 @@ impl OnGpu<'_, '_> {
                 let whole = self.model.constants[base.0].as_ref();
                 whole.map_or_else(none, |whole| whole.slice(range.clone()))
             }
-            Place::Input(index, range) => {
-                let whole = self.inputs[*index].as_ref();
-                whole.map_or_else(none, |whole| whole.slice(range.clone()))
-            }
+            Place::Input(index, range) => self.inputs[*index].slice(range.clone()),
             Place::Nowhere => none(),
         }
     }
@@ -167,7 +260,7 @@ impl OnGpu<'_, '_> {
         let base = self.model.bases[id.0];
         let Place::Arena(range) = &self.run.plan.places[base.0] else { return };
         if self.newest[base.0] == Newest::Host {
-            self.model.gpu.write(&self.arena.slice(range.clone()), &host[range.clone()]);
+            self.gpu.write(&self.arena.slice(range.clone()), &host[range.clone()]);
             self.newest[base.0] = Newest::Both;
         }
     }
@@ -188,7 +281,7 @@ impl OnGpu<'_, '_> {
         }
         let buffers: Vec<&Buffer> = wanted.iter().map(|(_, buffer)| buffer).collect();
         let model = self.model;
-        let found = model.gpu.read(&buffers).map_err(|error| model.failed(&error))?;
+        let found = self.gpu.read(&buffers).map_err(|error| model.failed(&error))?;
         for ((range, _), bytes) in wanted.iter().zip(found) {
             host[range.clone()].copy_from_slice(&bytes);
         }

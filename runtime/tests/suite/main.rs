@@ -5,7 +5,7 @@ mod bert;
 mod dynamic;
 mod exported;
 mod functions;
-#[cfg(feature = "gpu-emulated")]
+#[cfg(any(feature = "gpu-emulated", feature = "cuda"))]
 mod gpu;
 mod hostile;
 mod images;
