@@ -163,9 +163,11 @@ impl Run<'_> {
         let (k_lines, v_lines) =
             (keys.div_ceil(PANEL) * head_size, head_size.div_ceil(PANEL) * keys);
         let score_lines = MOST_ROWS * keys.div_ceil(PANEL);
-        with_scratch(k_lines + v_lines + score_lines, |scratch| {
+        let sum_lines = MOST_ROWS * head_size.div_ceil(PANEL);
+        with_scratch(k_lines + v_lines + score_lines + sum_lines, |scratch| {
             let (packed_k, rest) = scratch.split_at_mut(k_lines);
-            let (packed_v, scores) = rest.split_at_mut(v_lines);
+            let (packed_v, rest) = rest.split_at_mut(v_lines);
+            let (scores, weighted) = rest.split_at_mut(score_lines);
             let rows = Rows::new(&k.data[from(k)..], keys, head_size, k.row_stride);
             transpose(self.cpu, rows, packed_k);
             pack_values(Rows::new(&v.data[from(v)..], keys, head_size, v.row_stride), packed_v);
@@ -176,7 +178,8 @@ impl Run<'_> {
                 let scores = floats(scores);
                 scores.fill(0.0);
                 multiply_add(self.cpu, x, packed_k, scores);
-                self.weigh_values(batch, head, rows, scores, packed_v);
+                let weighted = &mut weighted[..rows.len() * head_size.div_ceil(PANEL)];
+                self.weigh_values(batch, head, rows, scores, packed_v, weighted);
             }
         });
     }
@@ -189,6 +192,7 @@ impl Run<'_> {
         rows: Range<usize>,
         scores: &mut [f32],
         values: &[Line],
+        weighted: &mut [Line],
     ) {
         let Attention { heads, queries, keys, head_size, scale, no_keys, .. } = *self.sizes;
         let mask = self.mask.map(|mask| {
@@ -199,27 +203,21 @@ impl Run<'_> {
         let mut sums = [0.0; MOST_ROWS];
         let sums = &mut sums[..rows.len()];
         scaled_exponentials(self.cpu, scores, keys, scale, mask, sums);
-        let stride = keys.next_multiple_of(PANEL);
-        for column in (0..head_size).step_by(PANEL) {
-            let lines = &values[column / PANEL * keys..][..keys];
-            let mut weighted = [0.0; MOST_ROWS * PANEL];
-            let weighted = &mut weighted[..rows.len() * PANEL];
-            let x = Rows::new(scores, rows.len(), keys, stride);
-            multiply_add(self.cpu, x, lines, weighted);
-            divide_rows(self.cpu, weighted, sums);
-            if no_keys == NoKeys::Zero {
-                let rows = weighted.chunks_exact_mut(PANEL).zip(&*sums);
-                rows.filter(|(_, sum)| sum.is_nan()).for_each(|(row, _)| row.fill(0.0));
-            }
-            let kept = PANEL.min(head_size - column);
-            for (row, weighted) in rows.clone().zip(weighted.chunks_exact(PANEL)) {
-                let token = batch * queries + row;
-                let start = token * heads * head_size + head * head_size + column;
-                // SAFETY: the token is one of the result's, and column + kept ≤ head_size, so the
-                // range lies in y, whose length `Target::new` checked; no other job has this
-                // sequence, head and query.
-                unsafe { self.y.write(self.cpu, start, &weighted[..kept]) };
-            }
+        let weighted = floats(weighted);
+        weighted.fill(0.0);
+        let x = Rows::new(scores, rows.len(), keys, keys.next_multiple_of(PANEL));
+        multiply_add(self.cpu, x, values, weighted);
+        let width = weighted.len() / rows.len();
+        divide_rows(self.cpu, weighted, width, sums);
+        if no_keys == NoKeys::Zero {
+            let rows = weighted.chunks_exact_mut(width).zip(&*sums);
+            rows.filter(|(_, sum)| sum.is_nan()).for_each(|(row, _)| row.fill(0.0));
+        }
+        for (row, weighted) in rows.zip(weighted.chunks_exact(width)) {
+            let start = ((batch * queries + row) * heads + head) * head_size;
+            // SAFETY: the token is one of the result's, so that its head lies in y, whose length
+            // `Target::new` checked; no other job has this sequence, head and query.
+            unsafe { self.y.write(self.cpu, start, &weighted[..head_size]) };
         }
     }
 }
@@ -253,32 +251,31 @@ tiered! {
     fn scaled_exponentials(scores: &mut [f32], keys: usize, scale: f32, mask: Option<(&[f32], usize)>, sums: &mut [f32]) {
         let stride = keys.next_multiple_of(PANEL);
         for (index, (row, sum)) in scores.chunks_exact_mut(stride.max(1)).zip(sums).enumerate() {
-            let row = &mut row[..keys];
+            let (known, rest) = row.split_at_mut(keys);
             match mask {
                 Some((mask, step)) => {
-                    for (value, &mask) in row.iter_mut().zip(&mask[index * step..]) {
-                        *value = *value * scale + mask;
+                    for (value, &mask) in known.iter_mut().zip(&mask[index * step..]) {
+                        *value = value.mul_add(scale, mask);
                     }
                 }
                 None => {
-                    for value in row.iter_mut() {
+                    for value in known {
                         *value *= scale;
                     }
                 }
             }
+            // What pads a row weighs nothing.
+            rest.fill(f32::NEG_INFINITY);
             let max = lanes::max(row);
-            for value in row.iter_mut() {
-                *value = math::exp_of_negative(*value - max);
-            }
-            *sum = lanes::sum(row, |value| value);
+            *sum = lanes::sum_of_mapped(row, |value| math::exp_of_negative(value - max));
         }
     }
 }
 
 tiered! {
-    /// Divides each row of one panel by its sum.
-    fn divide_rows(values: &mut [f32], sums: &[f32]) {
-        for (row, &sum) in values.as_chunks_mut::<PANEL>().0.iter_mut().zip(sums) {
+    /// Divides each row of `width` elements by its sum.
+    fn divide_rows(values: &mut [f32], width: usize, sums: &[f32]) {
+        for (row, &sum) in values.chunks_exact_mut(width).zip(sums) {
             // No keys have no sum, and weigh nothing.
             let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
             for value in row {

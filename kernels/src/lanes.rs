@@ -35,6 +35,24 @@ pub(crate) fn sum(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
+/// Replaces each element by `function` of it, and gives the sum of the new ones.
+#[inline(always)]
+pub(crate) fn sum_of_mapped(x: &mut [f32], function: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (blocks, tail) = x.as_chunks_mut::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            block[lane] = function(block[lane]);
+            lanes[lane] += block[lane];
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(tail) {
+        *value = function(*value);
+        *lane += *value;
+    }
+    fold(lanes, |a, b| a + b)
+}
+
 /// Sum of `term(x, y)`; both slices have the same length.
 #[inline(always)]
 pub(crate) fn sum_pairs(x: &[f32], y: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {

@@ -1,7 +1,7 @@
 //! Numeric kernels for CPUs: slices in, slices out.
 //!
 //! Every kernel has one meaning on every instruction set. The integer kernels are exact, and the
-//! `f32` kernels of this crate sum in one fixed order and use no fused multiply-add, so a tier
+//! `f32` kernels of this crate sum in one fixed order and fuse the same multiply-adds, so a tier
 //! changes the speed and not one bit of the result. The exceptions are products:
 //!
 //! - those of [`float`] and [`attention()`] are chains of fused multiply-adds in the order of the

@@ -1,5 +1,8 @@
 #![allow(clippy::inline_always, reason = "compiled inside each tier's copy of the kernel")]
 //! Branch-free functions that the compiler can vectorise. Tests state and check the error bounds.
+//!
+//! Products are added with one rounding, on every tier: one instruction where the CPU has it, and a
+//! call of the system's `fmaf` in the portable tier.
 
 /// Adding and subtracting it rounds to an integer, half to even, for magnitudes below 2²².
 const ROUNDER: f32 = 12_582_912.0;
@@ -20,6 +23,12 @@ pub(crate) fn round_even_to_int(x: f32) -> i32 {
     ((x + ROUNDER).to_bits() as i32).wrapping_sub(ROUNDER.to_bits() as i32)
 }
 
+/// `a·b + c`, rounded once.
+#[inline(always)]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    a.mul_add(b, c)
+}
+
 /// 2ⁿ for n in −126..=127.
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
@@ -37,14 +46,14 @@ fn power_of_two(n: i32) -> f32 {
 pub(crate) fn exp(x: f32) -> f32 {
     let clamped = clamp(x, -87.5, 89.0);
     let n = round_even(clamped * std::f32::consts::LOG2_E);
-    let r = (clamped - n * 0.693_359_375) + n * 2.121_944_4e-4;
+    let r = fused(n, 2.121_944_4e-4, fused(n, -0.693_359_375, clamped));
     let mut p = 1.987_569_15e-4;
-    p = p * r + 1.398_199_950_7e-3;
-    p = p * r + 8.333_451_907_3e-3;
-    p = p * r + 4.166_579_589_4e-2;
-    p = p * r + 1.666_666_545_9e-1;
-    p = p * r + 5.000_000_120_1e-1;
-    let y = (p * (r * r) + r) + 1.0;
+    p = fused(p, r, 1.398_199_950_7e-3);
+    p = fused(p, r, 8.333_451_907_3e-3);
+    p = fused(p, r, 4.166_579_589_4e-2);
+    p = fused(p, r, 1.666_666_545_9e-1);
+    p = fused(p, r, 5.000_000_120_1e-1);
+    let y = fused(p, r * r, r) + 1.0;
     let n = round_even_to_int(n);
     let half = n >> 1;
     let y = y * power_of_two(half) * power_of_two(n - half);
@@ -59,16 +68,16 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[allow(clippy::excessive_precision, reason = "as published")]
 pub(crate) fn exp_of_negative(x: f32) -> f32 {
     let clamped = if x < -87.0 { -87.0 } else { x };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUNDER;
+    let shifted = fused(clamped, std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
-    let r = (clamped - n * 0.693_359_375) + n * 2.121_944_4e-4;
+    let r = fused(n, 2.121_944_4e-4, fused(n, -0.693_359_375, clamped));
     let mut p = 1.987_569_15e-4;
-    p = p * r + 1.398_199_950_7e-3;
-    p = p * r + 8.333_451_907_3e-3;
-    p = p * r + 4.166_579_589_4e-2;
-    p = p * r + 1.666_666_545_9e-1;
-    p = p * r + 5.000_000_120_1e-1;
-    let y = (p * (r * r) + r) + 1.0;
+    p = fused(p, r, 1.398_199_950_7e-3);
+    p = fused(p, r, 8.333_451_907_3e-3);
+    p = fused(p, r, 4.166_579_589_4e-2);
+    p = fused(p, r, 1.666_666_545_9e-1);
+    p = fused(p, r, 5.000_000_120_1e-1);
+    let y = fused(p, r * r, r) + 1.0;
     // The lowest bits of `shifted` are n.
     let y = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < -87.0 { 0.0 } else { y }
@@ -83,17 +92,17 @@ pub(crate) fn erf(x: f32) -> f32 {
     let x = clamp(x, -4.0, 4.0);
     let s = x * x;
     let mut p = -2.726_142_258_013_06e-10;
-    p = p * s + 2.770_681_424_959_02e-8;
-    p = p * s - 2.101_024_020_825_08e-6;
-    p = p * s - 5.692_506_394_623_46e-5;
-    p = p * s - 7.349_906_303_268_55e-4;
-    p = p * s - 2.954_599_808_540_25e-3;
-    p = p * s - 1.609_603_332_624_15e-2;
+    p = fused(p, s, 2.770_681_424_959_02e-8);
+    p = fused(p, s, -2.101_024_020_825_08e-6);
+    p = fused(p, s, -5.692_506_394_623_46e-5);
+    p = fused(p, s, -7.349_906_303_268_55e-4);
+    p = fused(p, s, -2.954_599_808_540_25e-3);
+    p = fused(p, s, -1.609_603_332_624_15e-2);
     let mut q = -1.456_607_184_649_96e-5;
-    q = q * s - 2.133_740_552_789_05e-4;
-    q = q * s - 1.682_826_974_382_03e-3;
-    q = q * s - 7.373_329_167_204_68e-3;
-    q = q * s - 1.426_473_905_141_89e-2;
+    q = fused(q, s, -2.133_740_552_789_05e-4);
+    q = fused(q, s, -1.682_826_974_382_03e-3);
+    q = fused(q, s, -7.373_329_167_204_68e-3);
+    q = fused(q, s, -1.426_473_905_141_89e-2);
     x * p / q
 }
 
@@ -106,16 +115,16 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let c = clamp(x, -7.905_311_107_635_498, 7.905_311_107_635_498);
     let s = c * c;
     let mut p = -2.760_768_477_423_55e-16;
-    p = p * s + 2.000_187_904_824_77e-13;
-    p = p * s - 8.604_671_522_137_35e-11;
-    p = p * s + 5.122_297_090_371_14e-8;
-    p = p * s + 1.485_722_357_179_79e-5;
-    p = p * s + 6.372_619_288_754_36e-4;
-    p = p * s + 4.893_524_558_917_86e-3;
+    p = fused(p, s, 2.000_187_904_824_77e-13);
+    p = fused(p, s, -8.604_671_522_137_35e-11);
+    p = fused(p, s, 5.122_297_090_371_14e-8);
+    p = fused(p, s, 1.485_722_357_179_79e-5);
+    p = fused(p, s, 6.372_619_288_754_36e-4);
+    p = fused(p, s, 4.893_524_558_917_86e-3);
     let mut q = 1.198_258_394_667_02e-6;
-    q = q * s + 1.185_347_056_866_54e-4;
-    q = q * s + 2.268_434_632_439_00e-3;
-    q = q * s + 4.893_525_185_543_85e-3;
+    q = fused(q, s, 1.185_347_056_866_54e-4);
+    q = fused(q, s, 2.268_434_632_439_00e-3);
+    q = fused(q, s, 4.893_525_185_543_85e-3);
     let y = c * p / q;
     if x.abs() < 4e-4 { x } else { y }
 }
@@ -124,7 +133,8 @@ pub(crate) fn tanh(x: f32) -> f32 {
 /// Absolute error below 2.5e-7·max(1, |x|).
 #[inline(always)]
 pub(crate) fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+    let half = 0.5 * x;
+    fused(half, erf(x * std::f32::consts::FRAC_1_SQRT_2), half)
 }
 
 /// The tanh form of GELU: `0.5x(1 + tanh(√(2/π)(x + 0.044715x³)))`.
@@ -133,7 +143,8 @@ pub(crate) fn gelu(x: f32) -> f32 {
 pub(crate) fn gelu_tanh(x: f32) -> f32 {
     /// √(2/π).
     const FACTOR: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + tanh(FACTOR * (x + 0.044_715 * x * x * x)))
+    let half = 0.5 * x;
+    fused(half, tanh(FACTOR * fused(0.044_715 * x, x * x, x)), half)
 }
 
 /// d/dx of [`gelu`]: Φ(x) + x·φ(x).

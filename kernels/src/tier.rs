@@ -166,8 +166,8 @@ impl Cpu {
 
 /// Compiles one body for every instruction set and picks by a [`Cpu`].
 ///
-/// The body is plain Rust that the compiler vectorises. It contains no fused multiply-add, so all
-/// copies compute the same bits.
+/// The body is plain Rust that the compiler vectorises. Multiply-adds are fused where it says
+/// `mul_add` and nowhere else, so all copies compute the same bits.
 macro_rules! tiered {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -177,7 +177,7 @@ macro_rules! tiered {
             fn portable($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
+            #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
 
             #[cfg(target_arch = "x86_64")]
@@ -186,7 +186,8 @@ macro_rules! tiered {
 
             match cpu.tier() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found AVX2.
+                // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found AVX2
+                // and FMA.
                 $crate::tier::Tier::Avx2 => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 $crate::tier::Tier::Avx512 | $crate::tier::Tier::Vnni | $crate::tier::Tier::Amx => {

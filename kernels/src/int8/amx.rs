@@ -20,6 +20,9 @@ pub(super) const ROWS: usize = 64;
 /// and the sums are finished no faster: an estimate between the two, not a measurement.
 pub(super) const PARALLEL_WORK: usize = 1 << 22;
 
+/// Elements of the left side below which one thread writes them faster.
+const PARALLEL_PACKING: usize = 1 << 15;
+
 /// Panels of a block of columns where there are few blocks of rows.
 const BLOCK_PANELS: usize = 8;
 
@@ -46,15 +49,27 @@ pub(super) fn run(product: &Product<'_>) {
 
 /// Writes the left side as rows of `stride` int8, with zeros behind the `k` of a row.
 fn pad(product: &Product<'_>, stride: usize, padded: &mut Vec<i8>) {
+    /// Rows that a thread takes at a time.
+    const PIECE: usize = 16;
     let k = product.layer.weights.inputs();
-    padded.clear();
     padded.resize(product.rows * stride, 0);
-    for (row, padded) in padded.chunks_exact_mut(stride).enumerate() {
-        let (range, padded) = (row * k..(row + 1) * k, &mut padded[..k]);
-        match product.x {
-            Input::Int8 { x, .. } => padded.copy_from_slice(&x[range]),
-            Input::F32 { x, to } => quantize_piece(product.cpu, &x[range], to, padded),
+    let piece = |first: usize, padded: &mut [i8]| {
+        for (offset, padded) in padded.chunks_exact_mut(stride).enumerate() {
+            let row = first + offset;
+            let (range, (padded, rest)) = (row * k..(row + 1) * k, padded.split_at_mut(k));
+            match product.x {
+                Input::Int8 { x, .. } => padded.copy_from_slice(&x[range]),
+                Input::F32 { x, to } => quantize_piece(product.cpu, &x[range], to, padded),
+            }
+            rest.fill(0);
         }
+    };
+    if product.rows * k < PARALLEL_PACKING {
+        piece(0, padded);
+    } else {
+        parallel::for_each_chunk(padded, PIECE * stride, |index, padded| {
+            piece(index * PIECE, padded);
+        });
     }
 }
 
@@ -103,10 +118,9 @@ fn finish(product: &Product<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize
     let column = panel * PANEL;
     let width = PANEL.min(n - column);
     // Columns past the last are computed with the others and not written.
-    let of_panel = |numbers: &[f32]| {
-        let mut panel = [0.0; PANEL];
-        panel[..width].copy_from_slice(&numbers[column..column + width]);
-        panel
+    let of_panel = |numbers: &[f32]| match numbers[column..].first_chunk() {
+        Some(panel) => *panel,
+        None => std::array::from_fn(|offset| numbers.get(column + offset).map_or(0.0, |x| *x)),
     };
     let mut values = [[0.0; PANEL]; amx::TILE_ROWS];
     let values = &mut values[..sums.len()];
@@ -117,15 +131,10 @@ fn finish(product: &Product<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize
     let bias = product.layer.bias.map(of_panel);
     // SAFETY: jobs come here only where a `Cpu` of tier `amx` exists, which has AVX-512.
     unsafe { rescale(sums, &offsets, &of_panel(product.layer.scales), bias.as_ref(), values) };
-    let values = values.as_flattened_mut();
-    product.layer.activation.apply(product.cpu, values);
-    for (offset, values) in values.chunks_exact(PANEL).enumerate() {
-        let start = (row + offset) * n + column;
-        // SAFETY: row + offset < rows and column + width ≤ n, so the range lies in the result,
-        // whose length `Target::new` checked; strips cover disjoint rectangles, so no other thread
-        // touches it.
-        unsafe { product.target.write(product.cpu, start, &values[..width]) };
-    }
+    product.layer.activation.apply(product.cpu, values.as_flattened_mut());
+    // SAFETY: the rows and column + width ≤ n are in the result, whose length `Target::new` checked;
+    // strips cover disjoint rectangles, so no other thread touches them.
+    unsafe { product.target.write_tile(product.cpu, (row * n + column, n), values, width) };
 }
 
 /// `values[r, c] = (sums[r, c] − offsets[c])·scales[c] + bias[c]`, rounded at each step as the other

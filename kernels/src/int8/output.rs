@@ -56,4 +56,49 @@ impl Target {
             }
         }
     }
+
+    /// Writes `width` values of each row, rows `stride` elements apart, the first at `start`.
+    ///
+    /// # Safety
+    /// As for [`Target::write`], for each row's range.
+    ///
+    /// # Panics
+    /// When there are more than 16 rows.
+    pub(crate) unsafe fn write_tile(
+        &self,
+        cpu: Cpu,
+        (start, stride): (usize, usize),
+        rows: &[[f32; SIDE]],
+        width: usize,
+    ) {
+        match *self {
+            Self::F32(y) => {
+                for (index, row) in rows.iter().enumerate() {
+                    // SAFETY: the caller's promise.
+                    copy(row, unsafe { y.range(start + index * stride, width) });
+                }
+            }
+            Self::Int8(y, to) => {
+                let mut rounded = [[0; SIDE]; SIDE];
+                let rounded = &mut rounded[..rows.len()];
+                quantize_piece(cpu, rows.as_flattened(), to, rounded.as_flattened_mut());
+                for (index, row) in rounded.iter().enumerate() {
+                    // SAFETY: the caller's promise.
+                    copy(row, unsafe { y.range(start + index * stride, width) });
+                }
+            }
+        }
+    }
+}
+
+/// Rows and columns of the largest tile that is written at once.
+const SIDE: usize = 16;
+
+/// Copies as many elements as there is room for: a whole row is a move or two, where a copy of a
+/// number of elements that is not known is a call.
+fn copy<T: Copy>(row: &[T; SIDE], y: &mut [T]) {
+    match y.as_mut_array() {
+        Some(y) => *y = *row,
+        None => y.copy_from_slice(&row[..y.len()]),
+    }
 }

@@ -9,6 +9,8 @@
 //! |---|---|---|
 //! | `GPU_DEVICE` | the device, as `--device` of the command takes it | `gpu` |
 //! | `GPU_CELLS` | batch×sequence: `1x32,8x128` | `1x32,1x128,8x128,32x128` |
+//! | `GPU_MODELS` | `minilm,base` or one of them | both |
+//! | `GPU_WAYS` | `f32,bf16,int8` or some of them | all |
 //! | `GPU_RUNS` | timed runs of each, after 5 that do not count | 50 |
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
@@ -51,15 +53,20 @@ fn main() -> anyhow::Result<()> {
         .context("GPU_DEVICE")?;
     let cells = cells(&variable("GPU_CELLS").unwrap_or("1x32,1x128,8x128,32x128".to_owned()))?;
     let runs: usize = variable("GPU_RUNS").map_or(Ok(50), |runs| runs.parse())?;
+    let named = |name: &str, all: &str| variable(name).unwrap_or_else(|| all.to_owned());
+    let (models, wanted) = (named("GPU_MODELS", "minilm,base"), named("GPU_WAYS", "f32,bf16,int8"));
     println!("| model | batch×sequence | way | ours ms | PyTorch ms | greatest difference |");
     println!("|---|---|---|---|---|---|");
     for (model, [layers, hidden, intermediate]) in MODELS {
+        if !models.split(',').any(|name| name == model) {
+            continue;
+        }
         let layer = BertLayer { heads: 12, intermediate };
         let config = BertConfig::uniform(VOCABULARY, hidden, layers, layer);
         let config = BertConfig { pooling: Pooling::Cls, ..config };
         let float = build(&config, &mut initial_weights(SEED))?;
-        let ways = ways(&float, device)?;
-        let name = ways[0].on_gpu.explain().device.clone();
+        let ways = ways(&float, device, &wanted)?;
+        let name = ways.first().context("GPU_WAYS")?.on_gpu.explain().device.clone();
         let peers = peers(&name, [layers, hidden, intermediate], &cells, runs)?;
         for &cell in &cells {
             for way in &ways {
@@ -85,7 +92,7 @@ fn cells(text: &str) -> anyhow::Result<Vec<Cell>> {
     text.split(',').map(cell).collect::<anyhow::Result<_>>().context("GPU_CELLS")
 }
 
-fn ways(float: &Graph, device: Device) -> anyhow::Result<Vec<Way>> {
+fn ways(float: &Graph, device: Device, wanted: &str) -> anyhow::Result<Vec<Way>> {
     let integer = quantized(float)?;
     let all = [
         ("f32", float, Precision::F32),
@@ -102,7 +109,8 @@ fn ways(float: &Graph, device: Device) -> anyhow::Result<Vec<Way>> {
         }
         anyhow::Ok(way)
     };
-    all.into_iter().map(way).collect()
+    let chosen = all.into_iter().filter(|(name, ..)| wanted.split(',').any(|way| way == *name));
+    chosen.map(way).collect()
 }
 
 /// The graph in 8-bit integers; scales as if every activation reached 8.
