@@ -108,8 +108,11 @@ impl Opened {
         }
     }
 
+    /// A model's weights and its runs share one queue: launches that wait for others' cannot be
+    /// recorded.
     #[cfg(feature = "gpu")]
     fn gpu(gpu: kernels::gpu::Gpu) -> Self {
+        let gpu = gpu.with_own_queue();
         Self { name: gpu.name().to_owned(), reason: None, gpu: Some(gpu) }
     }
 

@@ -82,6 +82,13 @@ impl Session {
         self.run_watched(inputs, None)
     }
 
+    /// Why runs on a GPU launch their kernels one by one, where the device refused to record them:
+    /// it is asked when sizes come a second time.
+    #[cfg(feature = "gpu")]
+    pub fn recording_refused(&self) -> Option<String> {
+        self.on_gpu.as_ref()?.refused()
+    }
+
     /// [`Session::run_borrowed`] that says which node has run, after each. A GPU is waited for then.
     pub(crate) fn run_watched<'a>(
         &'a mut self,

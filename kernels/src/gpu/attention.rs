@@ -1,7 +1,9 @@
 //! Scaled dot-product attention in one launch (Dao et al. 2022, arXiv:2205.14135, with the online
 //! softmax of Milakov and Gimelshein 2018, arXiv:1805.02867): scores never reach memory.
 //!
-//! A unit works on one query, its sums in registers; the units of a cube share keys and values.
+//! Several units share a query: each walks over its part of the keys with a softmax of its own, its
+//! sums in registers, and at the end these are brought to one greatest score and added. All units of
+//! a cube share the keys and values in its memory.
 
 use cubecl::prelude::*;
 
@@ -10,9 +12,6 @@ use super::math::{Steps, StepsLaunch, exp_of_negative, quantized};
 use super::{Buffer, Gpu};
 use crate::int8::Quantization;
 use crate::{Attention, NoKeys};
-
-/// Keys that a cube holds in shared memory at a time.
-const KEYS: usize = 16;
 
 /// Most elements of a head: a unit holds a query and as many sums in registers.
 const MOST_HEAD: usize = 256;
@@ -64,12 +63,36 @@ struct Walk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Form {
     head_size: usize,
-    units: u32,
+    /// Units of a cube.
+    units: usize,
+    /// Units that share a query, a power of two.
+    parts: usize,
+    /// Keys that a unit takes from each tile.
+    block: usize,
     masked: bool,
     quantizes_output: bool,
 }
 
-/// Loads keys `first..` of one head: `[KEYS, head_size]`, zeros behind the last.
+impl Form {
+    /// Keys that a cube holds in shared memory at a time.
+    const fn keys(self) -> usize {
+        self.parts * self.block
+    }
+
+    /// Elements from one key, or one unit's sums, to the next: rows begin in different banks.
+    const fn pitch(self) -> usize {
+        self.head_size + 1
+    }
+
+    /// Elements of shared memory: keys and values, and later the sums of all units.
+    const fn shared(self) -> usize {
+        let tiles = 2 * self.keys() * self.pitch();
+        let sums = self.units * self.pitch();
+        if tiles > sums { tiles } else { sums }
+    }
+}
+
+/// Loads keys `first..` of one head behind `place`, zeros behind the last.
 #[cube]
 fn load(
     data: &[f32],
@@ -78,18 +101,19 @@ fn load(
     rows: &Rows,
     first: usize,
     keys: usize,
+    #[comptime] place: usize,
     #[comptime] form: Form,
 ) {
-    let count = comptime!(KEYS * form.head_size);
-    let mut place = UNIT_POS as usize;
-    while place < count {
-        let key = first + place / form.head_size;
+    let count = comptime!(form.keys() * form.head_size);
+    let mut index = UNIT_POS as usize;
+    while index < count {
+        let (row, column) = (index / form.head_size, index % form.head_size);
         let mut value = f32::new(0.0);
-        if key < keys {
-            value = data[start + key * rows.stride + place % form.head_size];
+        if first + row < keys {
+            value = data[start + (first + row) * rows.stride + column];
         }
-        tile[place] = value;
-        place += form.units as usize;
+        tile[place + row * comptime!(form.pitch()) + column] = value;
+        index += form.units;
     }
 }
 
@@ -105,17 +129,23 @@ fn attention_kernel<Y: Numeric>(
     #[comptime] form: Form,
 ) {
     let size = comptime!(form.head_size);
-    let mut key_tile = Shared::<[f32]>::new_slice(comptime!(KEYS * form.head_size));
-    let mut value_tile = Shared::<[f32]>::new_slice(comptime!(KEYS * form.head_size));
+    let (parts, block, pitch) = comptime!((form.parts, form.block, form.pitch()));
+    let values = comptime!(form.keys() * form.pitch());
+    let mut shared = Shared::<[f32]>::new_slice(comptime!(form.shared()));
+    let mut greatest_of = Shared::<[f32]>::new_slice(comptime!(form.units));
+    let mut total_of = Shared::<[f32]>::new_slice(comptime!(form.units));
     let head = CUBE_POS_Y as usize;
     let batch = CUBE_POS_Z as usize;
     let heads = CUBE_COUNT_Y as usize;
-    let query = CUBE_POS_X as usize * form.units as usize + UNIT_POS as usize;
+    let unit = UNIT_POS as usize;
+    let part = unit % parts;
+    let query = CUBE_POS_X as usize * comptime!(form.units / form.parts) + unit / parts;
     // Units behind the last query still load keys; they work on the last one and write nothing.
     let row = min(query, walk.queries - 1);
 
     let mut x = Array::<f32>::new(size);
     let mut sums = Array::<f32>::new(size);
+    let mut scores = Array::<f32>::new(block);
     let query_start = walk.q.start + (batch * walk.queries + row) * walk.q.stride + head * size;
     #[unroll]
     for index in 0..size {
@@ -129,51 +159,96 @@ fn attention_kernel<Y: Numeric>(
     let mut total = f32::new(0.0);
     let mut first = 0usize;
     while first < walk.keys {
-        load(k, &mut key_tile, key_start, &walk.k, first, walk.keys, form);
-        load(v, &mut value_tile, value_start, &walk.v, first, walk.keys, form);
+        load(k, &mut shared, key_start, &walk.k, first, walk.keys, 0usize, form);
+        load(v, &mut shared, value_start, &walk.v, first, walk.keys, values, form);
         sync_cube();
-        let present = min(KEYS, walk.keys - first);
-        for key in 0..present {
-            let mut score = f32::new(0.0);
+        #[unroll]
+        for key in 0..block {
+            scores[key] = f32::new(0.0);
+        }
+        #[unroll]
+        for index in 0..size {
             #[unroll]
-            for index in 0..size {
-                score = fma(x[index], key_tile[key * size + index], score);
-            }
-            if comptime!(form.masked) {
-                score += mask[mask_start + first + key];
-            }
-            if score > greatest {
-                let correction = exp_of_negative(greatest - score);
-                total *= correction;
-                #[unroll]
-                for index in 0..size {
-                    sums[index] *= correction;
-                }
-                greatest = score;
-            }
-            let weight = exp_of_negative(score - greatest);
-            total += weight;
-            #[unroll]
-            for index in 0..size {
-                sums[index] = fma(weight, value_tile[key * size + index], sums[index]);
+            for key in 0..block {
+                let place = (part + comptime!(key * parts)) * pitch + index;
+                scores[key] = fma(x[index], shared[place], scores[key]);
             }
         }
+        let mut newest = greatest;
+        #[unroll]
+        for key in 0..block {
+            let place = first + part + comptime!(key * parts);
+            if place < walk.keys {
+                if comptime!(form.masked) {
+                    scores[key] += mask[mask_start + place];
+                }
+            } else {
+                scores[key] = f32::new(f32::NEG_INFINITY);
+            }
+            newest = max(newest, scores[key]);
+        }
+        let correction = exp_of_negative(greatest - newest);
+        greatest = newest;
+        total *= correction;
+        #[unroll]
+        for key in 0..block {
+            scores[key] = exp_of_negative(scores[key] - greatest);
+            total += scores[key];
+        }
+        #[unroll]
+        for index in 0..size {
+            let mut sum = sums[index] * correction;
+            #[unroll]
+            for key in 0..block {
+                let place = values + (part + comptime!(key * parts)) * pitch + index;
+                sum = fma(scores[key], shared[place], sum);
+            }
+            sums[index] = sum;
+        }
         sync_cube();
-        first += KEYS;
+        first += comptime!(form.keys());
     }
+
+    // The parts of a query are neighbours.
+    greatest_of[unit] = greatest;
+    sync_cube();
+    let first_part = unit - part;
+    let mut of_all = greatest;
+    #[unroll]
+    for other in 0..parts {
+        of_all = max(of_all, greatest_of[first_part + other]);
+    }
+    let correction = exp_of_negative(greatest - of_all);
+    total_of[unit] = total * correction;
+    #[unroll]
+    for index in 0..size {
+        shared[unit * pitch + index] = sums[index] * correction;
+    }
+    sync_cube();
     if query < walk.queries {
+        let mut total = f32::new(0.0);
+        #[unroll]
+        for other in 0..parts {
+            total += total_of[first_part + other];
+        }
         // The total is 0 where all keys are masked by −∞, and may be NaN.
         let weighs = total > 0.0f32;
         let inverse = 1.0f32 / total;
         let start = ((batch * walk.queries + query) * heads + head) * size;
-        #[unroll]
-        for index in 0..size {
-            let value = select(weighs, sums[index] * inverse, walk.without_keys);
+        let mut index = part;
+        while index < size {
+            let mut sum = f32::new(0.0);
+            #[unroll]
+            for other in 0..parts {
+                sum += shared[(first_part + other) * pitch + index];
+            }
+            let value = select(weighs, sum * inverse, walk.without_keys);
             if comptime!(form.quantizes_output) {
                 y[start + index] = Y::cast_from(quantized(value, &to));
             } else {
                 y[start + index] = Y::cast_from(value);
             }
+            index += parts;
         }
     }
 }
@@ -241,10 +316,14 @@ fn launch<Y: Numeric>(
         scale,
         without_keys,
     );
-    let units = gpu.units(64);
-    let form = Form { head_size, units, masked, quantizes_output: to.is_some() };
+    let units = gpu.units(128) as usize;
+    // Large heads leave registers and shared memory for few keys.
+    let block = if head_size <= 64 { 8 } else { 2 };
+    let quantizes_output = to.is_some();
+    let parts = units.min(8);
+    let form = Form { head_size, units, parts, block, masked, quantizes_output };
     let to = StepsLaunch::of(to.unwrap_or(Quantization::symmetric(1.0)));
-    let [blocks, heads, batch] = [queries.div_ceil(units as usize), heads, batch]
+    let [blocks, heads, batch] = [queries.div_ceil(units / parts), heads, batch]
         .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
     // SAFETY: `checked` and `check_mask` found that all reads lie in their buffers; y has an
     // element for each query, head and place, and queries behind the last are not written.
@@ -252,7 +331,7 @@ fn launch<Y: Numeric>(
         attention_kernel::launch_unchecked::<Y>(
             &gpu.client,
             CubeCount::new_3d(blocks, heads, batch),
-            CubeDim::new_1d(units),
+            CubeDim::new_1d(units as u32),
             float(q.data),
             float(k.data),
             float(v.data),

@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use crate::int8::Quantization;
+use crate::int8::{Quantization, has_exact_reciprocal};
 
 /// Adding and subtracting it rounds to an integer, half to even, for magnitudes below 2²².
 const ROUNDER: f32 = 12_582_912.0;
@@ -134,6 +134,8 @@ pub(super) fn tanh(x: f32) -> f32 {
 #[derive(Clone, Copy, CubeType, CubeLaunch)]
 pub(super) struct Steps {
     scale: f32,
+    /// Of the scale, where products with it divide to the bit; 0 elsewhere.
+    reciprocal: f32,
     pub(super) zero_point: i32,
     min: i32,
     max: i32,
@@ -142,14 +144,22 @@ pub(super) struct Steps {
 impl StepsLaunch {
     pub(super) fn of(to: Quantization) -> Self {
         let [zero_point, min, max] = [to.zero_point, to.min, to.max].map(i32::from);
-        Self::new(to.scale, zero_point, min, max)
+        let reciprocal = if has_exact_reciprocal(to.scale) { 1.0 / to.scale } else { 0.0 };
+        Self::new(to.scale, reciprocal, zero_point, min, max)
     }
 }
 
 /// The integer of a number: halves to even, limited, 0 for NaN.
 #[cube]
 pub(super) fn quantized(x: f32, to: &Steps) -> i32 {
-    let steps = limit(x / to.scale, -1024.0f32, 1024.0f32);
+    let steps = if to.reciprocal > 0.0f32 {
+        let most = 1024.0f32 * to.scale;
+        let x = limit(x, -most, most);
+        let first = x * to.reciprocal;
+        fma(fma(-first, to.scale, x), to.reciprocal, first)
+    } else {
+        limit(x / to.scale, -1024.0f32, 1024.0f32)
+    };
     let rounded = i32::cast_from((steps + ROUNDER) - ROUNDER);
     let integer = clamp(rounded + to.zero_point, to.min, to.max);
     select(x.is_nan(), 0i32, integer)

@@ -34,17 +34,19 @@ fn cube_reduce(own: f32, #[comptime] units: u32, #[comptime] greatest: bool) -> 
     all
 }
 
+/// Element `column` of the sum of two rows, or of the first alone.
 #[cube]
 fn element(
     x: &[f32],
     residual: &[f32],
-    index: usize,
-    repeat: usize,
+    start: usize,
+    residual_start: usize,
+    column: usize,
     #[comptime] summed: bool,
 ) -> f32 {
-    let mut value = x[index];
+    let mut value = x[start + column];
     if summed {
-        value += residual[index % repeat];
+        value += residual[residual_start + column];
     }
     value
 }
@@ -63,18 +65,19 @@ fn layer_norm_kernel(
     #[comptime] summed: bool,
 ) {
     let start = CUBE_POS * columns;
+    let residual_start = start % repeat;
     let step = units as usize;
     let mut own = f32::new(0.0);
     let mut column = UNIT_POS as usize;
     while column < columns {
-        own += element(x, residual, start + column, repeat, summed);
+        own += element(x, residual, start, residual_start, column, summed);
         column += step;
     }
     let mean = cube_reduce(own, units, false) / f32::cast_from(columns);
     let mut own = f32::new(0.0);
     let mut column = UNIT_POS as usize;
     while column < columns {
-        let distance = element(x, residual, start + column, repeat, summed) - mean;
+        let distance = element(x, residual, start, residual_start, column, summed) - mean;
         own += distance * distance;
         column += step;
     }
@@ -82,7 +85,7 @@ fn layer_norm_kernel(
     let inverse = 1.0f32 / (variance + epsilon).sqrt();
     let mut column = UNIT_POS as usize;
     while column < columns {
-        let distance = element(x, residual, start + column, repeat, summed) - mean;
+        let distance = element(x, residual, start, residual_start, column, summed) - mean;
         y[start + column] = distance * inverse * gamma[column] + beta[column];
         column += step;
     }
@@ -123,7 +126,8 @@ pub fn layer_norm(
         columns > 0 && elements.is_multiple_of(columns),
         "layer_norm: {elements} is no whole rows"
     );
-    let whole = repeat > 0 && elements.is_multiple_of(repeat);
+    let repeat_whole = residual.is_none() || repeat.is_multiple_of(columns);
+    let whole = repeat > 0 && elements.is_multiple_of(repeat) && repeat_whole;
     assert!(whole, "layer_norm: a residual of {repeat} elements does not repeat to {elements}");
     let summed = residual.is_some();
     let other = residual.map_or_else(|| x.slice(0..size_of::<f32>()), Clone::clone);

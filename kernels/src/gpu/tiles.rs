@@ -20,14 +20,16 @@ struct Tile {
 impl Tile {
     /// Large tiles reuse more of what they load; small ones keep more cubes busy.
     fn of(gpu: &Gpu, rows: usize, columns: usize) -> Self {
-        /// Large tiles that keep a big GPU busy.
+        /// Tiles that keep a big GPU busy.
         const ENOUGH_TILES: usize = 128;
         let units = gpu.units(256) as usize;
         let units_x = units.min(16);
-        let small = Self { units_y: units / units_x, units_x, block: 4, depth: 16 };
-        let large = Self { block: 8, ..small };
-        let tiles = rows.div_ceil(large.rows()) * columns.div_ceil(large.columns());
-        if tiles >= ENOUGH_TILES { large } else { small }
+        let large = Self { units_y: units / units_x, units_x, block: 8, depth: 16 };
+        let middle = Self { block: 4, ..large };
+        let small = Self { block: 2, depth: 32, ..large };
+        let tiles = |tile: Self| rows.div_ceil(tile.rows()) * columns.div_ceil(tile.columns());
+        let enough = |tile: &Self| tiles(*tile) >= ENOUGH_TILES;
+        [large, middle].into_iter().find(enough).unwrap_or(small)
     }
 
     const fn rows(self) -> usize {

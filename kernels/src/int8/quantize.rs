@@ -37,7 +37,7 @@ pub(crate) fn quantize_piece(cpu: Cpu, x: &[f32], to: Quantization, y: &mut [i8]
 
 /// Whether [`quotient`] divides by this scale: nothing on the way overflows or becomes subnormal
 /// where it matters, and it is not the one kind of number that the theorem leaves out.
-fn has_exact_reciprocal(scale: f32) -> bool {
+pub(crate) fn has_exact_reciprocal(scale: f32) -> bool {
     const MANTISSA: u32 = (1 << (f32::MANTISSA_DIGITS - 1)) - 1;
     (1e-30..1e30).contains(&scale) && scale.to_bits() & MANTISSA != MANTISSA
 }

@@ -143,6 +143,9 @@ fn measure(way: &Way, [batch, sequence]: Cell, runs: usize) -> anyhow::Result<(f
         }
     }
     ensure!(!times.is_empty(), "GPU_RUNS: expected at least 1");
+    if let Some(reason) = session.recording_refused() {
+        println!("{}: launched one by one: {reason}", way.name);
+    }
     times.sort_by(f64::total_cmp);
     let [found, expected] =
         [session.run(&inputs)?, way.on_cpu.session().run(&inputs)?].map(|mut all| all.remove(0));

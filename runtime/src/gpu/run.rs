@@ -15,7 +15,6 @@ const MOST_RECORDINGS: usize = 64;
 
 /// What a session keeps on the device.
 pub(crate) struct Memory {
-    /// The model's, with a queue of this session.
     gpu: Gpu,
     arena: Option<Buffer>,
     /// By sizes of the inputs, oldest first.
@@ -35,7 +34,12 @@ struct Known {
 
 impl Memory {
     pub(crate) fn new(model: &GpuModel) -> Self {
-        Self { gpu: model.gpu.with_own_queue(), arena: None, known: Vec::new(), refused: None }
+        Self { gpu: model.gpu.clone(), arena: None, known: Vec::new(), refused: None }
+    }
+
+    /// Why launches are not recorded, where the device refused.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.refused.as_ref().map(GpuError::to_string)
     }
 
     /// The arena, grown to this many bytes.
