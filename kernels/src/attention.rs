@@ -249,8 +249,10 @@ tiered! {
     /// `row = exp(row·scale + mask − max)` for each row of `keys` elements, rows padded to whole
     /// panels; `sums` gets the sum of each. The mask is where it starts and its step.
     fn scaled_exponentials(scores: &mut [f32], keys: usize, scale: f32, mask: Option<(&[f32], usize)>, sums: &mut [f32]) {
-        let stride = keys.next_multiple_of(PANEL);
-        for (index, (row, sum)) in scores.chunks_exact_mut(stride.max(1)).zip(sums).enumerate() {
+        let stride = keys.next_multiple_of(PANEL).max(1);
+        // In two passes over the rows: no row waits for what is left of the one before.
+        let mut greatest = [0.0; MOST_ROWS];
+        for (index, (row, greatest)) in scores.chunks_exact_mut(stride).zip(&mut greatest).enumerate() {
             let (known, rest) = row.split_at_mut(keys);
             match mask {
                 Some((mask, step)) => {
@@ -266,8 +268,10 @@ tiered! {
             }
             // What pads a row weighs nothing.
             rest.fill(f32::NEG_INFINITY);
-            let max = lanes::max(row);
-            *sum = lanes::sum_of_mapped(row, |value| math::exp_of_negative(value - max));
+            *greatest = lanes::max(row);
+        }
+        for ((row, greatest), sum) in scores.chunks_exact_mut(stride).zip(greatest).zip(sums) {
+            *sum = lanes::sum_of_mapped(row, |value| math::exp_of_negative(value - greatest));
         }
     }
 }
