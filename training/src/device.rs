@@ -1,5 +1,8 @@
 //! Where tensors live: named in a manifest, chosen at run time.
 
+#[cfg(any(feature = "cuda", test))]
+use std::path::PathBuf;
+
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor};
 use burn::tensor::{Tensor, TensorData};
@@ -54,6 +57,7 @@ impl Device {
         if index >= found.len() {
             return Err(format!("expected an index below {}, the number of GPUs", found.len()));
         }
+        find_libdevice(std::env::var_os("CUDA_PATH").map(PathBuf::from))?;
         Ok(Self { name: format!("cuda:{index}"), burn: burn::tensor::Device::cuda(index) })
     }
 
@@ -95,9 +99,39 @@ impl Device {
     }
 }
 
+/// Fails where Burn's kernels for NVIDIA GPUs could not be compiled: exponentials and the like come
+/// from a file of the CUDA toolkit, which CubeCL looks for in these places. Without it the first
+/// softmax would panic, minutes into a stage.
+#[cfg(any(feature = "cuda", test))]
+fn find_libdevice(toolkit: Option<PathBuf>) -> std::result::Result<(), String> {
+    const FILE: &str = "nvvm/libdevice/libdevice.10.bc";
+    let usual = || ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"].map(PathBuf::from);
+    let roots = toolkit.map_or_else(|| usual().to_vec(), |toolkit| vec![toolkit]);
+    if roots.iter().any(|root| root.join(FILE).is_file()) {
+        return Ok(());
+    }
+    let looked = roots.iter().map(|root| format!("`{}`", root.display())).collect::<Vec<_>>();
+    Err(format!(
+        "training on a GPU takes functions from `{FILE}` of the CUDA toolkit, and it is not in {}; \
+         install the toolkit or set `CUDA_PATH` to one, or set the device to `cpu`",
+        looked.join(", ")
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_toolkit_is_looked_for_before_anything_is_trained() {
+        let toolkit = tempfile::tempdir().unwrap();
+        let error = find_libdevice(Some(toolkit.path().to_owned())).unwrap_err();
+        assert!(error.contains(&format!("is not in `{}`", toolkit.path().display())), "{error}");
+        let folder = toolkit.path().join("nvvm/libdevice");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("libdevice.10.bc"), b"").unwrap();
+        assert_eq!(find_libdevice(Some(toolkit.path().to_owned())), Ok(()));
+    }
 
     #[test]
     fn names_are_checked() {

@@ -13,6 +13,9 @@ use super::{Buffer, Gpu};
 use crate::int8::Quantization;
 use crate::{Attention, NoKeys};
 
+/// Elements that are read at a time where all rows begin at a multiple of it.
+const WIDE: usize = 4;
+
 /// Most elements of a head: a unit holds a query and as many sums in registers.
 const MOST_HEAD: usize = 256;
 
@@ -36,7 +39,7 @@ pub struct Mask<'a> {
     pub strides: [usize; 3],
 }
 
-/// Where the heads of one operand are.
+/// Where the heads of one operand are, in vectors.
 #[derive(Clone, Copy, CubeType, CubeLaunch)]
 struct Rows {
     start: usize,
@@ -59,10 +62,12 @@ struct Walk {
     without_keys: f32,
 }
 
-/// What an attention is compiled for.
+/// What an attention is compiled for. Elements of heads are read `wide` at a time, as vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Form {
-    head_size: usize,
+    /// Vectors of a head.
+    size: usize,
+    wide: usize,
     /// Units of a cube.
     units: usize,
     /// Units that share a query, a power of two.
@@ -79,12 +84,12 @@ impl Form {
         self.parts * self.block
     }
 
-    /// Elements from one key, or one unit's sums, to the next: rows begin in different banks.
+    /// Vectors from one key, or one unit's sums, to the next: neighbours begin in different banks.
     const fn pitch(self) -> usize {
-        self.head_size + 1
+        self.size + 1
     }
 
-    /// Elements of shared memory: keys and values, and later the sums of all units.
+    /// Vectors of shared memory: keys and values, and later the sums of all units.
     const fn shared(self) -> usize {
         let tiles = 2 * self.keys() * self.pitch();
         let sums = self.units * self.pitch();
@@ -94,9 +99,9 @@ impl Form {
 
 /// Loads keys `first..` of one head behind `place`, zeros behind the last.
 #[cube]
-fn load(
-    data: &[f32],
-    tile: &mut Shared<[f32]>,
+fn load<N: Size>(
+    data: &[Vector<f32, N>],
+    tile: &mut Shared<[Vector<f32, N>]>,
     start: usize,
     rows: &Rows,
     first: usize,
@@ -104,11 +109,11 @@ fn load(
     #[comptime] place: usize,
     #[comptime] form: Form,
 ) {
-    let count = comptime!(form.keys() * form.head_size);
+    let count = comptime!(form.keys() * form.size);
     let mut index = UNIT_POS as usize;
     while index < count {
-        let (row, column) = (index / form.head_size, index % form.head_size);
-        let mut value = f32::new(0.0);
+        let (row, column) = (index / form.size, index % form.size);
+        let mut value = Vector::<f32, N>::new(0.0f32);
         if first + row < keys {
             value = data[start + (first + row) * rows.stride + column];
         }
@@ -117,21 +122,33 @@ fn load(
     }
 }
 
+/// The sum of the elements.
+#[cube]
+fn total_of_elements<N: Size>(vector: Vector<f32, N>, #[comptime] wide: usize) -> f32 {
+    let mut total = vector.extract(0usize);
+    #[unroll]
+    for element in 1..wide {
+        total += vector.extract(element);
+    }
+    total
+}
+
 #[cube(launch_unchecked)]
-fn attention_kernel<Y: Numeric>(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+fn attention_kernel<Y: Numeric, N: Size>(
+    q: &[Vector<f32, N>],
+    k: &[Vector<f32, N>],
+    v: &[Vector<f32, N>],
     mask: &[f32],
     y: &mut [Y],
     walk: Walk,
     to: Steps,
     #[comptime] form: Form,
 ) {
-    let size = comptime!(form.head_size);
+    let (size, wide) = comptime!((form.size, form.wide));
     let (parts, block, pitch) = comptime!((form.parts, form.block, form.pitch()));
     let values = comptime!(form.keys() * form.pitch());
-    let mut shared = Shared::<[f32]>::new_slice(comptime!(form.shared()));
+    let mut shared =
+        Shared::<[Vector<f32, N>]>::new_aligned_slice(comptime!(form.shared()), 16usize);
     let mut greatest_of = Shared::<[f32]>::new_slice(comptime!(form.units));
     let mut total_of = Shared::<[f32]>::new_slice(comptime!(form.units));
     let head = CUBE_POS_Y as usize;
@@ -143,14 +160,14 @@ fn attention_kernel<Y: Numeric>(
     // Units behind the last query still load keys; they work on the last one and write nothing.
     let row = min(query, walk.queries - 1);
 
-    let mut x = Array::<f32>::new(size);
-    let mut sums = Array::<f32>::new(size);
+    let mut x = Array::<Vector<f32, N>>::new(size);
+    let mut sums = Array::<Vector<f32, N>>::new(size);
     let mut scores = Array::<f32>::new(block);
     let query_start = walk.q.start + (batch * walk.queries + row) * walk.q.stride + head * size;
     #[unroll]
     for index in 0..size {
-        x[index] = q[query_start + index] * walk.scale;
-        sums[index] = f32::new(0.0);
+        x[index] = q[query_start + index] * Vector::new(walk.scale);
+        sums[index] = Vector::new(0.0f32);
     }
     let mask_start = batch * walk.mask_batch + head * walk.mask_head + row * walk.mask_query;
     let key_start = walk.k.start + batch * walk.keys * walk.k.stride + head * size;
@@ -162,30 +179,26 @@ fn attention_kernel<Y: Numeric>(
         load(k, &mut shared, key_start, &walk.k, first, walk.keys, 0usize, form);
         load(v, &mut shared, value_start, &walk.v, first, walk.keys, values, form);
         sync_cube();
-        #[unroll]
-        for key in 0..block {
-            scores[key] = f32::new(0.0);
-        }
-        #[unroll]
-        for index in 0..size {
-            #[unroll]
-            for key in 0..block {
-                let place = (part + comptime!(key * parts)) * pitch + index;
-                scores[key] = fma(x[index], shared[place], scores[key]);
-            }
-        }
         let mut newest = greatest;
         #[unroll]
         for key in 0..block {
+            let start = (part + comptime!(key * parts)) * pitch;
+            let mut products = Vector::<f32, N>::new(0.0f32);
+            #[unroll]
+            for index in 0..size {
+                products = fma(x[index], shared[start + index], products);
+            }
+            let mut score = total_of_elements(products, wide);
             let place = first + part + comptime!(key * parts);
             if place < walk.keys {
                 if comptime!(form.masked) {
-                    scores[key] += mask[mask_start + place];
+                    score += mask[mask_start + place];
                 }
             } else {
-                scores[key] = f32::new(f32::NEG_INFINITY);
+                score = f32::new(f32::NEG_INFINITY);
             }
-            newest = max(newest, scores[key]);
+            scores[key] = score;
+            newest = max(newest, score);
         }
         let correction = exp_of_negative(greatest - newest);
         greatest = newest;
@@ -197,11 +210,11 @@ fn attention_kernel<Y: Numeric>(
         }
         #[unroll]
         for index in 0..size {
-            let mut sum = sums[index] * correction;
+            let mut sum = sums[index] * Vector::new(correction);
             #[unroll]
             for key in 0..block {
                 let place = values + (part + comptime!(key * parts)) * pitch + index;
-                sum = fma(scores[key], shared[place], sum);
+                sum = fma(Vector::new(scores[key]), shared[place], sum);
             }
             sums[index] = sum;
         }
@@ -222,7 +235,7 @@ fn attention_kernel<Y: Numeric>(
     total_of[unit] = total * correction;
     #[unroll]
     for index in 0..size {
-        shared[unit * pitch + index] = sums[index] * correction;
+        shared[unit * pitch + index] = sums[index] * Vector::new(correction);
     }
     sync_cube();
     if query < walk.queries {
@@ -237,16 +250,20 @@ fn attention_kernel<Y: Numeric>(
         let start = ((batch * walk.queries + query) * heads + head) * size;
         let mut index = part;
         while index < size {
-            let mut sum = f32::new(0.0);
+            let mut sum = Vector::<f32, N>::new(0.0f32);
             #[unroll]
             for other in 0..parts {
                 sum += shared[(first_part + other) * pitch + index];
             }
-            let value = select(weighs, sum * inverse, walk.without_keys);
-            if comptime!(form.quantizes_output) {
-                y[start + index] = Y::cast_from(quantized(value, &to));
-            } else {
-                y[start + index] = Y::cast_from(value);
+            #[unroll]
+            for element in 0..wide {
+                let value = select(weighs, sum.extract(element) * inverse, walk.without_keys);
+                let place = (start + index) * wide + element;
+                if comptime!(form.quantizes_output) {
+                    y[place] = Y::cast_from(quantized(value, &to));
+                } else {
+                    y[place] = Y::cast_from(value);
+                }
             }
             index += parts;
         }
@@ -295,9 +312,13 @@ fn launch<Y: Numeric>(
         return;
     }
     let width = heads * head_size;
-    let q_rows = checked("q", q, batch * queries, width);
-    let k_rows = checked("k", k, batch * keys, width);
-    let v_rows = checked("v", v, batch * keys, width);
+    let places = [q, k, v].map(|part| [part.start, part.row_stride]);
+    let whole = places.as_flattened().iter().chain([&head_size]).all(|n| n % WIDE == 0);
+    let aligned = [q, k, v].iter().all(|part| part.data.is_aligned_to(WIDE * size_of::<f32>()));
+    let wide = if whole && aligned { WIDE } else { 1 };
+    let q_rows = checked("q", q, batch * queries, width, wide);
+    let k_rows = checked("k", k, batch * keys, width, wide);
+    let v_rows = checked("v", v, batch * keys, width, wide);
     let mask = mask.map(|mask| check_mask(mask, sizes));
     let masked = mask.is_some();
     let (mask, [mask_batch, mask_head, mask_query]) =
@@ -321,7 +342,8 @@ fn launch<Y: Numeric>(
     let block = if head_size <= 64 { 8 } else { 2 };
     let quantizes_output = to.is_some();
     let parts = units.min(8);
-    let form = Form { head_size, units, parts, block, masked, quantizes_output };
+    let size = head_size / wide;
+    let form = Form { size, wide, units, parts, block, masked, quantizes_output };
     let to = StepsLaunch::of(to.unwrap_or(Quantization::symmetric(1.0)));
     let [blocks, heads, batch] = [queries.div_ceil(units / parts), heads, batch]
         .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
@@ -332,6 +354,7 @@ fn launch<Y: Numeric>(
             &gpu.client,
             CubeCount::new_3d(blocks, heads, batch),
             CubeDim::new_1d(units as u32),
+            wide,
             float(q.data),
             float(k.data),
             float(v.data),
@@ -344,11 +367,11 @@ fn launch<Y: Numeric>(
     };
 }
 
-fn checked(name: &str, part: Heads<'_>, tokens: usize, width: usize) -> RowsLaunch {
+fn checked(name: &str, part: Heads<'_>, tokens: usize, width: usize, wide: usize) -> RowsLaunch {
     let last = tokens.checked_sub(1).map(|last| part.start + last * part.row_stride + width);
     let (needed, found) = (last.unwrap_or(0), part.data.len() / size_of::<f32>());
     assert!(needed <= found, "attention: {name} needs {needed} elements, found {found}");
-    RowsLaunch::new(part.start, part.row_stride)
+    RowsLaunch::new(part.start / wide, part.row_stride / wide)
 }
 
 fn check_mask<'a>(mask: Mask<'a>, sizes: &Attention) -> Mask<'a> {

@@ -50,6 +50,11 @@ impl Buffer {
         Self { range: start + range.start..start + range.end, ..self.clone() }
     }
 
+    /// Whether it begins at a multiple of this many bytes, up to what allocations are aligned to.
+    pub(super) const fn is_aligned_to(&self, bytes: usize) -> bool {
+        self.range.start.is_multiple_of(bytes)
+    }
+
     /// The range as CubeCL takes it. An empty one keeps the bytes around it, for nothing can be
     /// bound to no bytes.
     pub(super) fn allocated(&self) -> Handle {

@@ -101,11 +101,13 @@ fn strip(product: &Product<'_>, rows: Range<usize>, panels: Range<usize>, x: &[i
     let x = TileRows::new(&x[rows.start * stride..rows.end * stride], stride, steps);
     let lines = TilePanels::new(weights.lines_for_tiles(), weights.inputs().div_ceil(GROUP));
     let mut sums = BlockSums::new();
+    let mut values = [[0.0; PANEL]; amx::TILE_ROWS];
     let block = |tiles: &amx::Tiles, row: usize, columns: Range<usize>, prefetch: bool| {
         let (first, count) = (columns.start, columns.len());
         tiles.multiply::<Int8, _>((x, row), (lines, columns), prefetch, &mut sums);
         for (offset, panel, sums) in tiles.sums_of(&mut sums).filter(|part| part.1 < count) {
-            finish(product, sums, rows.start + row + offset, first + panel);
+            let values = &mut values[..sums.len()];
+            finish(product, sums, (rows.start + row + offset, first + panel), values);
         }
     };
     // SAFETY: `linear` comes here only where a `Cpu` of tier `amx` exists.
@@ -113,7 +115,12 @@ fn strip(product: &Product<'_>, rows: Range<usize>, panels: Range<usize>, x: &[i
 }
 
 /// Scales, adds the bias, activates and writes one tile, from `row` on.
-fn finish(product: &Product<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize) {
+fn finish(
+    product: &Product<'_>,
+    sums: &[[i32; PANEL]],
+    (row, panel): (usize, usize),
+    values: &mut [[f32; PANEL]],
+) {
     let n = product.layer.weights.outputs();
     let column = panel * PANEL;
     let width = PANEL.min(n - column);
@@ -122,8 +129,6 @@ fn finish(product: &Product<'_>, sums: &[[i32; PANEL]], row: usize, panel: usize
         Some(panel) => *panel,
         None => std::array::from_fn(|offset| numbers.get(column + offset).map_or(0.0, |x| *x)),
     };
-    let mut values = [[0.0; PANEL]; amx::TILE_ROWS];
-    let values = &mut values[..sums.len()];
     let mut offsets = [0; PANEL];
     for (offset, &sum) in offsets.iter_mut().zip(product.layer.weights.tile(panel, 1).sums) {
         *offset = i32::from(product.x.zero_point()).wrapping_mul(sum);
