@@ -95,9 +95,9 @@ fn measure(
             }
         }
     }
-    let [unfused, float, integer] = ours.map(|(contender, _)| contender);
+    let ours = ours.map(|(contender, _)| contender);
     let flops = variants.flops(cell)?;
-    Ok(Measured { model: variants.model.name, cell, flops, unfused, float, integer, peers: theirs })
+    Ok(Measured { model: variants.model.name, cell, flops, ours, peers: theirs })
 }
 
 /// Runs ours for at least these seconds.

@@ -57,8 +57,8 @@ pub(crate) struct Variants {
     pub(crate) model: &'static Model,
     float: Graph,
     integer: Graph,
-    /// f32 unfused, f32, int8.
-    compiled: [CompiledModel; 3],
+    /// f32 unfused, f32, int8, bf16.
+    compiled: [CompiledModel; 4],
 }
 
 impl Variants {
@@ -68,24 +68,29 @@ impl Variants {
         let config = BertConfig { pooling: Pooling::Cls, ..config };
         let float = build(&config, &mut initial_weights(SEED))?;
         let integer = quantized(&float)?;
-        let compile = |graph: &Graph, level| {
-            let threads = NonZeroUsize::new(threads);
-            compile(graph, &CompileOptions { level, threads, ..CompileOptions::default() })
+        let options = CompileOptions {
+            threads: NonZeroUsize::new(threads),
+            level: Level::O3,
+            ..CompileOptions::default()
         };
+        let unfused = CompileOptions { level: Level::O0, ..options.clone() };
+        let bf16 = CompileOptions { precision: runtime::Precision::Bf16, ..options.clone() };
         let compiled = [
-            compile(&float, Level::O0)?,
-            compile(&float, Level::O3)?,
-            compile(&integer, Level::O3)?,
+            compile(&float, &unfused)?,
+            compile(&float, &options)?,
+            compile(&integer, &options)?,
+            compile(&float, &bf16)?,
         ];
         Ok(Self { model, float, integer, compiled })
     }
 
-    /// Each way with a session to run it: f32 unfused, f32, int8.
-    pub(crate) fn contenders(&self) -> [(Contender, Session); 3] {
+    /// Each way with a session to run it: f32 unfused, f32, int8, bf16.
+    pub(crate) fn contenders(&self) -> [(Contender, Session); 4] {
         let names = [
             ("ours-unfused", Precision::F32),
             ("ours-f32", Precision::F32),
             ("ours-int8", Precision::Int8),
+            ("ours-bf16", Precision::Bf16),
         ];
         let mut names = names.into_iter();
         self.compiled.each_ref().map(|compiled| {

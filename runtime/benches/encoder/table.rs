@@ -64,12 +64,8 @@ pub(crate) struct Measured {
     pub(crate) cell: Cell,
     /// Operations of the matrix products.
     pub(crate) flops: f64,
-    /// Ours in f32 without rewrites.
-    pub(crate) unfused: Contender,
-    /// Ours in f32.
-    pub(crate) float: Contender,
-    /// Ours in int8.
-    pub(crate) integer: Contender,
+    /// Ours: in f32 without rewrites, in f32, in int8, in bf16.
+    pub(crate) ours: [Contender; 4],
     pub(crate) peers: Vec<Contender>,
 }
 
@@ -107,12 +103,12 @@ impl Contender {
 impl Measured {
     /// One row a precision that somebody ran.
     pub(crate) fn rows(&self, peaks: &Peaks) -> Vec<String> {
-        let Self { unfused, float, integer, .. } = self;
+        let [unfused, float, integer, bf16] = &self.ours;
         let rows = Precision::ALL.into_iter().filter_map(|precision| {
             let (ours, base) = match precision {
                 Precision::F32 => (float.time(), Some(("unfused", unfused))),
                 Precision::Int8 => (integer.time(), Some(("f32", float))),
-                Precision::Bf16 => (None, None),
+                Precision::Bf16 => (bf16.time(), Some(("f32", float))),
             };
             let gain = base.and_then(|(what, base)| {
                 let ratio = Time::ratio(base.time()?, ours?);
@@ -181,10 +177,10 @@ impl fmt::Display for Time {
 
 impl Differences {
     pub(crate) fn add(&mut self, measured: &Measured) {
-        let Measured { model, unfused, float, integer, peers, .. } = measured;
+        let Measured { model, ours: [unfused, float, integer, bf16], peers, .. } = measured;
         let range = float.logits.iter().fold(0f32, |range, x| range.max(x.abs()));
-        for other in peers.iter().chain([unfused, integer]).filter(|other| !other.logits.is_empty())
-        {
+        let others = peers.iter().chain([unfused, integer, bf16]);
+        for other in others.filter(|other| !other.logits.is_empty()) {
             let entry = self.0.entry((model, other.name.clone())).or_default();
             entry.largest = entry.largest.max(distance(&float.logits, &other.logits));
             entry.range = entry.range.max(range);
