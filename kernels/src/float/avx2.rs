@@ -11,6 +11,10 @@ pub(super) const ROWS: usize = 6;
 /// Elements of a register.
 const LANES: usize = 8;
 
+/// Lines that are fetched before they are multiplied: what does not fit the first cache comes from
+/// the second as fast as it is used.
+const AHEAD: usize = 12;
+
 /// The twin of [`super::portable::tile`], for at most [`ROWS`] rows.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn tile(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
@@ -56,6 +60,9 @@ fn rows<const R: usize, const V: usize>(x: Rows<'_>, w: &[Line], values: &mut [f
         })
     });
     for index in 0..k {
+        for panel in 0..V * LANES / PANEL {
+            _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(panel * k + index + AHEAD).cast());
+        }
         let weights: [__m256; V] = std::array::from_fn(|part| {
             let line = part * LANES / PANEL * k + index;
             // SAFETY: part·8/16 < V·8/16 and index < k, so the line lies in w (checked above);
