@@ -133,6 +133,133 @@ fn total_of_elements<N: Size>(vector: Vector<f32, N>, #[comptime] wide: usize) -
     total
 }
 
+/// Where a unit works.
+#[derive(Clone, Copy, CubeType)]
+struct Place {
+    batch: usize,
+    head: usize,
+    query: usize,
+    /// Which of the units of a query.
+    part: usize,
+}
+
+#[cube]
+fn place(#[comptime] form: Form) -> Place {
+    let unit = UNIT_POS as usize;
+    let queries = comptime!(form.units / form.parts);
+    Place {
+        batch: CUBE_POS_Z as usize,
+        head: CUBE_POS_Y as usize,
+        query: CUBE_POS_X as usize * queries + unit / form.parts,
+        part: unit % form.parts,
+    }
+}
+
+/// Scores of this unit's keys of the tile that begins with key `first`; returns the greatest of
+/// them and of those before.
+#[cube]
+fn score<N: Size>(
+    x: &Array<Vector<f32, N>>,
+    tile: &Shared<[Vector<f32, N>]>,
+    scores: &mut Array<f32>,
+    mask: &[f32],
+    mask_start: usize,
+    greatest: f32,
+    first: usize,
+    keys: usize,
+    part: usize,
+    #[comptime] form: Form,
+) -> f32 {
+    let mut newest = greatest;
+    #[unroll]
+    for key in 0..form.block {
+        let start = (part + comptime!(key * form.parts)) * comptime!(form.pitch());
+        let mut products = Vector::<f32, N>::new(0.0f32);
+        #[unroll]
+        for index in 0..form.size {
+            products = fma(x[index], tile[start + index], products);
+        }
+        let mut score = total_of_elements(products, form.wide);
+        let place = first + part + comptime!(key * form.parts);
+        if place < keys {
+            if comptime!(form.masked) {
+                score += mask[mask_start + place];
+            }
+        } else {
+            score = f32::new(f32::NEG_INFINITY);
+        }
+        scores[key] = score;
+        newest = max(newest, score);
+    }
+    newest
+}
+
+/// Adds this unit's values of the tile, by their weights, to the corrected sums.
+#[cube]
+fn add_values<N: Size>(
+    sums: &mut Array<Vector<f32, N>>,
+    tile: &Shared<[Vector<f32, N>]>,
+    weights: &Array<f32>,
+    correction: f32,
+    part: usize,
+    #[comptime] form: Form,
+) {
+    let values = comptime!(form.keys() * form.pitch());
+    #[unroll]
+    for index in 0..form.size {
+        let mut sum = sums[index] * Vector::new(correction);
+        #[unroll]
+        for key in 0..form.block {
+            let row = part + comptime!(key * form.parts);
+            let place = values + row * comptime!(form.pitch()) + index;
+            sum = fma(Vector::new(weights[key]), tile[place], sum);
+        }
+        sums[index] = sum;
+    }
+}
+
+/// Adds up what the parts of a query found, and writes it from vector `start` on.
+#[cube]
+fn write<Y: Numeric, N: Size>(
+    sums: &Shared<[Vector<f32, N>]>,
+    totals: &Shared<[f32]>,
+    y: &mut [Y],
+    start: usize,
+    part: usize,
+    without_keys: f32,
+    to: &Steps,
+    #[comptime] form: Form,
+) {
+    let first_part = UNIT_POS as usize - part;
+    let mut total = f32::new(0.0);
+    #[unroll]
+    for other in 0..form.parts {
+        total += totals[first_part + other];
+    }
+    // The total is 0 where all keys are masked by −∞, and may be NaN.
+    let weighs = total > 0.0f32;
+    let inverse = 1.0f32 / total;
+    let mut index = part;
+    while index < form.size {
+        let mut sum = Vector::<f32, N>::new(0.0f32);
+        #[unroll]
+        for other in 0..form.parts {
+            sum += sums[(first_part + other) * comptime!(form.pitch()) + index];
+        }
+        #[unroll]
+        for element in 0..form.wide {
+            let value = select(weighs, sum.extract(element) * inverse, without_keys);
+            let place = (start + index) * form.wide + element;
+            if comptime!(form.quantizes_output) {
+                y[place] = Y::cast_from(quantized(value, to));
+            } else {
+                y[place] = Y::cast_from(value);
+            }
+        }
+        index += form.parts;
+    }
+}
+
 #[cube(launch_unchecked)]
 fn attention_kernel<Y: Numeric, N: Size>(
     q: &[Vector<f32, N>],
@@ -144,25 +271,19 @@ fn attention_kernel<Y: Numeric, N: Size>(
     to: Steps,
     #[comptime] form: Form,
 ) {
-    let (size, wide) = comptime!((form.size, form.wide));
-    let (parts, block, pitch) = comptime!((form.parts, form.block, form.pitch()));
-    let values = comptime!(form.keys() * form.pitch());
+    let (size, values) = comptime!((form.size, form.keys() * form.pitch()));
     let mut shared =
         Shared::<[Vector<f32, N>]>::new_aligned_slice(comptime!(form.shared()), 16usize);
-    let mut greatest_of = Shared::<[f32]>::new_slice(comptime!(form.units));
-    let mut total_of = Shared::<[f32]>::new_slice(comptime!(form.units));
-    let head = CUBE_POS_Y as usize;
-    let batch = CUBE_POS_Z as usize;
-    let heads = CUBE_COUNT_Y as usize;
+    let mut greatest_of = Shared::<[f32]>::new_slice(form.units);
+    let mut total_of = Shared::<[f32]>::new_slice(form.units);
+    let Place { batch, head, query, part } = place(form);
     let unit = UNIT_POS as usize;
-    let part = unit % parts;
-    let query = CUBE_POS_X as usize * comptime!(form.units / form.parts) + unit / parts;
     // Units behind the last query still load keys; they work on the last one and write nothing.
     let row = min(query, walk.queries - 1);
 
     let mut x = Array::<Vector<f32, N>>::new(size);
     let mut sums = Array::<Vector<f32, N>>::new(size);
-    let mut scores = Array::<f32>::new(block);
+    let mut scores = Array::<f32>::new(form.block);
     let query_start = walk.q.start + (batch * walk.queries + row) * walk.q.stride + head * size;
     #[unroll]
     for index in 0..size {
@@ -179,45 +300,27 @@ fn attention_kernel<Y: Numeric, N: Size>(
         load(k, &mut shared, key_start, &walk.k, first, walk.keys, 0usize, form);
         load(v, &mut shared, value_start, &walk.v, first, walk.keys, values, form);
         sync_cube();
-        let mut newest = greatest;
-        #[unroll]
-        for key in 0..block {
-            let start = (part + comptime!(key * parts)) * pitch;
-            let mut products = Vector::<f32, N>::new(0.0f32);
-            #[unroll]
-            for index in 0..size {
-                products = fma(x[index], shared[start + index], products);
-            }
-            let mut score = total_of_elements(products, wide);
-            let place = first + part + comptime!(key * parts);
-            if place < walk.keys {
-                if comptime!(form.masked) {
-                    score += mask[mask_start + place];
-                }
-            } else {
-                score = f32::new(f32::NEG_INFINITY);
-            }
-            scores[key] = score;
-            newest = max(newest, score);
-        }
+        let newest = score::<N>(
+            &x,
+            &shared,
+            &mut scores,
+            mask,
+            mask_start,
+            greatest,
+            first,
+            walk.keys,
+            part,
+            form,
+        );
         let correction = exp_of_negative(greatest - newest);
         greatest = newest;
         total *= correction;
         #[unroll]
-        for key in 0..block {
+        for key in 0..form.block {
             scores[key] = exp_of_negative(scores[key] - greatest);
             total += scores[key];
         }
-        #[unroll]
-        for index in 0..size {
-            let mut sum = sums[index] * Vector::new(correction);
-            #[unroll]
-            for key in 0..block {
-                let place = values + (part + comptime!(key * parts)) * pitch + index;
-                sum = fma(Vector::new(scores[key]), shared[place], sum);
-            }
-            sums[index] = sum;
-        }
+        add_values::<N>(&mut sums, &shared, &scores, correction, part, form);
         sync_cube();
         first += comptime!(form.keys());
     }
@@ -225,48 +328,21 @@ fn attention_kernel<Y: Numeric, N: Size>(
     // The parts of a query are neighbours.
     greatest_of[unit] = greatest;
     sync_cube();
-    let first_part = unit - part;
     let mut of_all = greatest;
     #[unroll]
-    for other in 0..parts {
-        of_all = max(of_all, greatest_of[first_part + other]);
+    for other in 0..form.parts {
+        of_all = max(of_all, greatest_of[unit - part + other]);
     }
     let correction = exp_of_negative(greatest - of_all);
     total_of[unit] = total * correction;
     #[unroll]
     for index in 0..size {
-        shared[unit * pitch + index] = sums[index] * Vector::new(correction);
+        shared[unit * comptime!(form.pitch()) + index] = sums[index] * Vector::new(correction);
     }
     sync_cube();
     if query < walk.queries {
-        let mut total = f32::new(0.0);
-        #[unroll]
-        for other in 0..parts {
-            total += total_of[first_part + other];
-        }
-        // The total is 0 where all keys are masked by −∞, and may be NaN.
-        let weighs = total > 0.0f32;
-        let inverse = 1.0f32 / total;
-        let start = ((batch * walk.queries + query) * heads + head) * size;
-        let mut index = part;
-        while index < size {
-            let mut sum = Vector::<f32, N>::new(0.0f32);
-            #[unroll]
-            for other in 0..parts {
-                sum += shared[(first_part + other) * pitch + index];
-            }
-            #[unroll]
-            for element in 0..wide {
-                let value = select(weighs, sum.extract(element) * inverse, walk.without_keys);
-                let place = (start + index) * wide + element;
-                if comptime!(form.quantizes_output) {
-                    y[place] = Y::cast_from(quantized(value, &to));
-                } else {
-                    y[place] = Y::cast_from(value);
-                }
-            }
-            index += parts;
-        }
+        let start = ((batch * walk.queries + query) * CUBE_COUNT_Y as usize + head) * size;
+        write::<Y, N>(&shared, &total_of, y, start, part, walk.without_keys, &to, form);
     }
 }
 

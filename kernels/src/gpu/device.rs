@@ -81,8 +81,17 @@ impl Gpu {
         Self::new("emulated".to_owned(), device.client())
     }
 
+    /// The device that kernels are tested on: a GPU in builds for one, else what stands in for one.
+    #[cfg(test)]
+    pub(super) fn under_test() -> Result<Self, GpuError> {
+        #[cfg(all(feature = "gpu-emulated", not(feature = "cuda")))]
+        return Ok(Self::emulated());
+        #[cfg(not(all(feature = "gpu-emulated", not(feature = "cuda"))))]
+        Self::open(0)
+    }
+
     /// The same device with cubes of at most so many units.
-    #[cfg(all(test, any(feature = "gpu-emulated", feature = "cuda")))]
+    #[cfg(test)]
     pub(super) fn with_units(self, most_units: u32) -> Self {
         Self { most_units, ..self }
     }

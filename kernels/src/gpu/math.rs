@@ -11,6 +11,9 @@ use crate::int8::{Quantization, has_exact_reciprocal};
 /// Adding and subtracting it rounds to an integer, half to even, for magnitudes below 2²².
 const ROUNDER: f32 = 12_582_912.0;
 
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+const SQRT_2: f32 = std::f32::consts::SQRT_2;
+
 /// Limits to `low..=high`; NaN stays NaN.
 #[cube]
 pub(super) fn limit(x: f32, low: f32, high: f32) -> f32 {
@@ -38,7 +41,7 @@ fn power_of_two(n: i32) -> f32 {
 #[cube]
 pub(super) fn exp(x: f32) -> f32 {
     let clamped = limit(x, -87.5f32, 89.0f32);
-    let n = (clamped * 1.442_695_04f32 + ROUNDER) - ROUNDER;
+    let n = (clamped * LOG2_E + ROUNDER) - ROUNDER;
     let r = fma(n, 2.121_944_4e-4f32, fma(n, -0.693_359_375f32, clamped));
     let y = exp_polynomial(r);
     let n = i32::cast_from(n);
@@ -53,7 +56,7 @@ pub(super) fn exp(x: f32) -> f32 {
 #[cube]
 pub(super) fn exp_of_negative(x: f32) -> f32 {
     let clamped = select(x < -87.0f32, -87.0f32, x);
-    let shifted = clamped * 1.442_695_04f32 + ROUNDER;
+    let shifted = clamped * LOG2_E + ROUNDER;
     let n = shifted - ROUNDER;
     let r = fma(n, 2.121_944_4e-4f32, fma(n, -0.693_359_375f32, clamped));
     let y = exp_polynomial(r);
@@ -72,7 +75,7 @@ pub(super) fn ln(x: f32) -> f32 {
     let bits = u32::reinterpret(normal);
     let exponent = i32::cast_from(bits >> 23u32) - select(small, 150i32, 127i32);
     let mantissa = f32::reinterpret((bits & 0x007f_ffffu32) | 0x3f80_0000u32);
-    let above = mantissa > 1.414_213_56f32;
+    let above = mantissa > SQRT_2;
     let m = select(above, mantissa * 0.5f32, mantissa) - 1.0f32;
     let e = f32::cast_from(exponent + select(above, 1i32, 0i32));
     let z = m * m;

@@ -135,9 +135,9 @@ fn load<X: Numeric, N: Size>(
 fn rounded<X: Numeric, E: Numeric, N: Size>(
     x: Vector<X, N>,
     epilogue: &Epilogue,
-    #[comptime] form: Form,
+    #[comptime] quantizes: bool,
 ) -> Vector<E, N> {
-    if comptime!(form.quantizes_input) {
+    if quantizes {
         let mut value = Vector::<E, N>::empty();
         #[unroll]
         for index in 0..x.vector_size() {
@@ -155,6 +155,134 @@ fn rounded<X: Numeric, E: Numeric, N: Size>(
 fn place(#[comptime] index: usize, #[comptime] cut: Cut) -> usize {
     let place = UNIT_POS as usize + comptime!(index * cut.units());
     place / comptime!(cut.pieces()) * comptime!(cut.pitch()) + place % comptime!(cut.pieces())
+}
+
+/// Writes pieces to their step in shared memory, which begins at `start`, in the type that is
+/// multiplied.
+#[cube]
+fn stage<X: Numeric, E: Numeric, N: Size>(
+    loaded: &Array<Vector<X, N>>,
+    shared: &mut Shared<[Vector<E, N>]>,
+    start: usize,
+    epilogue: &Epilogue,
+    #[comptime] count: usize,
+    #[comptime] quantizes: bool,
+    #[comptime] cut: Cut,
+) {
+    #[unroll]
+    for index in 0..count {
+        let value = rounded::<X, E, N>(loaded[index], epilogue, quantizes);
+        shared[start + place(index, cut)] = value;
+    }
+}
+
+/// Sums of all blocks, from zero.
+#[cube]
+fn zeros<S: Numeric, NS: Size>(
+    #[comptime] blocks: usize,
+    #[comptime] vectors: usize,
+) -> Sequence<Array<Vector<S, NS>>> {
+    let mut sums = Sequence::<Array<Vector<S, NS>>>::new();
+    #[unroll]
+    for _ in 0..blocks {
+        let mut block = Array::<Vector<S, NS>>::new(vectors);
+        #[unroll]
+        for index in 0..vectors {
+            block[index] = Vector::<S, NS>::new(S::from_int(0));
+        }
+        sums.push(block);
+    }
+    sums
+}
+
+/// Multiplies one step of the inner dimension, from where `left` and `right` point in shared memory.
+#[cube]
+fn multiply<E: Numeric, S: Numeric, N: Size, NS: Size>(
+    left: &Shared<[Vector<E, N>]>,
+    right: &Shared<[Vector<E, N>]>,
+    left_place: usize,
+    right_place: usize,
+    sums: &mut Sequence<Array<Vector<S, NS>>>,
+    #[comptime] cut: Cut,
+    #[comptime] wide: usize,
+) {
+    let [blocks_y, blocks_x] = comptime!(cut.blocks);
+    let pitch = comptime!(cut.pitch());
+    let product = MmaDefinition::<E, E, S>::new(ROWS, COLUMNS, comptime!(DEPTH / (WIDE / wide)));
+    let size!(NA) = product.vector_size(MatrixIdent::A);
+    let size!(NB) = product.vector_size(MatrixIdent::B);
+    #[unroll]
+    for step in 0..comptime!(cut.depth / DEPTH) {
+        let mut operands = Sequence::<Array<Vector<E, NA>>>::new();
+        #[unroll]
+        for block in 0..blocks_y {
+            let at = left_place + comptime!(block * ROWS * pitch + step * (DEPTH / WIDE));
+            operands.push(product.load_matrix::<Vector<E, N>, NA>(
+                &left[at..at + 1],
+                MatrixIdent::A,
+                4usize,
+                false,
+            ));
+        }
+        #[unroll]
+        for pair in 0..comptime!(blocks_x / 2) {
+            let at = right_place + comptime!(pair * 2 * COLUMNS * pitch + step * (DEPTH / WIDE));
+            let both = product.load_matrix::<Vector<E, N>, NB>(
+                &right[at..at + 1],
+                MatrixIdent::B,
+                4usize,
+                false,
+            );
+            #[unroll]
+            for half in 0..2usize {
+                let mut operand = Array::<Vector<E, NB>>::new(2usize);
+                operand[0] = both[comptime!(2 * half)];
+                operand[1] = both[comptime!(2 * half + 1)];
+                #[unroll]
+                for block in 0..blocks_y {
+                    product.execute_inplace(
+                        operands.index(block),
+                        &operand,
+                        sums.index_mut(comptime!(block * blocks_x + pair * 2 + half)),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Finishes and writes what this unit has of one block of sums, which begins at `row` and `column`.
+#[cube]
+fn write<E: Numeric, S: Numeric, Y: Numeric, NS: Size>(
+    sums: &Array<Vector<S, NS>>,
+    row: usize,
+    column: usize,
+    scales: &[f32],
+    column_sums: &[i32],
+    bias: &[f32],
+    y: &mut [Y],
+    sizes: &Sizes,
+    epilogue: &Epilogue,
+    #[comptime] form: Form,
+    #[comptime] wide: usize,
+) {
+    let product = MmaDefinition::<E, E, S>::new(ROWS, COLUMNS, comptime!(DEPTH / (WIDE / wide)));
+    let width = product.vector_size(MatrixIdent::Accumulator);
+    #[unroll]
+    for index in 0..product.vectors_per_lane(MatrixIdent::Accumulator) {
+        #[unroll]
+        for part in 0..width {
+            let nth = comptime!((index * width + part) as u32).runtime();
+            let place = product.position_of_nth(UNIT_POS_X, nth, MatrixIdent::Accumulator);
+            let row = row + place.0 as usize;
+            let column = column + place.1 as usize;
+            if row < sizes.rows && column < sizes.columns {
+                let sum = sums[index].extract(part);
+                y[row * sizes.columns + column] =
+                    finished::<S, Y>(sum, column, scales, column_sums, bias, epilogue, form);
+            }
+        }
+    }
 }
 
 /// `N` elements are 16 bytes of `E`.
@@ -183,11 +311,8 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size>(
     let mut right = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * right_step), WIDE);
 
     let product = MmaDefinition::<E, E, S>::new(ROWS, COLUMNS, comptime!(DEPTH / (WIDE / wide)));
-    let size!(NA) = product.vector_size(MatrixIdent::A);
-    let size!(NB) = product.vector_size(MatrixIdent::B);
     let size!(NS) = product.vector_size(MatrixIdent::Accumulator);
     let sum_vectors = product.vectors_per_lane(MatrixIdent::Accumulator);
-    let sum_width = product.vector_size(MatrixIdent::Accumulator);
 
     let lane = UNIT_POS_X as usize;
     let plane = UNIT_POS_Y as usize;
@@ -201,131 +326,57 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size>(
     let left_place = (plane_row + lane % 16) * pitch + lane / 16;
     let right_place = (plane_column + lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2;
 
-    let mut sums = Sequence::<Array<Vector<S, NS>>>::new();
-    #[unroll]
-    for _ in 0..comptime!(blocks_y * blocks_x) {
-        let mut block = Array::<Vector<S, NS>>::new(sum_vectors);
-        #[unroll]
-        for index in 0..sum_vectors {
-            block[index] = Vector::<S, NS>::new(S::from_int(0));
-        }
-        sums.push(block);
-    }
+    let mut sums = zeros::<S, NS>(comptime!(blocks_y * blocks_x), sum_vectors);
 
     let row_pieces = sizes.inner / wide;
+    let (rows, columns) = (sizes.rows, sizes.columns);
     let mut loaded_left = Array::<Vector<X, N>>::new(left_loads);
     let mut loaded_right = Array::<Vector<E, N>>::new(right_loads);
-    load::<X, N>(x, &mut loaded_left, first_row, sizes.rows, 0, row_pieces, left_loads, cut);
-    load::<E, N>(
-        w,
-        &mut loaded_right,
-        first_column,
-        sizes.columns,
-        0,
-        row_pieces,
-        right_loads,
-        cut,
-    );
-    let mut first_piece = 0usize;
+    load::<X, N>(x, &mut loaded_left, first_row, rows, 0, row_pieces, left_loads, cut);
+    load::<E, N>(w, &mut loaded_right, first_column, columns, 0, row_pieces, right_loads, cut);
+    let mut next = 0usize;
     let mut current = 0usize;
-    while first_piece < row_pieces {
-        #[unroll]
-        for index in 0..left_loads {
-            let value = rounded::<X, E, N>(loaded_left[index], &epilogue, form);
-            left[current * left_step + place(index, cut)] = value;
-        }
-        #[unroll]
-        for index in 0..right_loads {
-            right[current * right_step + place(index, cut)] = loaded_right[index];
-        }
+    while next < row_pieces {
+        let (left_at, right_at) = (current * left_step, current * right_step);
+        let quantizes = comptime!(form.quantizes_input);
+        stage(&loaded_left, &mut left, left_at, &epilogue, left_loads, quantizes, cut);
+        stage(&loaded_right, &mut right, right_at, &epilogue, right_loads, false, cut);
         // Who writes a step next has passed the barrier behind the reads of it.
         sync_cube();
-        first_piece += comptime!(cut.pieces());
-        load::<X, N>(
-            x,
-            &mut loaded_left,
-            first_row,
-            sizes.rows,
-            first_piece,
-            row_pieces,
-            left_loads,
-            cut,
-        );
+        next += comptime!(cut.pieces());
+        load::<X, N>(x, &mut loaded_left, first_row, rows, next, row_pieces, left_loads, cut);
         load::<E, N>(
             w,
             &mut loaded_right,
             first_column,
-            sizes.columns,
-            first_piece,
+            columns,
+            next,
             row_pieces,
             right_loads,
             cut,
         );
-        #[unroll]
-        for step in 0..comptime!(cut.depth / DEPTH) {
-            let mut operands = Sequence::<Array<Vector<E, NA>>>::new();
-            #[unroll]
-            for block in 0..blocks_y {
-                let at = current * left_step
-                    + left_place
-                    + comptime!(block * ROWS * pitch + step * (DEPTH / WIDE));
-                operands.push(product.load_matrix::<Vector<E, N>, NA>(
-                    &left[at..at + 1],
-                    MatrixIdent::A,
-                    4usize,
-                    false,
-                ));
-            }
-            #[unroll]
-            for pair in 0..comptime!(blocks_x / 2) {
-                let at = current * right_step
-                    + right_place
-                    + comptime!(pair * 2 * COLUMNS * pitch + step * (DEPTH / WIDE));
-                let both = product.load_matrix::<Vector<E, N>, NB>(
-                    &right[at..at + 1],
-                    MatrixIdent::B,
-                    4usize,
-                    false,
-                );
-                #[unroll]
-                for half in 0..2usize {
-                    let mut operand = Array::<Vector<E, NB>>::new(2usize);
-                    operand[0] = both[comptime!(2 * half)];
-                    operand[1] = both[comptime!(2 * half + 1)];
-                    #[unroll]
-                    for block in 0..blocks_y {
-                        product.execute_inplace(
-                            operands.index(block),
-                            &operand,
-                            sums.index_mut(comptime!(block * blocks_x + pair * 2 + half)),
-                        );
-                    }
-                }
-            }
-        }
+        let (left_at, right_at) = (left_at + left_place, right_at + right_place);
+        multiply::<E, S, N, NS>(&left, &right, left_at, right_at, &mut sums, cut, wide);
         current = 1usize - current;
     }
 
     #[unroll]
     for block in 0..comptime!(blocks_y * blocks_x) {
-        let block_row = first_row + plane_row + comptime!(block / blocks_x * ROWS);
-        let block_column = first_column + plane_column + comptime!(block % blocks_x * COLUMNS);
-        #[unroll]
-        for index in 0..sum_vectors {
-            #[unroll]
-            for part in 0..sum_width {
-                let nth = comptime!((index * sum_width + part) as u32).runtime();
-                let (row, column) =
-                    product.position_of_nth(lane as u32, nth, MatrixIdent::Accumulator);
-                let row = block_row + row as usize;
-                let column = block_column + column as usize;
-                if row < sizes.rows && column < sizes.columns {
-                    let sum = sums.index(block)[index].extract(part);
-                    y[row * sizes.columns + column] =
-                        finished::<S, Y>(sum, column, scales, column_sums, bias, &epilogue, form);
-                }
-            }
-        }
+        let row = first_row + plane_row + comptime!(block / blocks_x * ROWS);
+        let column = first_column + plane_column + comptime!(block % blocks_x * COLUMNS);
+        write::<E, S, Y, NS>(
+            sums.index(block),
+            row,
+            column,
+            scales,
+            column_sums,
+            bias,
+            y,
+            &sizes,
+            &epilogue,
+            form,
+            wide,
+        );
     }
 }
 

@@ -43,7 +43,7 @@ mod norm;
 mod pair;
 mod quantize;
 mod reduce;
-#[cfg(all(test, any(feature = "gpu-emulated", feature = "cuda")))]
+#[cfg(test)]
 mod tests;
 mod tiles;
 

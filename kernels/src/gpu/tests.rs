@@ -7,10 +7,7 @@ use crate::{Activation, Cpu, Function, NoKeys, float};
 
 /// The device that kernels are tested on; nothing, with a word why, where there is none.
 fn gpu() -> Option<Gpu> {
-    #[cfg(not(feature = "cuda"))]
-    return Some(Gpu::emulated());
-    #[cfg(feature = "cuda")]
-    Gpu::open(0).map_err(|reason| println!("skipped: {reason}")).ok()
+    Gpu::under_test().map_err(|reason| println!("skipped: {reason}")).ok()
 }
 
 /// A device of one unit a cube, one of as many as kernels want, and one of 4, which are more than

@@ -83,9 +83,14 @@ impl Kernel for PackedLinear {
         Ok(())
     }
 
-    /// The portable tier multiplies one number at a time.
+    /// The portable tier multiplies one number at a time; on tiles, sums take longer to finish than
+    /// to make.
     fn rate(&self) -> Rate {
-        let share = if self.cpu.tier() == Tier::Portable { 0.05 } else { 0.7 };
+        let share = match self.cpu.tier() {
+            Tier::Portable => 0.05,
+            Tier::Amx => 0.1,
+            Tier::Avx2 | Tier::Avx512 | Tier::Vnni => 0.7,
+        };
         let parallel = Parallel::MultiplyAdds(int8::PARALLEL_WORK);
         Rate { numbers: Numbers::Int8, share, parallel }
     }

@@ -20,6 +20,7 @@ fn on_gpu() -> CompileOptions {
 }
 
 /// Whether the device under test is missing; says why.
+#[allow(clippy::print_stdout, reason = "says what is not tested")]
 fn skipped() -> bool {
     let (mut sketch, x) = Sketch::new(1);
     let y = sketch.node(Op::Relu, &[x]);
