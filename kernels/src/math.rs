@@ -35,7 +35,7 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n + 127).cast_unsigned() << 23)
 }
 
-/// eˣ with a relative error below 2e-7 for x in −87..88; 0 below, infinity above 88.73.
+/// e to the power of x − n·ln 2, for n the integer nearest to x/ln 2.
 ///
 /// Range reduction and polynomial of Cephes `expf` (S. L. Moshier, 1989).
 #[inline(always)]
@@ -43,17 +43,23 @@ fn power_of_two(n: i32) -> f32 {
     clippy::excessive_precision,
     reason = "as published; 0.693359375 is exact in few bits on purpose"
 )]
-pub(crate) fn exp(x: f32) -> f32 {
-    let clamped = clamp(x, -87.5, 89.0);
-    let n = round_even(clamped * std::f32::consts::LOG2_E);
-    let r = fused(n, 2.121_944_4e-4, fused(n, -0.693_359_375, clamped));
+fn exp_of_rest(x: f32, n: f32) -> f32 {
+    let r = fused(n, 2.121_944_4e-4, fused(n, -0.693_359_375, x));
     let mut p = 1.987_569_15e-4;
     p = fused(p, r, 1.398_199_950_7e-3);
     p = fused(p, r, 8.333_451_907_3e-3);
     p = fused(p, r, 4.166_579_589_4e-2);
     p = fused(p, r, 1.666_666_545_9e-1);
     p = fused(p, r, 5.000_000_120_1e-1);
-    let y = fused(p, r * r, r) + 1.0;
+    fused(p, r * r, r) + 1.0
+}
+
+/// eˣ with a relative error below 2e-7 for x in −87..88; 0 below, infinity above 88.73.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    let clamped = clamp(x, -87.5, 89.0);
+    let n = round_even(clamped * std::f32::consts::LOG2_E);
+    let y = exp_of_rest(clamped, n);
     let n = round_even_to_int(n);
     let half = n >> 1;
     let y = y * power_of_two(half) * power_of_two(n - half);
@@ -65,19 +71,11 @@ pub(crate) fn exp(x: f32) -> f32 {
 ///
 /// [`exp`] in fewer steps: 2ⁿ is added to the exponent, which cannot overflow.
 #[inline(always)]
-#[allow(clippy::excessive_precision, reason = "as published")]
 pub(crate) fn exp_of_negative(x: f32) -> f32 {
     let clamped = if x < -87.0 { -87.0 } else { x };
     let shifted = fused(clamped, std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
-    let r = fused(n, 2.121_944_4e-4, fused(n, -0.693_359_375, clamped));
-    let mut p = 1.987_569_15e-4;
-    p = fused(p, r, 1.398_199_950_7e-3);
-    p = fused(p, r, 8.333_451_907_3e-3);
-    p = fused(p, r, 4.166_579_589_4e-2);
-    p = fused(p, r, 1.666_666_545_9e-1);
-    p = fused(p, r, 5.000_000_120_1e-1);
-    let y = fused(p, r * r, r) + 1.0;
+    let y = exp_of_rest(clamped, n);
     // The lowest bits of `shifted` are n.
     let y = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < -87.0 { 0.0 } else { y }

@@ -33,6 +33,8 @@ enum Numbers {
 }
 
 impl Weights {
+    /// Weights as they are.
+    ///
     /// # Shapes
     /// `weights`: `[inner, columns]`, row-major.
     ///
@@ -237,7 +239,7 @@ impl Product<'_> {
     ///
     /// # Panics
     /// When a buffer has another length.
-    pub(super) fn arguments<X, W, Y>(&self) -> Arguments {
+    fn arguments<X, W, Y>(&self) -> Arguments {
         let Weights { inner, columns, .. } = *self.weights;
         let (y, to) = match self.y {
             Output::F32(y) => (y, Quantization::symmetric(1.0)),
@@ -258,11 +260,22 @@ impl Product<'_> {
     }
 
     fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(&self) {
-        if self.weights.on_matrix_units {
-            matrix::launch::<X, W, S, Y>(self);
-        } else {
-            tiles::launch::<X, W, S, Y>(self);
+        let arguments = self.arguments::<X, W, Y>();
+        if self.rows * self.weights.columns == 0 {
+            return;
         }
+        if self.weights.on_matrix_units {
+            matrix::launch::<X, W, S, Y>(self, arguments);
+        } else {
+            tiles::launch::<X, W, S, Y>(self, arguments);
+        }
+    }
+
+    /// A cube for each tile of this many rows and columns of the result.
+    pub(super) fn cubes(&self, rows: usize, columns: usize) -> CubeCount {
+        let [x, y] = [self.weights.columns.div_ceil(columns), self.rows.div_ceil(rows)]
+            .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
+        CubeCount::new_2d(x, y)
     }
 }
 

@@ -150,7 +150,7 @@ fn rounded<X: Numeric, E: Numeric, N: Size>(
     }
 }
 
-/// Where the first piece of each row of a step lies in shared memory.
+/// Where this unit's piece of this index lies in its step in shared memory.
 #[cube]
 fn place(#[comptime] index: usize, #[comptime] cut: Cut) -> usize {
     let place = UNIT_POS as usize + comptime!(index * cut.units());
@@ -381,25 +381,21 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size>(
 }
 
 /// Launches a product of weights in `[columns, inner]`, after [`multiplies`] said yes.
-pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(product: &Product<'_>) {
-    let (rows, columns) = (product.rows, product.weights.columns);
-    let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } =
-        product.arguments::<X, E, Y>();
-    if rows * columns == 0 {
-        return;
-    }
-    let cut = Cut::of(rows, columns);
+pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(
+    product: &Product<'_>,
+    arguments: Arguments,
+) {
+    let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } = arguments;
+    let cut = Cut::of(product.rows, product.weights.columns);
     let wide = WIDE / size_of::<E>();
-    let [cubes_x, cubes_y] = [columns.div_ceil(cut.columns()), rows.div_ceil(cut.rows())]
-        .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
     let dim = CubeDim::new_2d(PLANE as u32, (cut.units() / PLANE) as u32);
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
-    // `arguments` checked the lengths of all buffers against; `multiplies` found rows that are
+    // `Product::arguments` checked the lengths of all buffers against; `multiplies` found rows that are
     // whole pieces.
     unsafe {
         matrix_kernel::launch_unchecked::<X, E, S, Y>(
             &product.gpu.client,
-            CubeCount::new_2d(cubes_x, cubes_y),
+            product.cubes(cut.rows(), cut.columns()),
             dim,
             wide,
             x,

@@ -20,7 +20,7 @@
 //! # Layout
 //!
 //! - [`Gpu`], [`Buffer`]: a device and a range of its memory. Start here.
-//! - [`linear()`], [`integer_linear`]: products with bias, activation and rounding in one launch.
+//! - [`Weights`], [`linear()`], [`integer_linear`]: products with bias, activation and rounding in one launch.
 //! - [`attention()`], [`layer_norm`], [`softmax`], [`gather_rows`], [`gather_rows_int8`].
 //! - [`activate`], [`pairs`], [`copy`], [`cast()`], [`quantize`], [`dequantize`], [`reduce_rows`].
 //!

@@ -182,23 +182,19 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
 }
 
 /// Launches a product of weights in `[inner, columns]`.
-pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(product: &Product<'_>) {
-    let (rows, columns) = (product.rows, product.weights.columns);
-    let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } =
-        product.arguments::<X, W, Y>();
-    if rows * columns == 0 {
-        return;
-    }
-    let tile = Tile::of(product.gpu, rows, columns);
-    let [cubes_x, cubes_y] = [columns.div_ceil(tile.columns()), rows.div_ceil(tile.rows())]
-        .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
+pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
+    product: &Product<'_>,
+    arguments: Arguments,
+) {
+    let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } = arguments;
+    let tile = Tile::of(product.gpu, product.rows, product.weights.columns);
     let dim = CubeDim::new_2d(tile.units_x as u32, tile.units_y as u32);
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
-    // `arguments` checked the lengths of all buffers against.
+    // `Product::arguments` checked the lengths of all buffers against.
     unsafe {
         tiles_kernel::launch_unchecked::<X, W, S, Y>(
             &product.gpu.client,
-            CubeCount::new_2d(cubes_x, cubes_y),
+            product.cubes(tile.rows(), tile.columns()),
             dim,
             x,
             w,

@@ -132,8 +132,6 @@ pub(crate) struct GpuModel {
     constants: Vec<Option<Buffer>>,
     /// For each value, the value that it is a view of, or itself.
     bases: Vec<Id>,
-    /// Whether no step runs on the CPU.
-    whole: bool,
 }
 
 impl GpuModel {
@@ -152,8 +150,7 @@ impl GpuModel {
                 }
             }
         }
-        let whole = steps.iter().all(|step| !matches!(step, Prepared::Run(_)));
-        Self { gpu, constants, bases, whole }
+        Self { gpu, constants, bases }
     }
 
     fn failed(&self, error: &GpuError) -> RuntimeError {

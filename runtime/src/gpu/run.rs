@@ -117,7 +117,8 @@ pub(crate) fn run(
     let Known { inputs, recording, .. } = &mut known[index];
     let newest = vec![Newest::Nowhere; run.module.values.len()];
     let mut on_gpu = OnGpu { run, model, gpu, arena, inputs, newest };
-    if watch.is_some() || !model.whole {
+    let on_cpu = |step: &Prepared| matches!(step, Prepared::Run(_));
+    if watch.is_some() || steps.iter().any(on_cpu) {
         return on_gpu.steps(steps, host, watch);
     }
     if recording.is_none() && !new && memory.refused.is_none() {
