@@ -14,6 +14,7 @@ use crate::objective::{Monitor, Objective, Progress, Step};
 use crate::optimizer::{Optimizer, Settings};
 use crate::recipe::{Keep, Recipe};
 use crate::walk::floats::Floats;
+use crate::walk::fused;
 
 /// Steps whose losses are read from the device together.
 const READ_EVERY: usize = 10;
@@ -225,7 +226,7 @@ impl<'a> Run<'a> {
             step.part = part;
             let batch = self.train.batch(rows);
             let loss = objective.loss(network, &batch, &step).map_err(failed)?;
-            let gradients = loss.total.backward();
+            let gradients = fused::backward(&loss.total);
             self.window.totals.push((step, loss.total.inner()));
             for (name, value) in loss.parts {
                 self.window.add_part(name, plain(value));

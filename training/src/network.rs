@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::examples::Inputs;
 use crate::scales::{Quantization, Scales};
 use crate::walk::floats::Floats;
+use crate::walk::fused;
 use crate::walk::plan::Plan;
 use crate::walk::{Source, Value, Walk};
 
@@ -380,7 +381,7 @@ impl Network {
     /// The gradient of `loss` by every trained weight and extra tensor that it depends on, by name,
     /// on the host: what importance scores are made of.
     pub fn gradients(&self, loss: &Tensor<1>) -> BTreeMap<String, graph::Tensor> {
-        let mut gradients = loss.backward();
+        let mut gradients = fused::backward(loss);
         let trained = self.parameters.iter().filter(|parameter| parameter.trained);
         let found = trained.filter_map(|parameter| {
             let value = parameter.value.clone().typed::<1>();

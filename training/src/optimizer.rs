@@ -61,6 +61,7 @@ impl Optimizer {
 
     /// Adds the gradients of one batch.
     pub(crate) fn accumulate(&mut self, network: &Network, mut found: Gradients) {
+        let cpu = network.device().is_cpu();
         for (parameter, sum) in network.parameters().iter().zip(&mut self.gradients) {
             if !parameter.trained {
                 continue;
@@ -69,7 +70,11 @@ impl Optimizer {
             if let Some(gradient) = value.grad_remove(&mut found) {
                 let gradient = Floats(gradient.into_dispatch());
                 *sum = Some(match sum.take() {
-                    Some(sum) => Floats(Dispatch::float_add(sum.0, gradient.0)),
+                    Some(sum) if cpu => {
+                        let parts = [sum.0, gradient.0].map(fused::plain_tensor);
+                        Floats(fused::plain(fused::sum(&parts[0], &parts[1])))
+                    }
+                    Some(sum) => sum.add(gradient),
                     None => gradient,
                 });
             }

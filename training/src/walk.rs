@@ -5,6 +5,7 @@
 //! evaluation.
 
 mod attention;
+mod broadcast;
 mod dropout;
 mod elementwise;
 pub(crate) mod floats;
@@ -14,7 +15,6 @@ mod movement;
 mod normalize;
 pub(crate) mod plan;
 pub(crate) mod quantize;
-mod reduce;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +25,7 @@ use graph::{Bindings, DType, Graph, Op, Tensor, ValueId};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use broadcast::Combine;
 use floats::Floats;
 use plan::{FakeQuantize, Instruction, Kernel, Plan};
 
@@ -193,9 +194,9 @@ impl Walk<'_> {
         let floats = |index: usize| inputs[index].floats(self.device);
         let fuse = self.fuse;
         Ok(match op {
-            Op::Add => elementwise::add(fuse, floats(0)?, floats(1)?),
-            Op::Sub => floats(0)?.sub(floats(1)?),
-            Op::Mul => floats(0)?.mul(floats(1)?),
+            Op::Add => broadcast::combine(fuse, Combine::Add, floats(0)?, floats(1)?),
+            Op::Sub => broadcast::combine(fuse, Combine::Sub, floats(0)?, floats(1)?),
+            Op::Mul => broadcast::combine(fuse, Combine::Mul, floats(0)?, floats(1)?),
             Op::Div => floats(0)?.div(floats(1)?),
             Op::Relu => floats(0)?.relu(),
             Op::Tanh => floats(0)?.tanh(),
@@ -216,7 +217,7 @@ impl Walk<'_> {
             Op::Cast(op) => {
                 return Err(format!("a cast of a computed value to {} has no gradient", op.to));
             }
-            Op::ReduceSum(op) => reduce::reduce_sum(op, floats(0)?),
+            Op::ReduceSum(op) => broadcast::reduce_sum(fuse, op, floats(0)?),
             Op::Quantize(_) | Op::Dequantize(_) => {
                 return Err("expected a quantize followed by its dequantize".to_owned());
             }

@@ -1,8 +1,13 @@
 //! Losses that compare the insides of two models.
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
+use super::fused::{Relations, SquaredError};
 use super::{LossError, divergence, expect};
+use crate::walk::floats::Floats;
+use crate::walk::fused::{self, Operation};
 
 /// Scores at or below this are a mask's doing and count as 0 (TinyBERT's reference code).
 const MASKED_SCORE: f32 = -1e2;
@@ -43,9 +48,24 @@ pub fn hidden(
             student
         }
     };
+    let Some(counted) = on_host(&mask) else {
+        return Ok(composed_hidden(student, teacher, mask));
+    };
+    let tokens: f32 = counted.iter().sum();
+    let rows = counted.iter().map(|counted| counted / (teacher_hidden as f32 * tokens)).collect();
+    let operation = SquaredError { rows: Arc::new(rows), columns: None, floor: f32::NEG_INFINITY };
+    Ok(apply(&operation, student, teacher))
+}
+
+/// [`hidden`] in Burn's operations.
+pub(super) fn composed_hidden(
+    student: Tensor<3>,
+    teacher: Tensor<3>,
+    mask: Tensor<2>,
+) -> Tensor<1> {
     let difference = student - teacher.detach();
     let squares = (difference.clone() * difference).mean_dim(2).squeeze_dim::<2>(2);
-    Ok((squares * mask.clone()).sum() / mask.sum())
+    (squares * mask.clone()).sum() / mask.sum()
 }
 
 /// Mean squared error between pre-softmax attention scores (TinyBERT, arXiv:1909.10351, eq. 7 and
@@ -67,6 +87,27 @@ pub fn attention(
     expect("student attention", &[n_rows, n_heads, length, length], &student.dims())?;
     expect("teacher attention", &student.dims(), &teacher.dims())?;
     expect("mask", &[n_rows, length], &mask.dims())?;
+    let Some(counted) = on_host(&mask) else {
+        return Ok(composed_attention(student, teacher, mask));
+    };
+    let texts = counted.chunks_exact(length.max(1));
+    let pairs: f32 = texts.clone().map(|text| text.iter().sum::<f32>().powi(2)).sum();
+    let rows = texts.flat_map(|text| text.repeat(n_heads));
+    let rows = rows.map(|counted| counted / (n_heads as f32 * pairs)).collect();
+    let operation = SquaredError {
+        rows: Arc::new(rows),
+        columns: Some(Arc::new(counted)),
+        floor: MASKED_SCORE,
+    };
+    Ok(apply(&operation, student, teacher))
+}
+
+/// [`attention`] in Burn's operations.
+pub(super) fn composed_attention(
+    student: Tensor<4>,
+    teacher: Tensor<4>,
+    mask: Tensor<2>,
+) -> Tensor<1> {
     let unmasked = |scores: Tensor<4>| {
         let masked = scores.clone().lower_equal_elem(MASKED_SCORE);
         scores.mask_fill(masked, 0.0)
@@ -75,7 +116,7 @@ pub fn attention(
     let pairs: Tensor<4> =
         mask.clone().unsqueeze_dims::<4>(&[1, 3]) * mask.unsqueeze_dims::<4>(&[1, 2]);
     let squares = (difference.clone() * difference).mean_dim(1) * pairs.clone();
-    Ok(squares.sum() / pairs.sum())
+    squares.sum() / pairs.sum()
 }
 
 /// KL divergence between the self-relations softmax(X·Xᵀ/√d) of two models' queries, keys or values
@@ -98,29 +139,65 @@ pub fn relations(
     relation_heads: usize,
     mask: Tensor<2>,
 ) -> Result<Tensor<1>, LossError> {
-    let [n_rows, length, _] = student.dims();
+    let [n_rows, length, student_hidden] = student.dims();
+    let teacher_hidden = teacher.dims()[2];
     expect("mask", &[n_rows, length], &mask.dims())?;
-    expect("teacher vectors", &[n_rows, length, teacher.dims()[2]], &teacher.dims())?;
+    expect("teacher vectors", &[n_rows, length, teacher_hidden], &teacher.dims())?;
+    for hidden_size in [teacher_hidden, student_hidden] {
+        if relation_heads == 0 || !hidden_size.is_multiple_of(relation_heads) {
+            return Err(LossError::RelationHeads { relation_heads, hidden_size });
+        }
+    }
+    let Some(counted) = on_host(&mask) else {
+        return Ok(composed_relations(student, teacher, relation_heads, mask));
+    };
+    let tokens: f32 = counted.iter().sum();
+    let rows = counted.iter().map(|mask| mask / (relation_heads as f32 * tokens)).collect();
+    let operation =
+        Relations { heads: relation_heads, length, rows: Arc::new(rows), mask: Arc::new(counted) };
+    Ok(apply(&operation, student, teacher))
+}
+
+/// [`relations`] in Burn's operations.
+pub(super) fn composed_relations(
+    student: Tensor<3>,
+    teacher: Tensor<3>,
+    relation_heads: usize,
+    mask: Tensor<2>,
+) -> Tensor<1> {
+    let [n_rows, length, _] = student.dims();
     let padding: Tensor<4, burn::tensor::Bool> = mask
         .clone()
         .equal_elem(0.0)
         .unsqueeze_dims::<4>(&[1, 2])
         .expand([n_rows, relation_heads, length, length]);
     let teacher =
-        relation_scores(teacher.detach(), relation_heads)?.mask_fill(padding.clone(), EXCLUDED);
-    let student = relation_scores(student, relation_heads)?.mask_fill(padding, EXCLUDED);
+        relation_scores(teacher.detach(), relation_heads).mask_fill(padding.clone(), EXCLUDED);
+    let student = relation_scores(student, relation_heads).mask_fill(padding, EXCLUDED);
     let tokens = divergence(teacher, student).mean_dim(1).reshape([n_rows, length]);
-    Ok((tokens * mask.clone()).sum() / mask.sum())
+    (tokens * mask.clone()).sum() / mask.sum()
 }
 
 /// `[batch, sequence, hidden]` → scores `[batch, relation heads, sequence, sequence]`
-fn relation_scores(vectors: Tensor<3>, relation_heads: usize) -> Result<Tensor<4>, LossError> {
+fn relation_scores(vectors: Tensor<3>, relation_heads: usize) -> Tensor<4> {
     let [n_rows, length, hidden_size] = vectors.dims();
-    if relation_heads == 0 || !hidden_size.is_multiple_of(relation_heads) {
-        return Err(LossError::RelationHeads { relation_heads, hidden_size });
-    }
     let head_size = hidden_size / relation_heads;
     let heads = vectors.reshape([n_rows, length, relation_heads, head_size]).swap_dims(1, 2);
     let scores = heads.clone().matmul(heads.swap_dims(2, 3));
-    Ok(scores / (head_size as f64).sqrt())
+    scores / (head_size as f64).sqrt()
+}
+
+/// The elements of `mask` where the losses are one node each: on the CPU.
+fn on_host(mask: &Tensor<2>) -> Option<Vec<f32>> {
+    let mask = Floats(mask.clone().into_dispatch()).inner();
+    fused::on_cpu(&mask.0).map(|mask| fused::elements(&mask).into_owned())
+}
+
+fn apply<const D: usize>(
+    operation: &impl Operation<2>,
+    student: Tensor<D>,
+    teacher: Tensor<D>,
+) -> Tensor<1> {
+    let inputs = [student.into_dispatch(), teacher.detach().into_dispatch()];
+    Tensor::from_dispatch(fused::apply(operation, inputs))
 }

@@ -5,6 +5,7 @@
 //! padding. Teacher tensors are constants: no gradient reaches them.
 
 mod features;
+mod fused;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 
 use burn::tensor::{Device, TensorData};
 
+use super::features::{composed_attention, composed_hidden, composed_relations};
 use super::*;
 use crate::random::Stream;
 
@@ -276,6 +277,14 @@ fn hidden_states_through_a_projection() {
         },
         |student| hidden_twin(student, &equal, &identity, [3, 3]),
     );
+    check(
+        &student,
+        [2, LENGTH, 3],
+        |student| {
+            composed_hidden(student, tensor(&equal, [2, LENGTH, 3]), tensor(&MASK, [2, LENGTH]))
+        },
+        |student| hidden_twin(student, &equal, &identity, [3, 3]),
+    );
 }
 
 #[test]
@@ -305,6 +314,12 @@ fn attention_scores_without_what_a_mask_did() {
         &student,
         shape,
         |student| attention(student, tensor(&teacher, shape), tensor(&MASK, [2, LENGTH])).unwrap(),
+        twin,
+    );
+    check(
+        &student,
+        shape,
+        |student| composed_attention(student, tensor(&teacher, shape), tensor(&MASK, [2, LENGTH])),
         twin,
     );
 }
@@ -345,6 +360,15 @@ fn relations_between_models_of_different_width() {
                     tensor(&MASK, [2, LENGTH]),
                 )
                 .unwrap()
+            },
+            |student| relations_twin(student, &teacher, [4, 8], n_heads),
+        );
+        check(
+            &student,
+            [2, LENGTH, 4],
+            |student| {
+                let teacher = tensor(&teacher, [2, LENGTH, 8]);
+                composed_relations(student, teacher, n_heads, tensor(&MASK, [2, LENGTH]))
             },
             |student| relations_twin(student, &teacher, [4, 8], n_heads),
         );

@@ -1,4 +1,4 @@
-//! Arithmetic with broadcasting, and activations.
+//! Activations.
 
 use burn::backend::flex::FlexTensor;
 use graph::op;
@@ -6,31 +6,6 @@ use kernels::Cpu;
 
 use super::floats::Floats;
 use super::fused::{self, Operation};
-
-/// `a + b` of equal shapes.
-#[derive(Clone, Debug)]
-struct Add;
-
-impl Operation<2> for Add {
-    type Saved = ();
-
-    fn forward(&self, [a, b]: &[FlexTensor; 2]) -> (FlexTensor, ()) {
-        let shape = fused::shape(a);
-        let (a, b) = (fused::elements(a), fused::elements(b));
-        let mut y = vec![0f32; a.len()];
-        kernels::add(Cpu::best(), &a, &b, &mut y);
-        (fused::tensor(&shape, y), ())
-    }
-
-    fn backward(
-        &self,
-        (): (),
-        gradient: &FlexTensor,
-        wanted: [bool; 2],
-    ) -> [Option<FlexTensor>; 2] {
-        wanted.map(|wanted| wanted.then(|| gradient.clone()))
-    }
-}
 
 /// The exact Gaussian error linear unit.
 #[derive(Clone, Debug)]
@@ -60,14 +35,6 @@ impl Operation<1> for Gelu {
         kernels::gelu_backward(Cpu::best(), &elements, &dy, &mut dx);
         [Some(fused::tensor(&fused::shape(&x), dx))]
     }
-}
-
-/// `a + b`, broadcast.
-pub(super) fn add(fuse: bool, a: Floats, b: Floats) -> Floats {
-    if fuse && a.shape() == b.shape() {
-        return Floats(fused::apply(&Add, [a.0, b.0]));
-    }
-    a.add(b)
 }
 
 /// `x·Φ(x)`.

@@ -51,7 +51,7 @@ impl Floats {
     }
 
     /// Both with the same rank, dimensions of size 1 put in front of the shorter one.
-    fn aligned(self, other: Self) -> (Self, Self) {
+    pub(super) fn aligned(self, other: Self) -> (Self, Self) {
         let (left, right) = (self.shape(), other.shape());
         let rank = left.len().max(right.len());
         let padded = |shape: Vec<usize>| [vec![1; rank - shape.len()], shape].concat();

@@ -6,8 +6,11 @@
 //! instead; other devices compose Burn's own.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt::Debug;
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
@@ -17,8 +20,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, BackendTensor, DispatchAutodiffContext, DispatchKindConversion, DispatchTensor, Flex,
 };
-use burn::tensor::TensorData;
-use kernels::Matrix;
+use burn::tensor::{Tensor, TensorData};
+use kernels::{Cpu, Matrix};
 
 /// An operation of `N` inputs with its gradient.
 pub(crate) trait Operation<const N: usize>: Clone + Debug + Send + 'static {
@@ -45,15 +48,43 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Taped<O> {
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node);
+        BEGUN.with_borrow_mut(|begun| begun.remove(&ops.node.id));
         let wanted = ops.parents.each_ref().map(Option::is_some);
         let found = self.0.backward(ops.state, &gradient, wanted);
         drop(gradient);
         for (parent, found) in ops.parents.into_iter().zip(found) {
-            if let (Some(parent), Some(found)) = (parent, found) {
-                gradients.register::<Flex>(parent.id, found);
+            let (Some(parent), Some(mut found)) = (parent, found) else { continue };
+            // Burn would add up, too, but in one thread; a value that several operations read, such
+            // as what queries, keys and values are made of, gets a gradient from each. Leaves keep
+            // their gradients, which is Burn's business.
+            let leaf = parent.parents.is_empty();
+            if !leaf && !BEGUN.with_borrow_mut(|begun| begun.insert(parent.id)) {
+                found = sum(&found, &gradients.consume::<Flex>(&parent));
             }
+            gradients.register::<Flex>(parent.id, found);
         }
     }
+}
+
+thread_local! {
+    /// Values whose gradient an operation of this kind has begun, in the backward pass that runs on
+    /// this thread.
+    static BEGUN: RefCell<HashSet<NodeId>> = RefCell::default();
+}
+
+/// `a + b` of equal shapes.
+pub(crate) fn sum(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
+    let (left, right) = (elements(a), elements(b));
+    let mut y = vec![0f32; left.len()];
+    kernels::add(Cpu::best(), &left, &right, &mut y);
+    tensor(&shape(a), y)
+}
+
+/// The gradients of everything that `loss` depends on.
+pub(crate) fn backward(loss: &Tensor<1>) -> burn::tensor::Gradients {
+    // Burn's own operations consume gradients without telling.
+    BEGUN.with_borrow_mut(HashSet::clear);
+    loss.backward()
 }
 
 /// Runs `operation`, taped when an input is on the tape.
