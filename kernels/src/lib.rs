@@ -20,7 +20,7 @@
 //! # Layout
 //!
 //! - [`Cpu`] and [`Tier`]: which instruction set may run. Start here: every kernel takes a `Cpu`.
-//! - [`gemm()`], [`batched_gemm`]: `f32` matrix products.
+//! - [`gemm()`], [`product`], [`batched_gemm`]: `f32` matrix products.
 //! - [`float`]: packed `f32` weights and the linear layer.
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
@@ -81,7 +81,9 @@ pub use in_place::{
     activate_in_place, add_assign, layer_norm_in_place, mul_assign, residual_layer_norm_in_place,
     softmax_in_place,
 };
-pub use matrix::{Batch, Matrix, PARALLEL_WORK as GEMM_PARALLEL_WORK, Write, batched_gemm, gemm};
+pub use matrix::{
+    Batch, Matrix, PARALLEL_WORK as GEMM_PARALLEL_WORK, Write, batched_gemm, gemm, product,
+};
 pub use norm::{
     LayerNorm, LayerNormGradients, layer_norm, layer_norm_backward, layer_norm_forward,
     residual_layer_norm,

@@ -1,7 +1,7 @@
 //! `f32` products.
 
 use kernels::float::{Layer, PackedWeights, linear};
-use kernels::{Activation, Batch, Cpu, Matrix, Write, batched_gemm, gemm};
+use kernels::{Activation, Batch, Cpu, Matrix, Write, batched_gemm, gemm, product};
 use proptest::prelude::*;
 
 use super::{assert_close, numbers, on_any_threads, on_every_tier};
@@ -38,6 +38,7 @@ proptest! {
                 gemm(a, b, &mut c, Write::Accumulate);
                 let doubled: Vec<_> = expected.iter().map(|x| 2.0 * x).collect();
                 assert_close("accumulate", &c, &doubled, 1e-4);
+                assert_close("product", &product(a, b), &expected, 1e-4);
             }
         }
     }
@@ -84,6 +85,7 @@ fn large_products_do_not_depend_on_threads() {
         y
     });
     assert_close("gemm", &y, &expected, 1e-4);
+    assert_eq!(product(xm, wm), y);
     let weights = PackedWeights::new(&w, [k, n], [n, 1]);
     let layer = Layer { weights: &weights, bias: Some(&bias), activation: Activation::Relu };
     let y = on_any_threads(|| {

@@ -14,7 +14,7 @@ use engine::{Metric, Port, Stage, StageContext};
 use graph::model_folder::WEIGHTS_FILE;
 use graph::package::Package;
 use graph::{Bindings, ModelFolder, Tensor, counts, structure};
-use runtime::CompiledModel;
+use runtime::{CompiledModel, Device};
 use serde::Serialize;
 use serde_json::json;
 use training::data::Dataset;
@@ -38,7 +38,7 @@ pub(crate) struct Benchmark;
 impl Stage for Benchmark {
     type Params = Params;
     const KIND: &'static str = "benchmark";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str =
         "measures accuracy, latency, throughput, memory, size and energy of a chain of models";
     const INPUTS: &'static [Port] = &[
@@ -108,32 +108,31 @@ impl Stage for Benchmark {
         let mut answers = serde_json::Map::new();
         let mut inspections = serde_json::Map::new();
         let mut baseline: Option<Vec<bool>> = None;
+        let mut models = Vec::new();
         for port in CHAIN {
             let Some(folder) = context.optional_input(port) else { continue };
-            context.log(format!("measuring {port}"));
-            let model = ModelFolder::read(folder).with_context(|| format!("reading `{port}`"))?;
-            let compiled = predict::compile_for(&model.graph, context.threads(), device)?;
-            if let Some(reason) = &compiled.explain().device_reason {
-                context.log(format!("{port} runs on the CPU: {reason}"));
-            }
-            for (node, reason) in compiled.explain().fallbacks() {
-                context.log(format!("{port}: `{}` runs on the CPU: {reason}", node.name));
-            }
-            let bench =
-                Bench { params: &params, context, port, model: &model, compiled: &compiled };
-            bench.size(folder)?;
+            models.push(Model::read(port, folder, device, context)?);
+        }
+        let benches: Vec<_> =
+            models.iter().map(|model| Bench { params: &params, context, model }).collect();
+        for bench in &benches {
+            context.log(format!("measuring {}", bench.model.port));
+            bench.size()?;
             if params.accuracy {
                 let (logits, correct) = bench.accuracy(&dataset)?;
                 match &baseline {
                     Some(teacher) => bench.drop(teacher, &correct)?,
                     None => baseline = Some(correct),
                 }
-                answers.insert(port.to_owned(), serde_json::to_value(logits)?);
+                answers.insert(bench.model.port.to_owned(), serde_json::to_value(logits)?);
             }
-            bench.latency()?;
+            ensure!(!context.interrupted(), engine::Interrupted);
+        }
+        latencies(&benches)?;
+        for bench in &benches {
             bench.throughput()?;
-            let inspection = Inspection::of(&compiled, params.sequence.get())?;
-            inspections.insert(port.to_owned(), serde_json::to_value(inspection)?);
+            let inspection = Inspection::of(&bench.model.compiled, params.sequence.get())?;
+            inspections.insert(bench.model.port.to_owned(), serde_json::to_value(inspection)?);
             ensure!(!context.interrupted(), engine::Interrupted);
         }
         write(context, "answers", &answers)?;
@@ -149,18 +148,95 @@ fn write(context: &StageContext, port: &str, value: &impl Serialize) -> Result<(
         .with_context(|| format!("writing {}", path.display()))
 }
 
+/// One model of the chain, ready to run.
+struct Model<'a> {
+    port: &'static str,
+    folder: &'a Path,
+    read: ModelFolder,
+    compiled: CompiledModel,
+}
+
+impl<'a> Model<'a> {
+    fn read(
+        port: &'static str,
+        folder: &'a Path,
+        device: Device,
+        context: &StageContext,
+    ) -> Result<Self> {
+        let read = ModelFolder::read(folder).with_context(|| format!("reading `{port}`"))?;
+        let compiled = predict::compile_for(&read.graph, context.threads(), device)?;
+        if let Some(reason) = &compiled.explain().device_reason {
+            context.log(format!("{port} runs on the CPU: {reason}"));
+        }
+        for (node, reason) in compiled.explain().fallbacks() {
+            context.log(format!("{port}: `{}` runs on the CPU: {reason}", node.name));
+        }
+        Ok(Self { port, folder, read, compiled })
+    }
+}
+
+/// Turns in which models are timed: a machine that slows down for a while slows down all of them.
+const TURNS: usize = 8;
+
+/// One text alone, again and again, the models in turn; energy is taken over the same runs.
+fn latencies(benches: &[Bench<'_>]) -> Result<()> {
+    let mut found: Vec<_> = benches.iter().map(|_| Latency::new()).collect();
+    for turn in 0..TURNS {
+        for (bench, latency) in benches.iter().zip(&mut found) {
+            latency.take_turn(bench, turn)?;
+            ensure!(!bench.context.interrupted(), engine::Interrupted);
+        }
+    }
+    benches.iter().zip(&found).for_each(|(bench, latency)| bench.latency(latency));
+    Ok(())
+}
+
+/// Times of one model, and what the machine used for them.
+struct Latency {
+    times: Times,
+    /// Joules and runs, or why they cannot be told.
+    energy: Result<(f64, usize), String>,
+}
+
+impl Latency {
+    fn new() -> Self {
+        Self { times: Times::default(), energy: Ok((0.0, 0)) }
+    }
+
+    fn take_turn(&mut self, bench: &Bench<'_>, turn: usize) -> Result<()> {
+        let params = bench.params;
+        let budget = Budget {
+            // Later on only what other models put into the caches has to leave them.
+            warmup: if turn == 0 { 20 } else { 3 },
+            runs: params.runs.get().div_ceil(TURNS),
+            time: Duration::from_secs(params.seconds.get() as u64) / TURNS as u32,
+            least: 3,
+        };
+        let counters = EnergyCounters::open();
+        let read = || counters.as_ref().map_err(Clone::clone).and_then(EnergyCounters::read);
+        let before = read();
+        let times = bench.times(1, params.sequence.get(), budget)?;
+        let used = read().and_then(|after| Ok(counters.as_ref()?.joules(&before?, &after)));
+        let runs = times.len() + budget.warmup;
+        self.energy = match (std::mem::replace(&mut self.energy, Ok((0.0, 0))), used) {
+            (Ok((joules, all)), Ok(used)) => Ok((joules + used, all + runs)),
+            (Err(reason), _) | (_, Err(reason)) => Err(reason),
+        };
+        self.times.extend(times);
+        Ok(())
+    }
+}
+
 /// One model under measurement.
 struct Bench<'a> {
     params: &'a Params,
     context: &'a StageContext,
-    port: &'static str,
-    model: &'a ModelFolder,
-    compiled: &'a CompiledModel,
+    model: &'a Model<'a>,
 }
 
 impl Bench<'_> {
     fn name(&self, metric: &str) -> String {
-        format!("bench/{}/{metric}", self.port)
+        format!("bench/{}/{metric}", self.model.port)
     }
 
     fn report(&self, metric: &str, value: f64, unit: &str, samples: Option<u64>) {
@@ -175,22 +251,23 @@ impl Bench<'_> {
     }
 
     /// What the model takes; planned memory is its weights and the arena for one text.
-    fn size(&self, folder: &Path) -> Result<()> {
-        let file = folder.join(WEIGHTS_FILE);
+    fn size(&self) -> Result<()> {
+        let (read, compiled) = (&self.model.read, &self.model.compiled);
+        let file = self.model.folder.join(WEIGHTS_FILE);
         let size = file
             .metadata()
             .with_context(|| format!("reading the size of {}", file.display()))?
             .len();
-        self.report("weights", self.model.graph.weight_count() as f64, "count", None);
+        self.report("weights", read.graph.weight_count() as f64, "count", None);
         self.report("size", size as f64, "bytes", None);
         let sequence = self.params.sequence.get();
         let bindings = Bindings::new([("batch", 1), ("sequence", sequence)]);
-        let counts = counts::count(&self.model.graph, &bindings)?;
+        let counts = counts::count(&read.graph, &bindings)?;
         self.report("flops", counts.flops as f64, "FLOP", None);
-        let arena = self.compiled.peak_bytes(&bindings)?;
-        let planned = arena + self.model.graph.weight_bytes();
+        let arena = compiled.peak_bytes(&bindings)?;
+        let planned = arena + read.graph.weight_bytes();
         self.report("planned-memory", planned as f64, "bytes", None);
-        match memory::measure(folder, sequence, self.context.threads()) {
+        match memory::measure(self.model.folder, sequence, self.context.threads()) {
             Ok(peak) => self.report("peak-memory", peak as f64, "bytes", None),
             Err(reason) => self.context.unavailable(&self.name("peak-memory"), &reason),
         }
@@ -199,11 +276,13 @@ impl Bench<'_> {
 
     /// Scores on the test rows; gives the logits and which rows are right.
     fn accuracy(&self, dataset: &Dataset) -> Result<(Vec<Vec<f32>>, Vec<bool>)> {
-        let tokenizer =
-            Tokenizer::from_bytes(&self.model.tokenizer_json, self.model.info.max_length)?;
+        let tokenizer = Tokenizer::from_bytes(
+            &self.model.read.tokenizer_json,
+            self.model.read.info.max_length,
+        )?;
         let test = texts::encode(&tokenizer, &dataset.test)?;
-        let logits = predict::logits(self.compiled, &test)?;
-        let prefix = format!("bench/{}/", self.port);
+        let logits = predict::logits(&self.model.compiled, &test)?;
+        let prefix = format!("bench/{}/", self.model.port);
         score::report(self.context, &prefix, Split::Test, &logits, &test)?;
         let correct = score::correct(&logits, &test.labels);
         Ok((logits, correct))
@@ -228,18 +307,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// One text alone, again and again; energy is taken over the same runs.
-    fn latency(&self) -> Result<()> {
-        let budget = Budget {
-            warmup: 20,
-            runs: self.params.runs.get(),
-            time: Duration::from_secs(self.params.seconds.get() as u64),
-            least: 20,
-        };
-        let counters = EnergyCounters::open();
-        let before = counters.as_ref().map_err(Clone::clone).and_then(EnergyCounters::read);
-        let times = self.times(1, self.params.sequence.get(), budget)?;
-        let after = counters.as_ref().map_err(Clone::clone).and_then(EnergyCounters::read);
+    fn latency(&self, Latency { times, energy }: &Latency) {
         for (name, percent) in [("latency-p50", 50.0), ("latency-p90", 90.0), ("latency-p99", 99.0)]
         {
             match times.percentile(percent) {
@@ -258,17 +326,13 @@ impl Bench<'_> {
                 Err(reason) => self.context.unavailable(&self.name(name), &reason),
             }
         }
-        match (counters, before, after) {
-            (Ok(counters), Ok(before), Ok(after)) => {
-                let runs = times.len() + budget.warmup;
-                let joules = counters.joules(&before, &after) / runs as f64;
-                self.report("energy", joules, "J/inference", Some(runs as u64));
+        match energy {
+            Ok((joules, runs)) => {
+                let each = joules / *runs as f64;
+                self.report("energy", each, "J/inference", Some(*runs as u64));
             }
-            (Err(reason), ..) | (_, Err(reason), _) | (.., Err(reason)) => {
-                self.context.unavailable(&self.name("energy"), &reason);
-            }
+            Err(reason) => self.context.unavailable(&self.name("energy"), reason),
         }
-        Ok(())
     }
 
     fn throughput(&self) -> Result<()> {
@@ -276,7 +340,7 @@ impl Bench<'_> {
         let (mut best, mut samples) = (0.0f64, None);
         for batch in self.params.batches.iter().map(|batch| batch.get()) {
             for sequence in self.params.sequences.iter().map(|sequence| sequence.get()) {
-                if sequence > self.model.info.max_length {
+                if sequence > self.model.read.info.max_length {
                     continue;
                 }
                 let times = self.times(batch, sequence, budget)?;
@@ -294,8 +358,8 @@ impl Bench<'_> {
     }
 
     fn times(&self, batch: usize, sequence: usize, budget: Budget) -> Result<Times> {
-        let [ids, mask] = texts_of(self.model, batch, sequence)?;
-        let mut session = self.compiled.session();
+        let [ids, mask] = texts_of(&self.model.read, batch, sequence)?;
+        let mut session = self.model.compiled.session();
         Times::measure(budget, || {
             session.run(&[("input_ids", &ids), ("attention_mask", &mask)]).map(drop)
         })

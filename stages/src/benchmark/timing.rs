@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const TAIL: usize = 10;
 
 /// Times of runs of one thing, in milliseconds, ascending.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Times(Vec<f64>);
 
 /// How long to run.
@@ -46,6 +46,12 @@ impl Times {
     fn new(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
         Self(times)
+    }
+
+    /// Counts the runs of `others` as well.
+    pub(super) fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+        self.0.sort_by(f64::total_cmp);
     }
 
     /// How many runs were counted.

@@ -4,6 +4,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::walk::Value;
 use crate::walk::floats::Floats;
+use crate::walk::fused;
 
 /// What a tensor of the network is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +61,12 @@ impl Parameter {
     /// Multiplies the value by its mask.
     pub(crate) fn apply_mask(&mut self) {
         if let Some(mask) = &self.mask {
-            let masked = self.value.clone().inner().mul(mask.clone());
-            self.set(masked);
+            let value = self.value.clone().inner();
+            let on_cpu = fused::on_cpu(&value.0).zip(fused::on_cpu(&mask.0));
+            self.set(match on_cpu {
+                Some((value, mask)) => Floats(fused::plain(fused::product(&value, &mask))),
+                None => value.mul(mask.clone()),
+            });
         }
     }
 }

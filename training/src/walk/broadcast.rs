@@ -1,4 +1,4 @@
-//! Sums, differences and products with broadcasting, and their counterpart, sums along an axis, as
+//! Sums, differences, products and quotients with broadcasting, and their counterpart, sums along an axis, as
 //! one node each on the tape.
 
 use burn::backend::flex::FlexTensor;
@@ -17,6 +17,7 @@ pub(super) enum Combine {
     Add,
     Sub,
     Mul,
+    Div,
 }
 
 impl Combine {
@@ -25,6 +26,7 @@ impl Combine {
             Self::Add => a + b,
             Self::Sub => a - b,
             Self::Mul => a * b,
+            Self::Div => a / b,
         }
     }
 }
@@ -116,11 +118,11 @@ fn gathered(gradient: &[f32], whole: &[usize], shape: &[usize]) -> Vec<f32> {
 #[derive(Clone, Debug)]
 struct Broadcast(Combine);
 
-/// What the gradients of a sum, difference or product need.
+/// What the gradients need.
 #[derive(Clone, Debug)]
 struct Saved {
     shapes: [Vec<usize>; 2],
-    /// The operands, where the gradient of one is made of the other.
+    /// The operands, where the gradient of one depends on the other.
     factors: Option<[FlexTensor; 2]>,
 }
 
@@ -128,10 +130,10 @@ fn output_shape([a, b]: [&[usize]; 2]) -> Vec<usize> {
     a.iter().zip(b).map(|(&a, &b)| if a == 1 { b } else { a }).collect()
 }
 
-fn combined(combine: Combine, shape: &[usize], [a, b]: [(&FlexTensor, &[usize]); 2]) -> FlexTensor {
-    let (a_elements, b_elements) = (fused::elements(a.0), fused::elements(b.0));
-    let operands = [(&*a_elements, &Rows::new(a.1, shape)), (&*b_elements, &Rows::new(b.1, shape))];
-    fused::tensor(shape, rows(combine, shape, operands))
+fn combined(combine: Combine, shape: &[usize], [a, b]: [&FlexTensor; 2]) -> FlexTensor {
+    let [a_rows, b_rows] = [a, b].map(|operand| Rows::new(&fused::shape(operand), shape));
+    let (a, b) = (fused::elements(a), fused::elements(b));
+    fused::tensor(shape, rows(combine, shape, [(&a, &a_rows), (&b, &b_rows)]))
 }
 
 impl Operation<2> for Broadcast {
@@ -139,9 +141,8 @@ impl Operation<2> for Broadcast {
 
     fn forward(&self, [a, b]: &[FlexTensor; 2]) -> (FlexTensor, Saved) {
         let shapes = [fused::shape(a), fused::shape(b)];
-        let shape = output_shape(shapes.each_ref().map(Vec::as_slice));
-        let y = combined(self.0, &shape, [(a, &shapes[0]), (b, &shapes[1])]);
-        let factors = (self.0 == Combine::Mul).then(|| [a.clone(), b.clone()]);
+        let y = combined(self.0, &output_shape(shapes.each_ref().map(Vec::as_slice)), [a, b]);
+        let factors = matches!(self.0, Combine::Mul | Combine::Div).then(|| [a.clone(), b.clone()]);
         (y, Saved { shapes, factors })
     }
 
@@ -152,23 +153,32 @@ impl Operation<2> for Broadcast {
         wanted: [bool; 2],
     ) -> [Option<FlexTensor>; 2] {
         let whole = fused::shape(gradient);
+        let with = |combine: Combine, factors: [&FlexTensor; 2]| combined(combine, &whole, factors);
         std::array::from_fn(|index| {
-            let shape = &shapes[index];
-            let own = wanted[index].then(|| match &factors {
-                Some(factors) => {
-                    let other = (&factors[1 - index], shapes[1 - index].as_slice());
-                    combined(Combine::Mul, &whole, [(gradient, &whole), other])
+            if !wanted[index] {
+                return None;
+            }
+            // By each element of the output, and without the sign of `b`'s.
+            let own = match (self.0, &factors, index) {
+                (Combine::Mul, Some(factors), _) => {
+                    with(Combine::Mul, [gradient, &factors[1 - index]])
                 }
-                None => gradient.clone(),
-            })?;
-            if *shape == whole && (self.0 != Combine::Sub || index == 0) {
+                (Combine::Div, Some([_, b]), 0) => with(Combine::Div, [gradient, b]),
+                (Combine::Div, Some([a, b]), _) => {
+                    let quotient = with(Combine::Div, [a, b]);
+                    with(Combine::Div, [&with(Combine::Mul, [gradient, &quotient]), b])
+                }
+                _ => gradient.clone(),
+            };
+            let negative = index == 1 && matches!(self.0, Combine::Sub | Combine::Div);
+            if shapes[index] == whole && !negative {
                 return Some(own);
             }
-            let mut sums = gathered(&fused::elements(&own), &whole, shape);
-            if self.0 == Combine::Sub && index == 1 {
+            let mut sums = gathered(&fused::elements(&own), &whole, &shapes[index]);
+            if negative {
                 sums.iter_mut().for_each(|sum| *sum = -*sum);
             }
-            Some(fused::tensor(shape, sums))
+            Some(fused::tensor(&shapes[index], sums))
         })
     }
 }
@@ -211,6 +221,7 @@ pub(super) fn combine(fuse: bool, combine: Combine, a: Floats, b: Floats) -> Flo
             Combine::Add => a.add(b),
             Combine::Sub => a.sub(b),
             Combine::Mul => a.mul(b),
+            Combine::Div => a.div(b),
         };
     }
     let (a, b) = a.aligned(b);

@@ -74,9 +74,18 @@ thread_local! {
 
 /// `a + b` of equal shapes.
 pub(crate) fn sum(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
+    pairwise(kernels::add, a, b)
+}
+
+/// `a · b` of equal shapes, element by element.
+pub(crate) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
+    pairwise(kernels::mul, a, b)
+}
+
+fn pairwise(of: fn(Cpu, &[f32], &[f32], &mut [f32]), a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     let (left, right) = (elements(a), elements(b));
     let mut y = vec![0f32; left.len()];
-    kernels::add(Cpu::best(), &left, &right, &mut y);
+    of(Cpu::best(), &left, &right, &mut y);
     tensor(&shape(a), y)
 }
 

@@ -92,11 +92,7 @@ fn forward(
             let weight = fused::contiguous(weight);
             steps.product(&x_elements, &fused::elements(&weight), [m, k, n])
         }
-        None => {
-            let mut y = vec![0f32; m * n];
-            kernels::gemm(Matrix::row_major(&x_elements, m, k), weights, &mut y, Write::Overwrite);
-            y
-        }
+        None => kernels::product(Matrix::row_major(&x_elements, m, k), weights),
     };
     if let Some(bias) = bias {
         kernels::add_row(Cpu::best(), &mut y, &fused::elements(bias));
@@ -117,17 +113,11 @@ fn backward(
     let shape = fused::shape(x);
     let m = shape[..shape.len() - 1].iter().product();
     let dy = Matrix::row_major(&dy_elements, m, n);
-    let dx = wanted[0].then(|| {
-        let mut dx = vec![0f32; m * k];
-        kernels::gemm(dy, weights.transposed(), &mut dx, Write::Overwrite);
-        fused::tensor(&shape, dx)
-    });
+    let dx = wanted[0].then(|| fused::tensor(&shape, kernels::product(dy, weights.transposed())));
     let dweight = wanted[1].then(|| {
         let x_elements = fused::elements(x);
         let x = Matrix::row_major(&x_elements, m, k);
-        let mut dweight = vec![0f32; k * n];
-        kernels::gemm(x.transposed(), dy, &mut dweight, Write::Overwrite);
-        fused::tensor(&[k, n], dweight)
+        fused::tensor(&[k, n], kernels::product(x.transposed(), dy))
     });
     let dbias = wanted[2].then(|| {
         let mut dbias = vec![0f32; n];
