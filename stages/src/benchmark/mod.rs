@@ -129,11 +129,10 @@ impl Stage for Benchmark {
             ensure!(!context.interrupted(), engine::Interrupted);
         }
         latencies(&benches)?;
+        throughputs(&benches)?;
         for bench in &benches {
-            bench.throughput()?;
             let inspection = Inspection::of(&bench.model.compiled, params.sequence.get())?;
             inspections.insert(bench.model.port.to_owned(), serde_json::to_value(inspection)?);
-            ensure!(!context.interrupted(), engine::Interrupted);
         }
         write(context, "answers", &answers)?;
         let inspection = json!({ "schema": inspection::SCHEMA, "models": inspections });
@@ -188,6 +187,42 @@ fn latencies(benches: &[Bench<'_>]) -> Result<()> {
         }
     }
     benches.iter().zip(&found).for_each(|(bench, latency)| bench.latency(latency));
+    Ok(())
+}
+
+/// Texts a second of each batch size and length, the models in turn.
+fn throughputs(benches: &[Bench<'_>]) -> Result<()> {
+    let budget = Budget { warmup: 1, runs: 12, time: Duration::from_millis(60), least: 2 };
+    let mut best = vec![(0.0f64, None); benches.len()];
+    let Some(first) = benches.first() else { return Ok(()) };
+    for batch in first.params.batches.iter().map(|batch| batch.get()) {
+        for sequence in first.params.sequences.iter().map(|sequence| sequence.get()) {
+            let mut found = vec![Times::default(); benches.len()];
+            for _ in 0..TURNS {
+                for (bench, times) in benches.iter().zip(&mut found) {
+                    if sequence <= bench.model.read.info.max_length {
+                        times.extend(bench.times(batch, sequence, budget)?);
+                    }
+                    ensure!(!bench.context.interrupted(), engine::Interrupted);
+                }
+            }
+            for ((bench, times), best) in benches.iter().zip(&found).zip(&mut best) {
+                if times.len() == 0 {
+                    continue;
+                }
+                let rate = batch as f64 * 1e3 / times.median();
+                let name = format!("throughput-b{batch}-s{sequence}");
+                let runs = Some(times.len() as u64);
+                bench.report(&name, rate, "examples/s", runs);
+                if rate > best.0 {
+                    *best = (rate, runs);
+                }
+            }
+        }
+    }
+    for (bench, (rate, runs)) in benches.iter().zip(best) {
+        bench.report("throughput", rate, "examples/s", runs);
+    }
     Ok(())
 }
 
@@ -333,28 +368,6 @@ impl Bench<'_> {
             }
             Err(reason) => self.context.unavailable(&self.name("energy"), reason),
         }
-    }
-
-    fn throughput(&self) -> Result<()> {
-        let budget = Budget { warmup: 2, runs: 100, time: Duration::from_millis(500), least: 5 };
-        let (mut best, mut samples) = (0.0f64, None);
-        for batch in self.params.batches.iter().map(|batch| batch.get()) {
-            for sequence in self.params.sequences.iter().map(|sequence| sequence.get()) {
-                if sequence > self.model.read.info.max_length {
-                    continue;
-                }
-                let times = self.times(batch, sequence, budget)?;
-                let rate = batch as f64 * 1e3 / times.median();
-                let name = format!("throughput-b{batch}-s{sequence}");
-                let runs = Some(times.len() as u64);
-                self.report(&name, rate, "examples/s", runs);
-                if rate > best {
-                    (best, samples) = (rate, runs);
-                }
-            }
-        }
-        self.report("throughput", best, "examples/s", samples);
-        Ok(())
     }
 
     fn times(&self, batch: usize, sequence: usize, budget: Budget) -> Result<Times> {
