@@ -72,7 +72,7 @@ impl Optimizer {
                 *sum = Some(match sum.take() {
                     Some(sum) if cpu => {
                         let parts = [sum.0, gradient.0].map(fused::plain_tensor);
-                        Floats(fused::plain(fused::sum(&parts[0], &parts[1])))
+                        Floats(fused::plain(fused::add(&parts[0], &parts[1])))
                     }
                     Some(sum) => sum.add(gradient),
                     None => gradient,

@@ -64,7 +64,7 @@ impl Parameter {
             let value = self.value.clone().inner();
             let on_cpu = fused::on_cpu(&value.0).zip(fused::on_cpu(&mask.0));
             self.set(match on_cpu {
-                Some((value, mask)) => Floats(fused::plain(fused::product(&value, &mask))),
+                Some((value, mask)) => Floats(fused::plain(fused::mul(&value, &mask))),
                 None => value.mul(mask.clone()),
             });
         }

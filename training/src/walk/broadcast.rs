@@ -1,15 +1,12 @@
-//! Sums, differences, products and quotients with broadcasting, and their counterpart, sums along an axis, as
-//! one node each on the tape.
+//! Sums, differences, products and quotients with broadcasting, and their counterpart, sums along
+//! an axis, as one node each on the tape.
 
 use burn::backend::flex::FlexTensor;
 use graph::op;
 use rayon::prelude::*;
 
 use super::floats::Floats;
-use super::fused::{self, Operation};
-
-/// Elements that one thread takes at once, about.
-const CHUNK: usize = 16 * 1024;
+use super::fused::{self, CHUNK, Operation};
 
 /// What becomes of two elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use kernels::Cpu;
 use rayon::prelude::*;
 
 use super::floats::Floats;
-use super::fused::{self, Operation};
+use super::fused::{self, CHUNK, Operation};
 
 /// The exact Gaussian error linear unit.
 #[derive(Clone, Debug)]
@@ -47,9 +47,6 @@ enum Curve {
     GeluTanh,
 }
 
-/// Elements that one thread takes at once.
-const CHUNK: usize = 16 * 1024;
-
 /// Factor of the cube in the approximation of GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415).
 const CUBE: f32 = 0.044_715;
 
@@ -59,7 +56,14 @@ const ROOT: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQ
 impl Curve {
     fn value(self, x: f32) -> f32 {
         match self {
-            Self::Relu => x.max(0.0),
+            // Not `max`, which would hide that a training went wrong: it makes 0 of NaN.
+            Self::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
             Self::Tanh => x.tanh(),
             Self::GeluTanh => 0.5 * x * (1.0 + (ROOT * (x + CUBE * x * x * x)).tanh()),
         }

@@ -23,6 +23,9 @@ use burn::backend::{
 use burn::tensor::{Tensor, TensorData};
 use kernels::{Cpu, Matrix};
 
+/// Elements that one thread takes at once, about.
+pub(crate) const CHUNK: usize = 16 * 1024;
+
 /// An operation of `N` inputs with its gradient.
 pub(crate) trait Operation<const N: usize>: Clone + Debug + Send + 'static {
     /// What the backward pass needs of the forward pass. Tensors are shared, not copied.
@@ -59,7 +62,7 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Taped<O> {
             // their gradients, which is Burn's business.
             let leaf = parent.parents.is_empty();
             if !leaf && !BEGUN.with_borrow_mut(|begun| begun.insert(parent.id)) {
-                found = sum(&found, &gradients.consume::<Flex>(&parent));
+                found = add(&found, &gradients.consume::<Flex>(&parent));
             }
             gradients.register::<Flex>(parent.id, found);
         }
@@ -73,12 +76,12 @@ thread_local! {
 }
 
 /// `a + b` of equal shapes.
-pub(crate) fn sum(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
+pub(crate) fn add(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     pairwise(kernels::add, a, b)
 }
 
 /// `a · b` of equal shapes, element by element.
-pub(crate) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
+pub(crate) fn mul(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     pairwise(kernels::mul, a, b)
 }
 

@@ -7,7 +7,7 @@ use kernels::{Cpu, Matrix, Write};
 use rayon::prelude::*;
 
 use super::floats::Floats;
-use super::fused::{self, Operation};
+use super::fused::{self, CHUNK, Operation};
 
 /// `x·weight`, and `+ bias` with three inputs.
 ///
@@ -29,9 +29,6 @@ pub(super) struct Steps {
 
 /// Terms of one sum of products of 8-bit numbers that a float holds exactly: 1024·128·127 < 2²⁴.
 const EXACT_TERMS: usize = 1024;
-
-/// Elements that one thread takes at once.
-const CHUNK: usize = 16 * 1024;
 
 impl Steps {
     /// `x·weight` as integers do it: the sums of whole numbers are exact, in whatever order they are

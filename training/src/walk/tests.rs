@@ -290,3 +290,20 @@ fn fake_quantization_is_the_reference_to_the_bit_with_a_masked_straight_gradient
         }
     }
 }
+
+/// A training that went wrong has to show it.
+#[test]
+fn activations_pass_on_what_is_no_number() {
+    for op in [Op::Relu, Op::Tanh, Op::Gelu(Gelu::Erf), Op::Gelu(Gelu::Tanh)] {
+        let mut graph = Graph::new("single");
+        let x = Tensor::new(&[2], vec![f32::NAN, -1.0]).unwrap();
+        let x = graph.add_weight("x", x).unwrap();
+        let y = graph.add_node("y", op.clone(), &[x]).unwrap();
+        graph.set_outputs(&[y]);
+        let values = network(&graph, true)
+            .forward(&Inputs([].into_iter().collect()), &["y"], TRAIN)
+            .unwrap();
+        let y = values.floats("y").unwrap().to_vec();
+        assert!(y[0].is_nan() && y[1].is_finite(), "{op:?}: {y:?}");
+    }
+}
