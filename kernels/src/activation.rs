@@ -1,10 +1,12 @@
-#![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
+#![allow(unsafe_code, reason = "calls code for detected instruction sets")]
 //! Activation functions, forward and backward.
 
 use crate::function::Function;
 use crate::math;
 use crate::parallel::{self, CHUNK, check_len};
-use crate::tier::{Cpu, tiered};
+use crate::tier::{Cpu, Tier, tiered};
+#[cfg(target_arch = "x86_64")]
+use crate::wide;
 
 /// What is applied to each element after a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,11 +26,21 @@ pub enum Activation {
 }
 
 tiered! {
-    fn gelu_in_place(x: &mut [f32]) {
+    fn gelu_one_by_one(x: &mut [f32]) {
         for value in x {
             *value = math::gelu(*value);
         }
     }
+}
+
+fn gelu_in_place(cpu: Cpu, x: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if cpu.tier() >= Tier::Avx512 {
+        // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+        unsafe { wide::gelu_in_place(x) };
+        return;
+    }
+    gelu_one_by_one(cpu, x);
 }
 
 tiered! {

@@ -65,6 +65,8 @@ mod reduce;
 mod softmax;
 mod team;
 mod tier;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 mod window;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};

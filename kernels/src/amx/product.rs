@@ -1,35 +1,40 @@
 #![allow(unsafe_code, reason = "tile instructions; only called where a `Cpu` proves AMX")]
-//! The loops of tile instructions. Rust has no stable intrinsics for them, hence the assembly.
+//! The tile instructions. Rust has no stable intrinsics for them, hence the assembly.
 //!
-//! Each loop is one piece of assembly, since values in tile registers must not have to survive
-//! compiled code; only their configuration does, which nothing else touches.
+//! Registers 0 and 1 are tiles of sums, 4 and 5 of x, 6 of weights. Each loop is one piece of
+//! assembly, since values in tile registers must not have to survive compiled code; only their
+//! configuration does, which nothing else touches.
 
 use std::arch::asm;
+use std::cell::Cell;
 
-use super::{TILE_BYTES, TILE_ROWS, TILES};
+use super::{Sums, TILE_BYTES, TILE_ROWS, lend};
 
 /// The types of a product, with its instruction.
 ///
 /// # Safety
-/// `square` and `wide` read and write only what [`Operands`] says.
+/// `pair` and `single` read and write only what [`Operands`] says.
 pub(crate) unsafe trait Product {
     /// Element of x and of packed weights.
     type Element: Copy;
     /// What sums are kept in.
     type Sum: Copy + Default;
 
-    /// A block of 2 × 2 tiles.
+    /// Two tiles of rows.
     ///
     /// # Safety
-    /// The CPU has AMX, its tiles are configured as [`Form::Square`](super::Form), and the operands are as
-    /// [`Operands`] says.
-    unsafe fn square(operands: Operands);
+    /// The CPU has AMX, its tiles are configured for 16 rows, and the operands are as [`Operands`]
+    /// says.
+    unsafe fn pair(operands: Operands);
 
-    /// A block of 1 × 4 tiles.
+    /// One tile of rows.
     ///
     /// # Safety
-    /// As for `square`, with [`Form::Wide`](super::Form).
-    unsafe fn wide(operands: Operands);
+    /// As for `pair`, with tiles of any number of rows.
+    unsafe fn single(operands: Operands);
+
+    /// Lends tiles of sums of unspecified content.
+    fn with_scratch<R>(count: usize, run: impl FnOnce(&mut [Sums<Self::Sum>]) -> R) -> R;
 }
 
 /// int8 times int8, summed in `i32` without error.
@@ -41,29 +46,31 @@ pub(crate) struct Bf16;
 /// What the assembly reads and writes.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
-    /// First row of x. Each configured row has `64·steps` readable bytes.
+    /// First row of x. Each row has `64·steps` readable bytes.
     pub(super) x: *const u8,
     /// Bytes from one row of x to the next.
     pub(super) stride: usize,
-    /// Lines of each panel, `1024·steps` readable bytes.
-    pub(super) panels: [*const u8; TILES],
+    /// Lines of a panel, `1024·steps` readable bytes.
+    pub(super) weights: *const u8,
     /// Tiles along the inner dimension, at least 1.
     pub(super) steps: usize,
     /// Bytes from the lines that are multiplied to those to prefetch; 0 for none.
-    pub(super) ahead: usize,
-    /// Four tiles of sums, written one after another.
+    pub(super) ahead: isize,
+    /// Whether to go on from the sums in memory.
+    pub(super) resume: bool,
+    /// A tile of sums for each of rows, one after another.
     pub(super) sums: *mut u8,
 }
 
-/// Prefetches 16 lines into the second-level cache: the first has no room for lines that are read
-/// only after a whole block.
+/// Prefetches 16 lines into the second-level cache, from which loading them is fast enough.
 macro_rules! prefetch_tile {
-    ($base:literal) => {
-        prefetch_tile!(@lines $base, "", "+64", "+128", "+192", "+256", "+320", "+384", "+448",
-            "+512", "+576", "+640", "+704", "+768", "+832", "+896", "+960")
+    () => {
+        prefetch_tile!("", "+64", "+128", "+192", "+256", "+320", "+384", "+448", "+512", "+576",
+            "+640", "+704", "+768", "+832", "+896", "+960")
     };
-    (@lines $base:literal, $($offset:literal),*) => {
-        concat!($("prefetcht1 [{", $base, "} + {ahead}", $offset, "]\n"),*)
+    ($($offset:literal),*) => {
+        concat!("test {ahead}, {ahead}\n", "jz 4f\n",
+            $("prefetcht1 [{w} + {ahead}", $offset, "]\n",)* "4:")
     };
 }
 
@@ -75,90 +82,76 @@ macro_rules! product {
             type Element = $element;
             type Sum = $sum;
 
-            unsafe fn square(operands: Operands) {
-                // SAFETY: the caller's promise. Tiles 0–3 are sums, 4–5 x, 6–7 weights.
+            unsafe fn pair(operands: Operands) {
+                // SAFETY: the caller's promise; prefetching cannot fault.
                 unsafe {
                     asm!(
-                        "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                        "tilezero tmm0", "tilezero tmm1",
+                        "test {resume}, {resume}",
+                        "jz 2f",
+                        "tileloadd tmm0, [{sums} + {line}*1]",
+                        "tileloadd tmm1, [{sums} + {line}*1 + 1024]",
                         "2:",
-                        "tileloadd tmm6, [{w0} + {line}*1]",
+                        "tileloadd tmm6, [{w} + {line}*1]",
                         "tileloadd tmm4, [{x0} + {stride}*1]",
                         concat!($multiply, " tmm0, tmm4, tmm6"),
-                        "tileloadd tmm7, [{w1} + {line}*1]",
-                        concat!($multiply, " tmm1, tmm4, tmm7"),
                         "tileloadd tmm5, [{x1} + {stride}*1]",
-                        concat!($multiply, " tmm2, tmm5, tmm6"),
-                        concat!($multiply, " tmm3, tmm5, tmm7"),
-                        "test {ahead}, {ahead}",
-                        "jz 3f",
-                        prefetch_tile!("w0"),
-                        prefetch_tile!("w1"),
-                        "3:",
-                        "add {x0}, 64", "add {x1}, 64",
-                        "add {w0}, 1024", "add {w1}, 1024",
+                        concat!($multiply, " tmm1, tmm5, tmm6"),
+                        prefetch_tile!(),
+                        "add {x0}, 64", "add {x1}, 64", "add {w}, 1024",
                         "dec {steps}",
                         "jnz 2b",
                         "tilestored [{sums} + {line}*1], tmm0",
                         "tilestored [{sums} + {line}*1 + 1024], tmm1",
-                        "tilestored [{sums} + {line}*1 + 2048], tmm2",
-                        "tilestored [{sums} + {line}*1 + 3072], tmm3",
                         x0 = inout(reg) operands.x => _,
                         x1 = inout(reg) operands.x.wrapping_add(TILE_ROWS * operands.stride) => _,
                         stride = in(reg) operands.stride,
-                        w0 = inout(reg) operands.panels[0] => _,
-                        w1 = inout(reg) operands.panels[1] => _,
+                        w = inout(reg) operands.weights => _,
                         line = in(reg) TILE_BYTES,
                         steps = inout(reg) operands.steps => _,
                         ahead = in(reg) operands.ahead,
+                        resume = in(reg) u64::from(operands.resume),
                         sums = in(reg) operands.sums,
                         options(nostack),
                     );
                 }
             }
 
-            unsafe fn wide(operands: Operands) {
-                // SAFETY: the caller's promise. Tiles 0–3 are sums, 4 x, 5–7 weights in turn.
+            unsafe fn single(operands: Operands) {
+                // SAFETY: as for `pair`.
                 unsafe {
                     asm!(
-                        "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                        "tilezero tmm0",
+                        "test {resume}, {resume}",
+                        "jz 2f",
+                        "tileloadd tmm0, [{sums} + {line}*1]",
                         "2:",
+                        "tileloadd tmm6, [{w} + {line}*1]",
                         "tileloadd tmm4, [{x} + {stride}*1]",
-                        "tileloadd tmm5, [{w0} + {line}*1]",
-                        concat!($multiply, " tmm0, tmm4, tmm5"),
-                        "tileloadd tmm6, [{w1} + {line}*1]",
-                        concat!($multiply, " tmm1, tmm4, tmm6"),
-                        "tileloadd tmm7, [{w2} + {line}*1]",
-                        concat!($multiply, " tmm2, tmm4, tmm7"),
-                        "tileloadd tmm5, [{w3} + {line}*1]",
-                        concat!($multiply, " tmm3, tmm4, tmm5"),
-                        "test {ahead}, {ahead}",
-                        "jz 3f",
-                        prefetch_tile!("w0"),
-                        prefetch_tile!("w1"),
-                        prefetch_tile!("w2"),
-                        prefetch_tile!("w3"),
-                        "3:",
-                        "add {x}, 64",
-                        "add {w0}, 1024", "add {w1}, 1024", "add {w2}, 1024", "add {w3}, 1024",
+                        concat!($multiply, " tmm0, tmm4, tmm6"),
+                        prefetch_tile!(),
+                        "add {x}, 64", "add {w}, 1024",
                         "dec {steps}",
                         "jnz 2b",
                         "tilestored [{sums} + {line}*1], tmm0",
-                        "tilestored [{sums} + {line}*1 + 1024], tmm1",
-                        "tilestored [{sums} + {line}*1 + 2048], tmm2",
-                        "tilestored [{sums} + {line}*1 + 3072], tmm3",
                         x = inout(reg) operands.x => _,
                         stride = in(reg) operands.stride,
-                        w0 = inout(reg) operands.panels[0] => _,
-                        w1 = inout(reg) operands.panels[1] => _,
-                        w2 = inout(reg) operands.panels[2] => _,
-                        w3 = inout(reg) operands.panels[3] => _,
+                        w = inout(reg) operands.weights => _,
                         line = in(reg) TILE_BYTES,
                         steps = inout(reg) operands.steps => _,
                         ahead = in(reg) operands.ahead,
+                        resume = in(reg) u64::from(operands.resume),
                         sums = in(reg) operands.sums,
                         options(nostack),
                     );
                 }
+            }
+
+            fn with_scratch<R>(count: usize, run: impl FnOnce(&mut [Sums<$sum>]) -> R) -> R {
+                thread_local! {
+                    static SUMS: Cell<Vec<Sums<$sum>>> = const { Cell::new(Vec::new()) };
+                }
+                SUMS.with(|kept| lend(kept, count, run))
             }
         }
     };

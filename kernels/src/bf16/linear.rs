@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::pack::{PANEL, PackedBf16, TILE_INPUTS};
+use super::pack::{Line, PANEL, PackedBf16, TILE_INPUTS};
 use super::portable;
 use super::round::round_piece;
 #[cfg(target_arch = "x86_64")]
@@ -20,14 +20,17 @@ use crate::tier::{Cpu, Tier};
 /// Multiply-adds below which one thread is faster.
 pub const PARALLEL_WORK: usize = 1 << 21;
 
-/// Rows that are rounded at once, and whose blocks share weights in the first cache.
-const STRIP_ROWS: usize = 96;
+/// Rows that are rounded at once, and that share weights in the first cache.
+const STRIP_ROWS: usize = 64;
 
 /// Strips from which on each is a thread's work; fewer are cut into columns.
 const MANY_STRIPS: usize = 8;
 
-/// Panels that make a column block where there are few strips.
-const BLOCK_PANELS: usize = 8;
+/// Pieces that few strips are cut into.
+const PIECES: usize = 16;
+
+/// Panels that are worth starting on.
+const LEAST_PANELS: usize = 3;
 
 /// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 16;
@@ -35,7 +38,7 @@ const MOST_ROWS: usize = 16;
 thread_local! {
     /// Rounded rows. It is taken while in use, so that work which a waiting thread takes on finds
     /// another.
-    static ROUNDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
+    static ROUNDED: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
 /// A linear layer with operands rounded to bf16.
@@ -73,12 +76,12 @@ pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut 
     let strip_rows = |strip: usize| strip * STRIP_ROWS..rows.min((strip + 1) * STRIP_ROWS);
     let parallel = rows.saturating_mul(n).saturating_mul(k) >= PARALLEL_WORK;
     if parallel && strips < MANY_STRIPS {
-        let blocks = panels.div_ceil(BLOCK_PANELS);
+        let blocks = PIECES.div_ceil(strips).min(panels.div_ceil(LEAST_PANELS));
+        let edge = |block: usize| block * panels / blocks;
         job.with_rounded(x, 0..rows, |rounded| {
             parallel::for_each(strips * blocks, |index| {
-                let first = index % blocks * BLOCK_PANELS;
-                let panels = first..panels.min(first + BLOCK_PANELS);
-                job.run(rounded, strip_rows(index / blocks), 0, panels);
+                let block = index % blocks;
+                job.run(rounded, strip_rows(index / blocks), 0, edge(block)..edge(block + 1));
             });
         });
         return;
@@ -113,8 +116,9 @@ impl Job<'_> {
     /// Calls `work` with the rows of x, rounded and each filled up with zeros.
     fn with_rounded(&self, x: &[f32], rows: Range<usize>, work: impl FnOnce(&[u16])) {
         let (k, stride) = (self.layer.weights.inputs(), self.stride());
-        let mut rounded = ROUNDED.take();
-        rounded.resize(rows.len() * stride, 0);
+        let mut lines = ROUNDED.take();
+        lines.resize(rows.len() * stride / TILE_INPUTS, Line([0; TILE_INPUTS]));
+        let rounded = Line::elements(&mut lines);
         if k > 0 {
             let x = x[rows.start * k..rows.end * k].chunks_exact(k);
             for (rounded, x) in rounded.chunks_exact_mut(stride).zip(x) {
@@ -122,8 +126,8 @@ impl Job<'_> {
                 rounded[k..].fill(0);
             }
         }
-        work(&rounded);
-        ROUNDED.set(rounded);
+        work(rounded);
+        ROUNDED.set(lines);
     }
 
     /// Computes a rectangle of the result from rounded rows that begin with row `first`.
@@ -138,11 +142,14 @@ impl Job<'_> {
         let x = &rounded[(rows.start - first) * stride..(rows.end - first) * stride];
         #[cfg(target_arch = "x86_64")]
         if self.cpu.tier() == Tier::Amx {
-            let finish = |sums: &mut [[f32; PANEL]], row, panel| {
-                self.finish(sums, rows.start + row, panel);
+            let finish = |sums: &mut [[f32; PANEL]], row: usize, panel| {
+                self.finish_rows(sums, rows.start + row, panel);
             };
             // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found AMX.
-            unsafe { amx::multiply((x, stride), self.layer.weights, panels, finish) };
+            unsafe {
+                let prefetch = rows.start == 0;
+                amx::multiply((x, stride), self.layer.weights, panels, prefetch, finish);
+            }
             return;
         }
         let tile_rows = tile_rows(self.cpu);
@@ -169,6 +176,32 @@ impl Job<'_> {
             // SAFETY: as above, AVX2 and FMA.
             Tier::Avx2 => unsafe { avx2::tile(x, stride, lines, sums) },
             _ => portable::tile(x, stride, lines, sums),
+        }
+    }
+
+    /// [`Self::finish`] for the tier that has AMX, without copies where a tile has all its columns.
+    #[cfg(target_arch = "x86_64")]
+    fn finish_rows(&self, sums: &mut [[f32; PANEL]], row: usize, panel: usize) {
+        let (n, column) = (self.layer.weights.outputs(), panel * PANEL);
+        if column + PANEL > n {
+            self.finish(sums, row, panel);
+            return;
+        }
+        let bias = self.layer.bias.and_then(|bias| bias[column..].first_chunk());
+        // SAFETY: the rows and column + 16 ≤ n are in y, whose length was checked at the start;
+        // jobs cover disjoint rectangles, so no other thread touches them. A `Cpu` of this tier has
+        // AVX-512.
+        unsafe {
+            let y = self.y.at(row * n + column);
+            if self.layer.activation == Activation::Identity {
+                amx::write_rows(sums, bias, y, n);
+                return;
+            }
+            let mut values = [[0.0; PANEL]; MOST_ROWS];
+            let values = &mut values[..sums.len()];
+            amx::write_rows(sums, bias, values.as_flattened_mut().as_mut_ptr(), PANEL);
+            self.layer.activation.apply(self.cpu, values.as_flattened_mut());
+            amx::write_rows(values, None, y, n);
         }
     }
 

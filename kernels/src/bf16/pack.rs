@@ -1,3 +1,4 @@
+#![allow(unsafe_code, reason = "lines are seen as their elements")]
 //! The one layout of packed bf16 weights that all tiers read.
 
 use super::round::round;
@@ -15,6 +16,15 @@ pub(super) const TILE_INPUTS: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [u16; PANEL * GROUP]);
+
+impl Line {
+    /// All elements of some lines.
+    pub(super) fn elements(lines: &mut [Self]) -> &mut [u16] {
+        let len = lines.len() * PANEL * GROUP;
+        // SAFETY: a line is so many elements without padding.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
+    }
+}
 
 /// Weights `[k, n]`, rounded to bf16 and rearranged for the kernels: panels of 16 columns, in each
 /// panel groups of 2 rows, zeros where `n` or `k` end inside a panel or a tile of 32 rows.

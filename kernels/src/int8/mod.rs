@@ -24,6 +24,6 @@ pub use output::Output;
 pub(crate) use output::Target;
 pub use pack::PackedWeights;
 pub(crate) use quantize::dequantize_one;
-#[cfg(feature = "gpu")]
+#[cfg(any(feature = "gpu", target_arch = "x86_64"))]
 pub(crate) use quantize::has_exact_reciprocal;
 pub use quantize::{Quantization, dequantize, dequantize_columns, quantize};

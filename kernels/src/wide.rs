@@ -1,0 +1,142 @@
+#![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves AVX-512")]
+//! What kernels do with a row of 16 numbers in a register, to the bit what `math` and
+//! `int8::quantize` do with one after another.
+
+use std::arch::x86_64::*;
+
+use crate::int8::{Quantization, has_exact_reciprocal};
+
+/// `a / b` to the bit, for normal numbers whose quotient is one: the reciprocal in two of Newton's
+/// steps from an estimate of 14 bits, and what is left of a (Markstein 1990). A division of 16
+/// numbers takes as long as 32 products.
+#[target_feature(enable = "avx512f")]
+fn quotient(a: __m512, b: __m512) -> __m512 {
+    let one = _mm512_set1_ps(1.0);
+    let mut inverse = _mm512_rcp14_ps(b);
+    for _ in 0..2 {
+        inverse = _mm512_fmadd_ps(_mm512_fnmadd_ps(b, inverse, one), inverse, inverse);
+    }
+    let first = _mm512_mul_ps(a, inverse);
+    _mm512_fmadd_ps(_mm512_fnmadd_ps(first, b, a), inverse, first)
+}
+
+/// [`math::gelu`](crate::math::gelu).
+#[target_feature(enable = "avx512f")]
+#[allow(clippy::excessive_precision, reason = "as in `math::erf`")]
+pub(crate) fn gelu(x: __m512) -> __m512 {
+    const NUMERATOR: [f32; 7] = [
+        -2.726_142_258_013_06e-10,
+        2.770_681_424_959_02e-8,
+        -2.101_024_020_825_08e-6,
+        -5.692_506_394_623_46e-5,
+        -7.349_906_303_268_55e-4,
+        -2.954_599_808_540_25e-3,
+        -1.609_603_332_624_15e-2,
+    ];
+    const DENOMINATOR: [f32; 5] = [
+        -1.456_607_184_649_96e-5,
+        -2.133_740_552_789_05e-4,
+        -1.682_826_974_382_03e-3,
+        -7.373_329_167_204_68e-3,
+        -1.426_473_905_141_89e-2,
+    ];
+    let half = _mm512_mul_ps(x, _mm512_set1_ps(0.5));
+    let x = _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::FRAC_1_SQRT_2));
+    // Where x is not a number, the second operand is taken.
+    let x = _mm512_min_ps(_mm512_set1_ps(4.0), _mm512_max_ps(_mm512_set1_ps(-4.0), x));
+    let square = _mm512_mul_ps(x, x);
+    let numerator = _mm512_mul_ps(x, polynomial(&NUMERATOR, square));
+    let erf = quotient(numerator, polynomial(&DENOMINATOR, square));
+    _mm512_fmadd_ps(half, erf, half)
+}
+
+/// [`gelu`] of each element.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn gelu_in_place(x: &mut [f32]) {
+    for x in x.chunks_mut(16) {
+        let lanes = u16::MAX >> (16 - x.len());
+        // SAFETY: no more elements are read and written than there are.
+        unsafe {
+            let values = _mm512_maskz_loadu_ps(lanes, x.as_ptr());
+            _mm512_mask_storeu_ps(x.as_mut_ptr(), lanes, gelu(values));
+        }
+    }
+}
+
+/// The coefficient of the highest power first.
+#[target_feature(enable = "avx512f")]
+fn polynomial(coefficients: &[f32], x: __m512) -> __m512 {
+    let mut coefficients = coefficients.iter().map(|&coefficient| _mm512_set1_ps(coefficient));
+    let first = coefficients.next().unwrap_or(_mm512_setzero_ps());
+    coefficients.fold(first, |sum, coefficient| _mm512_fmadd_ps(sum, x, coefficient))
+}
+
+/// Rounding to int8, as [`quantize`](crate::int8::quantize()) does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rounding {
+    to: Quantization,
+    inverse: f32,
+}
+
+impl Rounding {
+    /// `None` for the few scales that have to be divided by.
+    pub(crate) fn new(to: Quantization) -> Option<Self> {
+        has_exact_reciprocal(to.scale).then(|| Self { to, inverse: 1.0 / to.scale })
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(crate) fn round(&self, x: __m512) -> __m128i {
+        /// As in `int8::quantize`.
+        const MOST_STEPS: f32 = 1024.0;
+        let Self { to, inverse } = *self;
+        let (scale, inverse) = (_mm512_set1_ps(to.scale), _mm512_set1_ps(inverse));
+        let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x);
+        let limit = MOST_STEPS * to.scale;
+        let x = _mm512_max_ps(_mm512_set1_ps(-limit), _mm512_min_ps(_mm512_set1_ps(limit), x));
+        let first = _mm512_mul_ps(x, inverse);
+        let steps = _mm512_fmadd_ps(_mm512_fnmadd_ps(first, scale, x), inverse, first);
+        let integer = _mm512_add_epi32(
+            _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(steps),
+            _mm512_set1_epi32(i32::from(to.zero_point)),
+        );
+        let (least, most) = (i32::from(to.min), i32::from(to.max));
+        let limited = _mm512_max_epi32(integer, _mm512_set1_epi32(least));
+        _mm512_cvtepi32_epi8(_mm512_maskz_min_epi32(is_number, limited, _mm512_set1_epi32(most)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math;
+    use crate::tier::{Cpu, Tier};
+
+    #[target_feature(enable = "avx512f")]
+    fn gelu_of(x: &[f32; 16]) -> [f32; 16] {
+        let mut y = [0.0; 16];
+        // SAFETY: both arrays have 64 bytes.
+        unsafe { _mm512_storeu_ps(y.as_mut_ptr(), gelu(_mm512_loadu_ps(x.as_ptr()))) };
+        y
+    }
+
+    #[test]
+    fn gelu_has_the_bits_of_the_scalar_one() {
+        /// Of the numbers between two ends one in so many.
+        const STRIDE: usize = 101;
+        if Cpu::with_tier(Tier::Avx512).is_err() {
+            eprintln!("skipped: this CPU has no AVX-512");
+            return;
+        }
+        let ends = [2f32.powi(-27), 6.0].map(f32::to_bits);
+        let mut numbers = (ends[0]..ends[1]).step_by(STRIDE).map(f32::from_bits);
+        while let Some(first) = numbers.next() {
+            let positive = [(); 16].map(|()| numbers.next().unwrap_or(first));
+            for x in [positive, positive.map(|x| -x)] {
+                // SAFETY: the tier was found.
+                let found = unsafe { gelu_of(&x) };
+                let expected = x.map(math::gelu);
+                assert_eq!(found.map(f32::to_bits), expected.map(f32::to_bits), "{x:?}");
+            }
+        }
+    }
+}
