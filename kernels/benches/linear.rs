@@ -8,7 +8,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kernels::int8::{self, Input, Layer, Output, PackedWeights, Quantization};
-use kernels::{Activation, Attention, Cpu, Heads, LayerNorm, Matrix, NoKeys, Write, float, gemm};
+use kernels::{
+    Activation, Attention, Cpu, Heads, LayerNorm, Matrix, NoKeys, Products, Write, float, gemm,
+};
 
 fn main() {
     let cpu = Cpu::from_environment().expect("PIPELINE_KERNELS names a tier of this CPU");
@@ -121,6 +123,7 @@ fn heads(cpu: Cpu, batch: usize, heads: usize, tokens: usize, head_size: usize) 
         head_size,
         scale: 0.2,
         no_keys: NoKeys::NotANumber,
+        products: Products::F32,
     };
     let part = Heads { data: &x, row_stride: width };
     let time = least(|| kernels::attention(cpu, &sizes, [part; 3], None, black_box(&mut y)));

@@ -71,7 +71,7 @@ mod window;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
 pub use attention::{
-    Attention, Heads, Mask, NoKeys, PARALLEL_WORK as ATTENTION_PARALLEL_WORK, attention,
+    Attention, Heads, Mask, NoKeys, PARALLEL_WORK as ATTENTION_PARALLEL_WORK, Products, attention,
     attention_into,
 };
 pub use batch_norm::{BatchNorm, batch_norm};

@@ -22,7 +22,7 @@ pub enum Tier {
     Avx512,
     /// AVX-512 with the int8 dot product.
     Vnni,
-    /// The tile registers besides, with products of int8 and of bf16.
+    /// The tile registers besides, with products of int8 and of bf16, and rounding to bf16.
     Amx,
 }
 
@@ -58,7 +58,11 @@ impl Tier {
                         && is_x86_feature_detected!("avx512vl")
                 }
                 Self::Vnni => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
-                Self::Amx => Self::Vnni.is_available() && amx::is_available(),
+                Self::Amx => {
+                    Self::Vnni.is_available()
+                        && is_x86_feature_detected!("avx512bf16")
+                        && amx::is_available()
+                }
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

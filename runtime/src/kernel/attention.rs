@@ -2,31 +2,64 @@
 
 use kernels::int8::Output;
 use kernels::peaks::Numbers;
-use kernels::{ATTENTION_PARALLEL_WORK, Attention, Cpu, Heads, Mask, Tier, attention_into};
+use kernels::{
+    ATTENTION_PARALLEL_WORK, Attention, Cpu, Heads, Mask, Products, Tier, attention_into,
+};
 
 use super::{Call, Kernel, KernelEntry, Operand, Prepared, any, elements_mut, run};
+use crate::compile::Precision;
 use crate::cost::{Parallel, Rate};
 use crate::module::{HeadSplit, Module, Node, Operation};
 
-pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
-    name: "attention.tiled",
-    operation: "FusedAttention",
-    tier: None,
-    cost: 1,
-    accepts: any,
-    prepare,
-}];
+pub(super) const KERNELS: &[KernelEntry] = &[
+    KernelEntry {
+        name: "attention.tiled",
+        operation: "FusedAttention",
+        tier: None,
+        cost: 3,
+        accepts: any,
+        prepare: |_, node, cpu| {
+            run(Tiled { cpu, split: split(node).clone(), products: Products::F32 })
+        },
+    },
+    KernelEntry {
+        name: "attention.amx",
+        operation: "FusedAttention",
+        tier: Some(Tier::Amx),
+        cost: 1,
+        accepts: |module, node| products(module, node).map(drop),
+        prepare: prepare_amx,
+    },
+];
 
 struct Tiled {
     cpu: Cpu,
     split: HeadSplit,
+    products: Products,
 }
 
-fn prepare(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+fn split(node: &Node) -> &HeadSplit {
     let Operation::Attention(split) = &node.operation else {
-        unreachable!("the table pairs this kernel with attention nodes")
+        unreachable!("the table pairs these kernels with attention nodes")
     };
-    run(Tiled { cpu, split: split.clone() })
+    split
+}
+
+/// How exact products in bf16 have to be. Those of operands in two parts err by a hundredth of what
+/// rounding the result to 8 bits does.
+fn products(module: &Module, node: &Node) -> Result<Products, String> {
+    match (module.precision, split(node).output) {
+        (Precision::Bf16, _) => Ok(Products::Bf16),
+        (Precision::F32, Some(_)) => Ok(Products::Split),
+        (Precision::F32, None) => {
+            Err("multiplies in bf16, and the result is f32 of a model compiled for f32".into())
+        }
+    }
+}
+
+fn prepare_amx(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let products = products(module, node).expect("only such nodes are accepted");
+    run(Tiled { cpu, split: split(node).clone(), products })
 }
 
 impl Kernel for Tiled {
@@ -40,6 +73,7 @@ impl Kernel for Tiled {
             head_size: self.split.head_size,
             scale: self.split.scale,
             no_keys: self.split.no_keys,
+            products: self.products,
         };
         let heads = [0, 1, 2].map(|part| {
             let data = call.f32(part);
@@ -55,13 +89,15 @@ impl Kernel for Tiled {
         Ok(())
     }
 
-    /// Wider registers make the products faster than softmax.
+    /// Wider registers and tiles make the products faster than softmax.
     fn rate(&self) -> Rate {
-        Rate {
-            numbers: Numbers::F32,
-            share: if self.cpu.tier() >= Tier::Avx512 { 0.25 } else { 0.4 },
-            parallel: Parallel::MultiplyAdds(ATTENTION_PARALLEL_WORK),
-        }
+        let (numbers, share) = match self.products {
+            Products::F32 if self.cpu.tier() >= Tier::Avx512 => (Numbers::F32, 0.25),
+            Products::F32 => (Numbers::F32, 0.4),
+            Products::Split => (Numbers::Bf16, 0.025),
+            Products::Bf16 => (Numbers::Bf16, 0.045),
+        };
+        Rate { numbers, share, parallel: Parallel::MultiplyAdds(ATTENTION_PARALLEL_WORK) }
     }
 }
 

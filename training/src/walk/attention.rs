@@ -132,6 +132,7 @@ impl Operation<3> for Attention {
             head_size: width / self.heads,
             scale: self.scale,
             no_keys: kernels::NoKeys::NotANumber,
+            products: kernels::Products::F32,
         };
         let mut y = vec![0f32; q.len()];
         kernels::attention(Cpu::best(), &sizes, heads, mask, &mut y);

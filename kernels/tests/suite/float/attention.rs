@@ -1,7 +1,7 @@
 //! Fused attention against its three steps.
 
 use kernels::int8::{Output, Quantization, quantize};
-use kernels::{Attention, Cpu, Heads, Mask, NoKeys, attention, attention_into};
+use kernels::{Attention, Cpu, Heads, Mask, NoKeys, Products, attention, attention_into};
 use proptest::prelude::*;
 
 use super::rows::softmax_twin;
@@ -25,6 +25,7 @@ impl Case {
             head_size,
             scale: 0.3,
             no_keys: NoKeys::NotANumber,
+            products: Products::F32,
         };
         // Key 0 counts: a row of nothing but masked scores keeps three of their digits.
         let masked = numbers(batch * tokens, seed ^ 1);
@@ -48,13 +49,17 @@ impl Case {
     }
 
     fn run_into(&self, cpu: Cpu, y: Output<'_>) {
+        self.run_with(cpu, &self.sizes, y);
+    }
+
+    fn run_with(&self, cpu: Cpu, sizes: &Attention, y: Output<'_>) {
         let width = self.width();
         let part = |i: usize| Heads {
             data: &self.qkv[(i * width).min(self.qkv.len())..],
             row_stride: 3 * width,
         };
         let mask = Mask { data: &self.mask, strides: self.mask_strides };
-        attention_into(cpu, &self.sizes, [part(0), part(1), part(2)], Some(mask), y);
+        attention_into(cpu, sizes, [part(0), part(1), part(2)], Some(mask), y);
     }
 
     fn expected(&self) -> Vec<f64> {
@@ -88,6 +93,23 @@ impl Case {
         let found = on_every_tier(|cpu| self.run(cpu));
         assert_close("attention", &found, &self.expected(), 1e-4);
     }
+
+    /// With products that need not be in f32, for which every tier has its own bits. A score is a
+    /// sum of `head_size` products of up to 4, times 0.3, and its error is one of the weights'.
+    fn check_less_exact(&self) {
+        let expected = self.expected();
+        let unit = 1.2 * self.sizes.head_size as f64 + 1.0;
+        for (products, error) in
+            [(Products::Split, 2f64.powi(-15)), (Products::Bf16, 2f64.powi(-8))]
+        {
+            let sizes = Attention { products, ..self.sizes };
+            for cpu in Cpu::every() {
+                let mut y = vec![f32::NAN; expected.len()];
+                self.run_with(cpu, &sizes, Output::F32(&mut y));
+                assert_close("attention", &y, &expected, 2.0 * (1e-5 + error * unit));
+            }
+        }
+    }
 }
 
 proptest! {
@@ -95,6 +117,11 @@ proptest! {
     #[test]
     fn fused_is_the_three_steps(batch in 0usize..4, heads in 1usize..4, tokens in 0usize..70, head_size in 0usize..20, seed: u64) {
         Case::new(batch, heads, tokens, head_size, seed).check();
+    }
+
+    #[test]
+    fn products_in_bf16_are_as_exact_as_they_say(batch in 0usize..3, heads in 1usize..4, tokens in 0usize..150, head_size in 0usize..100, seed: u64) {
+        Case::new(batch, heads, tokens, head_size, seed).check_less_exact();
     }
 }
 
@@ -104,6 +131,7 @@ fn masks_may_differ_for_every_head_and_query() {
     case.mask = numbers(2 * 3 * 5 * 5, 11);
     case.mask_strides = [75, 25, 5];
     case.check();
+    case.check_less_exact();
 }
 
 #[test]
@@ -132,6 +160,7 @@ fn queries_and_keys_may_differ_in_number() {
         head_size,
         scale: 0.3,
         no_keys: NoKeys::NotANumber,
+        products: Products::F32,
     };
     let (q, kv) = (numbers(queries * head_size, 1), numbers(keys * head_size, 2));
     let run = |range: std::ops::Range<usize>| {
@@ -154,10 +183,19 @@ fn a_query_without_keys_gets_what_was_asked_for() {
     let mut masked = [0.0; 9];
     masked[3..6].fill(f32::NEG_INFINITY);
     let mask = Mask { data: &masked, strides: [0, 0, keys] };
-    for cpu in Cpu::every() {
+    let every = |products| Cpu::every().map(move |cpu| (cpu, products));
+    for (cpu, products) in every(Products::F32).chain(every(Products::Split)) {
         let run = |no_keys| {
-            let sizes =
-                Attention { batch: 1, heads: 1, queries: 3, keys, head_size, scale: 0.3, no_keys };
+            let sizes = Attention {
+                batch: 1,
+                heads: 1,
+                queries: 3,
+                keys,
+                head_size,
+                scale: 0.3,
+                no_keys,
+                products,
+            };
             let mut y = vec![1.0; keys * head_size];
             attention(cpu, &sizes, [heads; 3], Some(mask), &mut y);
             y

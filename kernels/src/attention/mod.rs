@@ -1,6 +1,9 @@
 #![allow(unsafe_code, reason = "heads of one row-major result are written by different threads")]
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, §3.2).
 
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -8,8 +11,8 @@ use crate::float::{Line, PANEL, Rows, multiply_add, tile_rows, transpose};
 use crate::int8::{Output, Target};
 use crate::lanes;
 use crate::math;
-use crate::parallel::{self, tiles};
-use crate::tier::{Cpu, tiered};
+use crate::parallel;
+use crate::tier::{Cpu, Tier, tiered};
 
 /// Most rows of a tile over all tiers: the scores of a head never exist as a whole.
 const MOST_ROWS: usize = 12;
@@ -57,6 +60,22 @@ pub struct Attention {
     pub scale: f32,
     /// What a query gets whose keys are all masked by −∞.
     pub no_keys: NoKeys,
+    /// How exact the two products have to be.
+    pub products: Products,
+}
+
+/// How exact products have to be. What is not [`Products::F32`] is less exact only where that is
+/// faster: on the tier that has tiles of bf16, where subnormal numbers count as 0, and an infinity
+/// may become NaN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Products {
+    /// In f32.
+    #[default]
+    F32,
+    /// Operands may be sums of two bf16: each product is off by less than 2⁻¹⁵ of itself.
+    Split,
+    /// Operands may be rounded to bf16, by up to 2⁻⁹ of themselves.
+    Bf16,
 }
 
 /// What a query gets that no key is left for: softmax divides 0 by 0 there.
@@ -114,11 +133,12 @@ pub fn attention_into(
         check_mask(mask, sizes);
     }
     let run = Run { cpu, sizes, qkv: [q, k, v], mask, y };
-    let blocks = queries.div_ceil(BLOCK_ROWS);
+    let block_rows = run.block_rows();
+    let blocks = queries.div_ceil(block_rows);
     let job = |index: usize| {
         let (pair, block) = (index / blocks, index % blocks);
-        let queries = block * BLOCK_ROWS..queries.min((block + 1) * BLOCK_ROWS);
-        run.head(pair / heads, pair % heads, queries);
+        let queries = block * block_rows..queries.min((block + 1) * block_rows);
+        run.block(pair / heads, pair % heads, queries);
     };
     let jobs = batch * heads * blocks;
     let work = 2 * queries.saturating_mul(keys).saturating_mul(head_size * heads * batch);
@@ -154,7 +174,33 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Whether the products are multiplied as tiles of bf16.
+    fn has_tiles(&self) -> bool {
+        let Attention { products, keys, .. } = *self.sizes;
+        self.cpu.tier() == Tier::Amx && products != Products::F32 && keys > 0
+    }
+
+    /// Query rows that share packed keys and values.
+    fn block_rows(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_tiles() {
+            return tiles::BLOCK_ROWS;
+        }
+        BLOCK_ROWS
+    }
+
     /// The given queries of one head of one sequence.
+    fn block(&self, batch: usize, head: usize, queries: Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_tiles() {
+            // SAFETY: a `Cpu` of tier `amx` exists.
+            unsafe { self.head_on_tiles(batch, head, queries) };
+            return;
+        }
+        self.head(batch, head, queries);
+    }
+
+    /// [`Run::block`] in f32.
     fn head(&self, batch: usize, head: usize, queries: Range<usize>) {
         let Attention { keys, head_size, .. } = *self.sizes;
         let [q, k, v] = self.qkv;
@@ -171,7 +217,7 @@ impl Run<'_> {
             let rows = Rows::new(&k.data[from(k)..], keys, head_size, k.row_stride);
             transpose(self.cpu, rows, packed_k);
             pack_values(Rows::new(&v.data[from(v)..], keys, head_size, v.row_stride), packed_v);
-            for rows in tiles(queries, tile_rows(self.cpu)) {
+            for rows in parallel::tiles(queries, tile_rows(self.cpu)) {
                 let first = start(q, batch * self.sizes.queries + rows.start);
                 let x = Rows::new(&q.data[first..], rows.len(), head_size, q.row_stride);
                 let scores = &mut scores[..rows.len() * keys.div_ceil(PANEL)];

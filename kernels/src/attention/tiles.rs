@@ -1,0 +1,419 @@
+#![allow(unsafe_code, reason = "tiles and intrinsics; only called where a `Cpu` proves AMX")]
+//! Attention on the tile registers, in bf16.
+//!
+//! All is turned by a quarter: a tile of scores has a row for each key and a column for each query.
+//! So the softmax goes down columns, without a shuffle, and two rows of what it leaves are a line of
+//! the second product, whose left side are the values with a row for each element of a head.
+//!
+//! Where the products are to be [`Products::Split`], an operand is a sum of two bf16, `x = h + l`,
+//! and a product `h·h′ + h·l′ + l·h′`: a left side has the parts `h`, `h`, `l` one after another
+//! along the inner dimension, a right side `h`, `l`, `h`.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+use std::slice;
+
+use super::{NoKeys, Products, Run, floats, with_scratch};
+use crate::amx::{self, Bf16, TILE_LINES, TileRows, Tiles};
+use crate::float::{Line, PANEL};
+
+/// Query rows that share packed keys and values.
+pub(super) const BLOCK_ROWS: usize = 128;
+
+/// Elements of a row of a tile.
+const STEP: usize = 32;
+
+/// Which half of an operand each part is: 0 for `h`, 1 for `l`.
+const LEFT_PARTS: [usize; 3] = [0, 0, 1];
+const RIGHT_PARTS: [usize; 3] = [0, 1, 0];
+
+/// How many lines each operand takes.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// 3 where operands are split, or 1.
+    parts: usize,
+    keys: usize,
+    head_size: usize,
+}
+
+impl Sizes {
+    /// Elements of a part in the first product.
+    fn width(self) -> usize {
+        self.head_size.next_multiple_of(STEP)
+    }
+
+    /// Elements of a part in the second product.
+    fn length(self) -> usize {
+        self.keys.next_multiple_of(STEP)
+    }
+
+    /// Lines of: keys, values, queries, scores, weights, results.
+    fn lines(self) -> [usize; 6] {
+        let (key_rows, value_rows) =
+            (self.keys.next_multiple_of(TILE_LINES), self.head_size.next_multiple_of(TILE_LINES));
+        [
+            key_rows * self.parts * self.width() / STEP,
+            value_rows * self.parts * self.length() / STEP,
+            self.parts * self.width() / 2,
+            key_rows,
+            self.parts * self.length() / 2,
+            value_rows,
+        ]
+    }
+}
+
+impl Run<'_> {
+    /// The given queries of one head of one sequence, which has keys and elements.
+    ///
+    /// # Safety
+    /// A [`Cpu`](crate::Cpu) of tier `amx` exists.
+    pub(super) unsafe fn head_on_tiles(&self, batch: usize, head: usize, queries: Range<usize>) {
+        let parts = if self.sizes.products == Products::Bf16 { 1 } else { RIGHT_PARTS.len() };
+        let sizes = Sizes { parts, keys: self.sizes.keys, head_size: self.sizes.head_size };
+        let lines = sizes.lines();
+        with_scratch(lines.iter().sum(), |mut rest| {
+            let [keys, values, queried, scores, weights, results] = lines.map(|count| {
+                let (lines, after) = std::mem::take(&mut rest).split_at_mut(count);
+                rest = after;
+                lines
+            });
+            let place = (batch, head);
+            // SAFETY: the tier has these instructions, and whoever made the `Cpu` found them.
+            unsafe {
+                self.pack_keys(sizes, place, keys);
+                self.pack_values(sizes, place, values);
+                let tiles = Tiles::configure(amx::TILE_ROWS);
+                let panel = |first: usize| first..queries.end.min(first + PANEL);
+                self.pack_queries(sizes, place, panel(queries.start), queried);
+                product(&tiles, (keys, queried), scores);
+                for first in queries.clone().step_by(PANEL) {
+                    let greatest = self.scale(scores, place, &panel(first));
+                    let inverse = weigh(scores, sizes, greatest, weights);
+                    product(&tiles, (values, weights), results);
+                    // The tiles are at work meanwhile, on the values and on the next scores.
+                    if first + PANEL < queries.end {
+                        self.pack_queries(sizes, place, panel(first + PANEL), queried);
+                        product(&tiles, (keys, queried), scores);
+                    }
+                    self.write(place, &panel(first), results, inverse);
+                }
+            }
+        });
+    }
+
+    /// Where token `token` of a head starts in query, key or value, and how many follow.
+    fn start(&self, part: usize, (batch, head): (usize, usize), token: usize) -> usize {
+        let tokens = if part == 0 { self.sizes.queries } else { self.sizes.keys };
+        (batch * tokens + token) * self.qkv[part].row_stride + head * self.sizes.head_size
+    }
+
+    /// One token of a head, from its first element on.
+    fn token(&self, part: usize, place: (usize, usize), token: usize) -> Row<'_> {
+        let row = &self.qkv[part].data[self.start(part, place, token)..];
+        Row(&row[..self.sizes.head_size])
+    }
+
+    /// The left side of the first product: a row for each key.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn pack_keys(&self, sizes: Sizes, place: (usize, usize), packed: &mut [Line]) {
+        let part_lines = sizes.width() / STEP;
+        for (key, row) in packed.chunks_exact_mut(sizes.parts * part_lines).enumerate() {
+            if key >= sizes.keys {
+                row.fill(Line::default());
+                continue;
+            }
+            let elements = self.token(1, place, key);
+            for step in 0..part_lines {
+                let column = step * STEP;
+                let halves = split([elements.load(column), elements.load(column + PANEL)]);
+                store_left(halves, row, part_lines, step);
+            }
+        }
+    }
+
+    /// The left side of the second product: a row for each element of a head.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn pack_values(&self, sizes: Sizes, place: (usize, usize), packed: &mut [Line]) {
+        let part_lines = sizes.length() / STEP;
+        let panels = packed.chunks_exact_mut(PANEL * sizes.parts * part_lines);
+        for (panel, rows) in panels.enumerate() {
+            for step in 0..part_lines {
+                let [low, high] = [0, PANEL].map(|half| {
+                    transposed(std::array::from_fn(|offset| {
+                        let key = step * STEP + half + offset;
+                        if key < sizes.keys {
+                            self.token(2, place, key).load(panel * PANEL)
+                        } else {
+                            _mm512_setzero_ps()
+                        }
+                    }))
+                });
+                let rows = rows.chunks_exact_mut(sizes.parts * part_lines);
+                for (row, (low, high)) in rows.zip(low.into_iter().zip(high)) {
+                    store_left(split([low, high]), row, part_lines, step);
+                }
+            }
+        }
+    }
+
+    /// The right side of the first product: a column for each query, zeros past the last.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn pack_queries(
+        &self,
+        sizes: Sizes,
+        place: (usize, usize),
+        queries: Range<usize>,
+        packed: &mut [Line],
+    ) {
+        let part_lines = sizes.width() / 2;
+        for (step, column) in (0..sizes.width()).step_by(STEP).enumerate() {
+            let mut rows = [[_mm512_setzero_ps(); PANEL]; 2];
+            for (offset, query) in queries.clone().enumerate() {
+                let row = self.token(0, place, query);
+                let halves = split([row.load(column), row.load(column + PANEL)]);
+                for (rows, half) in rows.iter_mut().zip(halves) {
+                    rows[offset] = half;
+                }
+            }
+            let halves = rows.map(|rows| transposed(rows));
+            for (part, half) in RIGHT_PARTS[..sizes.parts].iter().enumerate() {
+                let lines = &mut packed[part * part_lines + step * TILE_LINES..][..TILE_LINES];
+                for (line, &pairs) in lines.iter_mut().zip(&halves[*half]) {
+                    store(line, pairs);
+                }
+            }
+        }
+    }
+
+    /// Scales and masks the first product, a line for each key. Gives the greatest of each query.
+    #[target_feature(enable = "avx512f")]
+    fn scale(
+        &self,
+        scores: &mut [Line],
+        (batch, head): (usize, usize),
+        panel: &Range<usize>,
+    ) -> __m512 {
+        let scale = _mm512_set1_ps(self.sizes.scale);
+        let mask = self.mask.map(|mask| {
+            let [of_batch, of_head, of_query] = mask.strides;
+            let start = batch * of_batch + head * of_head + panel.start * of_query;
+            (&mask.data[start..], of_query, panel.len())
+        });
+        // Two chains of maxima, so that none waits for the other.
+        let mut greatest = [_mm512_set1_ps(f32::NEG_INFINITY); 2];
+        for (key, line) in scores[..self.sizes.keys].iter_mut().enumerate() {
+            let score = match mask {
+                None => _mm512_mul_ps(load(&line.0), scale),
+                Some(mask) => _mm512_fmadd_ps(load(&line.0), scale, masks(mask, key)),
+            };
+            // Where a score is not a number, the second operand is taken.
+            let greatest = &mut greatest[key % 2];
+            *greatest = _mm512_max_ps(score, *greatest);
+            store(line, score);
+        }
+        _mm512_max_ps(greatest[0], greatest[1])
+    }
+
+    /// Divides the second product, a line for each element of a head, and writes a row for each
+    /// query.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn write(
+        &self,
+        (batch, head): (usize, usize),
+        panel: &Range<usize>,
+        results: &[Line],
+        inverse: __m512,
+    ) {
+        let (heads, head_size) = (self.sizes.heads, self.sizes.head_size);
+        let kept = match self.sizes.no_keys {
+            NoKeys::NotANumber => u16::MAX,
+            NoKeys::Zero => _mm512_cmp_ps_mask::<_CMP_ORD_Q>(inverse, inverse),
+        };
+        let row = batch * self.sizes.queries + panel.start;
+        for (index, lines) in results.as_chunks::<PANEL>().0.iter().enumerate() {
+            let turned = transposed(std::array::from_fn(|row| {
+                _mm512_maskz_mul_ps(kept, load(&lines[row].0), inverse)
+            }));
+            let mut rows = [Line::default(); PANEL];
+            for (row, values) in rows.iter_mut().zip(turned) {
+                store(row, values);
+            }
+            let rows = floats(&mut rows[..panel.len()]).as_chunks().0;
+            let column = index * PANEL;
+            let start = (row * heads + head) * head_size + column;
+            let width = PANEL.min(head_size - column);
+            // SAFETY: the tokens are some of the result's, so that their heads lie in y, whose
+            // length `Target::new` checked; no other job has this sequence, head and query.
+            unsafe { self.y.write_tile(self.cpu, (start, heads * head_size), rows, width) };
+        }
+    }
+}
+
+/// A product of a left side and a panel of a right side; a line of results for each row.
+fn product(tiles: &Tiles, (left, right): (&[Line], &[Line]), results: &mut [Line]) {
+    let stride = 2 * right.len();
+    let x = TileRows::new(elements(left), stride, stride / STEP);
+    let len = results.len() / TILE_LINES;
+    // SAFETY: a tile of sums is 16 lines, as aligned as one.
+    let sums = unsafe { slice::from_raw_parts_mut(results.as_mut_ptr().cast(), len) };
+    tiles.panel::<Bf16, _>(x, right, sums);
+}
+
+/// What is added to the scores of one key, for each query of a panel.
+#[target_feature(enable = "avx512f")]
+fn masks((mask, of_query, queries): (&[f32], usize, usize), key: usize) -> __m512 {
+    if of_query == 0 {
+        return _mm512_set1_ps(mask[key]);
+    }
+    let mut values = [0.0; PANEL];
+    for (query, value) in values[..queries].iter_mut().enumerate() {
+        *value = mask[query * of_query + key];
+    }
+    load(&values)
+}
+
+/// Turns scores into weights, as the right side of the second product, and gives one divided by the
+/// sum of each query's.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn weigh(scores: &[Line], sizes: Sizes, greatest: __m512, weights: &mut [Line]) -> __m512 {
+    let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
+    let shift = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(greatest, log2_e));
+    let weight = |key: usize| match scores[..sizes.keys].get(key) {
+        Some(score) => exp2_of_negative(_mm512_fmadd_ps(load(&score.0), log2_e, shift)),
+        None => _mm512_setzero_ps(),
+    };
+    let mut sums = [_mm512_setzero_ps(); 2];
+    let part_lines = sizes.length() / 2;
+    for pair in 0..part_lines {
+        let values = [weight(2 * pair), weight(2 * pair + 1)];
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum = _mm512_add_ps(*sum, value);
+        }
+        let [high, low] = split_pair(values);
+        for (part, half) in RIGHT_PARTS[..sizes.parts].iter().enumerate() {
+            store(&mut weights[part * part_lines + pair], [high, low][*half]);
+        }
+    }
+    _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_add_ps(sums[0], sums[1]))
+}
+
+/// 2ˣ for x ≤ 0 with a relative error below 3e-7 down to −126; NaN stays NaN.
+#[target_feature(enable = "avx512f")]
+fn exp2_of_negative(x: __m512) -> __m512 {
+    /// Least relative error on ±½, by Lawson's algorithm.
+    const COEFFICIENTS: [f32; 5] =
+        [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, std::f32::consts::LN_2];
+    // Where x is not a number, the second operand is taken.
+    let x = _mm512_max_ps(_mm512_set1_ps(-150.0), x);
+    let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+    let rest = _mm512_sub_ps(x, whole);
+    let [first, others @ ..] = COEFFICIENTS;
+    let sum = others.into_iter().fold(_mm512_set1_ps(first), |sum, coefficient| {
+        _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(coefficient))
+    });
+    _mm512_scalef_ps(_mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0)), whole)
+}
+
+/// The bf16 next to 32 numbers, and the bf16 next to what is left of them.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn split(x: [__m512; 2]) -> [__m512; 2] {
+    let high = rounded(x);
+    let back = [_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64::<1>(high)]
+        .map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))));
+    let left = rounded([_mm512_sub_ps(x[0], back[0]), _mm512_sub_ps(x[1], back[1])]);
+    [_mm512_castsi512_ps(high), _mm512_castsi512_ps(left)]
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn rounded([low, high]: [__m512; 2]) -> __m512i {
+    // SAFETY: both types are 512 bits.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// [`split`] for two rows at once that are not negative, as pairs of an element of each.
+#[target_feature(enable = "avx512f")]
+fn split_pair(values: [__m512; 2]) -> [__m512; 2] {
+    let half = _mm512_set1_epi32(0x8000);
+    let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+    let round = |x: __m512| _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
+    let pair = |[even, odd]: [__m512i; 2]| {
+        _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32::<16>(even), odd))
+    };
+    let high = values.map(round);
+    let left = [0, 1].map(|i| round(_mm512_sub_ps(values[i], _mm512_castsi512_ps(high[i]))));
+    [pair(high), pair(left)]
+}
+
+/// 16 rows as columns.
+#[target_feature(enable = "avx512f,avx512dq")]
+fn transposed(rows: [__m512; PANEL]) -> [__m512; PANEL] {
+    let zero = _mm512_setzero_ps();
+    // Within 128 bits: pairs of rows, then fours.
+    let mut pairs = [zero; PANEL];
+    for i in 0..PANEL / 2 {
+        pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    }
+    let mut fours = [zero; PANEL];
+    for i in 0..PANEL / 4 {
+        for j in 0..2 {
+            let [a, b] = [pairs[4 * i + j], pairs[4 * i + j + 2]].map(|row| _mm512_castps_pd(row));
+            fours[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            fours[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    }
+    // Between the quarters of a register: `fours[4·i + j]` has columns j, 4 + j, 8 + j, 12 + j of
+    // rows 4·i to 4·i + 3.
+    let mut columns = [zero; PANEL];
+    for j in 0..4 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|i| fours[4 * i + j]);
+        let low = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+        let high = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+        columns[j] = _mm512_shuffle_f32x4::<0x88>(low[0], low[1]);
+        columns[8 + j] = _mm512_shuffle_f32x4::<0xdd>(low[0], low[1]);
+        columns[4 + j] = _mm512_shuffle_f32x4::<0x88>(high[0], high[1]);
+        columns[12 + j] = _mm512_shuffle_f32x4::<0xdd>(high[0], high[1]);
+    }
+    columns
+}
+
+/// Writes line `step` of each part of a row of a left side.
+#[target_feature(enable = "avx512f")]
+fn store_left(halves: [__m512; 2], row: &mut [Line], part_lines: usize, step: usize) {
+    for (part, half) in row.chunks_exact_mut(part_lines).zip(LEFT_PARTS) {
+        store(&mut part[step], halves[half]);
+    }
+}
+
+/// The elements of one token of a head.
+#[derive(Clone, Copy)]
+struct Row<'a>(&'a [f32]);
+
+impl Row<'_> {
+    /// Elements `column..column + 16`, zeros past the last.
+    #[target_feature(enable = "avx512f")]
+    fn load(self, column: usize) -> __m512 {
+        let rest = self.0.get(column..).unwrap_or_default();
+        let mask = if rest.len() < PANEL { (1 << rest.len()) - 1 } else { u16::MAX };
+        // SAFETY: no more elements are read than there are.
+        unsafe { _mm512_maskz_loadu_ps(mask, rest.as_ptr()) }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load(values: &[f32; PANEL]) -> __m512 {
+    // SAFETY: the array has the 64 bytes that are read.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn store(line: &mut Line, values: __m512) {
+    // SAFETY: a line has the 64 bytes that are written.
+    unsafe { _mm512_storeu_ps(line.0.as_mut_ptr(), values) };
+}
+
+/// Lines as elements of bf16.
+fn elements(lines: &[Line]) -> &[u16] {
+    // SAFETY: a line is 64 bytes without padding, and any bits are a `u16`.
+    unsafe { slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * STEP) }
+}
