@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::transpose::SIDE;
 use super::{Line, PANEL, Rows};
 
 /// Rows of a tile: 6 rows × 2 registers of sums leave 4 of 16 registers for the operands.
@@ -82,5 +83,37 @@ fn rows<const R: usize, const V: usize>(x: Rows<'_>, w: &[Line], values: &mut [f
             // SAFETY: as for the loads.
             unsafe { _mm256_storeu_ps(values.as_mut_ptr().add(place(row, part)), sum) };
         }
+    }
+}
+
+/// Writes the columns of eight rows. Left to itself, the compiler moves one element at a time.
+#[target_feature(enable = "avx2")]
+pub(super) fn square(rows: [&[f32; SIDE]; SIDE], places: [&mut [f32; SIDE]; SIDE]) {
+    // SAFETY: a row has the 32 bytes that are read.
+    let rows = rows.map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
+    // Pairs of rows, then fours, then all eight.
+    let pair = |i: usize| {
+        let (a, b) = (rows[2 * i], rows[2 * i + 1]);
+        [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)].map(|row| _mm256_castps_pd(row))
+    };
+    let four = |[a, b]: [[__m256d; 2]; 2]| {
+        [
+            _mm256_unpacklo_pd(a[0], b[0]),
+            _mm256_unpackhi_pd(a[0], b[0]),
+            _mm256_unpacklo_pd(a[1], b[1]),
+            _mm256_unpackhi_pd(a[1], b[1]),
+        ]
+        .map(|row| _mm256_castpd_ps(row))
+    };
+    let (low, high) = (four([pair(0), pair(1)]), four([pair(2), pair(3)]));
+    for (column, place) in places.into_iter().enumerate() {
+        let (a, b) = (low[column % 4], high[column % 4]);
+        let values = if column < 4 {
+            _mm256_permute2f128_ps::<0x20>(a, b)
+        } else {
+            _mm256_permute2f128_ps::<0x31>(a, b)
+        };
+        // SAFETY: a place has the 32 bytes that are written.
+        unsafe { _mm256_storeu_ps(place.as_mut_ptr(), values) };
     }
 }

@@ -1,12 +1,14 @@
-#![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
+#![allow(unsafe_code, reason = "calls code for detected instruction sets")]
 //! Rows as the columns of packed panels.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
 use super::{Line, PANEL, Rows};
 use crate::parallel::check_len;
-use crate::tier::{Cpu, tiered};
+use crate::tier::{Cpu, Tier};
 
 /// Side of the squares that are transposed in registers.
-const SIDE: usize = 8;
+pub(super) const SIDE: usize = 8;
 
 /// Packs the rows as columns: panels of 16 rows, zeros past the last.
 ///
@@ -19,42 +21,46 @@ pub(crate) fn transpose(cpu: Cpu, rows: Rows<'_>, packed: &mut [Line]) {
     }
 }
 
-tiered! {
-    fn transpose_panels(rows: Rows<'_>, packed: &mut [Line]) {
-        for (panel, lines) in packed.chunks_exact_mut(rows.k()).enumerate() {
-            let first = panel * PANEL;
-            for half in [0, SIDE] {
-                let count = rows.count().saturating_sub(first + half).min(SIDE);
-                let source: [&[f32]; SIDE] = std::array::from_fn(|row| {
-                    if row < count { rows.row(first + half + row) } else { &[] }
-                });
-                if count == SIDE {
-                    let whole = rows.k() / SIDE * SIDE;
-                    let (squares, rest) = lines.split_at_mut(whole);
-                    for (index, lines) in squares.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-                        square(source, index * SIDE, half, lines);
-                    }
-                    scattered(source, whole, half, rest);
-                } else {
-                    scattered(source, 0, half, lines);
+fn transpose_panels(cpu: Cpu, rows: Rows<'_>, packed: &mut [Line]) {
+    for (panel, lines) in packed.chunks_exact_mut(rows.k()).enumerate() {
+        let first = panel * PANEL;
+        for half in [0, SIDE] {
+            let count = rows.count().saturating_sub(first + half).min(SIDE);
+            let source: [&[f32]; SIDE] =
+                std::array::from_fn(
+                    |row| {
+                        if row < count { rows.row(first + half + row) } else { &[] }
+                    },
+                );
+            if count == SIDE {
+                let whole = rows.k() / SIDE * SIDE;
+                let (squares, rest) = lines.split_at_mut(whole);
+                for (index, lines) in squares.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+                    let rows = source.map(|row| row[index * SIDE..].first_chunk());
+                    square(cpu, rows.map(|row| row.expect("k ends no square")), half, lines);
                 }
+                scattered(source, whole, half, rest);
+            } else {
+                scattered(source, 0, half, lines);
             }
         }
     }
 }
 
-/// Eight rows and columns, in a form that compiles to shuffles.
-#[allow(clippy::inline_always, reason = "compiled inside each tier's copy of the kernel")]
-#[inline(always)]
-fn square(source: [&[f32]; SIDE], start: usize, half: usize, lines: &mut [Line; SIDE]) {
-    let rows: [[f32; SIDE]; SIDE] = std::array::from_fn(|row| {
-        let row = &source[row][start..start + SIDE];
-        std::array::from_fn(|column| row[column])
+/// Eight rows and columns.
+fn square(cpu: Cpu, rows: [&[f32; SIDE]; SIDE], half: usize, lines: &mut [Line; SIDE]) {
+    let places = lines.each_mut().map(|line| {
+        line.0[half..].first_chunk_mut().expect("a half of a line has a side of elements")
     });
-    for (column, line) in lines.iter_mut().enumerate() {
-        for (row, values) in rows.iter().enumerate() {
-            line.0[half + row] = values[column];
-        }
+    #[cfg(target_arch = "x86_64")]
+    if cpu.tier() >= Tier::Avx2 {
+        // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX2.
+        unsafe { avx2::square(rows, places) };
+        return;
+    }
+    let _ = cpu;
+    for (column, place) in places.into_iter().enumerate() {
+        *place = rows.map(|row| row[column]);
     }
 }
 
