@@ -57,8 +57,8 @@ pub(crate) struct Variants {
     pub(crate) model: &'static Model,
     float: Graph,
     integer: Graph,
-    /// f32 unfused, f32, int8, bf16.
-    compiled: [CompiledModel; 4],
+    /// f32 unfused, f32, int8, int8 with the rest in bf16, bf16.
+    compiled: [CompiledModel; 5],
 }
 
 impl Variants {
@@ -79,17 +79,19 @@ impl Variants {
             compile(&float, &unfused)?,
             compile(&float, &options)?,
             compile(&integer, &options)?,
+            compile(&integer, &bf16)?,
             compile(&float, &bf16)?,
         ];
         Ok(Self { model, float, integer, compiled })
     }
 
-    /// Each way with a session to run it: f32 unfused, f32, int8, bf16.
-    pub(crate) fn contenders(&self) -> [(Contender, Session); 4] {
+    /// Each way with a session to run it.
+    pub(crate) fn contenders(&self) -> [(Contender, Session); 5] {
         let names = [
             ("ours-unfused", Precision::F32),
             ("ours-f32", Precision::F32),
             ("ours-int8", Precision::Int8),
+            ("ours-int8-bf16", Precision::Int8Bf16),
             ("ours-bf16", Precision::Bf16),
         ];
         let mut names = names.into_iter();

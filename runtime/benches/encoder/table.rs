@@ -21,18 +21,26 @@ Medians; in parentheses by the least time. Gop/s: matrix products alone, by the 
 pub(crate) enum Precision {
     F32,
     Int8,
+    /// int8, and what is left in bf16, as peers do where tiles are.
+    Int8Bf16,
     Bf16,
 }
 
 impl Precision {
-    const ALL: [Self; 3] = [Self::F32, Self::Int8, Self::Bf16];
+    const ALL: [Self; 4] = [Self::F32, Self::Int8, Self::Int8Bf16, Self::Bf16];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Int8 => "int8",
+            Self::Int8Bf16 => "int8+bf16",
             Self::Bf16 => "bf16",
         }
+    }
+
+    /// What the weights are multiplied in.
+    pub(crate) fn of_weights(self) -> Self {
+        if self == Self::Int8Bf16 { Self::Int8 } else { self }
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
@@ -64,8 +72,8 @@ pub(crate) struct Measured {
     pub(crate) cell: Cell,
     /// Operations of the matrix products.
     pub(crate) flops: f64,
-    /// Ours: in f32 without rewrites, in f32, in int8, in bf16.
-    pub(crate) ours: [Contender; 4],
+    /// Ours: in f32 without rewrites, in f32, in int8, in int8 with the rest in bf16, in bf16.
+    pub(crate) ours: [Contender; 5],
     pub(crate) peers: Vec<Contender>,
 }
 
@@ -103,18 +111,19 @@ impl Contender {
 impl Measured {
     /// One row a precision that somebody ran.
     pub(crate) fn rows(&self, peaks: &Peaks) -> Vec<String> {
-        let [unfused, float, integer, bf16] = &self.ours;
+        let [unfused, float, integer, mixed, bf16] = &self.ours;
         let rows = Precision::ALL.into_iter().filter_map(|precision| {
             let (ours, base) = match precision {
                 Precision::F32 => (float.time(), Some(("unfused", unfused))),
                 Precision::Int8 => (integer.time(), Some(("f32", float))),
+                Precision::Int8Bf16 => (mixed.time(), Some(("f32", float))),
                 Precision::Bf16 => (bf16.time(), Some(("f32", float))),
             };
             let gain = base.and_then(|(what, base)| {
                 let ratio = Time::ratio(base.time()?, ours?);
                 Some(format!("{what} ÷ ours {ratio}"))
             });
-            let peers = self.peers.iter().filter(|peer| peer.precision == precision);
+            let peers = self.peers.iter().filter(|peer| peer.precision == precision.of_weights());
             let peers: Vec<&Contender> = peers.collect();
             let shown = ours.is_some() || !peers.is_empty();
             shown.then(|| {
@@ -133,7 +142,7 @@ impl Measured {
     /// The last two columns.
     fn speed(&self, precision: Precision, ours: Option<Time>, peaks: &Peaks) -> String {
         let rate = ours.map(|ours| self.flops / ours.median_ms / 1e6);
-        let share = rate.and_then(|rate| peaks.share(precision, rate));
+        let share = rate.and_then(|rate| peaks.share(precision.of_weights(), rate));
         let rate = rate.map(|rate| format!("{rate:.0}"));
         format!("{} | {}", or_dash(rate), or_dash(share.map(|share| format!("{share:.0} %"))))
     }
@@ -177,9 +186,9 @@ impl fmt::Display for Time {
 
 impl Differences {
     pub(crate) fn add(&mut self, measured: &Measured) {
-        let Measured { model, ours: [unfused, float, integer, bf16], peers, .. } = measured;
+        let Measured { model, ours: [unfused, float, integer, mixed, bf16], peers, .. } = measured;
         let range = float.logits.iter().fold(0f32, |range, x| range.max(x.abs()));
-        let others = peers.iter().chain([unfused, integer, bf16]);
+        let others = peers.iter().chain([unfused, integer, mixed, bf16]);
         for other in others.filter(|other| !other.logits.is_empty()) {
             let entry = self.0.entry((model, other.name.clone())).or_default();
             entry.largest = entry.largest.max(distance(&float.logits, &other.logits));
