@@ -2,7 +2,7 @@
 
 use kernels::bf16::{Layer, PARALLEL_WORK, PackedBf16, linear_bf16};
 use kernels::peaks::Numbers;
-use kernels::{Activation, Cpu};
+use kernels::{Activation, Cpu, Tier};
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, run};
 use crate::compile::Precision;
@@ -57,7 +57,8 @@ impl Kernel for PackedLinear {
     }
 
     fn rate(&self) -> Rate {
-        Rate { numbers: Numbers::Bf16, share: 0.6, parallel: Parallel::MultiplyAdds(PARALLEL_WORK) }
+        let share = if self.cpu.tier() == Tier::Amx { 0.2 } else { 0.6 };
+        Rate { numbers: Numbers::Bf16, share, parallel: Parallel::MultiplyAdds(PARALLEL_WORK) }
     }
 
     fn packed_input(&self) -> Option<usize> {

@@ -88,7 +88,7 @@ impl Kernel for PackedLinear {
     fn rate(&self) -> Rate {
         let share = match self.cpu.tier() {
             Tier::Portable => 0.05,
-            Tier::Amx => 0.1,
+            Tier::Amx => 0.12,
             Tier::Avx2 | Tier::Avx512 | Tier::Vnni => 0.7,
         };
         let parallel = Parallel::MultiplyAdds(int8::PARALLEL_WORK);
