@@ -165,6 +165,52 @@ pub(super) struct Epilogue {
     beta: f32,
 }
 
+/// How the units of a cube share the loads of some rows of pieces: each takes every `units`-th.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Loads {
+    pub(super) units: usize,
+    /// Of each row.
+    pub(super) pieces: usize,
+    /// That each unit loads.
+    pub(super) count: usize,
+}
+
+/// Loads this unit's pieces of some rows as numbers of type `L`, from `first_row` and
+/// `first_piece` on; zeros outside of the matrix.
+#[cube]
+pub(super) fn load<X: Numeric, L: Numeric, N: Size>(
+    matrix: &[Vector<X, N>],
+    loaded: &mut Array<Vector<L, N>>,
+    first_row: usize,
+    rows: usize,
+    first_piece: usize,
+    row_pieces: usize,
+    #[comptime] loads: Loads,
+) {
+    #[unroll]
+    for index in 0..loads.count {
+        let place = UNIT_POS as usize + comptime!(index * loads.units);
+        let row = first_row + place / loads.pieces;
+        let piece = first_piece + place % loads.pieces;
+        let mut value = Vector::<L, N>::new(L::from_int(0));
+        if row < rows && piece < row_pieces {
+            value = Vector::cast_from(matrix[row * row_pieces + piece]);
+        }
+        loaded[index] = value;
+    }
+}
+
+/// Sums from zero.
+#[cube]
+pub(super) fn zeros<S: Numeric, N: Size>(#[comptime] vectors: usize) -> Array<Vector<S, N>> {
+    let mut sums = Array::<Vector<S, N>>::new(vectors);
+    #[unroll]
+    for index in 0..vectors {
+        sums[index] = Vector::<S, N>::new(S::from_int(0));
+    }
+    sums
+}
+
 /// The input of a product that it rounds as it reads.
 #[cube]
 pub(super) fn rounded_input(x: f32, epilogue: &Epilogue) -> i32 {
@@ -268,6 +314,13 @@ impl Product<'_> {
             matrix::launch::<X, W, S, Y>(self, arguments);
         } else {
             tiles::launch::<X, W, S, Y>(self, arguments);
+        }
+    }
+
+    /// Where the result goes, whatever its type.
+    pub(super) const fn y(&self) -> &Buffer {
+        match self.y {
+            Output::F32(y) | Output::Int8(y, _) => y,
         }
     }
 

@@ -14,7 +14,8 @@ use cubecl::features::MmaConfig;
 use cubecl::prelude::*;
 
 use super::Gpu;
-use super::linear::{Arguments, Epilogue, Form, Product, Sizes, finished, rounded_input};
+use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
+use super::linear::{load, zeros};
 
 /// Units of a plane: the instruction is one of 32.
 const PLANE: usize = 32;
@@ -97,36 +98,10 @@ impl Cut {
         self.pieces() + 1
     }
 
-    /// Pieces of `rows` rows that each unit loads.
-    const fn loads(self, rows: usize) -> usize {
-        rows * self.pieces() / self.units()
-    }
-}
-
-/// Loads this unit's pieces of some rows, from `first_piece` of the inner dimension on; zeros
-/// outside of the matrix.
-#[cube]
-fn load<X: Numeric, N: Size>(
-    matrix: &[Vector<X, N>],
-    loaded: &mut Array<Vector<X, N>>,
-    first_row: usize,
-    rows: usize,
-    first_piece: usize,
-    row_pieces: usize,
-    #[comptime] count: usize,
-    #[comptime] cut: Cut,
-) {
-    let unit = UNIT_POS as usize;
-    #[unroll]
-    for index in 0..count {
-        let place = unit + comptime!(index * cut.units());
-        let row = first_row + place / comptime!(cut.pieces());
-        let piece = first_piece + place % comptime!(cut.pieces());
-        let mut value = Vector::<X, N>::new(X::from_int(0));
-        if row < rows && piece < row_pieces {
-            value = matrix[row * row_pieces + piece];
-        }
-        loaded[index] = value;
+    /// How units share the loads of `rows` rows.
+    const fn loads(self, rows: usize) -> Loads {
+        let (units, pieces) = (self.units(), self.pieces());
+        Loads { units, pieces, count: rows * pieces / units }
     }
 }
 
@@ -174,25 +149,6 @@ fn stage<X: Numeric, E: Numeric, N: Size>(
         let value = rounded::<X, E, N>(loaded[index], epilogue, quantizes);
         shared[start + place(index, cut)] = value;
     }
-}
-
-/// Sums of all blocks, from zero.
-#[cube]
-fn zeros<S: Numeric, NS: Size>(
-    #[comptime] blocks: usize,
-    #[comptime] vectors: usize,
-) -> Sequence<Array<Vector<S, NS>>> {
-    let mut sums = Sequence::<Array<Vector<S, NS>>>::new();
-    #[unroll]
-    for _ in 0..blocks {
-        let mut block = Array::<Vector<S, NS>>::new(vectors);
-        #[unroll]
-        for index in 0..vectors {
-            block[index] = Vector::<S, NS>::new(S::from_int(0));
-        }
-        sums.push(block);
-    }
-    sums
 }
 
 /// Multiplies one step of the inner dimension, from where `left` and `right` point in shared memory.
@@ -326,35 +282,30 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size>(
     let left_place = (plane_row + lane % 16) * pitch + lane / 16;
     let right_place = (plane_column + lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2;
 
-    let mut sums = zeros::<S, NS>(comptime!(blocks_y * blocks_x), sum_vectors);
+    let mut sums = Sequence::<Array<Vector<S, NS>>>::new();
+    #[unroll]
+    for _ in 0..comptime!(blocks_y * blocks_x) {
+        sums.push(zeros::<S, NS>(sum_vectors));
+    }
 
     let row_pieces = sizes.inner / wide;
     let (rows, columns) = (sizes.rows, sizes.columns);
-    let mut loaded_left = Array::<Vector<X, N>>::new(left_loads);
-    let mut loaded_right = Array::<Vector<E, N>>::new(right_loads);
-    load::<X, N>(x, &mut loaded_left, first_row, rows, 0, row_pieces, left_loads, cut);
-    load::<E, N>(w, &mut loaded_right, first_column, columns, 0, row_pieces, right_loads, cut);
+    let mut loaded_left = Array::<Vector<X, N>>::new(left_loads.count);
+    let mut loaded_right = Array::<Vector<E, N>>::new(right_loads.count);
+    load::<X, X, N>(x, &mut loaded_left, first_row, rows, 0, row_pieces, left_loads);
+    load::<E, E, N>(w, &mut loaded_right, first_column, columns, 0, row_pieces, right_loads);
     let mut next = 0usize;
     let mut current = 0usize;
     while next < row_pieces {
         let (left_at, right_at) = (current * left_step, current * right_step);
         let quantizes = comptime!(form.quantizes_input);
-        stage(&loaded_left, &mut left, left_at, &epilogue, left_loads, quantizes, cut);
-        stage(&loaded_right, &mut right, right_at, &epilogue, right_loads, false, cut);
+        stage(&loaded_left, &mut left, left_at, &epilogue, left_loads.count, quantizes, cut);
+        stage(&loaded_right, &mut right, right_at, &epilogue, right_loads.count, false, cut);
         // Who writes a step next has passed the barrier behind the reads of it.
         sync_cube();
         next += comptime!(cut.pieces());
-        load::<X, N>(x, &mut loaded_left, first_row, rows, next, row_pieces, left_loads, cut);
-        load::<E, N>(
-            w,
-            &mut loaded_right,
-            first_column,
-            columns,
-            next,
-            row_pieces,
-            right_loads,
-            cut,
-        );
+        load::<X, X, N>(x, &mut loaded_left, first_row, rows, next, row_pieces, left_loads);
+        load::<E, E, N>(w, &mut loaded_right, first_column, columns, next, row_pieces, right_loads);
         let (left_at, right_at) = (left_at + left_place, right_at + right_place);
         multiply::<E, S, N, NS>(&left, &right, left_at, right_at, &mut sums, cut, wide);
         current = 1usize - current;

@@ -14,8 +14,9 @@
 //! [`Gpu::with_own_queue`] made it. What fails on the device is reported by the next [`Gpu::read`]
 //! or [`Gpu::sync`]. [`Gpu::record`] makes many launches one.
 //!
-//! Sums of floats are in the order of the inner dimension, as on CPUs; rows are reduced by a tree
-//! whose shape depends on the device, so norms and softmax agree within rounding only.
+//! Sums of floats are in an order that depends on sizes and device: parts of the inner dimension of
+//! a product may be summed apart, rows are reduced by a tree. They agree with those on CPUs within
+//! rounding only.
 //!
 //! # Layout
 //!

@@ -361,10 +361,11 @@ const PRODUCTS: [ProductCase; 8] = [
     ([133, 5, 131], Activation::Map(Function::LeakyRelu { alpha: 0.1 })),
 ];
 
-/// Of every size of tile on matrix units, with parts of tiles, too much work without them.
-const MATRIX_PRODUCTS: [ProductCase; 4] = [
+/// Of every size of tile, with parts of tiles, too much work without matrix units.
+const MATRIX_PRODUCTS: [ProductCase; 5] = [
     ([1, 384, 2], Activation::Identity),
     ([65, 1536, 70], Activation::Gelu),
+    ([96, 136, 1100], Activation::Tanh),
     ([700, 144, 761], Activation::Relu),
     ([1500, 208, 1401], Activation::Identity),
 ];

@@ -1,46 +1,131 @@
-//! Products on ordinary units: a cube computes one tile of the result from tiles of both operands
-//! in shared memory; each of its units keeps a small block of sums in registers.
+//! Products on ordinary units, with all bits of f32: a cube computes one tile of the result from
+//! tiles of both operands in shared memory; each of its units keeps a block of sums in registers.
+//!
+//! Two steps of the inner dimension are in shared memory: the next is on its way while units
+//! multiply the current one. x lies there transposed, so that a unit reads four rows of x, like
+//! four columns of the weights, at a time. A block consists of squares of four rows and columns
+//! that lie apart, so that neighbours read neighbouring vectors.
+//!
+//! Where a result has few tiles, groups of units share one: each takes its part of every step, and
+//! at the end their sums are added through shared memory.
 
 use cubecl::prelude::*;
 
 use super::Gpu;
-use super::linear::{Arguments, Epilogue, Form, Product, Sizes, finished, rounded_input};
+use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
+use super::linear::{load, zeros};
 use super::math::rounded_to_bf16;
 
-/// How work is cut: a cube of `units_y × units_x` units, each with `block × block` sums.
+/// Elements that are read at a time, from memory where rows are whole vectors, and from shared
+/// memory.
+const WIDE: usize = 4;
+
+type Wide = Const<WIDE>;
+
+/// How work is cut: a cube of `groups` times `units[0] × units[1]` units, each with `block[0] ×
+/// block[1]` sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Tile {
-    units_y: usize,
-    units_x: usize,
-    block: usize,
-    /// Products of each sum between two loads.
+    groups: usize,
+    units: [usize; 2],
+    /// Multiples of [`WIDE`].
+    block: [usize; 2],
+    /// Products of each sum of a unit between two loads.
     depth: usize,
 }
 
+const LARGE: Tile = Tile { groups: 1, units: [16, 8], block: [8, 8], depth: 16 };
+const MIDDLE: Tile = Tile { groups: 2, units: [8, 8], block: [8, 8], depth: 8 };
+const SMALL: Tile = Tile { groups: 8, units: [4, 8], block: [8, 4], depth: 8 };
+const TINY: Tile = Tile { groups: 16, units: [4, 4], block: [4, 4], depth: 8 };
+
 impl Tile {
-    /// Large tiles reuse more of what they load; small ones keep more cubes busy.
+    /// The one with which the busiest multiprocessor is done first.
     fn of(gpu: &Gpu, rows: usize, columns: usize) -> Self {
-        /// Tiles that keep a big GPU busy.
-        const ENOUGH_TILES: usize = 128;
-        let units = gpu.units(256) as usize;
-        let units_x = units.min(16);
-        let large = Self { units_y: units / units_x, units_x, block: 8, depth: 16 };
-        let middle = Self { block: 4, ..large };
-        let small = Self { block: 2, depth: 32, ..large };
-        let tiles = |tile: Self| rows.div_ceil(tile.rows()) * columns.div_ceil(tile.columns());
-        let enough = |tile: &Self| tiles(*tile) >= ENOUGH_TILES;
-        [large, middle].into_iter().find(enough).unwrap_or(small)
+        /// Time for a sum, as measured with many tiles on an H100: smaller ones read more for each.
+        const TIMES: [(Tile, usize); 4] = [(LARGE, 16), (MIDDLE, 20), (SMALL, 31), (TINY, 75)];
+        let processors = gpu.client.properties().hardware.num_streaming_multiprocessors;
+        let processors = processors.unwrap_or(1) as usize;
+        let time = |&(tile, time): &(Self, usize)| {
+            let tiles = rows.div_ceil(tile.rows()) * columns.div_ceil(tile.columns());
+            tiles.div_ceil(processors) * tile.rows() * tile.columns() * time
+        };
+        let all = TIMES.map(|(tile, time)| (tile.within(gpu.units(256) as usize), time));
+        all.into_iter().min_by_key(time).expect("there are tiles").0
+    }
+
+    /// The same with at most so many units. Fewer load more each, and spare their registers by
+    /// shorter steps.
+    fn within(mut self, most_units: usize) -> Self {
+        if self.cube_units() > most_units {
+            self.depth = WIDE;
+        }
+        while self.cube_units() > most_units {
+            let [rows, columns] = &mut self.units;
+            let counts = [rows, columns, &mut self.groups];
+            let most = counts.into_iter().reduce(|a, b| if *b > *a { b } else { a });
+            *most.expect("there are three") /= 2;
+        }
+        self
+    }
+
+    const fn group_units(self) -> usize {
+        self.units[0] * self.units[1]
+    }
+
+    const fn cube_units(self) -> usize {
+        self.groups * self.group_units()
     }
 
     const fn rows(self) -> usize {
-        self.units_y * self.block
+        self.units[0] * self.block[0]
     }
 
     const fn columns(self) -> usize {
-        self.units_x * self.block
+        self.units[1] * self.block[1]
+    }
+
+    /// Of the inner dimension, what is in shared memory at a time.
+    const fn inner(self) -> usize {
+        self.groups * self.depth
+    }
+
+    /// Elements from one place of the inner dimension to the next, of x in shared memory: whole
+    /// vectors, and stores of neighbours lie in other banks.
+    const fn left_pitch(self) -> usize {
+        self.rows() + WIDE
+    }
+
+    /// Where the weights of a step begin in it, in elements.
+    const fn right_start(self) -> usize {
+        self.inner() * self.left_pitch()
+    }
+
+    /// Elements of a step in shared memory.
+    const fn step(self) -> usize {
+        self.right_start() + self.inner() * self.columns()
+    }
+
+    /// Rows whose sums the groups add at a time: one row of squares of each unit.
+    const fn added_rows(self) -> usize {
+        self.units[0] * WIDE
+    }
+
+    /// Vectors of shared memory: two steps, and later sums of all groups.
+    const fn shared(self) -> usize {
+        let steps = 2 * self.step() / WIDE;
+        let sums = self.groups * self.added_rows() * self.columns() / WIDE;
+        if steps > sums { steps } else { sums }
+    }
+
+    /// How units share the loads of `rows` rows of `columns` elements.
+    const fn loads(self, rows: usize, columns: usize, wide: usize) -> Loads {
+        let pieces = columns / wide;
+        Loads { units: self.cube_units(), pieces, count: rows * pieces / self.cube_units() }
     }
 }
 
+/// An element in the type that is multiplied.
 #[cube]
 fn operand<X: Numeric, S: Numeric>(x: X, epilogue: &Epilogue, #[comptime] form: Form) -> S {
     if comptime!(form.quantizes_input) {
@@ -52,132 +137,302 @@ fn operand<X: Numeric, S: Numeric>(x: X, epilogue: &Epilogue, #[comptime] form: 
     }
 }
 
-/// Loads the rows of x for a tile, transposed: `[depth, rows + 1]`.
+/// Writes pieces of rows of x to shared memory, transposed, from element `start` on.
 #[cube]
-fn load_left<X: Numeric, S: Numeric>(
-    x: &[X],
-    left: &mut Shared<[S]>,
-    sizes: &Sizes,
+fn stage_left<X: Numeric, S: Numeric, N: Size>(
+    loaded: &Array<Vector<X, N>>,
+    shared: &mut [Vector<S, Const<1>>],
+    start: usize,
     epilogue: &Epilogue,
-    first_row: usize,
-    first_inner: usize,
+    #[comptime] loads: Loads,
+    #[comptime] wide: usize,
     #[comptime] tile: Tile,
     #[comptime] form: Form,
 ) {
-    let units = comptime!(tile.units_x * tile.units_y);
-    let count = comptime!(tile.rows() * tile.depth);
-    let pitch = comptime!(tile.rows() + 1);
-    let mut place = UNIT_POS as usize;
-    while place < count {
-        let row = place / tile.depth;
-        let inner = place % tile.depth;
-        let mut value = S::from_int(0);
-        if first_row + row < sizes.rows && first_inner + inner < sizes.inner {
-            let index = (first_row + row) * sizes.inner + first_inner + inner;
-            value = operand::<X, S>(x[index], epilogue, form);
+    #[unroll]
+    for index in 0..loads.count {
+        let place = UNIT_POS as usize + comptime!(index * loads.units);
+        let (row, inner) = (place / loads.pieces, place % loads.pieces * wide);
+        #[unroll]
+        for element in 0..wide {
+            let value = operand::<X, S>(loaded[index].extract(element), epilogue, form);
+            let at = start + (inner + element) * comptime!(tile.left_pitch()) + row;
+            shared[at] = Vector::new(value);
         }
-        left[inner * pitch + row] = value;
-        place += units;
     }
 }
 
-/// Loads the columns of w for a tile: `[depth, columns]`.
+/// Writes pieces of rows of the weights to shared memory, from piece `start` on.
 #[cube]
-fn load_right<W: Numeric, S: Numeric>(
-    w: &[W],
-    right: &mut Shared<[S]>,
-    sizes: &Sizes,
-    first_column: usize,
-    first_inner: usize,
-    #[comptime] tile: Tile,
+fn stage_right<S: Numeric, N: Size>(
+    loaded: &Array<Vector<S, N>>,
+    shared: &mut [Vector<S, N>],
+    start: usize,
+    #[comptime] loads: Loads,
 ) {
-    let units = comptime!(tile.units_x * tile.units_y);
-    let width = comptime!(tile.columns());
-    let count = comptime!(tile.columns() * tile.depth);
-    let mut place = UNIT_POS as usize;
-    while place < count {
-        let inner = place / width;
-        let column = place % width;
-        let mut value = S::from_int(0);
-        if first_inner + inner < sizes.inner && first_column + column < sizes.columns {
-            value = S::cast_from(w[(first_inner + inner) * sizes.columns + first_column + column]);
-        }
-        right[place] = value;
-        place += units;
+    #[unroll]
+    for index in 0..loads.count {
+        let place = UNIT_POS as usize + comptime!(index * loads.units);
+        shared[start + place] = loaded[index];
     }
 }
 
-#[cube(launch_unchecked)]
-fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
-    x: &[X],
-    w: &[W],
+/// Multiplies a unit's part of one step, from where `left` and `right` point in shared memory.
+#[cube]
+fn multiply<S: Numeric>(
+    shared: &Shared<[Vector<S, Wide>]>,
+    left: usize,
+    right: usize,
+    sums: &mut Array<Vector<S, Wide>>,
+    #[comptime] tile: Tile,
+    #[comptime] form: Form,
+) {
+    let [rows, columns] = comptime!(tile.block.map(|sums| sums / WIDE));
+    let mut a = Array::<Vector<S, Wide>>::new(rows);
+    let mut b = Array::<Vector<S, Wide>>::new(columns);
+    #[unroll]
+    for inner in 0..tile.depth {
+        #[unroll]
+        for index in 0..rows {
+            let offset = comptime!(inner * tile.left_pitch() / WIDE + index * tile.units[0]);
+            a[index] = shared[left + offset];
+        }
+        #[unroll]
+        for index in 0..columns {
+            let offset = comptime!(inner * tile.columns() / WIDE + index * tile.units[1]);
+            b[index] = shared[right + offset];
+        }
+        #[unroll]
+        for row in 0..comptime!(rows * WIDE) {
+            let factor = Vector::new(a[comptime!(row / WIDE)].extract(comptime!(row % WIDE)));
+            #[unroll]
+            for column in 0..columns {
+                let sum = comptime!(row * columns + column);
+                if comptime!(form.float) {
+                    sums[sum] = fma(factor, b[column], sums[sum]);
+                } else {
+                    sums[sum] = factor * b[column] + sums[sum];
+                }
+            }
+        }
+    }
+}
+
+/// Finishes four sums of a row and writes them.
+#[cube]
+fn write<S: Numeric, Y: Numeric, N: Size>(
+    sums: Vector<S, Wide>,
+    row: usize,
+    column: usize,
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
-    y: &mut [Y],
+    y: &mut [Vector<Y, N>],
+    sizes: &Sizes,
+    epilogue: &Epilogue,
+    #[comptime] form: Form,
+    #[comptime] wide: usize,
+) {
+    #[unroll]
+    for part in 0..comptime!(WIDE / wide) {
+        let first = column + comptime!(part * wide);
+        // Rows are whole pieces: where one begins, all of it is.
+        if row < sizes.rows && first < sizes.columns {
+            let mut values = Vector::<Y, N>::empty();
+            #[unroll]
+            for element in 0..wide {
+                let sum = sums.extract(comptime!(part * wide + element));
+                let at = first + element;
+                values.insert(
+                    element,
+                    finished::<S, Y>(sum, at, scales, column_sums, bias, epilogue, form),
+                );
+            }
+            y[(row * sizes.columns + first) / wide] = values;
+        }
+    }
+}
+
+/// Where a unit works.
+#[derive(Clone, Copy, CubeType)]
+struct Place {
+    group: usize,
+    /// Of the unit, in its group.
+    row: usize,
+    column: usize,
+    /// Of the cube's tile, in the result.
+    first_row: usize,
+    first_column: usize,
+}
+
+#[cube]
+fn place(#[comptime] tile: Tile) -> Place {
+    let unit = UNIT_POS as usize;
+    let in_group = unit % comptime!(tile.group_units());
+    Place {
+        group: unit / comptime!(tile.group_units()),
+        row: in_group / tile.units[1],
+        column: in_group % tile.units[1],
+        first_row: CUBE_POS_Y as usize * comptime!(tile.rows()),
+        first_column: CUBE_POS_X as usize * comptime!(tile.columns()),
+    }
+}
+
+/// Adds the groups' sums of the row of squares `square`, finishes and writes them. Through shared
+/// memory, also the sums of one group: neighbours then write to neighbouring places.
+#[cube]
+fn write_squares<S: Numeric, Y: Numeric, N: Size>(
+    sums: &Array<Vector<S, Wide>>,
+    shared: &mut Shared<[Vector<S, Wide>]>,
+    place: &Place,
+    scales: &[f32],
+    column_sums: &[i32],
+    bias: &[f32],
+    y: &mut [Vector<Y, N>],
+    sizes: &Sizes,
+    epilogue: &Epilogue,
+    #[comptime] square: usize,
+    #[comptime] tile: Tile,
+    #[comptime] form: Form,
+    #[comptime] wide: usize,
+) {
+    let squares = comptime!(tile.block[1] / WIDE);
+    let row_vectors = comptime!(tile.columns() / WIDE);
+    let group_vectors = comptime!(tile.added_rows() * row_vectors);
+    // Whoever still reads what lies here now has not passed.
+    sync_cube();
+    #[unroll]
+    for row in 0..WIDE {
+        #[unroll]
+        for column in 0..squares {
+            let at = (place.row * WIDE + row) * row_vectors + place.column;
+            shared[place.group * group_vectors + at + comptime!(column * tile.units[1])] =
+                sums[comptime!((square * WIDE + row) * squares + column)];
+        }
+    }
+    sync_cube();
+    let mut index = UNIT_POS as usize;
+    while index < group_vectors {
+        let mut total = shared[index];
+        #[unroll]
+        for group in 1..tile.groups {
+            total += shared[index + comptime!(group * group_vectors)];
+        }
+        let (row, column) = (index / row_vectors, index % row_vectors);
+        write::<S, Y, N>(
+            total,
+            place.first_row + comptime!(square * tile.added_rows()) + row,
+            place.first_column + column * WIDE,
+            scales,
+            column_sums,
+            bias,
+            y,
+            sizes,
+            epilogue,
+            form,
+            wide,
+        );
+        index += comptime!(tile.cube_units());
+    }
+}
+
+/// Vectors in memory have `N` elements, which are `wide`.
+#[cube(launch_unchecked)]
+fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
+    x: &[Vector<X, N>],
+    w: &[Vector<W, N>],
+    scales: &[f32],
+    column_sums: &[i32],
+    bias: &[f32],
+    y: &mut [Vector<Y, N>],
     sizes: Sizes,
     epilogue: Epilogue,
     #[comptime] tile: Tile,
     #[comptime] form: Form,
+    #[comptime] wide: usize,
 ) {
-    let block = comptime!(tile.block);
-    let pitch = comptime!(tile.rows() + 1);
-    let width = comptime!(tile.columns());
-    let mut left = Shared::<[S]>::new_slice(comptime!(pitch * tile.depth));
-    let mut right = Shared::<[S]>::new_slice(comptime!(width * tile.depth));
-    let unit_x = UNIT_POS_X as usize;
-    let unit_y = UNIT_POS_Y as usize;
-    let first_row = CUBE_POS_Y as usize * tile.rows();
-    let first_column = CUBE_POS_X as usize * tile.columns();
+    let mut shared =
+        Shared::<[Vector<S, Wide>]>::new_aligned_slice(comptime!(tile.shared()), 16usize);
+    let at = place(tile);
+    let left_loads = comptime!(tile.loads(tile.rows(), tile.inner(), wide));
+    let right_loads = comptime!(tile.loads(tile.inner(), tile.columns(), wide));
+    let [row_squares, column_squares] = comptime!(tile.block.map(|sums| sums / WIDE));
+    // Where this unit's parts of a step begin, in vectors.
+    let first_inner = at.group * tile.depth;
+    let left = first_inner * comptime!(tile.left_pitch() / WIDE) + at.row;
+    let right = comptime!(tile.right_start() / WIDE)
+        + first_inner * comptime!(tile.columns() / WIDE)
+        + at.column;
 
-    let mut sums = Array::<S>::new(comptime!(block * block));
-    #[unroll]
-    for index in 0..comptime!(block * block) {
-        sums[index] = S::from_int(0);
-    }
-    let mut a = Array::<S>::new(block);
-    let mut b = Array::<S>::new(block);
-    let mut first_inner = 0usize;
-    while first_inner < sizes.inner {
-        load_left::<X, S>(x, &mut left, &sizes, &epilogue, first_row, first_inner, tile, form);
-        load_right::<W, S>(w, &mut right, &sizes, first_column, first_inner, tile);
+    let mut sums = zeros::<S, Wide>(comptime!(row_squares * WIDE * column_squares));
+    let (inner_pieces, column_pieces) = (sizes.inner / wide, sizes.columns / wide);
+    let first_piece = at.first_column / wide;
+    let mut loaded_left = Array::<Vector<X, N>>::new(left_loads.count);
+    let mut loaded_right = Array::<Vector<S, N>>::new(right_loads.count);
+    load::<X, X, N>(x, &mut loaded_left, at.first_row, sizes.rows, 0, inner_pieces, left_loads);
+    load::<W, S, N>(w, &mut loaded_right, 0, sizes.inner, first_piece, column_pieces, right_loads);
+    let mut next = 0usize;
+    let mut current = 0usize;
+    while next < sizes.inner {
+        let start = current * comptime!(tile.step());
+        let elements = shared.with_vector_size_mut::<Const<1>>();
+        stage_left::<X, S, N>(
+            &loaded_left,
+            elements,
+            start,
+            &epilogue,
+            left_loads,
+            wide,
+            tile,
+            form,
+        );
+        let pieces = shared.with_vector_size_mut::<N>();
+        let right_start = (start + comptime!(tile.right_start())) / wide;
+        stage_right::<S, N>(&loaded_right, pieces, right_start, right_loads);
+        // Who writes a step next has passed the barrier behind the reads of it.
         sync_cube();
-        #[unroll]
-        for inner in 0..tile.depth {
-            #[unroll]
-            for index in 0..block {
-                a[index] = left[inner * pitch + unit_y * block + index];
-                b[index] = right[inner * width + unit_x + index * tile.units_x];
-            }
-            #[unroll]
-            for row in 0..block {
-                #[unroll]
-                for column in 0..block {
-                    let sum = row * block + column;
-                    if comptime!(form.float) {
-                        sums[sum] = fma(a[row], b[column], sums[sum]);
-                    } else {
-                        sums[sum] = a[row] * b[column] + sums[sum];
-                    }
-                }
-            }
-        }
-        sync_cube();
-        first_inner += tile.depth;
+        next += comptime!(tile.inner());
+        let next_piece = next / wide;
+        load::<X, X, N>(
+            x,
+            &mut loaded_left,
+            at.first_row,
+            sizes.rows,
+            next_piece,
+            inner_pieces,
+            left_loads,
+        );
+        load::<W, S, N>(
+            w,
+            &mut loaded_right,
+            next,
+            sizes.inner,
+            first_piece,
+            column_pieces,
+            right_loads,
+        );
+        let start = start / WIDE;
+        multiply::<S>(&shared, start + left, start + right, &mut sums, tile, form);
+        current = 1usize - current;
     }
 
     #[unroll]
-    for row in 0..block {
-        #[unroll]
-        for column in 0..block {
-            let row_index = first_row + unit_y * block + row;
-            let column_index = first_column + unit_x + column * tile.units_x;
-            if row_index < sizes.rows && column_index < sizes.columns {
-                let sum = sums[row * block + column];
-                y[row_index * sizes.columns + column_index] =
-                    finished::<S, Y>(sum, column_index, scales, column_sums, bias, &epilogue, form);
-            }
-        }
+    for square in 0..row_squares {
+        write_squares::<S, Y, N>(
+            &sums,
+            &mut shared,
+            &at,
+            scales,
+            column_sums,
+            bias,
+            y,
+            &sizes,
+            &epilogue,
+            square,
+            tile,
+            form,
+            wide,
+        );
     }
 }
 
@@ -188,14 +443,18 @@ pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
 ) {
     let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } = arguments;
     let tile = Tile::of(product.gpu, product.rows, product.weights.columns);
-    let dim = CubeDim::new_2d(tile.units_x as u32, tile.units_y as u32);
+    let whole = [product.weights.inner, product.weights.columns].iter().all(|n| n % WIDE == 0);
+    let aligned = product.x.is_aligned_to(WIDE * size_of::<X>())
+        && product.y().is_aligned_to(WIDE * size_of::<Y>());
+    let wide = if whole && aligned { WIDE } else { 1 };
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
-    // `Product::arguments` checked the lengths of all buffers against.
+    // `Product::arguments` checked the lengths of all buffers against; rows are whole vectors.
     unsafe {
         tiles_kernel::launch_unchecked::<X, W, S, Y>(
             &product.gpu.client,
             product.cubes(tile.rows(), tile.columns()),
-            dim,
+            CubeDim::new_1d(tile.cube_units() as u32),
+            wide,
             x,
             w,
             scales,
@@ -206,6 +465,7 @@ pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
             epilogue,
             tile,
             product.form(),
+            wide,
         );
     };
 }
