@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 
 use super::linear::Output;
 use super::math::{Steps, StepsLaunch, exp_of_negative, quantized};
-use super::{Buffer, Gpu};
+use super::{Buffer, Gpu, matrix_attention};
 use crate::int8::Quantization;
 use crate::{Attention, NoKeys};
 
@@ -39,27 +39,48 @@ pub struct Mask<'a> {
     pub strides: [usize; 3],
 }
 
+/// How an attention multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// In f32.
+    F32,
+    /// May round query, key, value and the weights of values to bf16, and does so where matrix units
+    /// then multiply them. Sums are f32.
+    Bf16,
+}
+
 /// Where the heads of one operand are, in vectors.
 #[derive(Clone, Copy, CubeType, CubeLaunch)]
-struct Rows {
-    start: usize,
-    stride: usize,
+pub(super) struct Rows {
+    pub(super) start: usize,
+    pub(super) stride: usize,
 }
 
 /// Sizes and strides of an attention.
 #[derive(Clone, Copy, CubeType, CubeLaunch)]
-struct Walk {
-    queries: usize,
-    keys: usize,
-    q: Rows,
-    k: Rows,
-    v: Rows,
-    mask_batch: usize,
-    mask_head: usize,
-    mask_query: usize,
-    scale: f32,
+pub(super) struct Walk {
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) q: Rows,
+    pub(super) k: Rows,
+    pub(super) v: Rows,
+    pub(super) mask_batch: usize,
+    pub(super) mask_head: usize,
+    pub(super) mask_query: usize,
+    pub(super) scale: f32,
     /// What a query gets that no key is left for.
-    without_keys: f32,
+    pub(super) without_keys: f32,
+}
+
+/// An attention's arguments of a kernel, checked.
+pub(super) struct Arguments {
+    pub(super) q: BufferArg,
+    pub(super) k: BufferArg,
+    pub(super) v: BufferArg,
+    pub(super) mask: BufferArg,
+    pub(super) y: BufferArg,
+    pub(super) walk: WalkLaunch,
+    pub(super) to: StepsLaunch,
 }
 
 /// What an attention is compiled for. Elements of heads are read `wide` at a time, as vectors.
@@ -367,36 +388,68 @@ pub fn attention(
     sizes: &Attention,
     qkv: [Heads<'_>; 3],
     mask: Option<Mask<'_>>,
+    products: Products,
     y: Output<'_>,
 ) {
     match y {
-        Output::F32(y) => launch::<f32>(gpu, sizes, qkv, mask, (y, None)),
-        Output::Int8(y, to) => launch::<i8>(gpu, sizes, qkv, mask, (y, Some(to))),
+        Output::F32(y) => launch::<f32>(gpu, sizes, qkv, mask, products, (y, None)),
+        Output::Int8(y, to) => launch::<i8>(gpu, sizes, qkv, mask, products, (y, Some(to))),
     }
 }
 
 fn launch<Y: Numeric>(
     gpu: &Gpu,
     sizes: &Attention,
-    [q, k, v]: [Heads<'_>; 3],
+    qkv: [Heads<'_>; 3],
     mask: Option<Mask<'_>>,
+    products: Products,
     (y, to): (&Buffer, Option<Quantization>),
 ) {
-    let Attention { batch, heads, queries, keys, head_size, scale, no_keys } = *sizes;
-    let y = y.argument::<Y>("attention: y", batch * queries * heads * head_size);
-    if batch * queries * heads * head_size == 0 {
+    let Attention { batch, heads, queries, head_size, .. } = *sizes;
+    let elements = batch * queries * heads * head_size;
+    let y_argument = y.argument::<Y>("attention: y", elements);
+    if elements == 0 {
         return;
     }
+    let whole = |wide: usize| {
+        let places = qkv.map(|part| [part.start, part.row_stride]);
+        let aligned = |part: &Heads<'_>| part.data.is_aligned_to(wide * size_of::<f32>());
+        places.as_flattened().iter().chain([&head_size]).all(|n| n % wide == 0)
+            && qkv.iter().all(aligned)
+    };
+    let on_matrix_units = products == Products::Bf16
+        && matrix_attention::multiplies_heads(gpu, head_size)
+        && whole(matrix_attention::WIDE)
+        && y.is_aligned_to(2 * size_of::<Y>());
+    let wide = match on_matrix_units {
+        true => matrix_attention::WIDE,
+        false if whole(WIDE) => WIDE,
+        false => 1,
+    };
+    let arguments = arguments(sizes, qkv, mask, wide, y_argument, to);
+    if on_matrix_units {
+        matrix_attention::launch::<Y>(gpu, sizes, arguments, mask.is_some(), to.is_some());
+    } else {
+        launch_plain::<Y>(gpu, sizes, arguments, wide, mask.is_some(), to.is_some());
+    }
+}
+
+/// # Panics
+/// When a buffer is too short.
+fn arguments(
+    sizes: &Attention,
+    [q, k, v]: [Heads<'_>; 3],
+    mask: Option<Mask<'_>>,
+    wide: usize,
+    y: BufferArg,
+    to: Option<Quantization>,
+) -> Arguments {
+    let Attention { batch, heads, queries, keys, head_size, scale, no_keys } = *sizes;
     let width = heads * head_size;
-    let places = [q, k, v].map(|part| [part.start, part.row_stride]);
-    let whole = places.as_flattened().iter().chain([&head_size]).all(|n| n % WIDE == 0);
-    let aligned = [q, k, v].iter().all(|part| part.data.is_aligned_to(WIDE * size_of::<f32>()));
-    let wide = if whole && aligned { WIDE } else { 1 };
     let q_rows = checked("q", q, batch * queries, width, wide);
     let k_rows = checked("k", k, batch * keys, width, wide);
     let v_rows = checked("v", v, batch * keys, width, wide);
     let mask = mask.map(|mask| check_mask(mask, sizes));
-    let masked = mask.is_some();
     let (mask, [mask_batch, mask_head, mask_query]) =
         mask.map_or((q.data, [0; 3]), |mask| (mask.data, mask.strides));
     let float = |buffer: &Buffer| buffer.argument::<f32>("attention", buffer.len() / 4);
@@ -413,28 +466,46 @@ fn launch<Y: Numeric>(
         scale,
         without_keys,
     );
+    let to = StepsLaunch::of(to.unwrap_or(Quantization::symmetric(1.0)));
+    let [q, k, v, mask] = [q.data, k.data, v.data, mask].map(float);
+    Arguments { q, k, v, mask, y, walk, to }
+}
+
+/// A cube for so many queries of each head of each sequence.
+pub(super) fn cubes(sizes: &Attention, queries: usize) -> CubeCount {
+    let [x, y, z] = [sizes.queries.div_ceil(queries), sizes.heads, sizes.batch]
+        .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
+    CubeCount::new_3d(x, y, z)
+}
+
+fn launch_plain<Y: Numeric>(
+    gpu: &Gpu,
+    sizes: &Attention,
+    arguments: Arguments,
+    wide: usize,
+    masked: bool,
+    quantizes_output: bool,
+) {
+    let Arguments { q, k, v, mask, y, walk, to } = arguments;
     let units = gpu.units(128) as usize;
     // Large heads leave registers and shared memory for few keys.
-    let block = if head_size <= 64 { 8 } else { 2 };
-    let quantizes_output = to.is_some();
+    let block = if sizes.head_size <= 64 { 8 } else { 2 };
     let parts = units.min(8);
-    let size = head_size / wide;
+    let size = sizes.head_size / wide;
     let form = Form { size, wide, units, parts, block, masked, quantizes_output };
-    let to = StepsLaunch::of(to.unwrap_or(Quantization::symmetric(1.0)));
-    let [blocks, heads, batch] = [queries.div_ceil(units / parts), heads, batch]
-        .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
-    // SAFETY: `checked` and `check_mask` found that all reads lie in their buffers; y has an
-    // element for each query, head and place, and queries behind the last are not written.
+    let (cubes, dim) = (cubes(sizes, units / parts), CubeDim::new_1d(units as u32));
+    // SAFETY: `Arguments` were checked: all reads lie in their buffers, and y has an element for
+    // each query, head and place; queries behind the last are not written.
     unsafe {
         attention_kernel::launch_unchecked::<Y>(
             &gpu.client,
-            CubeCount::new_3d(blocks, heads, batch),
-            CubeDim::new_1d(units as u32),
+            cubes,
+            dim,
             wide,
-            float(q.data),
-            float(k.data),
-            float(v.data),
-            float(mask),
+            q,
+            k,
+            v,
+            mask,
             y,
             walk,
             to,

@@ -18,12 +18,12 @@ use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, 
 use super::linear::{load, zeros};
 
 /// Units of a plane: the instruction is one of 32.
-const PLANE: usize = 32;
+pub(super) const PLANE: usize = 32;
 /// Bytes that a unit loads at a time.
 const WIDE: usize = 16;
 /// Rows, columns and bytes of the inner dimension of one instruction.
-const ROWS: usize = 16;
-const COLUMNS: usize = 8;
+pub(super) const ROWS: usize = 16;
+pub(super) const COLUMNS: usize = 8;
 const DEPTH: usize = 32;
 
 /// Whether the device multiplies `E` with sums in `S`, and rows of `inner` can be read 16 bytes at

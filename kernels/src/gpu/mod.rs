@@ -6,8 +6,8 @@
 //! or, in builds with the feature `gpu-emulated`, its own slow CPU runtime, on which the tests
 //! compare every kernel with its twin for CPUs. Nothing but `device` names a vendor.
 //!
-//! Products in bf16 and int8 run on the matrix units (tensor cores) of a GPU that has them; f32
-//! keeps all its bits, on ordinary units. There is no 2:4 kernel: CubeCL 0.11.3 has no instruction
+//! Products in bf16 and int8, those of attention too, run on the matrix units (tensor cores) of a
+//! GPU that has them; f32 keeps all its bits, on ordinary units. There is no 2:4 kernel: CubeCL 0.11.3 has no instruction
 //! for it.
 //!
 //! A launch returns at once; launches of one queue run in order, and each thread has one unless
@@ -40,6 +40,7 @@ mod gather;
 mod linear;
 mod math;
 mod matrix;
+mod matrix_attention;
 mod norm;
 mod pair;
 mod quantize;
@@ -49,7 +50,7 @@ mod tests;
 mod tiles;
 
 pub use activation::activate;
-pub use attention::{Heads, Mask, attention, supports_head};
+pub use attention::{Heads, Mask, Products, attention, supports_head};
 pub use buffer::Buffer;
 pub use cast::{Number, cast};
 pub use copy::{Strided, copy};

@@ -2,8 +2,8 @@
 
 use graph::{DType, Op};
 use kernels::gpu::{
-    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, Weights, attention, layer_norm, linear,
-    reduce_rows, softmax, supports_head,
+    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, Products, Weights, attention, layer_norm,
+    linear, reduce_rows, softmax, supports_head,
 };
 use kernels::{Activation, Attention};
 
@@ -11,7 +11,7 @@ use super::{Call, GpuEntry, GpuKernel, Operand, operator};
 use crate::compile::Precision;
 use crate::kernel::attention::mask_strides;
 use crate::kernel::{expect_type, floats};
-use crate::module::{HeadSplit, Module, Node, Operation};
+use crate::module::{HeadSplit, Id, Module, Node, Operation};
 
 pub(super) const KERNELS: &[GpuEntry] = &[
     GpuEntry { name: "gpu.linear", operation: "Linear", prepare: prepare_linear },
@@ -118,19 +118,32 @@ impl GpuKernel for Softmax {
     }
 }
 
-struct Fused(HeadSplit);
+struct Fused {
+    split: HeadSplit,
+    products: Products,
+}
 
-fn prepare_attention(_: &Gpu, _: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+fn prepare_attention(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
     let Operation::Attention(split) = &node.operation else {
         return Err("takes attentions only".to_owned());
     };
     supports_head(split.head_size)?;
-    Ok(Box::new(Fused(split.clone())))
+    // What int8 layers leave is coarser than bf16.
+    let from_integers = |id: &Id| {
+        let writes = |other: &&Node| other.output == *id;
+        let writer = module.nodes.iter().find(writes).map(|other| &other.operation);
+        matches!(writer, Some(Operation::IntegerLinear(_)))
+    };
+    let products = match module.precision {
+        Precision::F32 if !node.inputs[..3].iter().all(from_integers) => Products::F32,
+        _ => Products::Bf16,
+    };
+    Ok(Box::new(Fused { split: split.clone(), products }))
 }
 
 impl GpuKernel for Fused {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        let HeadSplit { heads, head_size, scale, offsets, no_keys, output } = self.0;
+        let HeadSplit { heads, head_size, scale, offsets, no_keys, output } = self.split;
         let tokens = |input: usize| call.inputs[input].shape[1];
         let batch = call.inputs[0].shape[0];
         let (queries, keys) = (tokens(0), tokens(1));
@@ -144,7 +157,7 @@ impl GpuKernel for Fused {
             Some(to) => Output::Int8(&call.output, to),
             None => Output::F32(&call.output),
         };
-        attention(gpu, &sizes, qkv, call.inputs.get(3).map(mask), output);
+        attention(gpu, &sizes, qkv, call.inputs.get(3).map(mask), self.products, output);
         Ok(())
     }
 }
