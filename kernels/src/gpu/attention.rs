@@ -6,11 +6,11 @@
 //! a cube share the keys and values in its memory.
 
 use cubecl::prelude::*;
+use half::bf16;
 
-use super::linear::Output;
+use super::linear::{Floats, Output};
 use super::math::{Steps, StepsLaunch, exp_of_negative, quantized};
 use super::{Buffer, Gpu, matrix_attention};
-use crate::int8::Quantization;
 use crate::{Attention, NoKeys};
 
 /// Elements that are read at a time where all rows begin at a multiple of it.
@@ -22,8 +22,8 @@ const MOST_HEAD: usize = 256;
 /// One of query, key and value, see [`crate::Heads`].
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
-    /// f32; element `(b, t, h, d)` lies at `start + (b·tokens + t)·row_stride + h·head_size + d`.
-    pub data: &'a Buffer,
+    /// Element `(b, t, h, d)` lies at `start + (b·tokens + t)·row_stride + h·head_size + d`.
+    pub data: Floats<'a>,
     /// Where the first lies.
     pub start: usize,
     /// Elements from one token to the next.
@@ -78,9 +78,11 @@ pub(super) struct Arguments {
     pub(super) k: BufferArg,
     pub(super) v: BufferArg,
     pub(super) mask: BufferArg,
+    pub(super) masked: bool,
     pub(super) y: BufferArg,
     pub(super) walk: WalkLaunch,
     pub(super) to: StepsLaunch,
+    pub(super) quantizes_output: bool,
 }
 
 /// What an attention is compiled for. Elements of heads are read `wide` at a time, as vectors.
@@ -375,14 +377,22 @@ pub fn supports_head(head_size: usize) -> Result<(), String> {
     Err(format!("takes heads of at most {MOST_HEAD} elements, found {head_size}"))
 }
 
+/// Whether query, key and value, all three, may be bf16, and the result: of heads of this size, whose
+/// starts and strides are these `places`.
+pub fn attention_takes_bf16(gpu: &Gpu, head_size: usize, places: &[usize]) -> bool {
+    let whole = places.iter().all(|place| place.is_multiple_of(matrix_attention::WIDE));
+    whole && matrix_attention::multiplies_heads(gpu, head_size)
+}
+
 /// `y = softmax(q·kᵀ·scale + mask)·v` for every sequence and head.
 ///
 /// # Shapes
-/// `q`: `queries` tokens, `k` and `v`: `keys` tokens a sequence; `y`: f32 or i8
-/// `[batch, queries, heads·head_size]`.
+/// `q`: `queries` tokens, `k` and `v`: `keys` tokens a sequence; `y`: `[batch, queries,
+/// heads·head_size]`.
 ///
 /// # Panics
-/// When a buffer is too short, or `y` has another length.
+/// When a buffer is too short, or `y` has another length; when only some of q, k and v are bf16, or
+/// anything is without [`Products::Bf16`] or where [`attention_takes_bf16`] says no.
 pub fn attention(
     gpu: &Gpu,
     sizes: &Attention,
@@ -391,84 +401,115 @@ pub fn attention(
     products: Products,
     y: Output<'_>,
 ) {
-    match y {
-        Output::F32(y) => launch::<f32>(gpu, sizes, qkv, mask, products, (y, None)),
-        Output::Int8(y, to) => launch::<i8>(gpu, sizes, qkv, mask, products, (y, Some(to))),
+    let launch = Launch { gpu, sizes, qkv, mask, y };
+    let in_bf16 = qkv.map(|part| matches!(part.data, Floats::Bf16(_)));
+    let on_matrix_units = products == Products::Bf16 && launch.multiplies();
+    match (in_bf16, y, on_matrix_units) {
+        ([false, false, false], Output::Floats(Floats::F32(_)), false) => launch.plain::<f32>(),
+        ([false, false, false], Output::Int8(..), false) => launch.plain::<i8>(),
+        ([false, false, false], y, true) => launch.on_matrix_units::<f32>(y),
+        ([true, true, true], y, true) => launch.on_matrix_units::<bf16>(y),
+        (_, _, false) => panic!("attention: expected floats in f32, found bf16"),
+        _ => panic!("attention: expected q, k and v of one type"),
     }
 }
 
-fn launch<Y: Numeric>(
-    gpu: &Gpu,
-    sizes: &Attention,
-    qkv: [Heads<'_>; 3],
-    mask: Option<Mask<'_>>,
-    products: Products,
-    (y, to): (&Buffer, Option<Quantization>),
-) {
-    let Attention { batch, heads, queries, head_size, .. } = *sizes;
-    let elements = batch * queries * heads * head_size;
-    let y_argument = y.argument::<Y>("attention: y", elements);
-    if elements == 0 {
-        return;
-    }
-    let whole = |wide: usize| {
-        let places = qkv.map(|part| [part.start, part.row_stride]);
-        let aligned = |part: &Heads<'_>| part.data.is_aligned_to(wide * size_of::<f32>());
-        places.as_flattened().iter().chain([&head_size]).all(|n| n % wide == 0)
-            && qkv.iter().all(aligned)
-    };
-    let on_matrix_units = products == Products::Bf16
-        && matrix_attention::multiplies_heads(gpu, head_size)
-        && whole(matrix_attention::WIDE)
-        && y.is_aligned_to(2 * size_of::<Y>());
-    let wide = match on_matrix_units {
-        true => matrix_attention::WIDE,
-        false if whole(WIDE) => WIDE,
-        false => 1,
-    };
-    let arguments = arguments(sizes, qkv, mask, wide, y_argument, to);
-    if on_matrix_units {
-        matrix_attention::launch::<Y>(gpu, sizes, arguments, mask.is_some(), to.is_some());
-    } else {
-        launch_plain::<Y>(gpu, sizes, arguments, wide, mask.is_some(), to.is_some());
-    }
+/// An attention and its buffers.
+struct Launch<'a> {
+    gpu: &'a Gpu,
+    sizes: &'a Attention,
+    qkv: [Heads<'a>; 3],
+    mask: Option<Mask<'a>>,
+    y: Output<'a>,
 }
 
-/// # Panics
-/// When a buffer is too short.
-fn arguments(
-    sizes: &Attention,
-    [q, k, v]: [Heads<'_>; 3],
-    mask: Option<Mask<'_>>,
-    wide: usize,
-    y: BufferArg,
-    to: Option<Quantization>,
-) -> Arguments {
-    let Attention { batch, heads, queries, keys, head_size, scale, no_keys } = *sizes;
-    let width = heads * head_size;
-    let q_rows = checked("q", q, batch * queries, width, wide);
-    let k_rows = checked("k", k, batch * keys, width, wide);
-    let v_rows = checked("v", v, batch * keys, width, wide);
-    let mask = mask.map(|mask| check_mask(mask, sizes));
-    let (mask, [mask_batch, mask_head, mask_query]) =
-        mask.map_or((q.data, [0; 3]), |mask| (mask.data, mask.strides));
-    let float = |buffer: &Buffer| buffer.argument::<f32>("attention", buffer.len() / 4);
-    let without_keys = if keys == 0 || no_keys == NoKeys::Zero { 0.0 } else { f32::NAN };
-    let walk = WalkLaunch::new(
-        queries,
-        keys,
-        q_rows,
-        k_rows,
-        v_rows,
-        mask_batch,
-        mask_head,
-        mask_query,
-        scale,
-        without_keys,
-    );
-    let to = StepsLaunch::of(to.unwrap_or(Quantization::symmetric(1.0)));
-    let [q, k, v, mask] = [q.data, k.data, v.data, mask].map(float);
-    Arguments { q, k, v, mask, y, walk, to }
+impl Launch<'_> {
+    /// Whether matrix units can read the operands and write the result.
+    fn multiplies(&self) -> bool {
+        let head_size = self.sizes.head_size;
+        matrix_attention::multiplies_heads(self.gpu, head_size)
+            && self.reads(matrix_attention::WIDE)
+            && self.y.buffer().is_aligned_to(2 * size_of::<f32>())
+    }
+
+    /// Whether rows are whole vectors of so many elements.
+    fn reads(&self, wide: usize) -> bool {
+        let aligned = |part: &Heads<'_>| part.data.buffer().is_aligned_to(wide * size_of::<f32>());
+        let places = self.qkv.map(|part| [part.start, part.row_stride]);
+        places.as_flattened().iter().chain([&self.sizes.head_size]).all(|n| n % wide == 0)
+            && self.qkv.iter().all(aligned)
+    }
+
+    fn on_matrix_units<X: Numeric>(&self, y: Output<'_>) {
+        match y {
+            Output::Floats(Floats::F32(_)) => self.on_matrix_units_into::<X, f32>(),
+            Output::Floats(Floats::Bf16(_)) => self.on_matrix_units_into::<X, bf16>(),
+            Output::Int8(..) => self.on_matrix_units_into::<X, i8>(),
+        }
+    }
+
+    fn on_matrix_units_into<X: Numeric, Y: Numeric>(&self) {
+        if let Some(arguments) = self.arguments::<X, Y>(matrix_attention::WIDE) {
+            matrix_attention::launch::<X, Y>(self.gpu, self.sizes, arguments);
+        }
+    }
+
+    fn plain<Y: Numeric>(&self) {
+        let wide = if self.reads(WIDE) { WIDE } else { 1 };
+        if let Some(arguments) = self.arguments::<f32, Y>(wide) {
+            launch_plain::<Y>(self.gpu, self.sizes, arguments, wide);
+        }
+    }
+
+    /// The arguments of a kernel whose operands and result have these types, which reads `wide`
+    /// elements at a time; nothing where there is nothing to compute.
+    ///
+    /// # Panics
+    /// When a buffer is too short, or y has another length.
+    fn arguments<X, Y>(&self, wide: usize) -> Option<Arguments> {
+        let Attention { batch, heads, queries, keys, head_size, scale, no_keys } = *self.sizes;
+        let width = heads * head_size;
+        let y = self.y.buffer().argument::<Y>("attention: y", batch * queries * width);
+        if batch * queries * width == 0 {
+            return None;
+        }
+        let [q, k, v] = self.qkv;
+        let q_rows = checked::<X>("q", q, batch * queries, width, wide);
+        let k_rows = checked::<X>("k", k, batch * keys, width, wide);
+        let v_rows = checked::<X>("v", v, batch * keys, width, wide);
+        let mask = self.mask.map(|mask| check_mask(mask, self.sizes));
+        // Where there is none, any buffer does.
+        let (mask, [mask_batch, mask_head, mask_query]) =
+            mask.map_or((q.data.buffer(), [0; 3]), |mask| (mask.data, mask.strides));
+        let without_keys = if keys == 0 || no_keys == NoKeys::Zero { 0.0 } else { f32::NAN };
+        let walk = WalkLaunch::new(
+            queries,
+            keys,
+            q_rows,
+            k_rows,
+            v_rows,
+            mask_batch,
+            mask_head,
+            mask_query,
+            scale,
+            without_keys,
+        );
+        let operand = |part: Heads<'_>| {
+            let buffer = part.data.buffer();
+            buffer.argument::<X>("attention", buffer.len() / size_of::<X>())
+        };
+        Some(Arguments {
+            q: operand(q),
+            k: operand(k),
+            v: operand(v),
+            mask: mask.argument::<f32>("attention: mask", mask.len() / size_of::<f32>()),
+            masked: self.mask.is_some(),
+            y,
+            walk,
+            to: StepsLaunch::of(self.y.to()),
+            quantizes_output: matches!(self.y, Output::Int8(..)),
+        })
+    }
 }
 
 /// A cube for so many queries of each head of each sequence.
@@ -478,15 +519,8 @@ pub(super) fn cubes(sizes: &Attention, queries: usize) -> CubeCount {
     CubeCount::new_3d(x, y, z)
 }
 
-fn launch_plain<Y: Numeric>(
-    gpu: &Gpu,
-    sizes: &Attention,
-    arguments: Arguments,
-    wide: usize,
-    masked: bool,
-    quantizes_output: bool,
-) {
-    let Arguments { q, k, v, mask, y, walk, to } = arguments;
+fn launch_plain<Y: Numeric>(gpu: &Gpu, sizes: &Attention, arguments: Arguments, wide: usize) {
+    let Arguments { q, k, v, mask, masked, y, walk, to, quantizes_output } = arguments;
     let units = gpu.units(128) as usize;
     // Large heads leave registers and shared memory for few keys.
     let block = if sizes.head_size <= 64 { 8 } else { 2 };
@@ -514,9 +548,9 @@ fn launch_plain<Y: Numeric>(
     };
 }
 
-fn checked(name: &str, part: Heads<'_>, tokens: usize, width: usize, wide: usize) -> RowsLaunch {
+fn checked<X>(name: &str, part: Heads<'_>, tokens: usize, width: usize, wide: usize) -> RowsLaunch {
     let last = tokens.checked_sub(1).map(|last| part.start + last * part.row_stride + width);
-    let (needed, found) = (last.unwrap_or(0), part.data.len() / size_of::<f32>());
+    let (needed, found) = (last.unwrap_or(0), part.data.buffer().len() / size_of::<X>());
     assert!(needed <= found, "attention: {name} needs {needed} elements, found {found}");
     RowsLaunch::new(part.start / wide, part.row_stride / wide)
 }

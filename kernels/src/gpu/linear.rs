@@ -79,6 +79,16 @@ impl Weights {
         Self { data, inner, columns, numbers, on_matrix_units }
     }
 
+    /// Whether layers of these can read x in bf16.
+    pub fn reads_bf16(&self) -> bool {
+        self.on_matrix_units && self.numbers == Numbers::Bf16
+    }
+
+    /// Whether layers of these can write their result in bf16.
+    pub const fn writes_bf16(&self) -> bool {
+        self.on_matrix_units
+    }
+
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
         self.data.len()
@@ -125,13 +135,48 @@ pub struct IntegerLayer<'a> {
     pub activation: Activation,
 }
 
+/// Floats on a device.
+#[derive(Clone, Copy, Debug)]
+pub enum Floats<'a> {
+    /// In f32.
+    F32(&'a Buffer),
+    /// In bf16, which only what runs on matrix units reads and writes, see
+    /// [`Weights::reads_bf16`] and [`attention_takes_bf16`](super::attention_takes_bf16).
+    Bf16(&'a Buffer),
+}
+
+impl<'a> Floats<'a> {
+    pub(super) const fn buffer(self) -> &'a Buffer {
+        match self {
+            Self::F32(buffer) | Self::Bf16(buffer) => buffer,
+        }
+    }
+}
+
 /// Where a result goes.
 #[derive(Clone, Copy, Debug)]
 pub enum Output<'a> {
-    /// As f32.
-    F32(&'a Buffer),
+    /// As floats.
+    Floats(Floats<'a>),
     /// Rounded to int8.
     Int8(&'a Buffer, Quantization),
+}
+
+impl<'a> Output<'a> {
+    pub(super) const fn buffer(self) -> &'a Buffer {
+        match self {
+            Self::Floats(floats) => floats.buffer(),
+            Self::Int8(buffer, _) => buffer,
+        }
+    }
+
+    /// How it is rounded to int8; by one where it is not, for no kernel reads that.
+    pub(super) const fn to(self) -> Quantization {
+        match self {
+            Self::Floats(_) => Quantization::symmetric(1.0),
+            Self::Int8(_, to) => to,
+        }
+    }
 }
 
 /// Sizes of a product.
@@ -255,7 +300,7 @@ pub(super) struct Product<'a> {
     input: Quantization,
     float_input: bool,
     activation: Activation,
-    y: Output<'a>,
+    pub(super) y: Output<'a>,
 }
 
 /// A product's arguments of a kernel, checked.
@@ -287,19 +332,15 @@ impl Product<'_> {
     /// When a buffer has another length.
     fn arguments<X, W, Y>(&self) -> Arguments {
         let Weights { inner, columns, .. } = *self.weights;
-        let (y, to) = match self.y {
-            Output::F32(y) => (y, Quantization::symmetric(1.0)),
-            Output::Int8(y, to) => (y, to),
-        };
         let (_, [alpha, beta]) = Curve::of(self.activation);
-        let [from, to] = [self.input, to].map(StepsLaunch::of);
+        let [from, to] = [self.input, self.y.to()].map(StepsLaunch::of);
         Arguments {
             x: self.x.argument::<X>("linear: x", self.rows * inner),
             w: self.weights.data.argument::<W>("linear: weights", inner * columns),
             scales: self.scales.argument::<f32>("linear: scales", columns),
             column_sums: self.column_sums.argument::<i32>("linear: column sums", columns),
             bias: self.bias.argument::<f32>("linear: bias", columns),
-            y: y.argument::<Y>("linear: y", self.rows * columns),
+            y: self.y.buffer().argument::<Y>("linear: y", self.rows * columns),
             sizes: SizesLaunch::new(self.rows, inner, columns),
             epilogue: EpilogueLaunch::new(from, to, alpha, beta),
         }
@@ -317,13 +358,6 @@ impl Product<'_> {
         }
     }
 
-    /// Where the result goes, whatever its type.
-    pub(super) const fn y(&self) -> &Buffer {
-        match self.y {
-            Output::F32(y) | Output::Int8(y, _) => y,
-        }
-    }
-
     /// A cube for each tile of this many rows and columns of the result.
     pub(super) fn cubes(&self, rows: usize, columns: usize) -> CubeCount {
         let [x, y] = [self.weights.columns.div_ceil(columns), self.rows.div_ceil(rows)]
@@ -335,12 +369,15 @@ impl Product<'_> {
 /// `y = activation(x·w + bias)`.
 ///
 /// # Shapes
-/// `x`: f32 `[rows, inner]`; `y`: f32 `[rows, columns]`.
-pub fn linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &Layer<'_>, y: &Buffer) {
+/// `x`: `[rows, inner]`; `y`: `[rows, columns]`.
+///
+/// # Panics
+/// When x or y is bf16 and [`Weights::reads_bf16`] or [`Weights::writes_bf16`] says no.
+pub fn linear(gpu: &Gpu, x: Floats<'_>, rows: usize, layer: &Layer<'_>, y: Floats<'_>) {
     let Layer { weights, bias, activation } = *layer;
     let product = Product {
         gpu,
-        x,
+        x: x.buffer(),
         rows,
         weights,
         // Nothing reads these two of a float layer.
@@ -350,12 +387,16 @@ pub fn linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &Layer<'_>, y: &Buffer)
         input: Quantization::symmetric(1.0),
         float_input: false,
         activation,
-        y: Output::F32(y),
+        y: Output::Floats(y),
     };
-    match weights.numbers {
-        Numbers::F32 => product.launch::<f32, f32, f32, f32>(),
-        Numbers::Bf16 => product.launch::<f32, bf16, f32, f32>(),
-        Numbers::Int8 => panic!("linear: expected weights in f32 or bf16, found int8"),
+    match (weights.numbers, x, y) {
+        (Numbers::F32, Floats::F32(_), Floats::F32(_)) => product.launch::<f32, f32, f32, f32>(),
+        (Numbers::Bf16, Floats::F32(_), Floats::F32(_)) => product.launch::<f32, bf16, f32, f32>(),
+        (Numbers::Int8, ..) => panic!("linear: expected weights in f32 or bf16, found int8"),
+        _ if !weights.on_matrix_units => panic!("linear: expected x and y in f32, found bf16"),
+        (_, Floats::F32(_), Floats::Bf16(_)) => product.launch::<f32, bf16, f32, bf16>(),
+        (_, Floats::Bf16(_), Floats::F32(_)) => product.launch::<bf16, bf16, f32, f32>(),
+        (_, Floats::Bf16(_), Floats::Bf16(_)) => product.launch::<bf16, bf16, f32, bf16>(),
     }
 }
 
@@ -363,6 +404,9 @@ pub fn linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &Layer<'_>, y: &Buffer)
 ///
 /// # Shapes
 /// `x`: i8 or f32 `[rows, inner]`; `y`: f32 or i8 `[rows, columns]`.
+///
+/// # Panics
+/// When y is bf16 and [`Weights::writes_bf16`] says no.
 pub fn integer_linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &IntegerLayer<'_>, y: Output<'_>) {
     let IntegerLayer { weights, column_sums, scales, bias, input, float_input, activation } =
         *layer;
@@ -381,9 +425,14 @@ pub fn integer_linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &IntegerLayer<'
         y,
     };
     match (float_input, y) {
-        (false, Output::F32(_)) => product.launch::<i8, i8, i32, f32>(),
+        (false, Output::Floats(Floats::F32(_))) => product.launch::<i8, i8, i32, f32>(),
+        (true, Output::Floats(Floats::F32(_))) => product.launch::<f32, i8, i32, f32>(),
         (false, Output::Int8(..)) => product.launch::<i8, i8, i32, i8>(),
-        (true, Output::F32(_)) => product.launch::<f32, i8, i32, f32>(),
         (true, Output::Int8(..)) => product.launch::<f32, i8, i32, i8>(),
+        (_, Output::Floats(Floats::Bf16(_))) if !weights.on_matrix_units => {
+            panic!("integer_linear: expected y in f32, found bf16");
+        }
+        (false, Output::Floats(Floats::Bf16(_))) => product.launch::<i8, i8, i32, bf16>(),
+        (true, Output::Floats(Floats::Bf16(_))) => product.launch::<f32, i8, i32, bf16>(),
     }
 }

@@ -207,54 +207,62 @@ fn multiply<E: Numeric, S: Numeric, N: Size, NS: Size>(
     }
 }
 
-/// Finishes and writes what this unit has of one block of sums, which begins at `row` and `column`.
+/// Finishes and writes what this unit has of one block of sums, which begins at `row` and `column`:
+/// neighbours in two rows, `wide_y` at a time.
 #[cube]
-fn write<E: Numeric, S: Numeric, Y: Numeric, NS: Size>(
+fn write<S: Numeric, Y: Numeric, NS: Size, NY: Size>(
     sums: &Array<Vector<S, NS>>,
     row: usize,
     column: usize,
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
-    y: &mut [Y],
+    y: &mut [Vector<Y, NY>],
     sizes: &Sizes,
     epilogue: &Epilogue,
     #[comptime] form: Form,
-    #[comptime] wide: usize,
+    #[comptime] wide_y: usize,
 ) {
-    let product = MmaDefinition::<E, E, S>::new(ROWS, COLUMNS, comptime!(DEPTH / (WIDE / wide)));
-    let width = product.vector_size(MatrixIdent::Accumulator);
+    let lane = UNIT_POS_X as usize;
     #[unroll]
-    for index in 0..product.vectors_per_lane(MatrixIdent::Accumulator) {
+    for half in 0..2usize {
+        let row = row + lane / 4 + comptime!(half * ROWS / 2);
         #[unroll]
-        for part in 0..width {
-            let nth = comptime!((index * width + part) as u32).runtime();
-            let place = product.position_of_nth(UNIT_POS_X, nth, MatrixIdent::Accumulator);
-            let row = row + place.0 as usize;
-            let column = column + place.1 as usize;
+        for part in 0..comptime!(2 / wide_y) {
+            let column = column + lane % 4 * 2 + part;
+            // Rows are whole vectors: where one begins, all of it is.
             if row < sizes.rows && column < sizes.columns {
-                let sum = sums[index].extract(part);
-                y[row * sizes.columns + column] =
-                    finished::<S, Y>(sum, column, scales, column_sums, bias, epilogue, form);
+                let mut values = Vector::<Y, NY>::empty();
+                #[unroll]
+                for element in 0..wide_y {
+                    let sum = sums[half].extract(comptime!(part * wide_y + element));
+                    let at = column + element;
+                    values.insert(
+                        element,
+                        finished::<S, Y>(sum, at, scales, column_sums, bias, epilogue, form),
+                    );
+                }
+                y[(row * sizes.columns + column) / wide_y] = values;
             }
         }
     }
 }
 
-/// `N` elements are 16 bytes of `E`.
+/// `N` elements are 16 bytes of `E`; the result is written `NY` at a time.
 #[cube(launch_unchecked)]
-fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size>(
+fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Size>(
     x: &[Vector<X, N>],
     w: &[Vector<E, N>],
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
-    y: &mut [Y],
+    y: &mut [Vector<Y, NY>],
     sizes: Sizes,
     epilogue: Epilogue,
     #[comptime] cut: Cut,
     #[comptime] form: Form,
     #[comptime] wide: usize,
+    #[comptime] wide_y: usize,
 ) {
     let [blocks_y, blocks_x] = comptime!(cut.blocks);
     let pitch = comptime!(cut.pitch());
@@ -315,7 +323,7 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size>(
     for block in 0..comptime!(blocks_y * blocks_x) {
         let row = first_row + plane_row + comptime!(block / blocks_x * ROWS);
         let column = first_column + plane_column + comptime!(block % blocks_x * COLUMNS);
-        write::<E, S, Y, NS>(
+        write::<S, Y, NS, NY>(
             sums.index(block),
             row,
             column,
@@ -326,7 +334,7 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size>(
             &sizes,
             &epilogue,
             form,
-            wide,
+            wide_y,
         );
     }
 }
@@ -339,6 +347,8 @@ pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(
     let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } = arguments;
     let cut = Cut::of(product.rows, product.weights.columns);
     let wide = WIDE / size_of::<E>();
+    let pairs = product.weights.columns.is_multiple_of(2);
+    let wide_y = if pairs && product.y.buffer().is_aligned_to(2 * size_of::<Y>()) { 2 } else { 1 };
     let dim = CubeDim::new_2d(PLANE as u32, (cut.units() / PLANE) as u32);
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
     // `Product::arguments` checked the lengths of all buffers against; `multiplies` found rows that are
@@ -349,6 +359,7 @@ pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(
             product.cubes(cut.rows(), cut.columns()),
             dim,
             wide,
+            wide_y,
             x,
             w,
             scales,
@@ -360,6 +371,7 @@ pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(
             cut,
             product.form(),
             wide,
+            wide_y,
         );
     };
 }

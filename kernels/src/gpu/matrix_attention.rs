@@ -71,8 +71,8 @@ pub(super) fn multiplies_heads(gpu: &Gpu, head_size: usize) -> bool {
 
 /// Loads `count` rows of one head, from row `first` on, behind `place`; zeros behind the last.
 #[cube]
-fn load<N: Size>(
-    data: &[Vector<f32, N>],
+fn load<X: Numeric, N: Size>(
+    data: &[Vector<X, N>],
     tile: &mut Shared<[Vector<bf16, N>]>,
     start: usize,
     rows: &Rows,
@@ -86,11 +86,11 @@ fn load<N: Size>(
     for index in 0..comptime!(count * form.pieces() / form.units()) {
         let at = UNIT_POS as usize + comptime!(index * form.units());
         let (row, piece) = (at / comptime!(form.pieces()), at % comptime!(form.pieces()));
-        let mut value = Vector::<f32, N>::new(0.0f32);
+        let mut value = Vector::<bf16, N>::new(bf16::from_int(0));
         if first + row < end {
-            value = data[start + (first + row) * rows.stride + piece];
+            value = Vector::cast_from(data[start + (first + row) * rows.stride + piece]);
         }
-        tile[place + row * comptime!(form.pitch()) + piece] = Vector::cast_from(value);
+        tile[place + row * comptime!(form.pitch()) + piece] = value;
     }
 }
 
@@ -287,10 +287,10 @@ fn write<Y: Numeric>(
 
 /// Vectors of q, k and v have [`WIDE`] elements.
 #[cube(launch_unchecked)]
-fn matrix_attention_kernel<Y: Numeric, N: Size>(
-    q: &[Vector<f32, N>],
-    k: &[Vector<f32, N>],
-    v: &[Vector<f32, N>],
+fn matrix_attention_kernel<X: Numeric, Y: Numeric, N: Size>(
+    q: &[Vector<X, N>],
+    k: &[Vector<X, N>],
+    v: &[Vector<X, N>],
     mask: &[f32],
     y: &mut [Vector<Y, Pair>],
     walk: Walk,
@@ -368,14 +368,8 @@ fn matrix_attention_kernel<Y: Numeric, N: Size>(
 
 /// Launches an attention whose rows are whole vectors of [`WIDE`], after [`multiplies_heads`] said
 /// yes.
-pub(super) fn launch<Y: Numeric>(
-    gpu: &Gpu,
-    sizes: &Attention,
-    arguments: Arguments,
-    masked: bool,
-    quantizes_output: bool,
-) {
-    let Arguments { q, k, v, mask, y, walk, to } = arguments;
+pub(super) fn launch<X: Numeric, Y: Numeric>(gpu: &Gpu, sizes: &Attention, arguments: Arguments) {
+    let Arguments { q, k, v, mask, masked, y, walk, to, quantizes_output } = arguments;
     let planes = sizes.queries.div_ceil(ROWS).next_power_of_two().min(MOST_PLANES);
     let form = Form { head_size: sizes.head_size, planes, masked, quantizes_output };
     let cubes = super::attention::cubes(sizes, form.queries());
@@ -383,7 +377,7 @@ pub(super) fn launch<Y: Numeric>(
     // SAFETY: `Arguments` were checked: all reads lie in their buffers, and y has an element for
     // each query, head and place; queries behind the last are not written.
     unsafe {
-        matrix_attention_kernel::launch_unchecked::<Y>(
+        matrix_attention_kernel::launch_unchecked::<X, Y>(
             &gpu.client,
             cubes,
             dim,

@@ -50,13 +50,13 @@ mod tests;
 mod tiles;
 
 pub use activation::activate;
-pub use attention::{Heads, Mask, Products, attention, supports_head};
+pub use attention::{Heads, Mask, Products, attention, attention_takes_bf16, supports_head};
 pub use buffer::Buffer;
 pub use cast::{Number, cast};
 pub use copy::{Strided, copy};
 pub use device::{Gpu, GpuError, Recording};
 pub use gather::{TableScales, gather_rows, gather_rows_int8};
-pub use linear::{IntegerLayer, Layer, Output, Weights, integer_linear, linear};
+pub use linear::{Floats, IntegerLayer, Layer, Output, Weights, integer_linear, linear};
 pub use norm::{LayerNorm, layer_norm, softmax};
 pub use pair::{Pair, pairs};
 pub use quantize::{dequantize, dequantize_columns, quantize};

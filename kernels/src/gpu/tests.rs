@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's own steps do not fail")]
 //! Every kernel against its twin for CPUs: on a GPU in builds for one, else on CubeCL's CPU runtime.
 
+use half::bf16;
+
 use super::*;
 use crate::int8::{self, Quantization};
 use crate::{Activation, Cpu, Function, NoKeys, float};
@@ -46,7 +48,15 @@ macro_rules! bytes {
         }
     )*};
 }
-bytes!(f32 i8 i32 i64);
+bytes!(f32 bf16 i8 i32 i64);
+
+fn in_bf16(values: &[f32]) -> Vec<bf16> {
+    values.iter().copied().map(bf16::from_f32).collect()
+}
+
+fn in_f32(values: &[bf16]) -> Vec<f32> {
+    values.iter().copied().map(bf16::to_f32).collect()
+}
 
 fn upload<T: Bytes>(gpu: &Gpu, values: &[T]) -> Buffer {
     gpu.upload(&T::bytes(values))
@@ -372,7 +382,7 @@ const MATRIX_PRODUCTS: [ProductCase; 5] = [
 
 /// The products that a device is asked for.
 fn products(gpu: &Gpu) -> Vec<ProductCase> {
-    let on_matrix_units = matrix::multiplies::<half::bf16, f32>(gpu, 16);
+    let on_matrix_units = matrix::multiplies::<bf16, f32>(gpu, 16);
     let more: &[ProductCase] = if on_matrix_units { &MATRIX_PRODUCTS } else { &[] };
     PRODUCTS.iter().chain(more).copied().collect()
 }
@@ -394,7 +404,7 @@ fn float_products_match() {
             float::linear(cpu, &x, rows, &layer, &mut expected);
             let on_w = Weights::f32(&gpu, &w, [inner, columns]);
             let layer = Layer { weights: &on_w, bias: &on_bias, activation };
-            linear(&gpu, &on_x, rows, &layer, &y);
+            linear(&gpu, Floats::F32(&on_x), rows, &layer, Floats::F32(&y));
             assert_close(&read(&gpu, &y), &expected, 1e-5);
 
             let packed = crate::bf16::PackedBf16::new(&w, [inner, columns], [columns, 1]);
@@ -409,8 +419,17 @@ fn float_products_match() {
             let on_w = Weights::bf16(&gpu, &w, [inner, columns]);
             let layer = Layer { weights: &on_w, bias: &on_bias, activation };
             let y = empty::<f32>(&gpu, rows * columns);
-            linear(&gpu, &on_x, rows, &layer, &y);
+            linear(&gpu, Floats::F32(&on_x), rows, &layer, Floats::F32(&y));
             assert_close(&read(&gpu, &y), &expected, 2e-5);
+
+            if on_w.reads_bf16() {
+                let on_x = upload(&gpu, &in_bf16(&x));
+                linear(&gpu, Floats::Bf16(&on_x), rows, &layer, Floats::F32(&y));
+                assert_close(&read(&gpu, &y), &expected, 2e-5);
+                let y = empty::<bf16>(&gpu, rows * columns);
+                linear(&gpu, Floats::Bf16(&on_x), rows, &layer, Floats::Bf16(&y));
+                assert_close(&in_f32(&read(&gpu, &y)), &expected, 5e-3);
+            }
         }
     }
 }
@@ -457,8 +476,15 @@ fn integer_products_match() {
                 let mut expected = vec![0.0; rows * columns];
                 int8::linear(cpu, x, rows, &layer, int8::Output::F32(&mut expected));
                 let y = empty::<f32>(&gpu, rows * columns);
-                integer_linear(&gpu, &on_x, rows, &on_layer, Output::F32(&y));
+                integer_linear(&gpu, &on_x, rows, &on_layer, Output::Floats(Floats::F32(&y)));
                 assert_close(&read(&gpu, &y), &expected, 1e-6);
+
+                if on_w.writes_bf16() {
+                    let y = empty::<bf16>(&gpu, rows * columns);
+                    let output = Output::Floats(Floats::Bf16(&y));
+                    integer_linear(&gpu, &on_x, rows, &on_layer, output);
+                    assert_close(&in_f32(&read(&gpu, &y)), &expected, 4e-3);
+                }
 
                 let mut expected = vec![0; rows * columns];
                 int8::linear(cpu, x, rows, &layer, int8::Output::Int8(&mut expected, to));
@@ -510,12 +536,12 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
     let row_stride = 3 * width;
     let [q, k] = [(queries, 1), (keys, 2)].map(|(n, s)| numbers(batch * n * row_stride, s));
     let [on_q, on_k] = [&q, &k].map(|values| upload(gpu, values));
-    let part = |data, start| Heads { data, start, row_stride };
+    let part = |data, start| Heads { data: Floats::F32(data), start, row_stride };
     let on_qkv = [part(&on_q, 0), part(&on_k, width), part(&on_k, 2 * width)];
     // Weights are rounded by up to 2⁻⁹, values reach 1.
     let (rounded, tolerance): (fn(f32) -> f32, f32) = match products {
         Products::F32 => (|x| x, 1e-5),
-        Products::Bf16 => (|x| half::bf16::from_f32(x).to_f32(), 2e-3),
+        Products::Bf16 => (|x| bf16::from_f32(x).to_f32(), 2e-3),
     };
     let [q, k] = [q, k].map(|all| all.into_iter().map(rounded).collect::<Vec<f32>>());
     let behind = |start: usize| &k[start.min(k.len())..];
@@ -543,10 +569,11 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
         let mut expected = vec![0.0; elements];
         crate::attention(Cpu::best(), &sizes, qkv, cpu_mask, &mut expected);
         let y = empty::<f32>(gpu, elements);
-        attention(gpu, &sizes, on_qkv, gpu_mask, products, Output::F32(&y));
+        attention(gpu, &sizes, on_qkv, gpu_mask, products, Output::Floats(Floats::F32(&y)));
         assert_close(&read(gpu, &y), &expected, tolerance);
 
         let to = Quantization::symmetric(0.01);
+        let expected_floats = expected;
         let mut expected = vec![0; elements];
         let into = int8::Output::Int8(&mut expected, to);
         crate::attention_into(Cpu::best(), &sizes, qkv, cpu_mask, into);
@@ -556,6 +583,17 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
         match products {
             Products::F32 => assert_steps(&found, &expected),
             Products::Bf16 => {
+                let [on_q, on_k] = [&q, &k].map(|values| upload(gpu, &in_bf16(values)));
+                let on_qkv = [(&on_q, 0), (&on_k, width), (&on_k, 2 * width)];
+                let on_qkv = on_qkv.map(|(data, start)| Heads {
+                    data: Floats::Bf16(data),
+                    start,
+                    row_stride,
+                });
+                let y = empty::<bf16>(gpu, elements);
+                let output = Output::Floats(Floats::Bf16(&y));
+                attention(gpu, &sizes, on_qkv, gpu_mask, products, output);
+                assert_close(&in_f32(&read(gpu, &y)), &expected_floats, 2.0 * tolerance);
                 let close = |(a, b): (&i8, &i8)| a.abs_diff(*b) <= 1;
                 assert!(found.iter().zip(&expected).all(close), "{found:?}, {expected:?}");
             }

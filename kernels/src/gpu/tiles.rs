@@ -445,7 +445,7 @@ pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
     let tile = Tile::of(product.gpu, product.rows, product.weights.columns);
     let whole = [product.weights.inner, product.weights.columns].iter().all(|n| n % WIDE == 0);
     let aligned = product.x.is_aligned_to(WIDE * size_of::<X>())
-        && product.y().is_aligned_to(WIDE * size_of::<Y>());
+        && product.y.buffer().is_aligned_to(WIDE * size_of::<Y>());
     let wide = if whole && aligned { WIDE } else { 1 };
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
     // `Product::arguments` checked the lengths of all buffers against; rows are whole vectors.

@@ -1,9 +1,9 @@
 //! Float layers, norms, attention, sums.
 
-use graph::{DType, Op};
+use graph::{DType, Dim, Op};
 use kernels::gpu::{
-    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, Products, Weights, attention, layer_norm,
-    linear, reduce_rows, softmax, supports_head,
+    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, Products, Weights, attention,
+    attention_takes_bf16, layer_norm, linear, reduce_rows, softmax, supports_head,
 };
 use kernels::{Activation, Attention};
 
@@ -64,8 +64,16 @@ impl GpuKernel for Linear {
             bias: call.inputs.get(2).map_or(&self.no_bias, |bias| &bias.buffer),
             activation: self.activation,
         };
-        linear(gpu, &call.inputs[0].buffer, product_rows(call), &layer, &call.output);
+        linear(gpu, call.inputs[0].floats(), product_rows(call), &layer, call.floats());
         Ok(())
+    }
+
+    fn reads_bf16(&self, input: usize) -> bool {
+        input == 0 && self.weights.reads_bf16()
+    }
+
+    fn writes_bf16(&self) -> bool {
+        self.weights.writes_bf16()
     }
 
     fn packed_input(&self) -> Option<usize> {
@@ -121,9 +129,14 @@ impl GpuKernel for Softmax {
 struct Fused {
     split: HeadSplit,
     products: Products,
+    takes_bf16: bool,
 }
 
-fn prepare_attention(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+fn prepare_attention(
+    gpu: &Gpu,
+    module: &Module,
+    node: &Node,
+) -> Result<Box<dyn GpuKernel>, String> {
     let Operation::Attention(split) = &node.operation else {
         return Err("takes attentions only".to_owned());
     };
@@ -138,7 +151,17 @@ fn prepare_attention(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gp
         Precision::F32 if !node.inputs[..3].iter().all(from_integers) => Products::F32,
         _ => Products::Bf16,
     };
-    Ok(Box::new(Fused { split: split.clone(), products }))
+    let width = match module.value(node.inputs[0]).shape.last() {
+        Some(Dim::Fixed(width)) => Some(*width),
+        _ => None,
+    };
+    let one_input = node.inputs[..3].iter().all(|input| *input == node.inputs[0]);
+    let takes_bf16 =
+        width.filter(|_| one_input && products == Products::Bf16).is_some_and(|width| {
+            let places = [&split.offsets[..], &[width]].concat();
+            attention_takes_bf16(gpu, split.head_size, &places)
+        });
+    Ok(Box::new(Fused { split: split.clone(), products, takes_bf16 }))
 }
 
 impl GpuKernel for Fused {
@@ -149,16 +172,24 @@ impl GpuKernel for Fused {
         let (queries, keys) = (tokens(0), tokens(1));
         let sizes = Attention { batch, heads, queries, keys, head_size, scale, no_keys };
         let qkv = [0, 1, 2].map(|part| Heads {
-            data: &call.inputs[part].buffer,
+            data: call.inputs[part].floats(),
             start: offsets[part],
             row_stride: call.inputs[part].shape[2],
         });
         let output = match output {
             Some(to) => Output::Int8(&call.output, to),
-            None => Output::F32(&call.output),
+            None => Output::Floats(call.floats()),
         };
         attention(gpu, &sizes, qkv, call.inputs.get(3).map(mask), self.products, output);
         Ok(())
+    }
+
+    fn reads_bf16(&self, input: usize) -> bool {
+        input < 3 && self.takes_bf16
+    }
+
+    fn writes_bf16(&self) -> bool {
+        self.takes_bf16 && self.split.output.is_none()
     }
 }
 

@@ -74,10 +74,14 @@ impl GpuKernel for Linear {
         };
         let output = match self.layer.output {
             Some(to) => Output::Int8(&call.output, to),
-            None => Output::F32(&call.output),
+            None => Output::Floats(call.floats()),
         };
         integer_linear(gpu, &x.buffer, product_rows(call), &layer, output);
         Ok(())
+    }
+
+    fn writes_bf16(&self) -> bool {
+        self.layer.output.is_none() && self.weights.writes_bf16()
     }
 
     fn packed_input(&self) -> Option<usize> {

@@ -19,7 +19,7 @@ mod run;
 
 use graph::DType;
 use kernels::Cpu;
-use kernels::gpu::{Buffer, Gpu, GpuError};
+use kernels::gpu::{Buffer, Floats, Gpu, GpuError};
 
 use crate::RuntimeError;
 use crate::explain::RejectedKernel;
@@ -36,6 +36,18 @@ pub(crate) struct Operand<'a> {
     pub(crate) shape: &'a [usize],
     /// Where it lies on the device; nothing where the kernel packed it.
     pub(crate) buffer: Buffer,
+    /// Whether the floats that `dtype` says are bf16 here, see [`GpuKernel::writes_bf16`].
+    pub(crate) bf16: bool,
+}
+
+impl Operand<'_> {
+    fn floats(&self) -> Floats<'_> {
+        floats(&self.buffer, self.bf16)
+    }
+}
+
+fn floats(buffer: &Buffer, bf16: bool) -> Floats<'_> {
+    if bf16 { Floats::Bf16(buffer) } else { Floats::F32(buffer) }
 }
 
 /// One launch of a node.
@@ -44,6 +56,14 @@ pub(crate) struct Call<'a> {
     pub(crate) inputs: &'a [Operand<'a>],
     pub(crate) shape: &'a [usize],
     pub(crate) output: Buffer,
+    /// Whether the output is written as bf16.
+    pub(crate) bf16: bool,
+}
+
+impl Call<'_> {
+    fn floats(&self) -> Floats<'_> {
+        floats(&self.output, self.bf16)
+    }
 }
 
 /// A node's kernel on a GPU with whatever it prepared there: weights, sums of their columns.
@@ -68,6 +88,16 @@ pub(crate) trait GpuKernel: Send + Sync {
     /// Bytes that it uploaded.
     fn packed_bytes(&self) -> usize {
         0
+    }
+
+    /// Whether it rounds this input to bf16, and can read it so.
+    fn reads_bf16(&self, _input: usize) -> bool {
+        false
+    }
+
+    /// Whether it can write its output as bf16, and does so where all who read it round it to that.
+    fn writes_bf16(&self) -> bool {
+        false
     }
 }
 
@@ -132,6 +162,24 @@ pub(crate) struct GpuModel {
     constants: Vec<Option<Buffer>>,
     /// For each value, the value that it is a view of, or itself.
     bases: Vec<Id>,
+    /// For each value, whether it lies on the device as bf16, in the first half of its place.
+    bf16: Vec<bool>,
+}
+
+/// The values that are written as bf16: all who read them round them to it, on the GPU.
+fn values_in_bf16(module: &Module, steps: &[Prepared]) -> Vec<bool> {
+    let mut writes = vec![false; module.values.len()];
+    for (node, step) in module.nodes.iter().zip(steps) {
+        writes[node.output.0] = matches!(step, Prepared::OnGpu(kernel) if kernel.writes_bf16());
+    }
+    for (node, step) in module.nodes.iter().zip(steps) {
+        for (position, input) in node.inputs.iter().enumerate() {
+            let reads = matches!(step, Prepared::OnGpu(kernel) if kernel.reads_bf16(position));
+            writes[input.0] &= reads;
+        }
+    }
+    module.outputs.iter().for_each(|output| writes[output.0] = false);
+    writes
 }
 
 impl GpuModel {
@@ -150,7 +198,8 @@ impl GpuModel {
                 }
             }
         }
-        Self { gpu, constants, bases }
+        let bf16 = values_in_bf16(module, steps);
+        Self { gpu, constants, bases, bf16 }
     }
 
     fn failed(&self, error: &GpuError) -> RuntimeError {

@@ -231,6 +231,7 @@ impl OnGpu<'_, '_> {
             inputs: &operands,
             shape: &self.run.plan.shapes[node.output.0],
             output: self.buffer(node.output),
+            bf16: self.model.bf16[node.output.0],
         };
         kernel.launch(self.gpu, &call).map_err(|reason| RuntimeError::Node {
             node: node.name.clone(),
@@ -244,13 +245,17 @@ impl OnGpu<'_, '_> {
 
     fn operand(&self, id: Id) -> Operand<'_> {
         let shape = &self.run.plan.shapes[id.0];
-        Operand { dtype: self.run.module.value(id).dtype, shape, buffer: self.buffer(id) }
+        let dtype = self.run.module.value(id).dtype;
+        Operand { dtype, shape, buffer: self.buffer(id), bf16: self.model.bf16[id.0] }
     }
 
     fn buffer(&self, id: Id) -> Buffer {
         let none = || self.arena.slice(0..0);
         match &self.run.plan.places[id.0] {
-            Place::Arena(range) => self.arena.slice(range.clone()),
+            Place::Arena(range) => {
+                let bytes = if self.model.bf16[id.0] { range.len() / 2 } else { range.len() };
+                self.arena.slice(range.start..range.start + bytes)
+            }
             Place::Constant(base, range) => {
                 let whole = self.model.constants[base.0].as_ref();
                 whole.map_or_else(none, |whole| whole.slice(range.clone()))
