@@ -199,6 +199,12 @@ impl Gpu {
         1 << most.min(self.most_units).ilog2()
     }
 
+    /// Cubes that the busiest multiprocessor gets of so many.
+    pub(super) fn rounds(&self, cubes: usize) -> usize {
+        let processors = self.client.properties().hardware.num_streaming_multiprocessors;
+        cubes.div_ceil(processors.unwrap_or(1) as usize)
+    }
+
     /// A grid for a kernel that walks over `elements` with a step of all its units.
     pub(super) fn spread(&self, elements: usize) -> (CubeCount, CubeDim) {
         /// Cubes beyond which more only cost.

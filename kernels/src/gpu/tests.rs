@@ -375,7 +375,7 @@ const PRODUCTS: [ProductCase; 8] = [
 const MATRIX_PRODUCTS: [ProductCase; 5] = [
     ([1, 384, 2], Activation::Identity),
     ([65, 1536, 70], Activation::Gelu),
-    ([96, 136, 1100], Activation::Tanh),
+    ([160, 136, 1100], Activation::Tanh),
     ([700, 144, 761], Activation::Relu),
     ([1500, 208, 1401], Activation::Identity),
 ];

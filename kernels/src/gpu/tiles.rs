@@ -44,11 +44,11 @@ impl Tile {
     fn of(gpu: &Gpu, rows: usize, columns: usize) -> Self {
         /// Time for a sum, as measured with many tiles on an H100: smaller ones read more for each.
         const TIMES: [(Tile, usize); 4] = [(LARGE, 16), (MIDDLE, 20), (SMALL, 31), (TINY, 75)];
-        let processors = gpu.client.properties().hardware.num_streaming_multiprocessors;
-        let processors = processors.unwrap_or(1) as usize;
         let time = |&(tile, time): &(Self, usize)| {
-            let tiles = rows.div_ceil(tile.rows()) * columns.div_ceil(tile.columns());
-            tiles.div_ceil(processors) * tile.rows() * tile.columns() * time
+            gpu.rounds(rows.div_ceil(tile.rows()) * columns.div_ceil(tile.columns()))
+                * tile.rows()
+                * tile.columns()
+                * time
         };
         let all = TIMES.map(|(tile, time)| (tile.within(gpu.units(256) as usize), time));
         all.into_iter().min_by_key(time).expect("there are tiles").0
