@@ -140,7 +140,8 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel,
     let mut clock = Clock::start();
     let mut module = Module { precision: options.precision, ..Module::new(graph) };
     let before = module.operations();
-    let passes = pass::run(&mut module, options.level, &options.disabled_passes)?;
+    let CompileOptions { level, disabled_passes, device, .. } = options;
+    let passes = pass::run(&mut module, *level, disabled_passes, *device)?;
     let level = if module.is_dynamic() { options.level.min(Level::O1) } else { options.level };
     compile_module(module, options, Rewriting { level, before, passes, passes_ms: clock.lap() })
 }

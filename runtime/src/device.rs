@@ -29,6 +29,17 @@ impl Device {
     /// The names that [`Device::from_str`] takes, for messages.
     pub const NAMES: &str = "`cpu`, `cuda`, `cuda:N` or `auto`";
 
+    /// Whether steps will run on a GPU, unless sizes depend on values.
+    pub(crate) fn is_gpu(self) -> bool {
+        match self {
+            Self::Cpu => false,
+            Self::Auto => open_gpu(0).is_ok(),
+            Self::Gpu(_) => true,
+            #[cfg(feature = "gpu-emulated")]
+            Self::Emulated => true,
+        }
+    }
+
     /// Finds the device.
     ///
     /// # Errors

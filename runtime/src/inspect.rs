@@ -36,7 +36,7 @@ pub fn dump_after(
     pass::check_names(&options.disabled_passes)?;
     let mut module = Module { precision: options.precision, ..Module::new(graph) };
     for pass in PASSES {
-        if pass::runs(pass, options.level, &options.disabled_passes) {
+        if pass::runs(pass, options.level, &options.disabled_passes, options.device) {
             (pass.run)(&mut module);
         }
         if pass.name == last {
@@ -86,7 +86,7 @@ pub fn check_passes(
     let mut module = Module { precision: options.precision, ..Module::new(graph) };
     let mut checks = Vec::new();
     for pass in PASSES {
-        let runs = pass::runs(pass, options.level, &options.disabled_passes);
+        let runs = pass::runs(pass, options.level, &options.disabled_passes, options.device);
         let fired = if runs { (pass.run)(&mut module) } else { 0 };
         if fired == 0 {
             continue;

@@ -31,9 +31,9 @@ use serde::Serialize;
 pub(crate) use activation::activation_of;
 pub(crate) use integer_linear::per_tensor;
 
-use crate::RuntimeError;
 use crate::compile::Level;
 use crate::module::Module;
+use crate::{Device, RuntimeError};
 
 /// A rewrite.
 pub(crate) struct Pass {
@@ -76,12 +76,16 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "residual-layer-norm", level: Level::O2, run: residual_layer_norm::run },
 ];
 
+/// Passes that a GPU does without. A layer that rounds as it reads does so once for each tile of
+/// columns there; a launch that rounds once is cheaper.
+const ON_CPUS_ONLY: [&str; 1] = ["quantize-prologue"];
+
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PassReport {
     /// Name of the pass.
     pub name: String,
-    /// Whether it ran; `false` when disabled or above the level.
+    /// Whether it ran; `false` when disabled, above the level or of no use to the device.
     pub ran: bool,
     /// Number of rewrites.
     pub fired: usize,
@@ -92,7 +96,7 @@ pub fn pass_names() -> impl Iterator<Item = &'static str> {
     PASSES.iter().map(|pass| pass.name)
 }
 
-/// Runs the passes of `level` that are not disabled. While sizes depend on values, only those of
+/// Runs the passes of `level` that the device wants and that are not disabled. While sizes depend on values, only those of
 /// [`Level::O1`]: fused operations take sizes that are known before a run.
 ///
 /// # Errors
@@ -101,20 +105,22 @@ pub(crate) fn run(
     module: &mut Module,
     level: Level,
     disabled: &[String],
+    device: Device,
 ) -> Result<Vec<PassReport>, RuntimeError> {
     check_names(disabled)?;
     let one = |pass: &Pass| {
         let level = if module.is_dynamic() { level.min(Level::O1) } else { level };
-        let ran = runs(pass, level, disabled);
+        let ran = runs(pass, level, disabled, device);
         let fired = if ran { (pass.run)(module) } else { 0 };
         PassReport { name: pass.name.to_owned(), ran, fired }
     };
     Ok(PASSES.iter().map(one).collect())
 }
 
-/// Whether a pass runs at `level`.
-pub(crate) fn runs(pass: &Pass, level: Level, disabled: &[String]) -> bool {
-    pass.level <= level && !disabled.iter().any(|name| name == pass.name)
+/// Whether a pass runs at `level` for this device.
+pub(crate) fn runs(pass: &Pass, level: Level, disabled: &[String], device: Device) -> bool {
+    let is_wanted = || !ON_CPUS_ONLY.contains(&pass.name) || !device.is_gpu();
+    pass.level <= level && !disabled.iter().any(|name| name == pass.name) && is_wanted()
 }
 
 /// Checks that every name is a pass's.

@@ -48,6 +48,8 @@ fn encoders_match_the_reference_and_stay_on_the_gpu() {
         let device = if DEVICE == Device::Gpu(0) { "cuda:0" } else { "emulated" };
         assert_eq!(model.explain().device, device);
         assert_eq!(fallbacks(&model), Vec::<String>::new());
+        let prologue = model.passes().iter().find(|pass| pass.name == "quantize-prologue");
+        assert!(!prologue.unwrap().ran, "layers on a GPU do not round as they read");
         for (batch, sequence) in [(1, 7), (2, 18)] {
             let inputs = text(batch, sequence);
             let expected = reference::evaluate(&graph, &inputs).unwrap();
