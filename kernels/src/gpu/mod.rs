@@ -7,8 +7,8 @@
 //! compare every kernel with its twin for CPUs. Nothing but `device` names a vendor.
 //!
 //! Products in bf16 and int8, those of attention too, run on the matrix units (tensor cores) of a
-//! GPU that has them; f32 keeps all its bits, on ordinary units. There is no 2:4 kernel: CubeCL 0.11.3 has no instruction
-//! for it.
+//! GPU that has them; f32 keeps all its bits, on ordinary units. There is no 2:4 kernel: CubeCL
+//! 0.11.3 has no instruction for it.
 //!
 //! A launch returns at once; launches of one queue run in order, and each thread has one unless
 //! [`Gpu::with_own_queue`] made it. What fails on the device is reported by the next [`Gpu::read`]
