@@ -198,6 +198,8 @@ pub(super) struct Form {
     pub(super) quantizes_input: bool,
     /// The result is rounded to int8.
     pub(super) quantizes_output: bool,
+    /// There is a bias for each row and not for each column.
+    pub(super) bias_by_row: bool,
     pub(super) curve: Curve,
 }
 
@@ -322,6 +324,7 @@ impl Product<'_> {
             rounds_input: self.weights.numbers == Numbers::Bf16,
             quantizes_input: self.float_input,
             quantizes_output: matches!(self.y, Output::Int8(..)),
+            bias_by_row: false,
             curve: Curve::of(self.activation).0,
         }
     }

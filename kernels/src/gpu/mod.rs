@@ -22,6 +22,7 @@
 //!
 //! - [`Gpu`], [`Buffer`]: a device and a range of its memory. Start here.
 //! - [`Weights`], [`linear()`], [`integer_linear`]: products with bias, activation and rounding in one launch.
+//! - [`conv2d`]: convolutions in the same way.
 //! - [`attention()`], [`layer_norm`], [`softmax`], [`gather_rows`], [`gather_rows_int8`].
 //! - [`activate`], [`pairs`], [`copy`], [`cast()`], [`quantize`], [`dequantize`], [`reduce_rows`].
 //!
@@ -34,6 +35,7 @@ mod activation;
 mod attention;
 mod buffer;
 mod cast;
+mod conv;
 mod copy;
 mod device;
 mod gather;
@@ -53,6 +55,7 @@ pub use activation::activate;
 pub use attention::{Heads, Mask, Products, attention, attention_takes_bf16, supports_head};
 pub use buffer::Buffer;
 pub use cast::{Number, cast};
+pub use conv::{Filters, conv2d};
 pub use copy::{Strided, copy};
 pub use device::{Gpu, GpuError, Recording};
 pub use gather::{TableScales, gather_rows, gather_rows_int8};

@@ -635,3 +635,40 @@ fn attentions_on_matrix_units_match() {
         check_attention(&gpu, case, Products::Bf16);
     }
 }
+
+#[test]
+fn convolutions_match() {
+    let slide = |input, kernel, stride, dilation, [before, after]: [usize; 2]| crate::Slide {
+        input,
+        kernel,
+        stride,
+        dilation,
+        before,
+        after,
+        output: (input + before + after - dilation * (kernel - 1) - 1) / stride + 1,
+    };
+    for gpu in gpus() {
+        for ([batch, channels, outputs, groups], windows) in [
+            ([2, 3, 5, 1], [slide(7, 3, 2, 1, [1, 1]), slide(6, 3, 1, 2, [2, 0])]),
+            ([1, 4, 6, 2], [crate::Slide::ONE, slide(19, 5, 1, 1, [2, 2])]),
+            ([3, 2, 17, 1], [slide(5, 1, 1, 1, [0, 0]), slide(5, 1, 1, 1, [0, 0])]),
+            ([0, 2, 3, 1], [slide(2, 2, 1, 1, [0, 0]), slide(2, 2, 1, 1, [0, 0])]),
+        ] {
+            let sizes = crate::Conv2d { batch, channels, outputs, groups, windows };
+            let of = |f: fn(&crate::Slide) -> usize| windows.iter().map(f).product::<usize>();
+            let x = numbers(batch * channels * of(|slide| slide.input), 1);
+            let weight = numbers(outputs * (channels / groups) * of(|slide| slide.kernel), 2);
+            let bias = numbers(outputs, 3);
+            let mut expected = vec![0.0; batch * outputs * of(|slide| slide.output)];
+            let activation = Activation::Relu;
+            let filters = crate::Filters { weight: &weight, bias: Some(&bias), activation };
+            let mut scratch = vec![0.0; sizes.scratch_len()];
+            crate::conv2d(Cpu::best(), &sizes, &x, &filters, &mut expected, &mut scratch);
+            let [on_x, on_weight, on_bias] = [&x, &weight, &bias].map(|all| upload(&gpu, all));
+            let filters = Filters { weight: &on_weight, bias: &on_bias, activation };
+            let y = empty::<f32>(&gpu, expected.len());
+            conv2d(&gpu, &sizes, &on_x, &filters, &y);
+            assert_close(&read(&gpu, &y), &expected, 1e-5);
+        }
+    }
+}

@@ -20,12 +20,12 @@ use super::math::rounded_to_bf16;
 /// memory.
 const WIDE: usize = 4;
 
-type Wide = Const<WIDE>;
+pub(super) type Wide = Const<WIDE>;
 
 /// How work is cut: a cube of `groups` times `units[0] × units[1]` units, each with `block[0] ×
 /// block[1]` sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Tile {
+pub(super) struct Tile {
     groups: usize,
     units: [usize; 2],
     /// Multiples of [`WIDE`].
@@ -40,15 +40,13 @@ const SMALL: Tile = Tile { groups: 8, units: [4, 8], block: [8, 4], depth: 8 };
 const TINY: Tile = Tile { groups: 16, units: [4, 4], block: [4, 4], depth: 8 };
 
 impl Tile {
-    /// The one with which the busiest multiprocessor is done first.
-    fn of(gpu: &Gpu, rows: usize, columns: usize) -> Self {
+    /// The one with which the busiest multiprocessor is done first, of so many products.
+    pub(super) fn of(gpu: &Gpu, rows: usize, columns: usize, products: usize) -> Self {
         /// Time for a sum, as measured with many tiles on an H100: smaller ones read more for each.
         const TIMES: [(Tile, usize); 4] = [(LARGE, 16), (MIDDLE, 20), (SMALL, 31), (TINY, 75)];
         let time = |&(tile, time): &(Self, usize)| {
-            gpu.rounds(rows.div_ceil(tile.rows()) * columns.div_ceil(tile.columns()))
-                * tile.rows()
-                * tile.columns()
-                * time
+            let tiles = rows.div_ceil(tile.rows()) * columns.div_ceil(tile.columns());
+            gpu.rounds(products * tiles) * tile.rows() * tile.columns() * time
         };
         let all = TIMES.map(|(tile, time)| (tile.within(gpu.units(256) as usize), time));
         all.into_iter().min_by_key(time).expect("there are tiles").0
@@ -73,20 +71,20 @@ impl Tile {
         self.units[0] * self.units[1]
     }
 
-    const fn cube_units(self) -> usize {
+    pub(super) const fn cube_units(self) -> usize {
         self.groups * self.group_units()
     }
 
-    const fn rows(self) -> usize {
+    pub(super) const fn rows(self) -> usize {
         self.units[0] * self.block[0]
     }
 
-    const fn columns(self) -> usize {
+    pub(super) const fn columns(self) -> usize {
         self.units[1] * self.block[1]
     }
 
     /// Of the inner dimension, what is in shared memory at a time.
-    const fn inner(self) -> usize {
+    pub(super) const fn inner(self) -> usize {
         self.groups * self.depth
     }
 
@@ -97,7 +95,7 @@ impl Tile {
     }
 
     /// Where the weights of a step begin in it, in elements.
-    const fn right_start(self) -> usize {
+    pub(super) const fn right_start(self) -> usize {
         self.inner() * self.left_pitch()
     }
 
@@ -111,15 +109,25 @@ impl Tile {
         self.units[0] * WIDE
     }
 
+    /// Squares of a unit, one below the other.
+    pub(super) const fn row_squares(self) -> usize {
+        self.block[0] / WIDE
+    }
+
+    /// Vectors of a unit's sums.
+    pub(super) const fn sums(self) -> usize {
+        self.block[0] * self.block[1] / WIDE
+    }
+
     /// Vectors of shared memory: two steps, and later sums of all groups.
-    const fn shared(self) -> usize {
+    pub(super) const fn shared(self) -> usize {
         let steps = 2 * self.step() / WIDE;
         let sums = self.groups * self.added_rows() * self.columns() / WIDE;
         if steps > sums { steps } else { sums }
     }
 
     /// How units share the loads of `rows` rows of `columns` elements.
-    const fn loads(self, rows: usize, columns: usize, wide: usize) -> Loads {
+    pub(super) const fn loads(self, rows: usize, columns: usize, wide: usize) -> Loads {
         let pieces = columns / wide;
         Loads { units: self.cube_units(), pieces, count: rows * pieces / self.cube_units() }
     }
@@ -139,7 +147,7 @@ fn operand<X: Numeric, S: Numeric>(x: X, epilogue: &Epilogue, #[comptime] form: 
 
 /// Writes pieces of rows of x to shared memory, transposed, from element `start` on.
 #[cube]
-fn stage_left<X: Numeric, S: Numeric, N: Size>(
+pub(super) fn stage_left<X: Numeric, S: Numeric, N: Size>(
     loaded: &Array<Vector<X, N>>,
     shared: &mut [Vector<S, Const<1>>],
     start: usize,
@@ -164,7 +172,7 @@ fn stage_left<X: Numeric, S: Numeric, N: Size>(
 
 /// Writes pieces of rows of the weights to shared memory, from piece `start` on.
 #[cube]
-fn stage_right<S: Numeric, N: Size>(
+pub(super) fn stage_right<S: Numeric, N: Size>(
     loaded: &Array<Vector<S, N>>,
     shared: &mut [Vector<S, N>],
     start: usize,
@@ -179,7 +187,7 @@ fn stage_right<S: Numeric, N: Size>(
 
 /// Multiplies a unit's part of one step, from where `left` and `right` point in shared memory.
 #[cube]
-fn multiply<S: Numeric>(
+pub(super) fn multiply<S: Numeric>(
     shared: &Shared<[Vector<S, Wide>]>,
     left: usize,
     right: usize,
@@ -242,7 +250,7 @@ fn write<S: Numeric, Y: Numeric, N: Size>(
             #[unroll]
             for element in 0..wide {
                 let sum = sums.extract(comptime!(part * wide + element));
-                let at = first + element;
+                let at = if comptime!(form.bias_by_row) { row } else { first + element };
                 values.insert(
                     element,
                     finished::<S, Y>(sum, at, scales, column_sums, bias, epilogue, form),
@@ -255,18 +263,31 @@ fn write<S: Numeric, Y: Numeric, N: Size>(
 
 /// Where a unit works.
 #[derive(Clone, Copy, CubeType)]
-struct Place {
+pub(super) struct Place {
     group: usize,
     /// Of the unit, in its group.
     row: usize,
     column: usize,
     /// Of the cube's tile, in the result.
-    first_row: usize,
-    first_column: usize,
+    pub(super) first_row: usize,
+    pub(super) first_column: usize,
 }
 
 #[cube]
-fn place(#[comptime] tile: Tile) -> Place {
+impl Place {
+    /// Where this unit's parts of a step begin in it, in vectors.
+    pub(super) fn parts(&self, #[comptime] tile: Tile) -> (usize, usize) {
+        let first_inner = self.group * tile.depth;
+        let left = first_inner * comptime!(tile.left_pitch() / WIDE) + self.row;
+        let right = comptime!(tile.right_start() / WIDE)
+            + first_inner * comptime!(tile.columns() / WIDE)
+            + self.column;
+        (left, right)
+    }
+}
+
+#[cube]
+pub(super) fn place(#[comptime] tile: Tile) -> Place {
     let unit = UNIT_POS as usize;
     let in_group = unit % comptime!(tile.group_units());
     Place {
@@ -281,7 +302,7 @@ fn place(#[comptime] tile: Tile) -> Place {
 /// Adds the groups' sums of the row of squares `square`, finishes and writes them. Through shared
 /// memory, also the sums of one group: neighbours then write to neighbouring places.
 #[cube]
-fn write_squares<S: Numeric, Y: Numeric, N: Size>(
+pub(super) fn write_squares<S: Numeric, Y: Numeric, N: Size>(
     sums: &Array<Vector<S, Wide>>,
     shared: &mut Shared<[Vector<S, Wide>]>,
     place: &Place,
@@ -356,15 +377,9 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
     let at = place(tile);
     let left_loads = comptime!(tile.loads(tile.rows(), tile.inner(), wide));
     let right_loads = comptime!(tile.loads(tile.inner(), tile.columns(), wide));
-    let [row_squares, column_squares] = comptime!(tile.block.map(|sums| sums / WIDE));
-    // Where this unit's parts of a step begin, in vectors.
-    let first_inner = at.group * tile.depth;
-    let left = first_inner * comptime!(tile.left_pitch() / WIDE) + at.row;
-    let right = comptime!(tile.right_start() / WIDE)
-        + first_inner * comptime!(tile.columns() / WIDE)
-        + at.column;
+    let (left, right) = at.parts(tile);
 
-    let mut sums = zeros::<S, Wide>(comptime!(row_squares * WIDE * column_squares));
+    let mut sums = zeros::<S, Wide>(comptime!(tile.sums()));
     let (inner_pieces, column_pieces) = (sizes.inner / wide, sizes.columns / wide);
     let first_piece = at.first_column / wide;
     let mut loaded_left = Array::<Vector<X, N>>::new(left_loads.count);
@@ -417,7 +432,7 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
     }
 
     #[unroll]
-    for square in 0..row_squares {
+    for square in 0..comptime!(tile.row_squares()) {
         write_squares::<S, Y, N>(
             &sums,
             &mut shared,
@@ -442,7 +457,7 @@ pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
     arguments: Arguments,
 ) {
     let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } = arguments;
-    let tile = Tile::of(product.gpu, product.rows, product.weights.columns);
+    let tile = Tile::of(product.gpu, product.rows, product.weights.columns, 1);
     let whole = [product.weights.inner, product.weights.columns].iter().all(|n| n % WIDE == 0);
     let aligned = product.x.is_aligned_to(WIDE * size_of::<X>())
         && product.y.buffer().is_aligned_to(WIDE * size_of::<Y>());

@@ -11,6 +11,7 @@
 //! CubeCL names no device in its kernels, so neither does this: `kernels::gpu::Gpu` is whatever
 //! `crate::Device` opened.
 
+mod conv;
 mod elementwise;
 mod float;
 mod integer;
@@ -115,7 +116,7 @@ pub(crate) struct GpuEntry {
 
 /// Every kernel. The first that takes a node runs it.
 pub(crate) const KERNELS: &[&[GpuEntry]] =
-    &[elementwise::KERNELS, float::KERNELS, integer::KERNELS, movement::KERNELS];
+    &[conv::KERNELS, elementwise::KERNELS, float::KERNELS, integer::KERNELS, movement::KERNELS];
 
 /// Chooses a kernel of the GPU, or of the CPU where it has none.
 pub(crate) fn choose(gpu: &Gpu, module: &Module, node: &Node, cpu: Cpu) -> Choice {

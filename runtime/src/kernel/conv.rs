@@ -16,7 +16,7 @@ const fn entry(name: &'static str, operation: &'static str) -> KernelEntry {
     KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare }
 }
 
-fn accepts(module: &Module, node: &Node) -> Result<(), String> {
+pub(crate) fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     floats(module, node)?;
     one_or_two_dimensions(&module.value(node.inputs[0]).shape)
 }
@@ -29,12 +29,17 @@ pub(super) fn one_or_two_dimensions(x: &[Dim]) -> Result<(), String> {
     }
 }
 
-fn prepare(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
-    let (op, activation) = match &node.operation {
+/// The convolution of a node that is one, and what follows it.
+pub(crate) fn activated(node: &Node) -> (Conv, Activation) {
+    match &node.operation {
         Operation::Graph(Op::Conv(op)) => (op.clone(), Activation::Identity),
         Operation::Conv(ActivatedConv { op, activation }) => (op.clone(), *activation),
         _ => unreachable!("the table pairs this kernel with convolutions"),
-    };
+    }
+}
+
+fn prepare(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let (op, activation) = activated(node);
     run(Convolution { cpu, op, activation })
 }
 
@@ -71,31 +76,35 @@ struct Convolution {
     activation: Activation,
 }
 
-impl Convolution {
-    fn sizes(&self, x: &[usize], weight: &[usize]) -> Result<Conv2d, String> {
-        let ([batch, channels, spatial @ ..], [outputs, inner, kernel @ ..]) = (x, weight) else {
-            return Err("expected images and filters".to_owned());
-        };
-        let groups = self.op.groups;
-        let fits = groups > 0 && outputs.is_multiple_of(groups) && inner * groups == *channels;
-        if !fits || *kernel != self.op.window.kernel {
-            return Err(format!("{groups} groups of filters {weight:?} do not fit images {x:?}"));
-        }
-        Ok(Conv2d {
-            batch: *batch,
-            channels: *channels,
-            outputs: *outputs,
-            groups,
-            windows: slides(&self.op.window, Rounding::Floor, spatial)?,
-        })
+/// The sizes of a convolution of images with filters.
+///
+/// # Errors
+/// When they do not fit.
+pub(crate) fn sizes(op: &Conv, x: &[usize], weight: &[usize]) -> Result<Conv2d, String> {
+    let ([batch, channels, spatial @ ..], [outputs, inner, kernel @ ..]) = (x, weight) else {
+        return Err("expected images and filters".to_owned());
+    };
+    let groups = op.groups;
+    let fits = groups > 0 && outputs.is_multiple_of(groups) && inner * groups == *channels;
+    if !fits || *kernel != op.window.kernel {
+        return Err(format!("{groups} groups of filters {weight:?} do not fit images {x:?}"));
     }
+    Ok(Conv2d {
+        batch: *batch,
+        channels: *channels,
+        outputs: *outputs,
+        groups,
+        windows: slides(&op.window, Rounding::Floor, spatial)?,
+    })
+}
 
+impl Convolution {
     /// Elements of scratch, when all sizes but the batch are numbers.
     fn exact(&self, x: &[Dim], weight: &[Dim]) -> Option<usize> {
         let numbers = |shape: &[Dim]| shape.iter().map(Dim::fixed).collect::<Option<Vec<_>>>();
         let (batch, image) = x.split_first()?;
         let x = [vec![batch.fixed().unwrap_or(ANY_BATCH)], numbers(image)?].concat();
-        let sizes = self.sizes(&x, &numbers(weight)?).ok()?;
+        let sizes = sizes(&self.op, &x, &numbers(weight)?).ok()?;
         Some(sizes.scratch_len())
     }
 
@@ -112,7 +121,7 @@ impl Convolution {
 
 impl Kernel for Convolution {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let sizes = self.sizes(call.inputs[0].shape, call.inputs[1].shape)?;
+        let sizes = sizes(&self.op, call.inputs[0].shape, call.inputs[1].shape)?;
         let bias = call.inputs.get(2).map(|bias| bias.elements());
         if bias.is_some_and(|bias| bias.len() != sizes.outputs) {
             return Err(format!("expected a bias for {} outputs", sizes.outputs));

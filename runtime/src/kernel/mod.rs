@@ -4,7 +4,7 @@ pub(crate) mod attention;
 mod batch_norm;
 mod bf16;
 mod concat;
-mod conv;
+pub(crate) mod conv;
 mod elementwise;
 mod function;
 mod integer;

@@ -1,7 +1,10 @@
 //! Whole models on the GPU back end: on a GPU in builds for one, else on CubeCL's CPU runtime.
 
 use graph::bert::Pooling;
-use graph::op::{Cast, Gather, Gelu, LayerNorm, ReduceSum, Slice, Softmax, Transpose, Unary};
+use graph::op::{
+    Cast, Conv, Gather, Gelu, LayerNorm, Padding, ReduceSum, Slice, Softmax, Transpose, Unary,
+    Window,
+};
 use graph::{DType, Dim, Op, Tensor, ValueId, reference};
 use runtime::{
     CompileOptions, CompiledModel, Device, Level, MachinePeaks, Precision, compile, profile,
@@ -247,6 +250,37 @@ fn a_session_runs_again_with_other_sizes_and_values() {
         inputs.iter().map(|(name, tensor)| (*name, tensor)).collect();
     let error = session.run(&borrowed).unwrap_err().to_string();
     assert!(error.contains("index 50 at position 1"), "{error}");
+}
+
+#[test]
+fn convolutions_stay_on_the_gpu() {
+    if skipped() {
+        return;
+    }
+    let shape = vec![Dim::symbol("batch"), 4.into(), 9.into(), 8.into()];
+    let (mut sketch, x) = Sketch::shaped(shape);
+    let window = |stride| Window {
+        kernel: vec![3, 2],
+        strides: vec![stride, 1],
+        dilations: vec![1, 2],
+        padding: Padding::Explicit { before: vec![1, 0], after: vec![1, 1] },
+    };
+    let weight = sketch.weight(numbers(&[6, 4, 3, 2], 1, 0.3));
+    let bias = sketch.weight(numbers(&[6], 2, 0.3));
+    let dense = Op::Conv(Conv { window: window(2), groups: 1 });
+    let hidden = sketch.node(dense, &[x, weight, bias]);
+    let hidden = sketch.node(Op::Relu, &[hidden]);
+    let weight = sketch.weight(numbers(&[4, 3, 3, 2], 3, 0.3));
+    let grouped = Op::Conv(Conv { window: window(1), groups: 2 });
+    let y = sketch.node(grouped, &[hidden, weight]);
+    let graph = sketch.finish(&[y]);
+    let model = compile(&graph, &on_gpu()).unwrap();
+    assert_eq!(fallbacks(&model), Vec::<String>::new());
+    for batch in [1, 3] {
+        let inputs = [("x", numbers(&[batch, 4, 9, 8], 4, 1.0))];
+        let expected = reference::evaluate(&graph, &inputs).unwrap();
+        assert_close(&run(&model, &inputs), &expected, 1e-4);
+    }
 }
 
 #[test]
