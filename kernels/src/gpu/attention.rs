@@ -11,7 +11,7 @@ use half::bf16;
 use super::linear::{Floats, Output};
 use super::math::{Steps, StepsLaunch, exp_of_negative, quantized};
 use super::{Buffer, Gpu, matrix_attention};
-use crate::{Attention, NoKeys};
+use crate::{Attention, NoKeys, Products};
 
 /// Elements that are read at a time where all rows begin at a multiple of it.
 const WIDE: usize = 4;
@@ -37,16 +37,6 @@ pub struct Mask<'a> {
     pub data: &'a Buffer,
     /// From batch to batch, head to head, query to query; 0 repeats.
     pub strides: [usize; 3],
-}
-
-/// How an attention multiplies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Products {
-    /// In f32.
-    F32,
-    /// May round query, key, value and the weights of values to bf16, and does so where matrix units
-    /// then multiply them. Sums are f32.
-    Bf16,
 }
 
 /// Where the heads of one operand are, in vectors.
@@ -384,7 +374,8 @@ pub fn attention_takes_bf16(gpu: &Gpu, head_size: usize, places: &[usize]) -> bo
     whole && matrix_attention::multiplies_heads(gpu, head_size)
 }
 
-/// `y = softmax(q·kᵀ·scale + mask)·v` for every sequence and head.
+/// `y = softmax(q·kᵀ·scale + mask)·v` for every sequence and head. Matrix units multiply where they
+/// can and products may be [`Products::Bf16`]; sums are f32.
 ///
 /// # Shapes
 /// `q`: `queries` tokens, `k` and `v`: `keys` tokens a sequence; `y`: `[batch, queries,
@@ -398,12 +389,11 @@ pub fn attention(
     sizes: &Attention,
     qkv: [Heads<'_>; 3],
     mask: Option<Mask<'_>>,
-    products: Products,
     y: Output<'_>,
 ) {
     let launch = Launch { gpu, sizes, qkv, mask, y };
     let in_bf16 = qkv.map(|part| matches!(part.data, Floats::Bf16(_)));
-    let on_matrix_units = products == Products::Bf16 && launch.multiplies();
+    let on_matrix_units = sizes.products == Products::Bf16 && launch.multiplies();
     match (in_bf16, y, on_matrix_units) {
         ([false, false, false], Output::Floats(Floats::F32(_)), false) => launch.plain::<f32>(),
         ([false, false, false], Output::Int8(..), false) => launch.plain::<i8>(),
@@ -467,7 +457,7 @@ impl Launch<'_> {
     /// # Panics
     /// When a buffer is too short, or y has another length.
     fn arguments<X, Y>(&self, wide: usize) -> Option<Arguments> {
-        let Attention { batch, heads, queries, keys, head_size, scale, no_keys } = *self.sizes;
+        let Attention { batch, heads, queries, keys, head_size, scale, no_keys, .. } = *self.sizes;
         let width = heads * head_size;
         let y = self.y.buffer().argument::<Y>("attention: y", batch * queries * width);
         if batch * queries * width == 0 {

@@ -52,7 +52,7 @@ mod tests;
 mod tiles;
 
 pub use activation::activate;
-pub use attention::{Heads, Mask, Products, attention, attention_takes_bf16, supports_head};
+pub use attention::{Heads, Mask, attention, attention_takes_bf16, supports_head};
 pub use buffer::Buffer;
 pub use cast::{Number, cast};
 pub use conv::{Filters, conv2d};

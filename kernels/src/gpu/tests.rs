@@ -5,7 +5,7 @@ use half::bf16;
 
 use super::*;
 use crate::int8::{self, Quantization};
-use crate::{Activation, Cpu, Function, NoKeys, float};
+use crate::{Activation, Cpu, Function, NoKeys, Products, float};
 
 /// The device that kernels are tested on; nothing, with a word why, where there is none.
 fn gpu() -> Option<Gpu> {
@@ -531,7 +531,8 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
     let [batch, heads, queries, keys, head_size] = sizes;
     let width = heads * head_size;
     let scale = 1.0 / (head_size as f32).sqrt();
-    let sizes = crate::Attention { batch, heads, queries, keys, head_size, scale, no_keys };
+    let sizes =
+        crate::Attention { batch, heads, queries, keys, head_size, scale, no_keys, products };
     // Query, key and value in one matrix where they have as many tokens.
     let row_stride = 3 * width;
     let [q, k] = [(queries, 1), (keys, 2)].map(|(n, s)| numbers(batch * n * row_stride, s));
@@ -540,7 +541,7 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
     let on_qkv = [part(&on_q, 0), part(&on_k, width), part(&on_k, 2 * width)];
     // Weights are rounded by up to 2⁻⁹, values reach 1.
     let (rounded, tolerance): (fn(f32) -> f32, f32) = match products {
-        Products::F32 => (|x| x, 1e-5),
+        Products::F32 | Products::Split => (|x| x, 1e-5),
         Products::Bf16 => (|x| bf16::from_f32(x).to_f32(), 2e-3),
     };
     let [q, k] = [q, k].map(|all| all.into_iter().map(rounded).collect::<Vec<f32>>());
@@ -569,7 +570,7 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
         let mut expected = vec![0.0; elements];
         crate::attention(Cpu::best(), &sizes, qkv, cpu_mask, &mut expected);
         let y = empty::<f32>(gpu, elements);
-        attention(gpu, &sizes, on_qkv, gpu_mask, products, Output::Floats(Floats::F32(&y)));
+        attention(gpu, &sizes, on_qkv, gpu_mask, Output::Floats(Floats::F32(&y)));
         assert_close(&read(gpu, &y), &expected, tolerance);
 
         let to = Quantization::symmetric(0.01);
@@ -578,10 +579,10 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
         let into = int8::Output::Int8(&mut expected, to);
         crate::attention_into(Cpu::best(), &sizes, qkv, cpu_mask, into);
         let y = empty::<i8>(gpu, elements);
-        attention(gpu, &sizes, on_qkv, gpu_mask, products, Output::Int8(&y, to));
+        attention(gpu, &sizes, on_qkv, gpu_mask, Output::Int8(&y, to));
         let found = read::<i8>(gpu, &y);
         match products {
-            Products::F32 => assert_steps(&found, &expected),
+            Products::F32 | Products::Split => assert_steps(&found, &expected),
             Products::Bf16 => {
                 let [on_q, on_k] = [&q, &k].map(|values| upload(gpu, &in_bf16(values)));
                 let on_qkv = [(&on_q, 0), (&on_k, width), (&on_k, 2 * width)];
@@ -592,7 +593,7 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
                 });
                 let y = empty::<bf16>(gpu, elements);
                 let output = Output::Floats(Floats::Bf16(&y));
-                attention(gpu, &sizes, on_qkv, gpu_mask, products, output);
+                attention(gpu, &sizes, on_qkv, gpu_mask, output);
                 assert_close(&in_f32(&read(gpu, &y)), &expected_floats, 2.0 * tolerance);
                 let close = |(a, b): (&i8, &i8)| a.abs_diff(*b) <= 1;
                 assert!(found.iter().zip(&expected).all(close), "{found:?}, {expected:?}");
@@ -612,7 +613,7 @@ fn attentions_match() {
             ([1, 2, 0, 3, 4], NoKeys::Zero),
             ([1, 1, 33, 16, 32], NoKeys::Zero),
         ] {
-            check_attention(&gpu, case, Products::F32);
+            check_attention(&gpu, case, Products::Split);
         }
     }
 }

@@ -10,7 +10,7 @@
 //! | `GPU_DEVICE` | the device, as `--device` of the command takes it | `gpu` |
 //! | `GPU_CELLS` | batch×sequence: `1x32,8x128` | `1x32,1x128,8x128,32x128` |
 //! | `GPU_MODELS` | `minilm,base` or one of them | both |
-//! | `GPU_WAYS` | `f32,bf16,int8` or some of them | all |
+//! | `GPU_WAYS` | `f32,bf16,int8` or some of them; int8 has the rest in bf16 | all |
 //! | `GPU_RUNS` | timed runs of each, after 5 that do not count | 50 |
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
@@ -97,7 +97,7 @@ fn ways(float: &Graph, device: Device, wanted: &str) -> anyhow::Result<Vec<Way>>
     let all = [
         ("f32", float, Precision::F32),
         ("bf16", float, Precision::Bf16),
-        ("int8", &integer, Precision::F32),
+        ("int8", &integer, Precision::Bf16),
     ];
     let way = |(name, graph, precision)| {
         let compile = |device| {

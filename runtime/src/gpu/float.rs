@@ -2,16 +2,16 @@
 
 use graph::{DType, Dim, Op};
 use kernels::gpu::{
-    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, Products, Weights, attention,
-    attention_takes_bf16, layer_norm, linear, reduce_rows, softmax, supports_head,
+    Buffer, Gpu, Heads, Layer, LayerNorm, Mask, Output, Weights, attention, attention_takes_bf16,
+    layer_norm, linear, reduce_rows, softmax, supports_head,
 };
-use kernels::{Activation, Attention};
+use kernels::{Activation, Attention, Products};
 
 use super::{Call, GpuEntry, GpuKernel, Operand, operator};
 use crate::compile::Precision;
 use crate::kernel::attention::mask_strides;
 use crate::kernel::{expect_type, floats};
-use crate::module::{HeadSplit, Id, Module, Node, Operation};
+use crate::module::{HeadSplit, Module, Node, Operation};
 
 pub(super) const KERNELS: &[GpuEntry] = &[
     GpuEntry { name: "gpu.linear", operation: "Linear", prepare: prepare_linear },
@@ -141,15 +141,9 @@ fn prepare_attention(
         return Err("takes attentions only".to_owned());
     };
     supports_head(split.head_size)?;
-    // What int8 layers leave is coarser than bf16.
-    let from_integers = |id: &Id| {
-        let writes = |other: &&Node| other.output == *id;
-        let writer = module.nodes.iter().find(writes).map(|other| &other.operation);
-        matches!(writer, Some(Operation::IntegerLinear(_)))
-    };
     let products = match module.precision {
-        Precision::F32 if !node.inputs[..3].iter().all(from_integers) => Products::F32,
-        _ => Products::Bf16,
+        Precision::F32 => Products::F32,
+        Precision::Bf16 => Products::Bf16,
     };
     let width = match module.value(node.inputs[0]).shape.last() {
         Some(Dim::Fixed(width)) => Some(*width),
@@ -170,7 +164,8 @@ impl GpuKernel for Fused {
         let tokens = |input: usize| call.inputs[input].shape[1];
         let batch = call.inputs[0].shape[0];
         let (queries, keys) = (tokens(0), tokens(1));
-        let sizes = Attention { batch, heads, queries, keys, head_size, scale, no_keys };
+        let products = self.products;
+        let sizes = Attention { batch, heads, queries, keys, head_size, scale, no_keys, products };
         let qkv = [0, 1, 2].map(|part| Heads {
             data: call.inputs[part].floats(),
             start: offsets[part],
@@ -180,7 +175,7 @@ impl GpuKernel for Fused {
             Some(to) => Output::Int8(&call.output, to),
             None => Output::Floats(call.floats()),
         };
-        attention(gpu, &sizes, qkv, call.inputs.get(3).map(mask), self.products, output);
+        attention(gpu, &sizes, qkv, call.inputs.get(3).map(mask), output);
         Ok(())
     }
 
