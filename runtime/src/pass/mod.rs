@@ -96,8 +96,8 @@ pub fn pass_names() -> impl Iterator<Item = &'static str> {
     PASSES.iter().map(|pass| pass.name)
 }
 
-/// Runs the passes of `level` that the device wants and that are not disabled. While sizes depend on values, only those of
-/// [`Level::O1`]: fused operations take sizes that are known before a run.
+/// Runs the passes of `level` that the device wants and that are not disabled. While sizes depend on
+/// values, only those of [`Level::O1`]: fused operations take sizes that are known before a run.
 ///
 /// # Errors
 /// When a disabled name is no pass.
