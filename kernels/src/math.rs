@@ -81,27 +81,40 @@ pub(crate) fn exp_of_negative(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { y }
 }
 
-/// erf(x) with an absolute error below 5e-7: a rational approximation on ±4, ±1 beyond.
-///
-/// Coefficients of Eigen's `generic_fast_erf_float` (MPL-2.0 project; the numbers are facts).
-#[inline(always)]
+/// x·P(x²)/Q(x²) is erf(x) on ±4, the coefficient of the highest power first: those of Eigen's
+/// `generic_fast_erf_float` (MPL-2.0 project; the numbers are facts).
 #[allow(clippy::excessive_precision, reason = "as published")]
+pub(crate) const ERF_NUMERATOR: [f32; 7] = [
+    -2.726_142_258_013_06e-10,
+    2.770_681_424_959_02e-8,
+    -2.101_024_020_825_08e-6,
+    -5.692_506_394_623_46e-5,
+    -7.349_906_303_268_55e-4,
+    -2.954_599_808_540_25e-3,
+    -1.609_603_332_624_15e-2,
+];
+/// Q of [`ERF_NUMERATOR`].
+#[allow(clippy::excessive_precision, reason = "as published")]
+pub(crate) const ERF_DENOMINATOR: [f32; 5] = [
+    -1.456_607_184_649_96e-5,
+    -2.133_740_552_789_05e-4,
+    -1.682_826_974_382_03e-3,
+    -7.373_329_167_204_68e-3,
+    -1.426_473_905_141_89e-2,
+];
+
+/// erf(x) with an absolute error below 5e-7: a rational approximation on ±4, ±1 beyond.
+#[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
     let x = clamp(x, -4.0, 4.0);
     let s = x * x;
-    let mut p = -2.726_142_258_013_06e-10;
-    p = fused(p, s, 2.770_681_424_959_02e-8);
-    p = fused(p, s, -2.101_024_020_825_08e-6);
-    p = fused(p, s, -5.692_506_394_623_46e-5);
-    p = fused(p, s, -7.349_906_303_268_55e-4);
-    p = fused(p, s, -2.954_599_808_540_25e-3);
-    p = fused(p, s, -1.609_603_332_624_15e-2);
-    let mut q = -1.456_607_184_649_96e-5;
-    q = fused(q, s, -2.133_740_552_789_05e-4);
-    q = fused(q, s, -1.682_826_974_382_03e-3);
-    q = fused(q, s, -7.373_329_167_204_68e-3);
-    q = fused(q, s, -1.426_473_905_141_89e-2);
-    x * p / q
+    x * polynomial(ERF_NUMERATOR, s) / polynomial(ERF_DENOMINATOR, s)
+}
+
+/// The coefficient of the highest power first.
+#[inline(always)]
+fn polynomial<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
+    coefficients.into_iter().reduce(|sum, next| fused(sum, x, next)).unwrap_or(0.0)
 }
 
 /// tanh(x) with an absolute error below 4e-7.

@@ -4,7 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::int8::{Quantization, has_exact_reciprocal};
+use crate::int8::{MOST_STEPS, Quantization, has_exact_reciprocal};
+use crate::math::{ERF_DENOMINATOR, ERF_NUMERATOR};
 
 /// `a / b` to the bit, for normal numbers whose quotient is one: the reciprocal in two of Newton's
 /// steps from an estimate of 14 bits, and what is left of a (Markstein 1990). A division of 16
@@ -22,31 +23,14 @@ fn quotient(a: __m512, b: __m512) -> __m512 {
 
 /// [`math::gelu`](crate::math::gelu).
 #[target_feature(enable = "avx512f")]
-#[allow(clippy::excessive_precision, reason = "as in `math::erf`")]
 pub(crate) fn gelu(x: __m512) -> __m512 {
-    const NUMERATOR: [f32; 7] = [
-        -2.726_142_258_013_06e-10,
-        2.770_681_424_959_02e-8,
-        -2.101_024_020_825_08e-6,
-        -5.692_506_394_623_46e-5,
-        -7.349_906_303_268_55e-4,
-        -2.954_599_808_540_25e-3,
-        -1.609_603_332_624_15e-2,
-    ];
-    const DENOMINATOR: [f32; 5] = [
-        -1.456_607_184_649_96e-5,
-        -2.133_740_552_789_05e-4,
-        -1.682_826_974_382_03e-3,
-        -7.373_329_167_204_68e-3,
-        -1.426_473_905_141_89e-2,
-    ];
     let half = _mm512_mul_ps(x, _mm512_set1_ps(0.5));
     let x = _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::FRAC_1_SQRT_2));
     // Where x is not a number, the second operand is taken.
     let x = _mm512_min_ps(_mm512_set1_ps(4.0), _mm512_max_ps(_mm512_set1_ps(-4.0), x));
     let square = _mm512_mul_ps(x, x);
-    let numerator = _mm512_mul_ps(x, polynomial(&NUMERATOR, square));
-    let erf = quotient(numerator, polynomial(&DENOMINATOR, square));
+    let numerator = _mm512_mul_ps(x, polynomial(&ERF_NUMERATOR, square));
+    let erf = quotient(numerator, polynomial(&ERF_DENOMINATOR, square));
     _mm512_fmadd_ps(half, erf, half)
 }
 
@@ -86,8 +70,6 @@ impl Rounding {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(crate) fn round(&self, x: __m512) -> __m128i {
-        /// As in `int8::quantize`.
-        const MOST_STEPS: f32 = 1024.0;
         let Self { to, inverse } = *self;
         let (scale, inverse) = (_mm512_set1_ps(to.scale), _mm512_set1_ps(inverse));
         let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x);
