@@ -4,7 +4,9 @@
 use crate::function::Function;
 use crate::math;
 use crate::parallel::{self, CHUNK, check_len};
-use crate::tier::{Cpu, Tier, tiered};
+#[cfg(target_arch = "x86_64")]
+use crate::tier::Tier;
+use crate::tier::{Cpu, tiered};
 #[cfg(target_arch = "x86_64")]
 use crate::wide;
 

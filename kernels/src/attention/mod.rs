@@ -12,7 +12,9 @@ use crate::int8::{Output, Target};
 use crate::lanes;
 use crate::math;
 use crate::parallel;
-use crate::tier::{Cpu, Tier, tiered};
+#[cfg(target_arch = "x86_64")]
+use crate::tier::Tier;
+use crate::tier::{Cpu, tiered};
 
 /// Most rows of a tile over all tiers: the scores of a head never exist as a whole.
 const MOST_ROWS: usize = 12;
@@ -175,6 +177,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Whether the products are multiplied as tiles of bf16.
+    #[cfg(target_arch = "x86_64")]
     fn has_tiles(&self) -> bool {
         let Attention { products, keys, .. } = *self.sizes;
         self.cpu.tier() == Tier::Amx && products != Products::F32 && keys > 0

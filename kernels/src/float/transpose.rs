@@ -5,7 +5,9 @@
 use super::avx2;
 use super::{Line, PANEL, Rows};
 use crate::parallel::check_len;
-use crate::tier::{Cpu, Tier};
+use crate::tier::Cpu;
+#[cfg(target_arch = "x86_64")]
+use crate::tier::Tier;
 
 /// Side of the squares that are transposed in registers.
 pub(super) const SIDE: usize = 8;

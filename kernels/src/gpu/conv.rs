@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 use super::activation::Curve;
 use super::linear::{Epilogue, EpilogueLaunch, Form, Loads, Sizes, SizesLaunch, load, zeros};
 use super::math::StepsLaunch;
-use super::tiles::{Tile, Wide, multiply, place, stage_left, stage_right, write_squares};
+use super::tiles::{Tile, Wide, multiply, place, stage_left, stage_right, write_sums};
 use super::{Buffer, Gpu};
 use crate::int8::Quantization;
 use crate::{Activation, Conv2d, Slide};
@@ -144,24 +144,20 @@ fn conv_kernel(
     let y_start = image * sizes.rows * sizes.columns;
     let y = &mut y[y_start..y_start + sizes.rows * sizes.columns];
     let bias = &bias[group * sizes.rows..group * sizes.rows + sizes.rows];
-    #[unroll]
-    for square in 0..comptime!(tile.row_squares()) {
-        write_squares::<f32, f32, Const<1>>(
-            &sums,
-            &mut shared,
-            &at,
-            bias,
-            column_sums,
-            bias,
-            y,
-            &sizes,
-            &epilogue,
-            square,
-            tile,
-            form,
-            1usize,
-        );
-    }
+    write_sums::<f32, f32, Const<1>>(
+        &sums,
+        &mut shared,
+        &at,
+        bias,
+        column_sums,
+        bias,
+        y,
+        &sizes,
+        &epilogue,
+        tile,
+        form,
+        1usize,
+    );
 }
 
 /// What is applied to each window, on a device.

@@ -299,10 +299,10 @@ pub(super) fn place(#[comptime] tile: Tile) -> Place {
     }
 }
 
-/// Adds the groups' sums of the row of squares `square`, finishes and writes them. Through shared
+/// Adds the groups' sums, finishes and writes them, one row of squares after another. Through shared
 /// memory, also the sums of one group: neighbours then write to neighbouring places.
 #[cube]
-pub(super) fn write_squares<S: Numeric, Y: Numeric, N: Size>(
+pub(super) fn write_sums<S: Numeric, Y: Numeric, N: Size>(
     sums: &Array<Vector<S, Wide>>,
     shared: &mut Shared<[Vector<S, Wide>]>,
     place: &Place,
@@ -312,7 +312,6 @@ pub(super) fn write_squares<S: Numeric, Y: Numeric, N: Size>(
     y: &mut [Vector<Y, N>],
     sizes: &Sizes,
     epilogue: &Epilogue,
-    #[comptime] square: usize,
     #[comptime] tile: Tile,
     #[comptime] form: Form,
     #[comptime] wide: usize,
@@ -320,40 +319,43 @@ pub(super) fn write_squares<S: Numeric, Y: Numeric, N: Size>(
     let squares = comptime!(tile.block[1] / WIDE);
     let row_vectors = comptime!(tile.columns() / WIDE);
     let group_vectors = comptime!(tile.added_rows() * row_vectors);
-    // Whoever still reads what lies here now has not passed.
-    sync_cube();
     #[unroll]
-    for row in 0..WIDE {
+    for square in 0..comptime!(tile.row_squares()) {
+        // Whoever still reads what lies here now has not passed.
+        sync_cube();
         #[unroll]
-        for column in 0..squares {
-            let at = (place.row * WIDE + row) * row_vectors + place.column;
-            shared[place.group * group_vectors + at + comptime!(column * tile.units[1])] =
-                sums[comptime!((square * WIDE + row) * squares + column)];
+        for row in 0..WIDE {
+            #[unroll]
+            for column in 0..squares {
+                let at = (place.row * WIDE + row) * row_vectors + place.column;
+                shared[place.group * group_vectors + at + comptime!(column * tile.units[1])] =
+                    sums[comptime!((square * WIDE + row) * squares + column)];
+            }
         }
-    }
-    sync_cube();
-    let mut index = UNIT_POS as usize;
-    while index < group_vectors {
-        let mut total = shared[index];
-        #[unroll]
-        for group in 1..tile.groups {
-            total += shared[index + comptime!(group * group_vectors)];
+        sync_cube();
+        let mut index = UNIT_POS as usize;
+        while index < group_vectors {
+            let mut total = shared[index];
+            #[unroll]
+            for group in 1..tile.groups {
+                total += shared[index + comptime!(group * group_vectors)];
+            }
+            let (row, column) = (index / row_vectors, index % row_vectors);
+            write::<S, Y, N>(
+                total,
+                place.first_row + comptime!(square * tile.added_rows()) + row,
+                place.first_column + column * WIDE,
+                scales,
+                column_sums,
+                bias,
+                y,
+                sizes,
+                epilogue,
+                form,
+                wide,
+            );
+            index += comptime!(tile.cube_units());
         }
-        let (row, column) = (index / row_vectors, index % row_vectors);
-        write::<S, Y, N>(
-            total,
-            place.first_row + comptime!(square * tile.added_rows()) + row,
-            place.first_column + column * WIDE,
-            scales,
-            column_sums,
-            bias,
-            y,
-            sizes,
-            epilogue,
-            form,
-            wide,
-        );
-        index += comptime!(tile.cube_units());
     }
 }
 
@@ -431,24 +433,20 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
         current = 1usize - current;
     }
 
-    #[unroll]
-    for square in 0..comptime!(tile.row_squares()) {
-        write_squares::<S, Y, N>(
-            &sums,
-            &mut shared,
-            &at,
-            scales,
-            column_sums,
-            bias,
-            y,
-            &sizes,
-            &epilogue,
-            square,
-            tile,
-            form,
-            wide,
-        );
-    }
+    write_sums::<S, Y, N>(
+        &sums,
+        &mut shared,
+        &at,
+        scales,
+        column_sums,
+        bias,
+        y,
+        &sizes,
+        &epilogue,
+        tile,
+        form,
+        wide,
+    );
 }
 
 /// Launches a product of weights in `[inner, columns]`.
