@@ -111,10 +111,15 @@ pub(crate) fn erf(x: f32) -> f32 {
     x * polynomial(ERF_NUMERATOR, s) / polynomial(ERF_DENOMINATOR, s)
 }
 
-/// The coefficient of the highest power first.
+/// The coefficient of the highest power first. A loop over places: the compiler does not vectorise
+/// what calls it when an array's iterator is in the way.
 #[inline(always)]
 fn polynomial<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
-    coefficients.into_iter().reduce(|sum, next| fused(sum, x, next)).unwrap_or(0.0)
+    let mut sum = coefficients[0];
+    for place in 1..N {
+        sum = fused(sum, x, coefficients[place]);
+    }
+    sum
 }
 
 /// tanh(x) with an absolute error below 4e-7.
