@@ -62,6 +62,7 @@ mod parallel;
 pub mod peaks;
 mod pool;
 mod reduce;
+mod scratch;
 mod softmax;
 mod team;
 mod tier;

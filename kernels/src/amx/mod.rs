@@ -14,7 +14,6 @@ mod detect;
 mod product;
 
 use std::arch::asm;
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -43,7 +42,7 @@ const PART_BYTES: usize = 32 * 1024;
 const WAITING_PANELS: usize = 4;
 
 /// A tile of sums.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct Sums<T>(pub(crate) [[T; TILE_ROWS]; TILE_ROWS]);
 
@@ -354,20 +353,4 @@ impl<T: Copy, L: Copy> Walk<'_, T, L> {
             finish(&mut sums.0[..self.tiles.rows], row, panel);
         }
     }
-}
-
-/// Lends tiles of unspecified content that this thread keeps from call to call in `kept`. They are
-/// taken while in use, so that work which a waiting thread takes on finds others.
-fn lend<T: Copy + Default, R>(
-    kept: &Cell<Vec<Sums<T>>>,
-    count: usize,
-    run: impl FnOnce(&mut [Sums<T>]) -> R,
-) -> R {
-    let mut sums = kept.take();
-    if sums.len() < count {
-        sums.resize(count, Sums([[T::default(); TILE_ROWS]; TILE_ROWS]));
-    }
-    let result = run(&mut sums[..count]);
-    kept.set(sums);
-    result
 }

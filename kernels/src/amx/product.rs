@@ -8,7 +8,8 @@
 use std::arch::asm;
 use std::cell::Cell;
 
-use super::{Sums, TILE_BYTES, TILE_ROWS, lend};
+use super::{Sums, TILE_BYTES, TILE_ROWS};
+use crate::scratch::lend;
 
 /// The types of a product, with its instruction.
 ///
@@ -151,7 +152,7 @@ macro_rules! product {
                 thread_local! {
                     static SUMS: Cell<Vec<Sums<$sum>>> = const { Cell::new(Vec::new()) };
                 }
-                SUMS.with(|kept| lend(kept, count, run))
+                lend(&SUMS, count, run)
             }
         }
     };

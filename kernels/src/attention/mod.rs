@@ -12,6 +12,7 @@ use crate::int8::{Output, Target};
 use crate::lanes;
 use crate::math;
 use crate::parallel;
+use crate::scratch::lend;
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
@@ -343,12 +344,5 @@ fn with_scratch<R>(lines: usize, run: impl FnOnce(&mut [Line]) -> R) -> R {
     thread_local! {
         static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
     }
-    // Taken out meanwhile: a thread that waits for others may start on another attention.
-    let mut scratch = SCRATCH.take();
-    if scratch.len() < lines {
-        scratch.resize(lines, Line::default());
-    }
-    let result = run(&mut scratch[..lines]);
-    SCRATCH.set(scratch);
-    result
+    lend(&SCRATCH, lines, run)
 }

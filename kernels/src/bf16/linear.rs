@@ -15,6 +15,7 @@ use super::{amx, avx2, avx512};
 use crate::activation::Activation;
 use crate::elementwise::add_assign_piece;
 use crate::parallel::{self, Shared, check_len};
+use crate::scratch::lend;
 use crate::tier::{Cpu, Tier};
 
 /// Multiply-adds below which one thread is faster.
@@ -36,8 +37,7 @@ const LEAST_PANELS: usize = 3;
 const MOST_ROWS: usize = 16;
 
 thread_local! {
-    /// Rounded rows. It is taken while in use, so that work which a waiting thread takes on finds
-    /// another.
+    /// Rounded rows.
     static ROUNDED: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
@@ -116,18 +116,17 @@ impl Job<'_> {
     /// Calls `work` with the rows of x, rounded and each filled up with zeros.
     fn with_rounded(&self, x: &[f32], rows: Range<usize>, work: impl FnOnce(&[u16])) {
         let (k, stride) = (self.layer.weights.inputs(), self.stride());
-        let mut lines = ROUNDED.take();
-        lines.resize(rows.len() * stride / TILE_INPUTS, Line([0; TILE_INPUTS]));
-        let rounded = Line::elements(&mut lines);
-        if k > 0 {
-            let x = x[rows.start * k..rows.end * k].chunks_exact(k);
-            for (rounded, x) in rounded.chunks_exact_mut(stride).zip(x) {
-                round_piece(self.cpu, x, &mut rounded[..k]);
-                rounded[k..].fill(0);
+        lend(&ROUNDED, rows.len() * stride / TILE_INPUTS, |lines| {
+            let rounded = Line::elements(lines);
+            if k > 0 {
+                let x = x[rows.start * k..rows.end * k].chunks_exact(k);
+                for (rounded, x) in rounded.chunks_exact_mut(stride).zip(x) {
+                    round_piece(self.cpu, x, &mut rounded[..k]);
+                    rounded[k..].fill(0);
+                }
             }
-        }
-        work(rounded);
-        ROUNDED.set(lines);
+            work(rounded);
+        });
     }
 
     /// Computes a rectangle of the result from rounded rows that begin with row `first`.

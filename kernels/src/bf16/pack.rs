@@ -13,7 +13,7 @@ pub(super) const GROUP: usize = 2;
 pub(super) const TILE_INPUTS: usize = 32;
 
 /// One group of a panel: for each of 16 columns, 2 consecutive weights. A cache line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [u16; PANEL * GROUP]);
 

@@ -3,11 +3,11 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::thread::LocalKey;
 
 use super::pack::GROUP;
 use super::quantize::{Quantization, quantize_piece};
 use crate::parallel::check_len;
+use crate::scratch::{Kept, lend};
 use crate::tier::Cpu;
 
 /// Elements that are rounded at a time before they are rearranged; a multiple of [`GROUP`].
@@ -111,7 +111,7 @@ pub(super) trait Unit: Copy + Default + Send + Sync + 'static {
     fn of(x: i8) -> Self;
 
     /// This thread's memory for packed operands.
-    fn scratch() -> &'static LocalKey<Cell<Vec<[Self; GROUP]>>>;
+    fn scratch() -> &'static Kept<[Self; GROUP]>;
 }
 
 /// For products of 16-bit numbers.
@@ -120,7 +120,7 @@ impl Unit for i16 {
         Self::from(x)
     }
 
-    fn scratch() -> &'static LocalKey<Cell<Vec<[Self; GROUP]>>> {
+    fn scratch() -> &'static Kept<[Self; GROUP]> {
         thread_local! {
             static SCRATCH: Cell<Vec<[i16; GROUP]>> = const { Cell::new(Vec::new()) };
         }
@@ -134,7 +134,7 @@ impl Unit for u8 {
         x.cast_unsigned() ^ 0x80
     }
 
-    fn scratch() -> &'static LocalKey<Cell<Vec<[Self; GROUP]>>> {
+    fn scratch() -> &'static Kept<[Self; GROUP]> {
         thread_local! {
             static SCRATCH: Cell<Vec<[u8; GROUP]>> = const { Cell::new(Vec::new()) };
         }
@@ -147,12 +147,5 @@ pub(super) fn with_scratch<T: Unit, R>(
     groups: usize,
     run: impl FnOnce(&mut [[T; GROUP]]) -> R,
 ) -> R {
-    // Taken out meanwhile: a thread that waits for others may start on another layer.
-    let mut scratch = T::scratch().take();
-    if scratch.len() < groups {
-        scratch.resize(groups, [T::default(); GROUP]);
-    }
-    let result = run(&mut scratch[..groups]);
-    T::scratch().set(scratch);
-    result
+    lend(T::scratch(), groups, run)
 }
