@@ -91,6 +91,11 @@ impl Activation {
     }
 }
 
+/// Elements that are copied and then activated: they stay in the first-level cache, and the C
+/// library copies so few by loads and stores. More it copies by `rep movsb`, which was seen to take
+/// 1.5 ns an element on Zen 3.
+const PIECE: usize = 512;
+
 /// `y = activation(x)`.
 ///
 /// # Shapes
@@ -98,8 +103,10 @@ impl Activation {
 pub fn activate(cpu: Cpu, activation: Activation, x: &[f32], y: &mut [f32]) {
     check_len("activate: y", y.len(), x.len());
     parallel::map(x, y, CHUNK, |x, y| {
-        y.copy_from_slice(x);
-        activation.apply(cpu, y);
+        for (x, y) in x.chunks(PIECE).zip(y.chunks_mut(PIECE)) {
+            y.copy_from_slice(x);
+            activation.apply(cpu, y);
+        }
     });
 }
 
