@@ -78,7 +78,7 @@ fn convolution(cpu: Cpu, name: &str, conv: &Conv2d) {
         let columns = values(depth * positions);
         let a = Matrix::row_major(&weight, conv.outputs, depth);
         let b = Matrix::row_major(&columns, depth, positions);
-        let time = fastest(|| gemm(a, b, black_box(&mut y), Write::Overwrite));
+        let time = fastest(|| gemm(cpu, a, b, black_box(&mut y), Write::Overwrite));
         print!("; its product alone {time:.1?} ({:.0} Gop/s)", rate(time));
     }
     println!();

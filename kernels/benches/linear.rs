@@ -28,7 +28,7 @@ fn main() {
     ] {
         linear_layers(cpu, m, k, n);
     }
-    products(2048, 384, 1536);
+    products(cpu, 2048, 384, 1536);
     rows(cpu, 128, 384);
     heads(cpu, 8, 12, 128, 32);
 }
@@ -58,7 +58,7 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
     let layer = float::Layer { weights: &packed, bias: Some(&bias), activation: Activation::Gelu };
     let float = least(|| float::linear(cpu, &x, m, &layer, black_box(&mut y)));
 
-    let product = least(|| gemm(xm, wm, black_box(&mut y), Write::Overwrite));
+    let product = least(|| gemm(cpu, xm, wm, black_box(&mut y), Write::Overwrite));
 
     let to = Quantization::symmetric(0.01);
     let (mut xq, mut wq, mut yq) = (vec![0; m * k], vec![0; k * n], vec![0; m * n]);
@@ -82,15 +82,15 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
 }
 
 /// The three products of a linear layer in training: y = x·w, dx = dy·wᵀ, dw = xᵀ·dy.
-fn products(m: usize, k: usize, n: usize) {
+fn products(cpu: Cpu, m: usize, k: usize, n: usize) {
     let (x, w, dy) = (values(m * k), values(k * n), values(m * n));
     let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; k * n]);
     let (x, w) = (Matrix::row_major(&x, m, k), Matrix::row_major(&w, k, n));
     let dy = Matrix::row_major(&dy, m, n);
     let rate = |time: Duration| 2.0 * (m * k * n) as f64 / time.as_secs_f64() / 1e9;
-    let forward = least(|| gemm(x, w, black_box(&mut y), Write::Overwrite));
-    let input = least(|| gemm(dy, w.transposed(), black_box(&mut dx), Write::Overwrite));
-    let weight = least(|| gemm(x.transposed(), dy, black_box(&mut dw), Write::Accumulate));
+    let forward = least(|| gemm(cpu, x, w, black_box(&mut y), Write::Overwrite));
+    let input = least(|| gemm(cpu, dy, w.transposed(), black_box(&mut dx), Write::Overwrite));
+    let weight = least(|| gemm(cpu, x.transposed(), dy, black_box(&mut dw), Write::Accumulate));
     println!(
         "training {m}×{k}×{n}: y {forward:.1?} ({:.0} Gop/s), dx {input:.1?} ({:.0}), dw {weight:.1?} ({:.0})",
         rate(forward),

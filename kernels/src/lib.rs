@@ -4,11 +4,9 @@
 //! `f32` kernels of this crate sum in one fixed order and fuse the same multiply-adds, so a tier
 //! changes the speed and not one bit of the result. The exceptions are products:
 //!
-//! - those of [`float`] and [`attention()`] are chains of fused multiply-adds in the order of the
-//!   inner dimension. Every tier of a CPU that fuses gives the same bits (the portable tier too: it
-//!   runs the AVX2 code); a CPU that cannot fuse rounds once more for each product.
-//! - those of [`gemm()`] belong to the `gemm` crate: it picks its own instructions and order,
-//!   whatever the tier says.
+//! - those of `f32` ([`float`], [`gemm()`], [`attention()`]) are chains of fused multiply-adds in the
+//!   order of the inner dimension. Every tier of a CPU that fuses gives the same bits (the portable
+//!   tier too: it runs the AVX2 code); a CPU that cannot fuse rounds once more for each product.
 //! - the [`bf16`] product of tier `amx` sums in the order of its instruction.
 //!
 //! Work above a measured size is cut into pieces whose borders depend on the sizes alone, never

@@ -1,18 +1,13 @@
-#![allow(unsafe_code, reason = "calls the gemm crate, which takes raw pointers")]
-//! `f32` matrix products through the `gemm` crate.
+#![allow(unsafe_code, reason = "results are written before they are read, by many threads")]
+//! `f32` products of matrices with any strides.
 
-use ::gemm::Parallelism;
-
+use crate::float::{Rows, product as multiply_into};
 use crate::parallel::{self, Shared, check_len};
-use crate::team;
+use crate::tier::Cpu;
 
 /// Multiply-adds below which one thread is faster: about 20 µs of work, ten times what waking a
 /// second thread costs.
 pub const PARALLEL_WORK: usize = 1 << 20;
-
-/// Pieces of one product at most, and rows or columns that a piece is a multiple of.
-const PIECES: usize = 16;
-const PIECE_STEP: usize = 48;
 
 /// A matrix in a slice, with any strides.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +79,17 @@ impl<'a> Matrix<'a> {
         self.cols
     }
 
+    /// Element `(row, col)`.
+    pub(crate) fn element(&self, row: usize, col: usize) -> f32 {
+        self.data[row * self.row_stride + col * self.col_stride]
+    }
+
+    /// Itself, where the elements of a row lie one after another.
+    pub(crate) fn as_rows(&self) -> Option<Rows<'a>> {
+        let dense = self.col_stride == 1 || self.cols <= 1;
+        dense.then(|| Rows::new(self.data, self.rows, self.cols, self.row_stride))
+    }
+
     /// The rows from `start`, at most `count`.
     pub(crate) fn row_range(self, start: usize, count: usize) -> Self {
         let rows = count.min(self.rows - start);
@@ -106,23 +112,24 @@ pub enum Write {
     Accumulate,
 }
 
-/// `c = a·b`, or `c += a·b`.
+/// `c = a·b`, or `c += a·b`, each element one chain of fused multiply-adds over k: a CPU that fuses
+/// gives the same bits at every tier, with any number of threads.
 ///
-/// Runs on many threads when large. The instruction set is the `gemm` crate's choice.
+/// Runs on many threads when large.
 ///
 /// # Shapes
 /// `a`: `[m, k]`, `b`: `[k, n]`, any strides; `c`: `[m, n]`, row-major.
 ///
 /// # Panics
 /// When the inner dimensions differ or `c` does not have `m·n` elements.
-pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
-    let work = a.rows.saturating_mul(a.cols).saturating_mul(b.cols);
-    if work < PARALLEL_WORK {
-        multiply(a, b, c, write, Parallelism::None);
-    } else if team::is_inside() {
-        multiply_pieces(a, b, c, write);
-    } else {
-        multiply(a, b, c, write, Parallelism::Rayon(0));
+pub fn gemm(cpu: Cpu, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
+    check_len("gemm: rows of b", b.rows, a.cols);
+    check_len("gemm: c", c.len(), a.rows * b.cols);
+    if a.cols > 0 {
+        // SAFETY: b.rows == a.cols > 0 and the length of c were checked; c is borrowed uniquely.
+        unsafe { multiply_into(cpu, a, b, Shared::new(c), write) };
+    } else if write == Write::Overwrite {
+        c.fill(0.0);
     }
 }
 
@@ -134,124 +141,20 @@ pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
 ///
 /// # Panics
 /// When the inner dimensions differ.
-pub fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    let (m, k, n) = (a.rows, a.cols, b.cols);
-    check_len("product: rows of b", b.rows, k);
-    let len = m * n;
-    if len == 0 || k == 0 || team::is_inside() {
-        let mut c = vec![0.0; len];
-        gemm(a, b, &mut c, Write::Overwrite);
-        return c;
+pub fn product(cpu: Cpu, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    check_len("product: rows of b", b.rows, a.cols);
+    let len = a.rows * b.cols;
+    if a.cols == 0 {
+        return vec![0.0; len];
     }
-    let few = m.saturating_mul(n).saturating_mul(k) < PARALLEL_WORK;
-    let parallelism = if few { Parallelism::None } else { Parallelism::Rayon(0) };
     let mut c: Vec<f32> = Vec::with_capacity(len);
-    // SAFETY: b.rows == k > 0 was checked above, and the memory is c's own, with room for [m, n] in
-    // rows n apart. The product writes every element and reads none, so all are initialized.
+    // SAFETY: b.rows == a.cols > 0 was checked above, and the memory is c's own, with room for all
+    // elements. The product writes every one and reads none before, so all are initialized.
     unsafe {
-        multiply_at(a, b, c.as_mut_ptr(), n, Write::Overwrite, parallelism);
+        multiply_into(cpu, a, b, Shared::uninitialized(&mut c), Write::Overwrite);
         c.set_len(len);
     }
     c
-}
-
-/// [`gemm`] in pieces along the longer side of the result, for teams, which the `gemm` crate does
-/// not know.
-fn multiply_pieces(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write) {
-    let (m, n) = (a.rows, b.cols);
-    check_len("gemm: c", c.len(), m * n);
-    let side = m.max(n);
-    let step = side.div_ceil(PIECES).next_multiple_of(PIECE_STEP);
-    let shared = Shared::new(c);
-    parallel::for_each(side.div_ceil(step), |piece| {
-        let first = piece * step;
-        let (a, b, start) = if m >= n {
-            (a.row_range(first, step), b, first * n)
-        } else {
-            (a, b.column_range(first, step), first)
-        };
-        // SAFETY: the piece is a range of rows or columns of c, whose length was checked; pieces
-        // are disjoint and c is borrowed until all are done.
-        unsafe { gemm_into(a, b, shared, start, n, write) };
-    });
-}
-
-/// [`gemm`] with a result in rows `row_stride` apart from element `start` of `c` on, on this
-/// thread.
-///
-/// # Safety
-/// Every element `start + r·row_stride + 0..n`, `r < m`, lies in the slice behind `c`, whose
-/// borrow is alive, and nothing else accesses these elements meanwhile.
-pub(crate) unsafe fn gemm_into(
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    c: Shared<f32>,
-    start: usize,
-    row_stride: usize,
-    write: Write,
-) {
-    check_len("gemm: rows of b", b.rows, a.cols);
-    // SAFETY: the result is the caller's promise; the inner dimensions were checked above.
-    unsafe {
-        let c = c.at(start);
-        multiply_at(a, b, c, row_stride, write, Parallelism::None);
-    }
-}
-
-fn multiply(a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32], write: Write, parallelism: Parallelism) {
-    let (m, k, n) = (a.rows, a.cols, b.cols);
-    check_len("gemm: rows of b", b.rows, k);
-    check_len("gemm: c", c.len(), m * n);
-    if c.is_empty() {
-        return;
-    }
-    if k == 0 {
-        if write == Write::Overwrite {
-            c.fill(0.0);
-        }
-        return;
-    }
-    // SAFETY: b.rows == k and c.len() == m·n were checked above; c is borrowed uniquely.
-    unsafe { multiply_at(a, b, c.as_mut_ptr(), n, write, parallelism) }
-}
-
-/// # Safety
-/// `b.rows == a.cols > 0`, and `c` is the start of `[a.rows, b.cols]` elements in rows
-/// `row_stride` apart that nothing else accesses meanwhile.
-unsafe fn multiply_at(
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    c: *mut f32,
-    row_stride: usize,
-    write: Write,
-    parallelism: Parallelism,
-) {
-    let stride = |stride: usize| isize::try_from(stride).expect("strides of a slice fit isize");
-    // SAFETY: `Matrix::strided` checked that every element of a [m, k] and b [k, n] lies in its
-    // slice; the rest is the caller's promise.
-    unsafe {
-        ::gemm::gemm(
-            a.rows,
-            b.cols,
-            a.cols,
-            c,
-            1,
-            stride(row_stride),
-            write == Write::Accumulate,
-            a.data.as_ptr(),
-            stride(a.col_stride),
-            stride(a.row_stride),
-            b.data.as_ptr(),
-            stride(b.col_stride),
-            stride(b.row_stride),
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
 }
 
 /// Equally shaped matrices in one slice.
@@ -283,7 +186,7 @@ impl<'a> Batch<'a> {
 /// # Panics
 /// When the numbers of matrices or the inner dimensions differ, a matrix reaches out of its slice,
 /// or `c` has another length.
-pub fn batched_gemm(a: &Batch<'_>, b: &Batch<'_>, c: &mut [f32], write: Write) {
+pub fn batched_gemm(cpu: Cpu, a: &Batch<'_>, b: &Batch<'_>, c: &mut [f32], write: Write) {
     let products = a.offsets.len();
     check_len("batched_gemm: matrices of b", b.offsets.len(), products);
     let ([m, k], [_, n]) = (a.shape, b.shape);
@@ -292,12 +195,10 @@ pub fn batched_gemm(a: &Batch<'_>, b: &Batch<'_>, c: &mut [f32], write: Write) {
         return;
     }
     if products == 1 {
-        gemm(a.matrix(0), b.matrix(0), c, write);
+        gemm(cpu, a.matrix(0), b.matrix(0), c, write);
         return;
     }
-    let one = |index: usize, c: &mut [f32]| {
-        multiply(a.matrix(index), b.matrix(index), c, write, Parallelism::None);
-    };
+    let one = |index: usize, c: &mut [f32]| gemm(cpu, a.matrix(index), b.matrix(index), c, write);
     let work = m.saturating_mul(n).saturating_mul(k.max(1));
     let few = work.saturating_mul(products) < PARALLEL_WORK;
     let at_once = if few { products } else { (PARALLEL_WORK / 4 / work).max(1) };

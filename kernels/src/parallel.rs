@@ -113,6 +113,11 @@ impl<T> Shared<T> {
         Self(y.as_mut_ptr())
     }
 
+    /// The memory behind the elements of `y`, as far as its capacity reaches.
+    pub(crate) fn uninitialized(y: &mut Vec<T>) -> Self {
+        Self(y.spare_capacity_mut().as_mut_ptr().cast())
+    }
+
     /// A pointer to element `start`.
     ///
     /// # Safety
@@ -120,6 +125,34 @@ impl<T> Shared<T> {
     pub(crate) unsafe fn at(self, start: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(start) }
+    }
+
+    /// Starts to fetch the elements `start..start + len`, which will be written: rows of a large
+    /// result lie in as many pages, and to wait for each costs more than to write it.
+    pub(crate) fn prefetch(self, start: usize, len: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..len).step_by((64 / size_of::<T>()).max(1)) {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: every x86-64 CPU has SSE, and fetching ahead is no access: any address may be
+            // named.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.0.wrapping_add(start + line).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (start, len);
+    }
+
+    /// Writes elements from `start` on, which need not be initialized.
+    ///
+    /// # Safety
+    /// As for [`Self::range`], but that the elements may hold anything.
+    #[inline]
+    pub(crate) unsafe fn write(self, start: usize, values: &[T])
+    where
+        T: Copy,
+    {
+        // SAFETY: the caller's promise; a reference to them does not overlap elements that nothing
+        // else refers to.
+        unsafe { self.at(start).copy_from_nonoverlapping(values.as_ptr(), values.len()) }
     }
 
     /// The elements `start..start + len`, to be read.

@@ -108,11 +108,6 @@ pub(crate) fn share(count: usize, pieces: impl Fn(usize) + Sync) {
     }
 }
 
-/// Whether this thread leads a team or runs a piece of one.
-pub(crate) fn is_inside() -> bool {
-    !matches!(HELPERS.get(), Helpers::Rayon)
-}
-
 impl Team {
     /// A team of so many threads, the caller's among them.
     ///

@@ -11,11 +11,14 @@ mod avx512;
 mod linear;
 mod pack;
 mod portable;
+mod product;
+mod rectangle;
 mod tile;
 mod transpose;
 
 pub use linear::{Layer, PARALLEL_WORK, linear};
 pub use pack::PackedWeights;
 pub(crate) use pack::{Line, PANEL};
+pub(crate) use product::product;
 pub(crate) use tile::{Rows, multiply_add, tile_rows};
 pub(crate) use transpose::transpose;

@@ -1,6 +1,8 @@
 #![allow(unsafe_code, reason = "calls code for detected instruction sets")]
 //! Products of a few rows with a few panels, by what the CPU has.
 
+use std::ops::Range;
+
 use super::{Line, PANEL, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -25,6 +27,11 @@ impl<'a> Rows<'a> {
         let needed = count.checked_sub(1).map_or(0, |last| last * stride + k);
         assert!(needed <= data.len(), "rows need {needed} elements, found {}", data.len());
         Self { data, count, k, stride }
+    }
+
+    /// Some of them.
+    pub(super) fn range(&self, rows: Range<usize>) -> Self {
+        Self::new(&self.data[rows.start * self.stride..], rows.len(), self.k, self.stride)
     }
 
     pub(crate) const fn count(&self) -> usize {

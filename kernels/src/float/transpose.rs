@@ -38,8 +38,8 @@ fn transpose_panels(cpu: Cpu, rows: Rows<'_>, packed: &mut [Line]) {
                 let whole = rows.k() / SIDE * SIDE;
                 let (squares, rest) = lines.split_at_mut(whole);
                 for (index, lines) in squares.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-                    let rows = source.map(|row| row[index * SIDE..].first_chunk());
-                    square(cpu, rows.map(|row| row.expect("k ends no square")), half, lines);
+                    let places = lines.each_mut().map(|line| &mut line.0[half..]);
+                    square(cpu, source.map(|row| &row[index * SIDE..]), places);
                 }
                 scattered(source, whole, half, rest);
             } else {
@@ -49,11 +49,39 @@ fn transpose_panels(cpu: Cpu, rows: Rows<'_>, packed: &mut [Line]) {
     }
 }
 
-/// Eight rows and columns.
-fn square(cpu: Cpu, rows: [&[f32; SIDE]; SIDE], half: usize, lines: &mut [Line; SIDE]) {
-    let places = lines.each_mut().map(|line| {
-        line.0[half..].first_chunk_mut().expect("a half of a line has a side of elements")
-    });
+/// Writes the rows as the columns of `columns`: row i of these holds element i of each row.
+///
+/// # Shapes
+/// `rows`: `[m, k]`; `columns`: `[k, m]`, row-major.
+pub(super) fn transpose_rows(cpu: Cpu, rows: Rows<'_>, columns: &mut [f32]) {
+    let (m, k) = (rows.count(), rows.k());
+    check_len("transpose: columns", columns.len(), m * k);
+    let whole = m / SIDE * SIDE;
+    for (group, places) in columns.chunks_mut(SIDE * m).enumerate() {
+        let column = group * SIDE;
+        let mut squares = 0;
+        if places.len() == SIDE * m {
+            for first in (0..whole).step_by(SIDE) {
+                let mut places = places.chunks_exact_mut(m);
+                let places = std::array::from_fn(|_| {
+                    &mut places.next().expect("eight columns of m elements")[first..]
+                });
+                square(cpu, std::array::from_fn(|row| &rows.row(first + row)[column..]), places);
+            }
+            squares = whole;
+        }
+        for (offset, places) in places.chunks_exact_mut(m).enumerate() {
+            for (row, place) in places.iter_mut().enumerate().skip(squares) {
+                *place = rows.row(row)[column + offset];
+            }
+        }
+    }
+}
+
+/// Eight rows as columns, from where the slices begin.
+fn square(cpu: Cpu, rows: [&[f32]; SIDE], places: [&mut [f32]; SIDE]) {
+    let rows = rows.map(|row| row.first_chunk().expect("a row has a side of elements"));
+    let places = places.map(|place| place.first_chunk_mut().expect("so has a place"));
     #[cfg(target_arch = "x86_64")]
     if cpu.tier() >= Tier::Avx2 {
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX2.

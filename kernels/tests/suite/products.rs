@@ -32,13 +32,20 @@ proptest! {
         let b_views = [Matrix::row_major(&b, k, n), Matrix::row_major(&bt, n, k).transposed()];
         for a in a_views {
             for b in b_views {
-                let mut c = vec![f32::NAN; m * n];
-                gemm(a, b, &mut c, Write::Overwrite);
+                let c = on_every_tier(|cpu| {
+                    let mut c = vec![f32::NAN; m * n];
+                    gemm(cpu, a, b, &mut c, Write::Overwrite);
+                    assert_eq!(product(cpu, a, b), c);
+                    c
+                });
                 assert_close("gemm", &c, &expected, 1e-4);
-                gemm(a, b, &mut c, Write::Accumulate);
                 let doubled: Vec<_> = expected.iter().map(|x| 2.0 * x).collect();
+                let c = on_every_tier(|cpu| {
+                    let mut c = c.clone();
+                    gemm(cpu, a, b, &mut c, Write::Accumulate);
+                    c
+                });
                 assert_close("accumulate", &c, &doubled, 1e-4);
-                assert_close("product", &product(a, b), &expected, 1e-4);
             }
         }
     }
@@ -67,7 +74,7 @@ proptest! {
         let bt = transpose(&b, k, n);
         let a_batch = Batch { data: &a, shape: [m, k], strides: [k, 1], offsets: &a_offsets };
         let b_batch = Batch { data: &bt, shape: [k, n], strides: [1, k], offsets: &b_offsets };
-        batched_gemm(&a_batch, &b_batch, &mut c, Write::Overwrite);
+        batched_gemm(Cpu::best(), &a_batch, &b_batch, &mut c, Write::Overwrite);
         let expected = twin(&a, &b, [products * m, k, n]);
         assert_close("batched", &c, &expected, 1e-4);
     }
@@ -81,11 +88,11 @@ fn large_products_do_not_depend_on_threads() {
     let expected = twin(&x, &w, [m, k, n]);
     let y = on_any_threads(|| {
         let mut y = vec![0.0; m * n];
-        gemm(xm, wm, &mut y, Write::Overwrite);
+        gemm(Cpu::best(), xm, wm, &mut y, Write::Overwrite);
         y
     });
     assert_close("gemm", &y, &expected, 1e-4);
-    assert_eq!(product(xm, wm), y);
+    assert_eq!(product(Cpu::best(), xm, wm), y);
     let weights = PackedWeights::new(&w, [k, n], [n, 1]);
     let layer = Layer { weights: &weights, bias: Some(&bias), activation: Activation::Relu };
     let y = on_any_threads(|| {
@@ -100,6 +107,27 @@ fn large_products_do_not_depend_on_threads() {
         &expected.iter().enumerate().map(activate).collect::<Vec<_>>(),
         1e-4,
     );
+}
+
+/// Sums go on from part to part as one chain does, whichever side has to be laid out anew.
+#[test]
+fn a_product_in_parts_has_the_bits_of_a_layer() {
+    let (m, k, n) = (103, 1301, 2100);
+    let (x, w) = (numbers(m * k, 1), numbers(k * n, 2));
+    let (xt, wt) = (transpose(&x, m, k), transpose(&w, k, n));
+    let weights = PackedWeights::new(&w, [k, n], [n, 1]);
+    let layer = Layer { weights: &weights, bias: None, activation: Activation::Identity };
+    let mut y = vec![0.0; m * n];
+    linear(Cpu::best(), &x, m, &layer, &mut y);
+    for x in [Matrix::row_major(&x, m, k), Matrix::row_major(&xt, k, m).transposed()] {
+        for w in [Matrix::row_major(&w, k, n), Matrix::row_major(&wt, n, k).transposed()] {
+            assert!(product(Cpu::best(), x, w) == y);
+        }
+    }
+    // Neither rows nor columns are dense.
+    let apart: Vec<f32> = w.iter().flat_map(|&w| [w, f32::NAN]).collect();
+    let w = Matrix::strided(&apart, [k, n], [2 * n, 2]);
+    assert!(product(Cpu::best(), Matrix::row_major(&x, m, k), w) == y);
 }
 
 #[test]
@@ -122,5 +150,5 @@ fn a_matrix_out_of_its_slice_is_refused() {
 fn a_short_result_is_refused() {
     let x = [0.0; 4];
     let x = Matrix::row_major(&x, 2, 2);
-    gemm(x, x, &mut [0.0; 3], Write::Overwrite);
+    gemm(Cpu::best(), x, x, &mut [0.0; 3], Write::Overwrite);
 }

@@ -2,7 +2,7 @@
 
 use graph::Dim;
 use kernels::peaks::Numbers;
-use kernels::{Batch, GEMM_PARALLEL_WORK, Matrix, Write, batched_gemm, gemm};
+use kernels::{Batch, Cpu, GEMM_PARALLEL_WORK, Matrix, Write, batched_gemm, gemm};
 
 use super::{Call, Kernel, KernelEntry, Scratch, elements_mut, floats, run};
 use crate::cost::{Parallel, Rate};
@@ -13,10 +13,12 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     tier: None,
     cost: 1,
     accepts: floats,
-    prepare: |_, _, _| run(MatMul),
+    prepare: |_, _, cpu| run(MatMul { cpu }),
 }];
 
-struct MatMul;
+struct MatMul {
+    cpu: Cpu,
+}
 
 impl Kernel for MatMul {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
@@ -31,7 +33,7 @@ impl Kernel for MatMul {
         if b_batch.iter().all(|&size| size == 1) && a_batch.len() >= b_batch.len() {
             let rows = a_batch.iter().product::<usize>() * m;
             let (a, b) = (Matrix::row_major(left, rows, k), Matrix::row_major(right, k, n));
-            gemm(a, b, output, Write::Overwrite);
+            gemm(self.cpu, a, b, output, Write::Overwrite);
             return Ok(());
         }
         let batch = &call.shape[..call.shape.len() - 2];
@@ -41,7 +43,7 @@ impl Kernel for MatMul {
         fill_offsets(b_offsets, batch, b_batch, k * n);
         let a = Batch { data: left, shape: [m, k], strides: [k, 1], offsets: a_offsets };
         let b = Batch { data: right, shape: [k, n], strides: [n, 1], offsets: b_offsets };
-        batched_gemm(&a, &b, output, Write::Overwrite);
+        batched_gemm(self.cpu, &a, &b, output, Write::Overwrite);
         Ok(())
     }
 

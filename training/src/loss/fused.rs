@@ -135,7 +135,7 @@ impl Relations {
     fn relation(&self, all: &[f32], head: usize) -> Relation {
         let x = self.vectors(all, head);
         let scale = 1.0 / (x.cols() as f32).sqrt();
-        let mut scores = kernels::product(x, x.transposed());
+        let mut scores = kernels::product(Cpu::best(), x, x.transposed());
         for row in scores.chunks_exact_mut(self.length) {
             row.iter_mut().zip(self.item(&self.mask, head)).for_each(|(score, &mask)| {
                 *score = if mask == 0.0 { EXCLUDED } else { *score * scale };
@@ -209,8 +209,8 @@ impl Operation<2> for Relations {
                     let slope = Matrix::row_major(slope, self.length, self.length);
                     let x = self.vectors(&s, head);
                     // X stands on both sides of its product.
-                    let mut dx = kernels::product(slope, x);
-                    kernels::gemm(slope.transposed(), x, &mut dx, Write::Accumulate);
+                    let mut dx = kernels::product(Cpu::best(), slope, x);
+                    kernels::gemm(Cpu::best(), slope.transposed(), x, &mut dx, Write::Accumulate);
                     let column = head % self.heads * x.cols();
                     for (ds, dx) in ds.chunks_exact_mut(hidden).zip(dx.chunks_exact(x.cols())) {
                         let ds = &mut ds[column..column + dx.len()];

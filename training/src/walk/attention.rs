@@ -82,7 +82,7 @@ impl Attention {
         let dy = view(sequence.gradient);
         let Scratch { squares: [scores, weights, slopes], head: result } = scratch;
         let cpu = Cpu::best();
-        kernels::gemm(q, k.transposed(), scores, Write::Overwrite);
+        kernels::gemm(cpu, q, k.transposed(), scores, Write::Overwrite);
         for (query, row) in scores.chunks_exact_mut(tokens).enumerate() {
             match &self.mask {
                 Some(Added { data, strides }) => {
@@ -96,7 +96,7 @@ impl Attention {
             }
         }
         kernels::softmax_forward(cpu, scores, tokens, weights);
-        kernels::gemm(dy, v.transposed(), slopes, Write::Overwrite);
+        kernels::gemm(cpu, dy, v.transposed(), slopes, Write::Overwrite);
         kernels::softmax_backward(cpu, weights, slopes, tokens, scores);
         scores.iter_mut().for_each(|slope| *slope *= self.scale);
         let weights = Matrix::row_major(weights, tokens, tokens);
@@ -104,7 +104,7 @@ impl Attention {
         let products =
             [(dq, slopes, k), (dk, slopes.transposed(), q), (dv, weights.transposed(), dy)];
         for (gradient, left, right) in products {
-            kernels::gemm(left, right, result, Write::Overwrite);
+            kernels::gemm(cpu, left, right, result, Write::Overwrite);
             for (row, found) in gradient.chunks_exact_mut(width).zip(result.chunks_exact(size)) {
                 row[head * size..(head + 1) * size].copy_from_slice(found);
             }

@@ -59,7 +59,7 @@ impl Steps {
             let left = Matrix::strided(&whole_x[start..], [m, end - start], [k, 1]);
             let right = Matrix::row_major(&whole_weight[start * n..end * n], end - start, n);
             let target = if part.is_empty() { &mut y } else { &mut part };
-            kernels::gemm(left, right, target, Write::Overwrite);
+            kernels::gemm(Cpu::best(), left, right, target, Write::Overwrite);
             sums.iter_mut().zip(&part).for_each(|(sum, part)| *sum += *part as i32);
         }
         y.iter_mut().zip(&sums).for_each(|(y, sum)| *y = *sum as f32);
@@ -89,7 +89,7 @@ fn forward(
             let weight = fused::contiguous(weight);
             steps.product(&x_elements, &fused::elements(&weight), [m, k, n])
         }
-        None => kernels::product(Matrix::row_major(&x_elements, m, k), weights),
+        None => kernels::product(Cpu::best(), Matrix::row_major(&x_elements, m, k), weights),
     };
     if let Some(bias) = bias {
         kernels::add_row(Cpu::best(), &mut y, &fused::elements(bias));
@@ -110,15 +110,17 @@ fn backward(
     let shape = fused::shape(x);
     let m = shape[..shape.len() - 1].iter().product();
     let dy = Matrix::row_major(&dy_elements, m, n);
-    let dx = wanted[0].then(|| fused::tensor(&shape, kernels::product(dy, weights.transposed())));
+    let cpu = Cpu::best();
+    let dx =
+        wanted[0].then(|| fused::tensor(&shape, kernels::product(cpu, dy, weights.transposed())));
     let dweight = wanted[1].then(|| {
         let x_elements = fused::elements(x);
         let x = Matrix::row_major(&x_elements, m, k);
-        fused::tensor(&[k, n], kernels::product(x.transposed(), dy))
+        fused::tensor(&[k, n], kernels::product(cpu, x.transposed(), dy))
     });
     let dbias = wanted[2].then(|| {
         let mut dbias = vec![0f32; n];
-        kernels::column_sum(Cpu::best(), &dy_elements, n, &mut dbias);
+        kernels::column_sum(cpu, &dy_elements, n, &mut dbias);
         fused::tensor(&[n], dbias)
     });
     [dx, dweight, dbias]

@@ -1,0 +1,130 @@
+#![allow(
+    unsafe_code,
+    reason = "rectangles of one row-major result are written by different threads"
+)]
+//! Rows times panels, into a rectangle of a row-major result.
+
+use std::ops::Range;
+
+use super::{Line, PANEL, Rows, multiply_add, tile_rows};
+use crate::activation::Activation;
+use crate::parallel::{Shared, check_len, tiles};
+use crate::tier::Cpu;
+
+/// Most rows of a tile over all tiers.
+const MOST_ROWS: usize = 12;
+
+/// Most panels that are finished together.
+const TILE_PANELS: usize = 4;
+
+/// Weights that stay in the second-level cache while the rows of a rectangle pass by.
+const CACHED_LINES: usize = 4096;
+
+/// Where sums start.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Start<'a> {
+    Zeros,
+    /// An element for each column of the rectangle.
+    Bias(&'a [f32]),
+    /// What the result holds.
+    Result,
+}
+
+/// A rectangle of a row-major result.
+pub(super) struct Rectangle<'a> {
+    /// The whole result.
+    pub(super) y: Shared<f32>,
+    /// Its first element in the rectangle.
+    pub(super) first: usize,
+    /// Elements from one row to the next.
+    pub(super) stride: usize,
+    /// Columns of the rectangle.
+    pub(super) columns: usize,
+    pub(super) start: Start<'a>,
+    /// Applied last.
+    pub(super) activation: Activation,
+}
+
+impl Rectangle<'_> {
+    /// `y = activation(start + x·w)`. Panels outside, rows inside: the weights of a few panels stay
+    /// in the cache.
+    ///
+    /// # Shapes
+    /// `w`: panels of as many lines as a row of x has elements, for all columns.
+    ///
+    /// # Safety
+    /// The elements `first + row·stride + 0..columns` of all rows of x lie in `y`, whose borrow is
+    /// alive, and nothing else accesses them meanwhile.
+    pub(super) unsafe fn multiply(&self, cpu: Cpu, x: Rows<'_>, w: &[Line]) {
+        let (k, panels) = (x.k(), self.columns.div_ceil(PANEL));
+        check_len("rectangle: lines", w.len(), panels * k);
+        if let Start::Bias(bias) = self.start {
+            check_len("rectangle: bias", bias.len(), self.columns);
+        }
+        let mut values = [0.0; MOST_ROWS * TILE_PANELS * PANEL];
+        let at_once = (CACHED_LINES / k.max(1)).clamp(1, TILE_PANELS);
+        for panel in (0..panels).step_by(at_once) {
+            let count = at_once.min(panels - panel);
+            let lines = &w[panel * k..(panel + count) * k];
+            for rows in tiles(0..x.count(), tile_rows(cpu)) {
+                // SAFETY: rows lie below x's count, and the panel below the columns; the rest is
+                // the caller's promise.
+                unsafe {
+                    let columns = panel * PANEL..(panel + count) * PANEL;
+                    self.tile(cpu, x, rows, lines, columns, &mut values);
+                }
+            }
+        }
+    }
+
+    /// One tile: some rows of x times the panels of `columns`, of which the last may reach past the
+    /// rectangle.
+    ///
+    /// # Safety
+    /// As for [`Self::multiply`]; `rows` are rows of x, and `columns` begin inside the rectangle.
+    unsafe fn tile(
+        &self,
+        cpu: Cpu,
+        x: Rows<'_>,
+        rows: Range<usize>,
+        lines: &[Line],
+        columns: Range<usize>,
+        values: &mut [f32; MOST_ROWS * TILE_PANELS * PANEL],
+    ) {
+        let (column, width) = (columns.start, columns.len());
+        let kept = width.min(self.columns - column);
+        let values = &mut values[..rows.len() * width];
+        let place = |row: usize| self.first + row * self.stride + column;
+        for (row, values) in rows.clone().zip(values.chunks_exact_mut(width)) {
+            let (kept, padding) = values.split_at_mut(kept);
+            match self.start {
+                Start::Zeros => kept.fill(0.0),
+                Start::Bias(bias) => copy(&bias[column..column + kept.len()], kept),
+                // SAFETY: the caller's promise: a row of x, and column + kept at most the columns
+                // of the rectangle.
+                Start::Result => copy(unsafe { self.y.read(place(row), kept.len()) }, kept),
+            }
+            padding.fill(0.0);
+            self.y.prefetch(place(row), kept.len());
+        }
+        multiply_add(cpu, x.range(rows.clone()), lines, values);
+        self.activation.apply(cpu, values);
+        for (row, values) in rows.zip(values.chunks_exact(width)) {
+            let (lines, rest) = values[..kept].as_chunks::<PANEL>();
+            for (index, line) in lines.iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { self.y.write(place(row) + index * PANEL, line) };
+            }
+            // SAFETY: as above.
+            unsafe { self.y.write(place(row) + lines.len() * PANEL, rest) };
+        }
+    }
+}
+
+/// Copies lines as arrays: for some lines, a call takes longer.
+fn copy(from: &[f32], to: &mut [f32]) {
+    let ((from, from_rest), (to, to_rest)) =
+        (from.as_chunks::<PANEL>(), to.as_chunks_mut::<PANEL>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.copy_from_slice(from_rest);
+}
