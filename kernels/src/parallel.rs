@@ -14,6 +14,26 @@ pub(crate) fn rows_per_chunk(row_len: usize) -> usize {
     (CHUNK / row_len.max(1)).max(1)
 }
 
+/// Pieces that a result is cut into where it has the rows and columns, so that many threads find some.
+pub(crate) const PIECES: usize = 16;
+
+/// Runs `job` on rectangles of a result, given by their rows and panels: blocks of `block_rows` rows,
+/// and where these are fewer than [`PIECES`] each cut into some of at least `least_panels` panels.
+pub(crate) fn for_each_rectangle(
+    [rows, panels]: [usize; 2],
+    [block_rows, least_panels]: [usize; 2],
+    job: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    let blocks = rows.div_ceil(block_rows);
+    let cuts = PIECES.div_ceil(blocks.max(1)).min(panels.div_ceil(least_panels));
+    for_each(blocks * cuts, |index| {
+        let (block, cut) = (index / cuts, index % cuts);
+        let edge = |cut: usize| cut * panels / cuts;
+        let rows = block * block_rows..rows.min((block + 1) * block_rows);
+        job(rows, edge(cut)..edge(cut + 1));
+    });
+}
+
 /// Runs `kernel` over matching pieces of `x` and `y`, pieces of `chunk` elements.
 pub(crate) fn map<X: Sync, Y: Send>(
     x: &[X],

@@ -27,9 +27,6 @@ const STRIP_ROWS: usize = 64;
 /// Strips from which on each is a thread's work; fewer are cut into columns.
 const MANY_STRIPS: usize = 8;
 
-/// Pieces that few strips are cut into.
-const PIECES: usize = 16;
-
 /// Panels that are worth starting on.
 const LEAST_PANELS: usize = 3;
 
@@ -76,12 +73,10 @@ pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut 
     let strip_rows = |strip: usize| strip * STRIP_ROWS..rows.min((strip + 1) * STRIP_ROWS);
     let parallel = rows.saturating_mul(n).saturating_mul(k) >= PARALLEL_WORK;
     if parallel && strips < MANY_STRIPS {
-        let blocks = PIECES.div_ceil(strips).min(panels.div_ceil(LEAST_PANELS));
-        let edge = |block: usize| block * panels / blocks;
         job.with_rounded(x, 0..rows, |rounded| {
-            parallel::for_each(strips * blocks, |index| {
-                let block = index % blocks;
-                job.run(rounded, strip_rows(index / blocks), 0, edge(block)..edge(block + 1));
+            let sizes = [STRIP_ROWS, LEAST_PANELS];
+            parallel::for_each_rectangle([rows, panels], sizes, |rows, panels| {
+                job.run(rounded, rows, 0, panels);
             });
         });
         return;

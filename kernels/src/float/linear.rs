@@ -20,8 +20,8 @@ const FAR_BLOCK_ROWS: usize = 192;
 /// Weights of which a core keeps a part worth the name.
 const NEAR_WEIGHTS: usize = 1 << 20;
 
-/// Pieces that a layer is cut into where it has the work, so that many threads find some.
-const PIECES: usize = 16;
+/// Panels that are worth a piece of work.
+pub(super) const LEAST_PANELS: usize = 2;
 
 /// A linear layer with packed weights.
 #[derive(Clone, Copy, Debug)]
@@ -78,12 +78,5 @@ pub fn linear(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut [f32]
         return;
     }
     let block_rows = if k * n > NEAR_WEIGHTS { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
-    let blocks = rows.div_ceil(block_rows);
-    let column_blocks = PIECES.div_ceil(blocks).min(panels.div_ceil(2));
-    parallel::for_each(blocks * column_blocks, |index| {
-        let (row, column) = (index / column_blocks, index % column_blocks);
-        let edge = |column: usize| column * panels / column_blocks;
-        let rows = row * block_rows..rows.min((row + 1) * block_rows);
-        block(rows, edge(column)..edge(column + 1));
-    });
+    parallel::for_each_rectangle([rows, panels], [block_rows, LEAST_PANELS], block);
 }

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use super::linear::LEAST_PANELS;
 use super::rectangle::{Rectangle, Start};
 use super::transpose::{transpose, transpose_rows};
 use super::{Line, PANEL, Rows};
@@ -25,9 +26,6 @@ const COLUMNS: usize = 2048;
 
 /// Rows of a block.
 const BLOCK_ROWS: usize = 96;
-
-/// Pieces that a part is cut into where it has the rows and columns, so that many threads find some.
-const PIECES: usize = 16;
 
 /// Panels, and rows of the left side, that a thread lays out at once.
 const PANELS_AT_ONCE: usize = 8;
@@ -143,14 +141,7 @@ impl Part<'_> {
             block(0..x.count(), 0..panels);
             return;
         }
-        let blocks = x.count().div_ceil(BLOCK_ROWS);
-        let column_blocks = PIECES.div_ceil(blocks).min(panels.div_ceil(2));
-        parallel::for_each(blocks * column_blocks, |index| {
-            let (row, column) = (index / column_blocks, index % column_blocks);
-            let edge = |column: usize| column * panels / column_blocks;
-            let rows = row * BLOCK_ROWS..x.count().min((row + 1) * BLOCK_ROWS);
-            block(rows, edge(column)..edge(column + 1));
-        });
+        parallel::for_each_rectangle([x.count(), panels], [BLOCK_ROWS, LEAST_PANELS], block);
     }
 }
 

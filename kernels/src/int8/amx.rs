@@ -27,9 +27,6 @@ const PARALLEL_WORK: usize = 1 << 21;
 /// Elements of the left side below which one thread writes them faster.
 const PARALLEL_PACKING: usize = 1 << 15;
 
-/// Pieces that a layer is cut into where it has the work, so that many threads find some.
-const PIECES: usize = 16;
-
 /// Panels that are worth a configuration of the tiles.
 const LEAST_PANELS: usize = 3;
 
@@ -99,13 +96,8 @@ fn blocks(product: &Product<'_>, x: &[i8]) {
         }
         return;
     }
-    let row_blocks = product.rows.div_ceil(ROWS);
-    let column_blocks = PIECES.div_ceil(row_blocks).min(panels.div_ceil(LEAST_PANELS));
-    parallel::for_each(row_blocks * column_blocks, |index| {
-        let (block, column) = (index / column_blocks, index % column_blocks);
-        let rows = block * ROWS..product.rows.min((block + 1) * ROWS);
-        let edge = |column: usize| column * panels / column_blocks;
-        strip(product, rows, edge(column)..edge(column + 1), x);
+    parallel::for_each_rectangle([product.rows, panels], [ROWS, LEAST_PANELS], |rows, panels| {
+        strip(product, rows, panels, x);
     });
 }
 

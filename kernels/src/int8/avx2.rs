@@ -28,6 +28,34 @@ pub(crate) fn tile(x: &[[i16; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
     }
 }
 
+/// Widens groups of four and writes each to every `step`-th place, four groups at a time. Gives how
+/// many were written: at most three are left.
+#[target_feature(enable = "avx2")]
+pub(crate) fn interleave(
+    groups: &[[i8; GROUP]],
+    step: usize,
+    packed: &mut [[i16; GROUP]],
+) -> usize {
+    let fours = groups.as_chunks::<4>().0;
+    assert!(fours.is_empty() || packed.len() > (4 * fours.len() - 1) * step);
+    for (index, four) in fours.iter().enumerate() {
+        // SAFETY: four groups are the 16 bytes that are read.
+        let bytes = unsafe { _mm_loadu_si128(four.as_ptr().cast()) };
+        let wide = _mm256_cvtepi8_epi16(bytes);
+        let halves = [_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide)];
+        for (half, two) in halves.into_iter().enumerate() {
+            // SAFETY: the second of these places is (4·index + 2·half + 1)·step, at most the last of
+            // those checked above; a group is the 8 bytes that are written.
+            unsafe {
+                let place = packed.as_mut_ptr().add((4 * index + 2 * half) * step);
+                _mm_storel_epi64(place.cast(), two);
+                _mm_storeh_pd(place.add(step).cast(), _mm_castsi128_pd(two));
+            }
+        }
+    }
+    4 * fours.len()
+}
+
 #[target_feature(enable = "avx2")]
 fn rows<const R: usize>(x: &[[i16; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
     let width = w.panels() * PANEL;

@@ -1,14 +1,19 @@
+#![allow(unsafe_code, reason = "calls code for detected instruction sets")]
 //! The left operand as the tiers read it: tiles of a few rows, in each tile groups of four inputs,
 //! in each group the rows one after another. The kernels then read it from front to back.
 
 use std::cell::Cell;
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
 use super::pack::GROUP;
 use super::quantize::{Quantization, quantize_piece};
 use crate::parallel::check_len;
 use crate::scratch::{Kept, lend};
 use crate::tier::Cpu;
+#[cfg(target_arch = "x86_64")]
+use crate::tier::Tier;
 
 /// Elements that are rounded at a time before they are rearranged; a multiple of [`GROUP`].
 const PIECE: usize = 768;
@@ -66,7 +71,7 @@ impl Input<'_> {
         let (x, to) = match self {
             Self::Int8 { x, .. } => {
                 for (offset, row) in rows.enumerate() {
-                    interleave(&x[row * k..(row + 1) * k], n_rows, &mut packed[offset..]);
+                    interleave(cpu, &x[row * k..(row + 1) * k], n_rows, &mut packed[offset..]);
                 }
                 return;
             }
@@ -78,7 +83,7 @@ impl Input<'_> {
             let rounded = &mut rounded[..x.len()];
             quantize_piece(cpu, x, to, rounded);
             for (offset, row) in rounded.chunks_exact(k).enumerate() {
-                interleave(row, n_rows, &mut packed[offset..]);
+                interleave(cpu, row, n_rows, &mut packed[offset..]);
             }
             return;
         }
@@ -86,29 +91,43 @@ impl Input<'_> {
             for (piece, x) in row.chunks(PIECE).enumerate() {
                 let rounded = &mut rounded[..x.len()];
                 quantize_piece(cpu, x, to, rounded);
-                interleave(rounded, n_rows, &mut packed[piece * PIECE / GROUP * n_rows + offset..]);
+                interleave(
+                    cpu,
+                    rounded,
+                    n_rows,
+                    &mut packed[piece * PIECE / GROUP * n_rows + offset..],
+                );
             }
         }
     }
 }
 
 /// Writes each group of four to every `step`-th place; zeros past the end of the row.
-fn interleave<T: Unit>(row: &[i8], step: usize, packed: &mut [[T; GROUP]]) {
+fn interleave<T: Unit>(cpu: Cpu, row: &[i8], step: usize, packed: &mut [[T; GROUP]]) {
     let (groups, tail) = row.as_chunks::<GROUP>();
-    let mut places = packed.iter_mut().step_by(step);
-    for (group, place) in groups.iter().zip(places.by_ref()) {
-        *place = group.map(T::of);
-    }
-    if let Some(place) = places.next().filter(|_| !tail.is_empty()) {
+    T::interleave(cpu, groups, step, packed);
+    if !tail.is_empty() {
         let mut group = [0; GROUP];
         group[..tail.len()].copy_from_slice(tail);
-        *place = group.map(T::of);
+        packed[groups.len() * step] = T::group(group);
+    }
+}
+
+fn one_by_one<T: Unit>(groups: &[[i8; GROUP]], step: usize, packed: &mut [[T; GROUP]]) {
+    for (&group, place) in groups.iter().zip(packed.iter_mut().step_by(step)) {
+        *place = T::group(group);
     }
 }
 
 /// An element of the left operand as a tier multiplies it.
 pub(super) trait Unit: Copy + Default + Send + Sync + 'static {
-    fn of(x: i8) -> Self;
+    /// Four inputs.
+    fn group(x: [i8; GROUP]) -> [Self; GROUP];
+
+    /// Writes whole groups to every `step`-th place.
+    fn interleave(_: Cpu, groups: &[[i8; GROUP]], step: usize, packed: &mut [[Self; GROUP]]) {
+        one_by_one(groups, step, packed);
+    }
 
     /// This thread's memory for packed operands.
     fn scratch() -> &'static Kept<[Self; GROUP]>;
@@ -116,8 +135,19 @@ pub(super) trait Unit: Copy + Default + Send + Sync + 'static {
 
 /// For products of 16-bit numbers.
 impl Unit for i16 {
-    fn of(x: i8) -> Self {
-        Self::from(x)
+    fn group(x: [i8; GROUP]) -> [Self; GROUP] {
+        x.map(Self::from)
+    }
+
+    fn interleave(cpu: Cpu, groups: &[[i8; GROUP]], step: usize, packed: &mut [[Self; GROUP]]) {
+        let mut written = 0;
+        #[cfg(target_arch = "x86_64")]
+        if cpu.tier() >= Tier::Avx2 {
+            // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX2.
+            written = unsafe { avx2::interleave(groups, step, packed) };
+        }
+        let rest = packed.get_mut(written * step..).unwrap_or_default();
+        one_by_one(&groups[written..], step, rest);
     }
 
     fn scratch() -> &'static Kept<[Self; GROUP]> {
@@ -130,8 +160,8 @@ impl Unit for i16 {
 
 /// `x + 128`, for a dot product that wants its left side unsigned.
 impl Unit for u8 {
-    fn of(x: i8) -> Self {
-        x.cast_unsigned() ^ 0x80
+    fn group(x: [i8; GROUP]) -> [Self; GROUP] {
+        (u32::from_ne_bytes(x.map(i8::cast_unsigned)) ^ 0x8080_8080).to_ne_bytes()
     }
 
     fn scratch() -> &'static Kept<[Self; GROUP]> {

@@ -13,7 +13,7 @@ use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, vnni};
 use crate::activation::Activation;
-use crate::parallel::{self, check_len, tiles};
+use crate::parallel::{self, PIECES, check_len, tiles};
 use crate::tier::{Cpu, Tier, tiered};
 
 /// Multiply-adds below which one thread is faster: some 5 µs on VNNI.
@@ -33,8 +33,8 @@ const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
 /// Rows of a block: a multiple of every tier's tile that fits the second-level cache when packed.
 const BLOCK_ROWS: usize = 48;
 
-/// Pieces that a layer is cut into where it has the work, so that many threads find some.
-const PIECES: usize = 16;
+/// Panels that are worth a piece of work.
+const LEAST_PANELS: usize = 2;
 
 /// A linear layer with int8 operands.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +130,6 @@ impl Product<'_> {
             return;
         }
         // Blocks of columns too, which share the packed rows.
-        let column_blocks = PIECES.div_ceil(blocks).min(panels.div_ceil(2));
         with_scratch(self.rows * groups, |packed| {
             let pack = |block: usize, packed: &mut [[T; GROUP]]| {
                 self.pack(rows_of(block), tile_rows, packed);
@@ -142,12 +141,9 @@ impl Product<'_> {
             } else {
                 parallel::for_each_chunk(packed, block_len, pack);
             }
-            parallel::for_each(blocks * column_blocks, |index| {
-                let (block, column) = (index / column_blocks, index % column_blocks);
-                let rows = rows_of(block);
-                let packed = &packed[rows.start * groups..rows.end * groups];
-                let edge = |column: usize| column * panels / column_blocks;
-                job(packed, rows, edge(column)..edge(column + 1));
+            let sizes = [BLOCK_ROWS, LEAST_PANELS];
+            parallel::for_each_rectangle([self.rows, panels], sizes, |rows, panels| {
+                job(&packed[rows.start * groups..rows.end * groups], rows, panels);
             });
         });
     }
