@@ -111,9 +111,12 @@ pub(crate) fn erf(x: f32) -> f32 {
     x * polynomial(ERF_NUMERATOR, s) / polynomial(ERF_DENOMINATOR, s)
 }
 
-/// The coefficient of the highest power first. A loop over places: the compiler does not vectorise
-/// what calls it when an array's iterator is in the way.
+/// The coefficient of the highest power first.
 #[inline(always)]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "with an array's iterator in the way, the compiler does not vectorise the callers"
+)]
 fn polynomial<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
     let mut sum = coefficients[0];
     for place in 1..N {
