@@ -297,21 +297,27 @@ fn weigh(scores: &[Line], sizes: Sizes, greatest: __m512, weights: &mut [Line]) 
     _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_add_ps(sums[0], sums[1]))
 }
 
-/// 2ˣ for x ≤ 0 with a relative error below 3e-7 down to −126; NaN stays NaN.
+/// 2ˣ for x ≤ 0 with a relative error below 3e-7 down to −126, 0 below; NaN stays NaN.
+///
+/// What is hidden by a mask lies far below: a subnormal result there would take the CPU's slow path,
+/// some hundred cycles.
 #[target_feature(enable = "avx512f")]
 fn exp2_of_negative(x: __m512) -> __m512 {
     /// Least relative error on ±½, by Lawson's algorithm.
     const COEFFICIENTS: [f32; 5] =
         [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, std::f32::consts::LN_2];
+    let least = _mm512_set1_ps(-126.0);
+    // Also where x is not a number.
+    let counts = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, least);
     // Where x is not a number, the second operand is taken.
-    let x = _mm512_max_ps(_mm512_set1_ps(-150.0), x);
+    let x = _mm512_max_ps(least, x);
     let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
     let rest = _mm512_sub_ps(x, whole);
     let [first, others @ ..] = COEFFICIENTS;
     let sum = others.into_iter().fold(_mm512_set1_ps(first), |sum, coefficient| {
         _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(coefficient))
     });
-    _mm512_scalef_ps(_mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0)), whole)
+    _mm512_maskz_scalef_ps(counts, _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0)), whole)
 }
 
 /// The bf16 next to 32 numbers, and the bf16 next to what is left of them.
@@ -416,4 +422,42 @@ fn store(line: &mut Line, values: __m512) {
 fn elements(lines: &[Line]) -> &[u16] {
     // SAFETY: a line is 64 bytes without padding, and any bits are a `u16`.
     unsafe { slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * STEP) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tier::{Cpu, Tier};
+
+    #[target_feature(enable = "avx512f")]
+    fn exp2_of(x: &[f32; PANEL]) -> [f32; PANEL] {
+        let mut y = Line::default();
+        store(&mut y, exp2_of_negative(load(x)));
+        y.0
+    }
+
+    #[test]
+    fn exp2_is_within_its_bound_and_never_subnormal() {
+        if Cpu::with_tier(Tier::Avx512).is_err() {
+            eprintln!("skipped: this CPU has no AVX-512");
+            return;
+        }
+        // SAFETY: the tier was found.
+        let exp2 = |x: &[f32; PANEL]| unsafe { exp2_of(x) };
+        for first in 0..20_000 {
+            let x: [f32; PANEL] = std::array::from_fn(|i| -((first * PANEL + i) as f32) / 2500.0);
+            for (x, found) in x.into_iter().zip(exp2(&x)) {
+                let expected = f64::from(x).exp2();
+                if x < -126.0 {
+                    assert_eq!(found, 0.0, "{x}");
+                } else {
+                    assert!(found.is_normal(), "{x}: {found:e}");
+                    assert!((f64::from(found) / expected - 1.0).abs() < 3e-7, "{x}: {found:e}");
+                }
+            }
+        }
+        assert_eq!(exp2(&[f32::NEG_INFINITY; PANEL]), [0.0; PANEL]);
+        assert_eq!(exp2(&[-3.4e38; PANEL]), [0.0; PANEL]);
+        assert!(exp2(&[f32::NAN; PANEL]).iter().all(|y| y.is_nan()));
+    }
 }
