@@ -1,20 +1,17 @@
-#![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves AMX")]
+#![allow(unsafe_code, reason = "tiles; only called where a `Cpu` proves AMX")]
 //! The int8 linear layer on the tile registers: both operands signed, as they are stored.
 
-use std::arch::x86_64::*;
 use std::cell::Cell;
 use std::ops::Range;
 use std::slice;
 
+use super::epilogue::Epilogue;
 use super::left::Input;
 use super::linear::Product;
-use super::output::Target;
 use super::pack::{GROUP, PANEL};
 use super::quantize::quantize_piece;
-use crate::activation::Activation;
 use crate::amx::{self, Int8, TILE_BYTES, TILE_LINES, TilePanels, TileRows};
 use crate::parallel;
-use crate::wide::{self, Rounding};
 
 /// Rows that pass by a panel before the next: 512 inputs of theirs take 32 of the 48 KiB of the first
 /// cache.
@@ -108,207 +105,16 @@ fn strip(product: &Product<'_>, rows: Range<usize>, panels: Range<usize>, x: &[i
     let stride = steps * TILE_BYTES;
     let x = TileRows::new(&x[rows.start * stride..rows.end * stride], stride, steps);
     let lines = TilePanels::new(weights.lines_for_tiles(), weights.inputs().div_ceil(GROUP));
-    let mut columns = Columns::of(product, panels.start);
-    let rounding = match product.target {
-        Target::F32(_) => None,
-        Target::Int8(_, to) => Rounding::new(to),
-    };
+    let mut epilogue = Epilogue::of(product, panels.start, 0);
     let finish = |sums: &mut [[i32; PANEL]], row: usize, panel: usize| {
-        if columns.panel != panel {
-            columns = Columns::of(product, panel);
+        if epilogue.panel() != panel {
+            epilogue = Epilogue::of(product, panel, 0);
         }
-        columns.finish(product, rounding, sums, rows.start + row);
+        epilogue.finish(product, sums, rows.start + row);
     };
     // SAFETY: `linear` comes here only where a `Cpu` of tier `amx` exists.
     unsafe { amx::multiply::<Int8, _>((x, rows.len()), (lines, panels), rows.start == 0, finish) };
 }
 
-/// What the columns of a panel are scaled with; zeros past the last.
-struct Columns {
-    panel: usize,
-    /// Zero point of x times the sum of the weights.
-    offsets: [i32; PANEL],
-    scales: [f32; PANEL],
-    bias: Option<[f32; PANEL]>,
-}
-
-impl Columns {
-    fn of(product: &Product<'_>, panel: usize) -> Self {
-        let column = panel * PANEL;
-        let of_panel = |numbers: &[f32]| {
-            let mut panel = [0.0; PANEL];
-            let numbers = &numbers[column..numbers.len().min(column + PANEL)];
-            panel[..numbers.len()].copy_from_slice(numbers);
-            panel
-        };
-        let zero_point = i32::from(product.x.zero_point());
-        let sums = product.layer.weights.tile(panel, 1).sums;
-        Self {
-            panel,
-            offsets: std::array::from_fn(|column| zero_point.wrapping_mul(sums[column])),
-            scales: of_panel(product.layer.scales),
-            bias: product.layer.bias.map(of_panel),
-        }
-    }
-
-    /// Scales, adds the bias, activates and writes one tile, from `row` on.
-    fn finish(
-        &self,
-        product: &Product<'_>,
-        rounding: Option<Rounding>,
-        sums: &[[i32; PANEL]],
-        row: usize,
-    ) {
-        let n = product.layer.weights.outputs();
-        let column = self.panel * PANEL;
-        let (start, width) = (row * n + column, PANEL.min(n - column));
-        // SAFETY: jobs come here only where a `Cpu` of tier `amx` exists, which has AVX-512. The
-        // rows and column + width ≤ n are in the result, whose length `Target::new` checked; strips
-        // cover disjoint rectangles, so no other thread touches them.
-        unsafe {
-            match (product.layer.activation, &product.target, rounding) {
-                (Activation::Identity, Target::F32(y), _) => {
-                    self.write_f32::<false>(sums, y.at(start), n, width);
-                }
-                (Activation::Gelu, Target::F32(y), _) => {
-                    self.write_f32::<true>(sums, y.at(start), n, width);
-                }
-                (Activation::Identity, Target::Int8(y, _), Some(rounding)) => {
-                    self.write_int8::<false>(sums, rounding, y.at(start), n, width);
-                }
-                (Activation::Gelu, Target::Int8(y, _), Some(rounding)) => {
-                    self.write_int8::<true>(sums, rounding, y.at(start), n, width);
-                }
-                (activation, target, _) => {
-                    let mut values = [[0.0; PANEL]; amx::TILE_ROWS];
-                    let values = &mut values[..sums.len()];
-                    let place = values.as_flattened_mut().as_mut_ptr();
-                    self.write_f32::<false>(sums, place, PANEL, PANEL);
-                    activation.apply(product.cpu, values.as_flattened_mut());
-                    target.write_tile(product.cpu, (start, n), values, width);
-                }
-            }
-        }
-    }
-
-    /// Writes `width` elements of each row, rows `stride` elements apart.
-    ///
-    /// # Safety
-    /// These elements can be written.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn write_f32<const GELU: bool>(
-        &self,
-        sums: &[[i32; PANEL]],
-        y: *mut f32,
-        stride: usize,
-        width: usize,
-    ) {
-        for (row, sums) in sums.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let y = y.add(row * stride);
-                _mm512_mask_storeu_ps(y, first_lanes(width), self.values::<GELU>(sums));
-            }
-        }
-    }
-
-    /// Writes `width` elements of each row, rows `stride` elements apart.
-    ///
-    /// # Safety
-    /// These elements can be written.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn write_int8<const GELU: bool>(
-        &self,
-        sums: &[[i32; PANEL]],
-        rounding: Rounding,
-        y: *mut i8,
-        stride: usize,
-        width: usize,
-    ) {
-        for (row, sums) in sums.iter().enumerate() {
-            let values = rounding.round(self.values::<GELU>(sums));
-            // SAFETY: the caller's promise.
-            unsafe { _mm_mask_storeu_epi8(y.add(row * stride), first_lanes(width), values) };
-        }
-    }
-
-    /// `(sums − offsets)·scales + bias` of a row, rounded at each step as the other tiers do, and
-    /// activated.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn values<const GELU: bool>(&self, sums: &[i32; PANEL]) -> __m512 {
-        // SAFETY: each array has the 64 bytes that are read.
-        let (sums, offsets, scales, bias) = unsafe {
-            (
-                _mm512_loadu_si512(sums.as_ptr().cast()),
-                _mm512_loadu_si512(self.offsets.as_ptr().cast()),
-                _mm512_loadu_ps(self.scales.as_ptr()),
-                self.bias.as_ref().map(|bias| _mm512_loadu_ps(bias.as_ptr())),
-            )
-        };
-        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offsets)), scales);
-        let value = bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias));
-        if GELU { wide::gelu(value) } else { value }
-    }
-}
-
-/// A mask of the first lanes.
-const fn first_lanes(count: usize) -> u16 {
-    u16::MAX >> (PANEL - count)
-}
-
 /// The last panel's tiles may read past its lines, but not past the allocation.
 const _: () = assert!(super::pack::SPARE_LINES + 1 == TILE_LINES);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::int8::{Layer, Output, PackedWeights, Quantization};
-    use crate::tier::{Cpu, Tier};
-
-    /// Tiles of sums are finished with AVX-512 alone, so that a CPU without tiles can tell whether
-    /// each way does what the last, which takes the steps of other tiers, does.
-    #[test]
-    fn every_way_to_finish_a_tile_gives_the_same() {
-        let Ok(cpu) = Cpu::with_tier(Tier::Avx512) else {
-            eprintln!("skipped: this CPU has no AVX-512");
-            return;
-        };
-        let (rows, n) = (13, 24);
-        let weights = PackedWeights::new(&vec![1; 4 * n], [4, n], [n, 1]);
-        let number = |i: usize| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0;
-        let scales: Vec<f32> = (0..n).map(|i| 0.011 + 0.001 * number(i)).collect();
-        let bias: Vec<f32> = (0..n).map(number).collect();
-        let x = Input::Int8 { x: &vec![0; 4 * rows], zero_point: -3 };
-        let to = Quantization { scale: 0.037, zero_point: 5, min: -127, max: 126 };
-        let sums: Vec<[i32; PANEL]> = (0..rows)
-            .map(|row| {
-                std::array::from_fn(|lane| ((row * PANEL + lane) * 7919 % 2001) as i32 - 1000)
-            })
-            .collect();
-        for (activation, bias) in
-            [(Activation::Identity, None), (Activation::Gelu, Some(&bias[..]))]
-        {
-            let layer = Layer { weights: &weights, scales: &scales, bias, activation };
-            let run = |y: Output<'_>, rounding: bool| {
-                let product =
-                    Product { cpu, x, rows, layer: &layer, target: Target::new(y, rows * n) };
-                let rounding = if rounding { Rounding::new(to) } else { None };
-                for panel in 0..2 {
-                    Columns::of(&product, panel).finish(&product, rounding, &sums, 0);
-                }
-            };
-            let mut floats = vec![f32::NAN; rows * n];
-            run(Output::F32(&mut floats), false);
-            let mut expected = vec![0; rows * n];
-            run(Output::Int8(&mut expected, to), false);
-            let mut found = vec![0; rows * n];
-            run(Output::Int8(&mut found, to), true);
-            assert_eq!(found, expected);
-            let mut rounded = vec![0; rows * n];
-            crate::int8::quantize(cpu, &floats, to, &mut rounded);
-            assert_eq!(rounded, expected);
-            let kinds: std::collections::BTreeSet<_> = expected.iter().collect();
-            assert!(kinds.len() > 50, "{} values", kinds.len());
-        }
-    }
-}

@@ -1,6 +1,5 @@
 #![allow(unsafe_code, reason = "calls code for detected instruction sets")]
-//! The left operand as the tiers read it: tiles of a few rows, in each tile groups of four inputs,
-//! in each group the rows one after another. The kernels then read it from front to back.
+//! The left operand as the tiers read it: tiles of a few rows, in each tile groups of four inputs.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -56,7 +55,8 @@ impl Input<'_> {
         check_len("int8 linear: x", found, elements);
     }
 
-    /// Packs the tile of these rows of length `k` into groups of four: `groups·rows` of them.
+    /// Packs the tile of these rows of length `k` into groups of four: `groups·rows` of them, in the
+    /// order that [`Unit::INTERLEAVES`] says.
     pub(super) fn pack<T: Unit>(
         &self,
         cpu: Cpu,
@@ -67,11 +67,14 @@ impl Input<'_> {
         if k == 0 {
             return;
         }
-        let n_rows = rows.len();
+        let groups = k.div_ceil(GROUP);
+        // From group to group of a row, and from row to row.
+        let (step, row_step) = if T::INTERLEAVES { (rows.len(), 1) } else { (1, groups) };
         let (x, to) = match self {
             Self::Int8 { x, .. } => {
                 for (offset, row) in rows.enumerate() {
-                    interleave(cpu, &x[row * k..(row + 1) * k], n_rows, &mut packed[offset..]);
+                    let packed = &mut packed[offset * row_step..];
+                    write(cpu, &x[row * k..(row + 1) * k], step, packed);
                 }
                 return;
             }
@@ -83,7 +86,7 @@ impl Input<'_> {
             let rounded = &mut rounded[..x.len()];
             quantize_piece(cpu, x, to, rounded);
             for (offset, row) in rounded.chunks_exact(k).enumerate() {
-                interleave(cpu, row, n_rows, &mut packed[offset..]);
+                write(cpu, row, step, &mut packed[offset * row_step..]);
             }
             return;
         }
@@ -91,21 +94,17 @@ impl Input<'_> {
             for (piece, x) in row.chunks(PIECE).enumerate() {
                 let rounded = &mut rounded[..x.len()];
                 quantize_piece(cpu, x, to, rounded);
-                interleave(
-                    cpu,
-                    rounded,
-                    n_rows,
-                    &mut packed[piece * PIECE / GROUP * n_rows + offset..],
-                );
+                let start = piece * PIECE / GROUP * step + offset * row_step;
+                write(cpu, rounded, step, &mut packed[start..]);
             }
         }
     }
 }
 
 /// Writes each group of four to every `step`-th place; zeros past the end of the row.
-fn interleave<T: Unit>(cpu: Cpu, row: &[i8], step: usize, packed: &mut [[T; GROUP]]) {
+fn write<T: Unit>(cpu: Cpu, row: &[i8], step: usize, packed: &mut [[T; GROUP]]) {
     let (groups, tail) = row.as_chunks::<GROUP>();
-    T::interleave(cpu, groups, step, packed);
+    T::write(cpu, groups, step, packed);
     if !tail.is_empty() {
         let mut group = [0; GROUP];
         group[..tail.len()].copy_from_slice(tail);
@@ -121,13 +120,15 @@ fn one_by_one<T: Unit>(groups: &[[i8; GROUP]], step: usize, packed: &mut [[T; GR
 
 /// An element of the left operand as a tier multiplies it.
 pub(super) trait Unit: Copy + Default + Send + Sync + 'static {
+    /// Whether the rows of a tile follow each other in each group, so that the kernel reads from
+    /// front to back, or each row stays whole.
+    const INTERLEAVES: bool;
+
     /// Four inputs.
     fn group(x: [i8; GROUP]) -> [Self; GROUP];
 
     /// Writes whole groups to every `step`-th place.
-    fn interleave(_: Cpu, groups: &[[i8; GROUP]], step: usize, packed: &mut [[Self; GROUP]]) {
-        one_by_one(groups, step, packed);
-    }
+    fn write(cpu: Cpu, groups: &[[i8; GROUP]], step: usize, packed: &mut [[Self; GROUP]]);
 
     /// This thread's memory for packed operands.
     fn scratch() -> &'static Kept<[Self; GROUP]>;
@@ -135,11 +136,13 @@ pub(super) trait Unit: Copy + Default + Send + Sync + 'static {
 
 /// For products of 16-bit numbers.
 impl Unit for i16 {
+    const INTERLEAVES: bool = true;
+
     fn group(x: [i8; GROUP]) -> [Self; GROUP] {
         x.map(Self::from)
     }
 
-    fn interleave(cpu: Cpu, groups: &[[i8; GROUP]], step: usize, packed: &mut [[Self; GROUP]]) {
+    fn write(cpu: Cpu, groups: &[[i8; GROUP]], step: usize, packed: &mut [[Self; GROUP]]) {
         let mut written = 0;
         #[cfg(target_arch = "x86_64")]
         if cpu.tier() >= Tier::Avx2 {
@@ -160,8 +163,17 @@ impl Unit for i16 {
 
 /// `x + 128`, for a dot product that wants its left side unsigned.
 impl Unit for u8 {
+    const INTERLEAVES: bool = false;
+
     fn group(x: [i8; GROUP]) -> [Self; GROUP] {
         (u32::from_ne_bytes(x.map(i8::cast_unsigned)) ^ 0x8080_8080).to_ne_bytes()
+    }
+
+    fn write(_: Cpu, groups: &[[i8; GROUP]], _: usize, packed: &mut [[Self; GROUP]]) {
+        // Without steps, which a vector cannot take.
+        for (&group, place) in groups.iter().zip(packed) {
+            *place = Self::group(group);
+        }
     }
 
     fn scratch() -> &'static Kept<[Self; GROUP]> {

@@ -71,22 +71,21 @@ pub fn linear(cpu: Cpu, x: Input<'_>, rows: usize, layer: &Layer<'_>, y: Output<
         #[cfg(target_arch = "x86_64")]
         Tier::Amx if k > 0 => amx::run(&product),
         #[cfg(target_arch = "x86_64")]
-        Tier::Vnni | Tier::Amx => product.run(vnni::ROWS, |x, w, sums| {
-            // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found its
-            // features.
-            unsafe { vnni::tile(x, w, sums) }
+        Tier::Vnni | Tier::Amx => product.run(vnni::ROWS, |x, rows, panels| {
+            vnni::block(&product, x, rows, panels);
         }),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx512 => product.run(avx512::ROWS, |x, w, sums| {
-            // SAFETY: as above.
+        Tier::Avx512 => product.run_tiles(avx512::ROWS, |x, w, sums| {
+            // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found its
+            // features.
             unsafe { avx512::tile(x, w, sums) }
         }),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => product.run(avx2::ROWS, |x, w, sums| {
+        Tier::Avx2 => product.run_tiles(avx2::ROWS, |x, w, sums| {
             // SAFETY: as above.
             unsafe { avx2::tile(x, w, sums) }
         }),
-        _ => product.run(portable::ROWS, portable::tile),
+        _ => product.run_tiles(portable::ROWS, portable::tile),
     }
 }
 
@@ -101,19 +100,28 @@ pub(super) struct Product<'a> {
 
 impl Product<'_> {
     /// Multiplies with `tile`, which takes up to `tile_rows` packed rows and [`TILE_PANELS`] panels.
-    fn run<T: Unit>(
+    fn run_tiles<T: Unit>(
         &self,
         tile_rows: usize,
         tile: impl Fn(&[[T; GROUP]], Columns<'_>, &mut [i32]) + Sync,
+    ) {
+        self.run(tile_rows, |packed: &[[T; GROUP]], rows, panels| {
+            self.block(packed, rows, panels, tile_rows, &tile);
+        });
+    }
+
+    /// Packs x in tiles of up to `tile_rows` rows, and has `job` compute rectangles of the result,
+    /// given by the packed rows, rows and panels.
+    fn run<T: Unit>(
+        &self,
+        tile_rows: usize,
+        job: impl Fn(&[[T; GROUP]], Range<usize>, Range<usize>) + Sync,
     ) {
         let weights = self.layer.weights;
         let (panels, groups) = (weights.panels(), weights.groups());
         let work = self.work();
         let blocks = self.rows.div_ceil(BLOCK_ROWS);
         let rows_of = |block: usize| block * BLOCK_ROWS..self.rows.min((block + 1) * BLOCK_ROWS);
-        let job = |packed: &[[T; GROUP]], rows: Range<usize>, panels: Range<usize>| {
-            self.block(packed, rows, panels, tile_rows, &tile);
-        };
         let whole = |block: usize| {
             let rows = rows_of(block);
             with_scratch(rows.len() * groups, |packed| {

@@ -3,16 +3,57 @@
 //! x + 128 is multiplied, and 128·Σw taken off at the end.
 
 use std::arch::x86_64::*;
+use std::array;
+use std::ops::Range;
 
+use super::epilogue::Epilogue;
+use super::linear::Product;
 use super::pack::{Columns, GROUP, PANEL};
+use crate::parallel::tiles;
 
 /// Rows of a tile: 6 rows × 4 panels of sums, 4 registers of weights and one of activations use 29
 /// of the 32 registers.
-pub(crate) const ROWS: usize = 6;
+pub(super) const ROWS: usize = 6;
 
-/// The twin of [`super::portable::tile`] for `x + 128`, for at most [`ROWS`] rows and 4 panels.
+/// Panels of a tile.
+const PANELS: usize = 4;
+
+/// What makes x unsigned.
+const ADDED: i32 = 128;
+
+/// One rectangle of the result, from its rows of `x + 128`. Panels outside, rows inside: the weights
+/// of a few panels stay in the cache.
+pub(super) fn block(
+    product: &Product<'_>,
+    packed: &[[u8; GROUP]],
+    rows: Range<usize>,
+    panels: Range<usize>,
+) {
+    let weights = product.layer.weights;
+    let groups = weights.groups();
+    let mut sums = [[0; PANEL]; ROWS * PANELS];
+    for first in panels.clone().step_by(PANELS) {
+        let end = panels.end.min(first + PANELS);
+        let columns = weights.tile(first, end - first);
+        let epilogues: [Epilogue; PANELS] =
+            array::from_fn(|panel| Epilogue::of(product, (first + panel).min(end - 1), ADDED));
+        for tile_rows in tiles(rows.clone(), ROWS) {
+            let (row, count) = (tile_rows.start, tile_rows.len());
+            let x = &packed[(row - rows.start) * groups..][..count * groups];
+            let sums = &mut sums[..count * columns.panels()];
+            // SAFETY: `linear` comes here only where a `Cpu` of tier `vnni` or above exists, that is
+            // where `Tier::is_available` found its features.
+            unsafe { tile(x, columns, sums) };
+            for (epilogue, sums) in epilogues.iter().zip(sums.chunks_exact(count)) {
+                epilogue.finish(product, sums, row);
+            }
+        }
+    }
+}
+
+/// The sums of at most [`ROWS`] rows and [`PANELS`] panels: for each panel those of each row.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(crate) fn tile(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
+fn tile(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [[i32; PANEL]]) {
     match w.panels() {
         4 => panels::<4>(x, w, sums),
         3 => panels::<3>(x, w, sums),
@@ -22,8 +63,8 @@ pub(crate) fn tile(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn panels<const P: usize>(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
-    match sums.len() / (P * PANEL) {
+fn panels<const P: usize>(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [[i32; PANEL]]) {
+    match sums.len() / P {
         6 => rows::<6, P>(x, w, sums),
         5 => rows::<5, P>(x, w, sums),
         4 => rows::<4, P>(x, w, sums),
@@ -34,31 +75,34 @@ fn panels<const P: usize>(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn rows<const R: usize, const P: usize>(x: &[[u8; GROUP]], w: Columns<'_>, sums: &mut [i32]) {
-    assert!(w.lines.len() == P * w.groups && w.sums.len() == P * PANEL);
-    assert!(x.len() == R * w.groups && sums.len() == R * P * PANEL);
+fn rows<const R: usize, const P: usize>(
+    x: &[[u8; GROUP]],
+    w: Columns<'_>,
+    sums: &mut [[i32; PANEL]],
+) {
+    let groups = w.groups;
+    assert!(w.lines.len() == P * groups && x.len() == R * groups && sums.len() == P * R);
     let mut totals = [[_mm512_setzero_si512(); P]; R];
-    for (group, fours) in x.as_chunks::<R>().0.iter().enumerate() {
-        let weights: [__m512i; P] = std::array::from_fn(|panel| {
-            // SAFETY: group < w.groups, as x has R·groups groups, so the line lies in panel `panel`
-            // of the P·groups lines (checked above); it has 64 bytes and their alignment.
-            unsafe { _mm512_load_si512(w.lines.as_ptr().add(panel * w.groups + group).cast()) }
+    for group in 0..groups {
+        let weights: [__m512i; P] = array::from_fn(|panel| {
+            // SAFETY: panel < P and group < groups, so the line lies in w (checked above); it has 64
+            // bytes and their alignment.
+            unsafe { _mm512_load_si512(w.lines.as_ptr().add(panel * groups + group).cast()) }
         });
-        for (four, totals) in fours.iter().zip(&mut totals) {
-            let four = _mm512_set1_epi32(i32::from_le_bytes(*four));
+        for (row, totals) in totals.iter_mut().enumerate() {
+            // SAFETY: row < R and group < groups, so the group lies in x (checked above).
+            let four = unsafe { *x.get_unchecked(row * groups + group) };
+            let four = _mm512_set1_epi32(i32::from_le_bytes(four));
             for (total, &weights) in totals.iter_mut().zip(&weights) {
                 *total = _mm512_dpbusd_epi32(*total, four, weights);
             }
         }
     }
-    for (totals, sums) in totals.iter().zip(sums.chunks_exact_mut(P * PANEL)) {
+    for (row, totals) in totals.iter().enumerate() {
         for (panel, &total) in totals.iter().enumerate() {
-            // SAFETY: w.sums and this row of sums have P·16 numbers (checked above) and panel < P.
-            unsafe {
-                let column_sums = _mm512_loadu_si512(w.sums.as_ptr().add(panel * PANEL).cast());
-                let total = _mm512_sub_epi32(total, _mm512_slli_epi32::<7>(column_sums));
-                _mm512_storeu_si512(sums.as_mut_ptr().add(panel * PANEL).cast(), total);
-            }
+            // SAFETY: panel < P and row < R, so the sums lie there (checked above); they have the 64
+            // bytes that are written.
+            unsafe { _mm512_storeu_si512(sums.as_mut_ptr().add(panel * R + row).cast(), total) };
         }
     }
 }
