@@ -8,6 +8,7 @@ use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,10 @@ const LOOKS: usize = 64;
 /// Threads that run the pieces of kernels for one caller at a time.
 ///
 /// Kernels called inside [`Team::run`] cut their work as everywhere else; the pieces run on the
-/// calling thread and the workers, each taking the next when it is done with one.
+/// calling thread and the workers. Each starts with a run of neighbouring pieces of its own, the same
+/// one in every job: kernels number their pieces by the rows of the result, so that a thread reads
+/// what it wrote in the job before, which lies in the caches of its core. Done with those, it takes
+/// from the others what they have not begun.
 pub struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -43,16 +47,39 @@ type Pieces<'a> = &'a (dyn Fn(usize) + Sync + 'a);
 struct Shared {
     /// Number of the job, whether workers may join it, how many have.
     state: AtomicU64,
-    /// The pieces of the job and how many there are. Written while the job is closed and no worker
-    /// is in it, read by workers in it.
-    job: UnsafeCell<Option<(Pieces<'static>, usize)>>,
-    /// The next piece.
-    next: AtomicUsize,
+    /// The pieces of the job. Written while the job is closed and no worker is in it, read by workers
+    /// in it.
+    job: UnsafeCell<Option<Pieces<'static>>>,
+    /// What each thread starts with, the caller first.
+    parts: Vec<Part>,
     /// What the first piece that panicked said.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Which workers sleep, or are about to.
     asleep: Vec<AtomicBool>,
     stop: AtomicBool,
+}
+
+/// Neighbouring pieces, in a place of the cache of its own: the threads take pieces from theirs at the
+/// same time.
+#[derive(Default)]
+#[repr(align(128))]
+struct Part {
+    /// The next piece.
+    next: AtomicUsize,
+    /// Behind the last.
+    end: AtomicUsize,
+}
+
+impl Part {
+    fn set(&self, pieces: Range<usize>) {
+        self.next.store(pieces.start, Ordering::Relaxed);
+        self.end.store(pieces.end, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Option<usize> {
+        let piece = self.next.fetch_add(1, Ordering::Relaxed);
+        (piece < self.end.load(Ordering::Relaxed)).then_some(piece)
+    }
 }
 
 // SAFETY: `job` is what keeps it from being `Sync`; the protocol of `state` orders its accesses.
@@ -118,7 +145,7 @@ impl Team {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            parts: (0..threads.get()).map(|_| Part::default()).collect(),
             panic: Mutex::new(None),
             asleep: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
@@ -176,15 +203,18 @@ impl Team {
         let pieces = unsafe { std::mem::transmute::<Pieces<'_>, Pieces<'static>>(pieces) };
         // SAFETY: no job is open and no worker is in one, since the last `Closing` waited for that;
         // and no other thread leads the team.
-        unsafe { *shared.job.get() = Some((pieces, count)) };
-        shared.next.store(0, Ordering::Relaxed);
+        unsafe { *shared.job.get() = Some(pieces) };
+        let threads = shared.parts.len();
+        for (thread, part) in shared.parts.iter().enumerate() {
+            part.set(thread * count / threads..(thread + 1) * count / threads);
+        }
         let number = shared.state.load(Ordering::Relaxed) & !(NEXT_JOB - 1);
         let closing = Closing(shared);
         shared.state.store(number.wrapping_add(NEXT_JOB) | OPEN, Ordering::SeqCst);
         self.wake();
         {
             let _piece = Helped::by(Helpers::Nobody);
-            shared.take_pieces(pieces, count);
+            shared.take_pieces(pieces, 0);
         }
         drop(closing);
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -248,27 +278,26 @@ impl Shared {
             last = number(state);
             // SAFETY: the job was open when this worker joined it, so the leader wrote it before
             // and leaves it alone until the worker is out again.
-            if let Some((pieces, count)) = unsafe { *self.job.get() } {
-                self.take_pieces(pieces, count);
+            if let Some(pieces) = unsafe { *self.job.get() } {
+                self.take_pieces(pieces, index + 1);
             }
             self.state.fetch_sub(1, Ordering::Release);
         }
     }
 
-    /// Takes pieces until there are none. Never panics.
-    fn take_pieces(&self, pieces: Pieces<'_>, count: usize) {
+    /// Takes pieces until there are none, those of part `own` first. Never panics.
+    fn take_pieces(&self, pieces: Pieces<'_>, own: usize) {
         let all = || {
-            loop {
-                let piece = self.next.fetch_add(1, Ordering::Relaxed);
-                if piece >= count {
-                    return;
+            let (before, from) = self.parts.split_at(own);
+            for part in from.iter().chain(before) {
+                while let Some(piece) = part.take() {
+                    pieces(piece);
                 }
-                pieces(piece);
             }
         };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(all)) {
             // Nobody needs the rest.
-            self.next.store(count, Ordering::Relaxed);
+            self.parts.iter().for_each(|part| part.end.store(0, Ordering::Relaxed));
             self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
         }
     }

@@ -20,7 +20,11 @@ use crate::tier::{Cpu, tiered};
 /// Most rows of a tile over all tiers: the scores of a head never exist as a whole.
 const MOST_ROWS: usize = 12;
 
-/// Query rows that share packed keys and values.
+/// Heads of all sequences from which on each is a piece of work: keys and values are packed once.
+const WHOLE_HEADS: usize = 8;
+
+/// Query rows that share packed keys and values where there are fewer heads, so that many threads
+/// find some.
 const BLOCK_ROWS: usize = 96;
 
 /// Multiply-adds below which one thread is faster.
@@ -186,11 +190,8 @@ impl Run<'_> {
 
     /// Query rows that share packed keys and values.
     fn block_rows(&self) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        if self.has_tiles() {
-            return tiles::BLOCK_ROWS;
-        }
-        BLOCK_ROWS
+        let Attention { batch, heads, queries, .. } = *self.sizes;
+        if batch * heads < WHOLE_HEADS { BLOCK_ROWS } else { queries }
     }
 
     /// The given queries of one head of one sequence.

@@ -17,9 +17,6 @@ use super::{NoKeys, Products, Run, floats, with_scratch};
 use crate::amx::{self, Bf16, TILE_LINES, TileRows, Tiles};
 use crate::float::{Line, PANEL};
 
-/// Query rows that share packed keys and values.
-pub(super) const BLOCK_ROWS: usize = 128;
-
 /// Elements of a row of a tile.
 const STEP: usize = 32;
 
