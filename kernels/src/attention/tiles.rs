@@ -274,9 +274,12 @@ fn masks((mask, of_query, queries): (&[f32], usize, usize), key: usize) -> __m51
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn weigh(scores: &[Line], sizes: Sizes, greatest: __m512, weights: &mut [Line]) -> __m512 {
     let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
-    let shift = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(greatest, log2_e));
     let weight = |key: usize| match scores[..sizes.keys].get(key) {
-        Some(score) => exp2_of_negative(_mm512_fmadd_ps(load(&score.0), log2_e, shift)),
+        // Their difference first: a mask of `f32::MIN` times log₂e would be infinite.
+        Some(score) => {
+            let below = _mm512_sub_ps(load(&score.0), greatest);
+            exp2_of_negative(_mm512_mul_ps(below, log2_e))
+        }
         None => _mm512_setzero_ps(),
     };
     let mut sums = [_mm512_setzero_ps(); 2];

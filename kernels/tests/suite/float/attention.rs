@@ -209,6 +209,39 @@ fn a_query_without_keys_gets_what_was_asked_for() {
     }
 }
 
+/// `f32::MIN` is what models add where a key is to be hidden; their scores are lost in it.
+#[test]
+fn keys_that_are_all_hidden_weigh_alike() {
+    let (keys, head_size) = (37, 4);
+    let data = numbers(keys * head_size, 1);
+    let heads = Heads { data: &data, row_stride: head_size };
+    let mask = Mask { data: &vec![f32::MIN; keys], strides: [0; 3] };
+    let mean = |column: usize| {
+        let values = data.iter().skip(column).step_by(head_size);
+        values.map(|&value| f64::from(value)).sum::<f64>() / keys as f64
+    };
+    let expected: Vec<f64> = (0..keys * head_size).map(|i| mean(i % head_size)).collect();
+    for (products, tolerance) in
+        [(Products::F32, 1e-5), (Products::Split, 1e-3), (Products::Bf16, 1e-1)]
+    {
+        for cpu in Cpu::every() {
+            let sizes = Attention {
+                batch: 1,
+                heads: 1,
+                queries: keys,
+                keys,
+                head_size,
+                scale: 0.3,
+                no_keys: NoKeys::NotANumber,
+                products,
+            };
+            let mut y = vec![f32::NAN; keys * head_size];
+            attention(cpu, &sizes, [heads; 3], Some(mask), &mut y);
+            assert_close("attention", &y, &expected, tolerance);
+        }
+    }
+}
+
 #[test]
 fn many_heads_do_not_depend_on_threads() {
     let case = Case::new(3, 4, 65, 16, 5);
