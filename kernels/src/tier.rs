@@ -166,6 +166,28 @@ impl Cpu {
     pub const fn tier(self) -> Tier {
         self.tier
     }
+
+    /// Whether the tier has the dot product of bf16 (AVX512-BF16), and gains by it. On Intel's CPUs it
+    /// takes as long as four multiply-adds of `f32` (223 GFLOP/s were measured against 423), and
+    /// replaces two; on AMD's as long as one.
+    #[must_use]
+    pub fn has_fast_bf16_dot(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            static FAST: OnceLock<bool> = OnceLock::new();
+            let is_amd = || {
+                let vendor = std::arch::x86_64::__cpuid(0);
+                let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+                name.as_flattened() == b"AuthenticAMD"
+            };
+            self.tier == Tier::Vnni
+                && *FAST.get_or_init(|| is_x86_feature_detected!("avx512bf16") && is_amd())
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
+    }
 }
 
 /// Compiles one body for every instruction set and picks by a [`Cpu`].

@@ -11,7 +11,7 @@ use super::pack::{Line, PANEL, PackedBf16, TILE_INPUTS};
 use super::portable;
 use super::round::round_piece;
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512};
+use super::{amx, avx2, avx512, dot};
 use crate::activation::Activation;
 use crate::elementwise::add_assign_piece;
 use crate::parallel::{self, Shared, check_len};
@@ -146,6 +146,11 @@ impl Job<'_> {
             }
             return;
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.cpu.has_fast_bf16_dot() {
+            self.run_dot(x, rows.start, panels);
+            return;
+        }
         let tile_rows = tile_rows(self.cpu);
         let mut sums = [[0.0; PANEL]; MOST_ROWS];
         for panel in panels {
@@ -153,6 +158,25 @@ impl Job<'_> {
                 let sums = &mut sums[..x.len() / stride];
                 self.multiply(x, panel, sums);
                 self.finish(sums, rows.start + index * tile_rows, panel);
+            }
+        }
+    }
+
+    /// Computes a rectangle of the result with the dot product instruction.
+    #[cfg(target_arch = "x86_64")]
+    fn run_dot(&self, x: &[u16], first_row: usize, panels: Range<usize>) {
+        let (stride, weights) = (self.stride(), self.layer.weights);
+        let mut sums = [[0.0; PANEL]; dot::ROWS * dot::PANELS];
+        for panel in panels.clone().step_by(dot::PANELS) {
+            let count = dot::PANELS.min(panels.end - panel);
+            for rows in parallel::tiles(0..x.len() / stride, dot::ROWS) {
+                let sums = &mut sums[..rows.len() * count];
+                let x = &x[rows.start * stride..rows.end * stride];
+                // SAFETY: the CPU has the instruction, as `has_fast_bf16_dot` said.
+                unsafe { dot::tile((x, stride), weights, (panel, count), sums) };
+                for (offset, sums) in sums.chunks_exact_mut(rows.len()).enumerate() {
+                    self.finish_rows(sums, first_row + rows.start, panel + offset);
+                }
             }
         }
     }
@@ -173,7 +197,7 @@ impl Job<'_> {
         }
     }
 
-    /// [`Self::finish`] for the tier that has AMX, without copies where a tile has all its columns.
+    /// [`Self::finish`] for CPUs with AVX-512, without copies where a tile has all its columns.
     #[cfg(target_arch = "x86_64")]
     fn finish_rows(&self, sums: &mut [[f32; PANEL]], row: usize, panel: usize) {
         let (n, column) = (self.layer.weights.outputs(), panel * PANEL);
@@ -183,8 +207,8 @@ impl Job<'_> {
         }
         let bias = self.layer.bias.and_then(|bias| bias[column..].first_chunk());
         // SAFETY: the rows and column + 16 ≤ n are in y, whose length was checked at the start;
-        // jobs cover disjoint rectangles, so no other thread touches them. A `Cpu` of this tier has
-        // AVX-512.
+        // jobs cover disjoint rectangles, so no other thread touches them. Only tiers that have
+        // AVX-512 come here.
         unsafe {
             let y = self.y.at(row * n + column);
             if self.layer.activation == Activation::Identity {

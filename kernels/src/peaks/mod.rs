@@ -12,7 +12,7 @@ mod x86;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use crate::Tier;
+use crate::{Cpu, Tier};
 
 /// What is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,21 +64,22 @@ pub struct Loop {
     pub tier: Tier,
     /// Operations, a multiply-add being two, of one turn of the loop.
     operations: f64,
+    /// Whether kernels use the instruction on a CPU of the tier.
+    used: fn(Cpu) -> bool,
     /// Runs the loop.
     ///
     /// # Safety
-    /// The CPU has the tier.
+    /// The CPU has the tier, and `used` says so.
     run: unsafe fn(u64),
 }
 
 impl Loop {
-    /// 10⁹ operations a second that `threads` do together; `None` when this CPU has not the tier.
+    /// 10⁹ operations a second that `threads` do together; `None` when this CPU has not the tier, or
+    /// no kernel uses the instruction on it.
     #[must_use]
     pub fn rate(&self, threads: usize, effort: Effort) -> Option<f64> {
-        if !self.tier.is_available() {
-            return None;
-        }
-        // SAFETY: the tier is there (just checked).
+        Cpu::with_tier(self.tier).ok().filter(|cpu| (self.used)(*cpu))?;
+        // SAFETY: just checked.
         let run = |turns| unsafe { (self.run)(turns) };
         best_rate(threads, effort, || Some(run), self.operations)
     }

@@ -7,7 +7,7 @@
 use std::arch::asm;
 
 use super::{Loop, Numbers};
-use crate::Tier;
+use crate::{Cpu, Tier};
 
 pub(super) const LOOPS: &[Loop] = &[
     float("f32 fma, 256 bit", Tier::Avx2, 192.0, fma256),
@@ -17,20 +17,22 @@ pub(super) const LOOPS: &[Loop] = &[
     int8("int8 vpdpbusd, 512 bit", Tier::Vnni, 1536.0, dot512),
     int8("int8 tdpbssd", Tier::Amx, 131_072.0, tiles_int8),
     Loop {
-        name: "bf16 tdpbf16ps",
-        numbers: Numbers::Bf16,
-        tier: Tier::Amx,
-        operations: 65_536.0,
-        run: tiles_bf16,
+        used: Cpu::has_fast_bf16_dot,
+        ..bf16("bf16 vdpbf16ps, 512 bit", Tier::Vnni, 768.0, dot_bf16)
     },
+    bf16("bf16 tdpbf16ps", Tier::Amx, 65_536.0, tiles_bf16),
 ];
 
 const fn float(name: &'static str, tier: Tier, operations: f64, run: unsafe fn(u64)) -> Loop {
-    Loop { name, numbers: Numbers::F32, tier, operations, run }
+    Loop { name, numbers: Numbers::F32, tier, operations, used: |_| true, run }
 }
 
 const fn int8(name: &'static str, tier: Tier, operations: f64, run: unsafe fn(u64)) -> Loop {
-    Loop { name, numbers: Numbers::Int8, tier, operations, run }
+    Loop { numbers: Numbers::Int8, ..float(name, tier, operations, run) }
+}
+
+const fn bf16(name: &'static str, tier: Tier, operations: f64, run: unsafe fn(u64)) -> Loop {
+    Loop { numbers: Numbers::Bf16, ..float(name, tier, operations, run) }
 }
 
 /// Reads a buffer of its own, `size_bytes` (a multiple of 512) long, as often as told; `None` where
@@ -111,6 +113,7 @@ vector_loop!(fma512, twelve!("vfmadd231ps zmm", ", zmm14, zmm15"));
 vector_loop!(madd256, twelve_pairs!("ymm", "vpaddd"));
 vector_loop!(madd512, twelve_pairs!("zmm", "vpaddd"));
 vector_loop!(dot512, twelve!("vpdpbusd zmm", ", zmm14, zmm15"));
+vector_loop!(dot_bf16, twelve!("vdpbf16ps zmm", ", zmm14, zmm15"));
 
 /// A loop of four products of tiles of 16 rows of 64 bytes, a chain for each tile of sums.
 macro_rules! tile_loop {

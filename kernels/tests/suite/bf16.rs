@@ -1,4 +1,4 @@
-//! The bf16 linear layer: tiers up to vnni agree bit for bit, and every tier keeps to the bound.
+//! The bf16 linear layer: tiers up to avx512 agree bit for bit, and every tier keeps to the bound.
 
 use kernels::bf16::{Layer, PackedBf16, linear_bf16};
 use kernels::{Activation, Cpu, Tier};
@@ -68,7 +68,7 @@ impl Twin {
                 let error = (f64::from(y) - sum).abs();
                 assert!(error <= gamma * sizes, "{}: element {i}: {y} for {sum}", cpu.tier());
             }
-            if cpu.tier() <= Tier::Vnni {
+            if cpu.tier() <= Tier::Avx512 {
                 assert_eq!(&y, portable.get_or_insert_with(|| y.clone()), "{}", cpu.tier());
             }
             let relu: Vec<_> = y.iter().map(|y| y.max(0.0)).collect();
