@@ -3,56 +3,77 @@
 //! `int8::quantize` do with one after another.
 
 use std::arch::x86_64::*;
+use std::array::from_fn;
 
 use crate::int8::{MOST_STEPS, Quantization, has_exact_reciprocal};
 use crate::math::{ERF_DENOMINATOR, ERF_NUMERATOR};
+
+/// Rows that are activated together, step by step: each waits for its own last step, and a CPU looks
+/// only so far ahead.
+pub(crate) const AT_ONCE: usize = 3;
 
 /// `a / b` to the bit, for normal numbers whose quotient is one: the reciprocal in two of Newton's
 /// steps from an estimate of 14 bits, and what is left of a (Markstein 1990). A division of 16
 /// numbers takes as long as 32 products.
 #[target_feature(enable = "avx512f")]
-fn quotient(a: __m512, b: __m512) -> __m512 {
+fn quotients<const N: usize>(a: [__m512; N], b: [__m512; N]) -> [__m512; N] {
     let one = _mm512_set1_ps(1.0);
-    let mut inverse = _mm512_rcp14_ps(b);
+    let mut inverse = b.map(|b| _mm512_rcp14_ps(b));
     for _ in 0..2 {
-        inverse = _mm512_fmadd_ps(_mm512_fnmadd_ps(b, inverse, one), inverse, inverse);
+        let left: [__m512; N] = from_fn(|i| _mm512_fnmadd_ps(b[i], inverse[i], one));
+        inverse = from_fn(|i| _mm512_fmadd_ps(left[i], inverse[i], inverse[i]));
     }
-    let first = _mm512_mul_ps(a, inverse);
-    _mm512_fmadd_ps(_mm512_fnmadd_ps(first, b, a), inverse, first)
+    let first: [__m512; N] = from_fn(|i| _mm512_mul_ps(a[i], inverse[i]));
+    let left: [__m512; N] = from_fn(|i| _mm512_fnmadd_ps(first[i], b[i], a[i]));
+    from_fn(|i| _mm512_fmadd_ps(left[i], inverse[i], first[i]))
 }
 
-/// [`math::gelu`](crate::math::gelu).
+/// [`math::gelu`](crate::math::gelu) of several rows, step by step.
 #[target_feature(enable = "avx512f")]
-pub(crate) fn gelu(x: __m512) -> __m512 {
-    let half = _mm512_mul_ps(x, _mm512_set1_ps(0.5));
-    let x = _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::FRAC_1_SQRT_2));
+pub(crate) fn gelu<const N: usize>(x: [__m512; N]) -> [__m512; N] {
+    let (low, high) = (_mm512_set1_ps(-4.0), _mm512_set1_ps(4.0));
+    let half = x.map(|x| _mm512_mul_ps(x, _mm512_set1_ps(0.5)));
+    let x = x.map(|x| _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::FRAC_1_SQRT_2)));
     // Where x is not a number, the second operand is taken.
-    let x = _mm512_min_ps(_mm512_set1_ps(4.0), _mm512_max_ps(_mm512_set1_ps(-4.0), x));
-    let square = _mm512_mul_ps(x, x);
-    let numerator = _mm512_mul_ps(x, polynomial(&ERF_NUMERATOR, square));
-    let erf = quotient(numerator, polynomial(&ERF_DENOMINATOR, square));
-    _mm512_fmadd_ps(half, erf, half)
+    let x = x.map(|x| _mm512_min_ps(high, _mm512_max_ps(low, x)));
+    let square = x.map(|x| _mm512_mul_ps(x, x));
+    let numerator = polynomials(&ERF_NUMERATOR, square);
+    let numerator = from_fn(|i| _mm512_mul_ps(x[i], numerator[i]));
+    let erf = quotients(numerator, polynomials(&ERF_DENOMINATOR, square));
+    from_fn(|i| _mm512_fmadd_ps(half[i], erf[i], half[i]))
 }
 
 /// [`gelu`] of each element.
 #[target_feature(enable = "avx512f")]
 pub(crate) fn gelu_in_place(x: &mut [f32]) {
-    for x in x.chunks_mut(16) {
-        let lanes = u16::MAX >> (16 - x.len());
+    let (rows, rest) = x.as_chunks_mut::<16>();
+    let (several, others) = rows.as_chunks_mut::<AT_ONCE>();
+    for rows in several {
+        // SAFETY: a row has the 64 bytes that are read and written.
+        unsafe {
+            let values = gelu(rows.each_ref().map(|row| _mm512_loadu_ps(row.as_ptr())));
+            for (row, values) in rows.iter_mut().zip(values) {
+                _mm512_storeu_ps(row.as_mut_ptr(), values);
+            }
+        }
+    }
+    for x in others.iter_mut().map(|row| &mut row[..]).chain([rest]) {
+        let lanes = ((1u32 << x.len()) - 1) as u16;
         // SAFETY: no more elements are read and written than there are.
         unsafe {
-            let values = _mm512_maskz_loadu_ps(lanes, x.as_ptr());
-            _mm512_mask_storeu_ps(x.as_mut_ptr(), lanes, gelu(values));
+            let [values] = gelu([_mm512_maskz_loadu_ps(lanes, x.as_ptr())]);
+            _mm512_mask_storeu_ps(x.as_mut_ptr(), lanes, values);
         }
     }
 }
 
 /// The coefficient of the highest power first.
 #[target_feature(enable = "avx512f")]
-fn polynomial(coefficients: &[f32], x: __m512) -> __m512 {
+fn polynomials<const N: usize>(coefficients: &[f32], x: [__m512; N]) -> [__m512; N] {
     let mut coefficients = coefficients.iter().map(|&coefficient| _mm512_set1_ps(coefficient));
-    let first = coefficients.next().unwrap_or(_mm512_setzero_ps());
-    coefficients.fold(first, |sum, coefficient| _mm512_fmadd_ps(sum, x, coefficient))
+    let first = [coefficients.next().unwrap_or(_mm512_setzero_ps()); N];
+    coefficients
+        .fold(first, |sums, coefficient| from_fn(|i| _mm512_fmadd_ps(sums[i], x[i], coefficient)))
 }
 
 /// Rounding to int8, as [`quantize`](crate::int8::quantize()) does.
@@ -97,7 +118,10 @@ mod tests {
     fn gelu_of(x: &[f32; 16]) -> [f32; 16] {
         let mut y = [0.0; 16];
         // SAFETY: both arrays have 64 bytes.
-        unsafe { _mm512_storeu_ps(y.as_mut_ptr(), gelu(_mm512_loadu_ps(x.as_ptr()))) };
+        unsafe {
+            let [values] = gelu([_mm512_loadu_ps(x.as_ptr())]);
+            _mm512_storeu_ps(y.as_mut_ptr(), values);
+        }
         y
     }
 

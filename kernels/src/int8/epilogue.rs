@@ -8,11 +8,10 @@ use super::linear::Product;
 use super::output::Target;
 use super::pack::PANEL;
 use crate::activation::Activation;
-use crate::wide::{self, Rounding};
+use crate::wide::{self, AT_ONCE, Rounding};
 
 /// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 16;
-
 /// What the sums of a panel go through; zeros past the last column.
 pub(super) struct Epilogue {
     panel: usize,
@@ -100,13 +99,11 @@ impl Epilogue {
         stride: usize,
         width: usize,
     ) {
-        for (row, sums) in sums.iter().enumerate() {
+        let write = |row: usize, values: __m512| {
             // SAFETY: the caller's promise.
-            unsafe {
-                let y = y.add(row * stride);
-                _mm512_mask_storeu_ps(y, first_lanes(width), self.values::<GELU>(sums));
-            }
-        }
+            unsafe { _mm512_mask_storeu_ps(y.add(row * stride), first_lanes(width), values) };
+        };
+        self.for_each_row::<GELU>(sums, write);
     }
 
     /// Writes `width` elements of each row, rows `stride` elements apart.
@@ -122,29 +119,52 @@ impl Epilogue {
         stride: usize,
         width: usize,
     ) {
-        for (row, sums) in sums.iter().enumerate() {
-            let values = rounding.round(self.values::<GELU>(sums));
+        let write = |row: usize, values: __m512| {
+            let values = rounding.round(values);
             // SAFETY: the caller's promise.
             unsafe { _mm_mask_storeu_epi8(y.add(row * stride), first_lanes(width), values) };
+        };
+        self.for_each_row::<GELU>(sums, write);
+    }
+
+    /// Calls `write` with the values of each row.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn for_each_row<const GELU: bool>(
+        &self,
+        sums: &[[i32; PANEL]],
+        mut write: impl FnMut(usize, __m512),
+    ) {
+        let (several, rest) = sums.as_chunks::<AT_ONCE>();
+        for (index, sums) in several.iter().enumerate() {
+            for (offset, values) in self.values::<GELU, AT_ONCE>(sums).into_iter().enumerate() {
+                write(index * AT_ONCE + offset, values);
+            }
+        }
+        for (offset, sums) in rest.iter().enumerate() {
+            let [values] = self.values::<GELU, 1>(&[*sums]);
+            write(several.len() * AT_ONCE + offset, values);
         }
     }
 
-    /// `(sums − offsets)·scales + bias` of a row, rounded at each step as the other tiers do, and
+    /// `(sums − offsets)·scales + bias` of some rows, rounded at each step as the other tiers do, and
     /// activated.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn values<const GELU: bool>(&self, sums: &[i32; PANEL]) -> __m512 {
+    fn values<const GELU: bool, const N: usize>(&self, sums: &[[i32; PANEL]; N]) -> [__m512; N] {
         // SAFETY: each array has the 64 bytes that are read.
-        let (sums, offsets, scales, bias) = unsafe {
+        let (offsets, scales, bias) = unsafe {
             (
-                _mm512_loadu_si512(sums.as_ptr().cast()),
                 _mm512_loadu_si512(self.offsets.as_ptr().cast()),
                 _mm512_loadu_ps(self.scales.as_ptr()),
                 self.bias.as_ref().map(|bias| _mm512_loadu_ps(bias.as_ptr())),
             )
         };
-        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offsets)), scales);
-        let value = bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias));
-        if GELU { wide::gelu(value) } else { value }
+        let values = sums.each_ref().map(|sums| {
+            // SAFETY: as above.
+            let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offsets)), scales);
+            bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias))
+        });
+        if GELU { wide::gelu(values) } else { values }
     }
 }
 
