@@ -10,14 +10,16 @@
 //! turn, and take twice as long where the core's other hardware thread is awake (docs/performance.md,
 //! *Tile registers*).
 
+#[cfg(not(feature = "amx-emulated"))]
 mod detect;
+#[cfg_attr(feature = "amx-emulated", path = "emulated.rs")]
+mod instructions;
 mod product;
 
-use std::arch::asm;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-pub(crate) use detect::is_available;
+pub(crate) use instructions::is_available;
 use product::Operands;
 pub(crate) use product::{Bf16, Int8, Product};
 
@@ -133,12 +135,9 @@ impl Tiles {
         configuration.rows[..8].fill(rows as u8);
         // The weights, see `product`.
         configuration.rows[6] = TILE_LINES as u8;
-        // SAFETY: AMX is there (the caller's promise); 64 bytes are read, and the configuration
-        // is one of palette 1: at most 16 rows of at most 64 bytes. Compiled code never uses the
-        // tile registers.
-        unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, preserves_flags));
-        }
+        // SAFETY: AMX is there (the caller's promise), and the configuration is one of palette 1: at
+        // most 16 rows of at most 64 bytes.
+        unsafe { instructions::configure(&configuration) };
         Self { rows, not_send: PhantomData }
     }
 }
@@ -146,7 +145,7 @@ impl Tiles {
 impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: AMX is there, or `configure` could not have been called.
-        unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+        unsafe { instructions::release() };
     }
 }
 

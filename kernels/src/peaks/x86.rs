@@ -15,12 +15,12 @@ pub(super) const LOOPS: &[Loop] = &[
     int8("int8 as i16 madd + add, 256 bit", Tier::Avx2, 384.0, madd256),
     int8("int8 as i16 madd + add, 512 bit", Tier::Avx512, 768.0, madd512),
     int8("int8 vpdpbusd, 512 bit", Tier::Vnni, 1536.0, dot512),
-    int8("int8 tdpbssd", Tier::Amx, 131_072.0, tiles_int8),
+    tiles(int8("int8 tdpbssd", Tier::Amx, 131_072.0, tiles_int8)),
     Loop {
         used: Cpu::has_fast_bf16_dot,
         ..bf16("bf16 vdpbf16ps, 512 bit", Tier::Vnni, 768.0, dot_bf16)
     },
-    bf16("bf16 tdpbf16ps", Tier::Amx, 65_536.0, tiles_bf16),
+    tiles(bf16("bf16 tdpbf16ps", Tier::Amx, 65_536.0, tiles_bf16)),
 ];
 
 const fn float(name: &'static str, tier: Tier, operations: f64, run: unsafe fn(u64)) -> Loop {
@@ -33,6 +33,11 @@ const fn int8(name: &'static str, tier: Tier, operations: f64, run: unsafe fn(u6
 
 const fn bf16(name: &'static str, tier: Tier, operations: f64, run: unsafe fn(u64)) -> Loop {
     Loop { numbers: Numbers::Bf16, ..float(name, tier, operations, run) }
+}
+
+/// A loop of tile instructions, which are not there where they are emulated.
+const fn tiles(tiles: Loop) -> Loop {
+    Loop { used: |_| !cfg!(feature = "amx-emulated"), ..tiles }
 }
 
 /// Reads a buffer of its own, `size_bytes` (a multiple of 512) long, as often as told; `None` where
