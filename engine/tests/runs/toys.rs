@@ -26,7 +26,8 @@ fn note(context: &StageContext) -> Result<()> {
 fn note_as(context: &StageContext, line: &str) -> Result<()> {
     let path = context.external_root().join("executions");
     let mut file = fs::File::options().create(true).append(true).open(path)?;
-    writeln!(file, "{line}")?;
+    // In one piece: other stages write at the same time.
+    file.write_all(format!("{line}\n").as_bytes())?;
     Ok(())
 }
 
