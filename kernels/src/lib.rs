@@ -7,7 +7,8 @@
 //! - those of `f32` ([`float`], [`gemm()`], [`attention()`]) are chains of fused multiply-adds in the
 //!   order of the inner dimension. Every tier of a CPU that fuses gives the same bits (the portable
 //!   tier too: it runs the AVX2 code); a CPU that cannot fuse rounds once more for each product.
-//! - the [`bf16`] product of tier `amx` sums in the order of its instruction.
+//! - the [`bf16`] product of tier `amx`, and of `vnni` where [`Cpu::has_fast_bf16_dot`], sums in the
+//!   order of its instruction.
 //!
 //! Work above a measured size is cut into pieces whose borders depend on the sizes alone, never
 //! on the number of threads, and runs on the [`Team`] the caller leads, or else on the rayon pool

@@ -77,6 +77,10 @@ impl Part {
     }
 
     fn take(&self) -> Option<usize> {
+        // Only looked at where nothing is left, so that those who are done leave it in its cache.
+        if self.next.load(Ordering::Relaxed) >= self.end.load(Ordering::Relaxed) {
+            return None;
+        }
         let piece = self.next.fetch_add(1, Ordering::Relaxed);
         (piece < self.end.load(Ordering::Relaxed)).then_some(piece)
     }
@@ -206,7 +210,9 @@ impl Team {
         unsafe { *shared.job.get() = Some(pieces) };
         let threads = shared.parts.len();
         for (thread, part) in shared.parts.iter().enumerate() {
-            part.set(thread * count / threads..(thread + 1) * count / threads);
+            // Rounded up, so that the caller, who is awake, has the first of a few.
+            let edge = |thread: usize| (thread * count).div_ceil(threads);
+            part.set(edge(thread)..edge(thread + 1));
         }
         let number = shared.state.load(Ordering::Relaxed) & !(NEXT_JOB - 1);
         let closing = Closing(shared);

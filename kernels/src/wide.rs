@@ -57,7 +57,8 @@ pub(crate) fn gelu_in_place(x: &mut [f32]) {
             }
         }
     }
-    for x in others.iter_mut().map(|row| &mut row[..]).chain([rest]) {
+    let others = others.iter_mut().map(|row| &mut row[..]).chain([rest]);
+    for x in others.filter(|x| !x.is_empty()) {
         let lanes = ((1u32 << x.len()) - 1) as u16;
         // SAFETY: no more elements are read and written than there are.
         unsafe {

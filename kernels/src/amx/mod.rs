@@ -133,7 +133,7 @@ impl Tiles {
         };
         configuration.row_bytes[..8].fill(TILE_BYTES as u16);
         configuration.rows[..8].fill(rows as u8);
-        // The weights, see `product`.
+        // The weights, see `instructions`.
         configuration.rows[6] = TILE_LINES as u8;
         // SAFETY: AMX is there (the caller's promise), and the configuration is one of palette 1: at
         // most 16 rows of at most 64 bytes.

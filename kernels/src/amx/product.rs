@@ -42,7 +42,7 @@ pub(crate) struct Int8;
 /// bf16 times bf16, summed in `f32`; subnormal numbers count as 0.
 pub(crate) struct Bf16;
 
-/// What the assembly reads and writes.
+/// What the instructions read and write.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
     /// First row of x. Each row has `64·steps` readable bytes.

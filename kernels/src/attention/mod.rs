@@ -27,6 +27,9 @@ const WHOLE_HEADS: usize = 8;
 /// find some.
 const BLOCK_ROWS: usize = 96;
 
+/// The same where there are so many heads: packing is little beside so many queries.
+const MOST_ROWS_OF_A_HEAD: usize = 512;
+
 /// Multiply-adds below which one thread is faster.
 pub const PARALLEL_WORK: usize = 1 << 17;
 
@@ -190,8 +193,8 @@ impl Run<'_> {
 
     /// Query rows that share packed keys and values.
     fn block_rows(&self) -> usize {
-        let Attention { batch, heads, queries, .. } = *self.sizes;
-        if batch * heads < WHOLE_HEADS { BLOCK_ROWS } else { queries }
+        let Attention { batch, heads, .. } = *self.sizes;
+        if batch * heads < WHOLE_HEADS { BLOCK_ROWS } else { MOST_ROWS_OF_A_HEAD }
     }
 
     /// The given queries of one head of one sequence.

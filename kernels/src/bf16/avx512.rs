@@ -1,6 +1,6 @@
 #![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves AVX-512")]
 //! The bf16 product with fused multiply-adds of `f32`, as on AVX2. The dot product instruction of
-//! AVX512-BF16 is no faster where it was measured (223 GFLOP/s against 423), and rounds otherwise.
+//! AVX512-BF16 is no faster on Intel's CPUs, and rounds otherwise; see `dot` for AMD's.
 
 use std::arch::x86_64::*;
 

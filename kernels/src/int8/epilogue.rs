@@ -54,13 +54,17 @@ impl Epilogue {
 
     /// Scales, adds the bias, activates and writes one tile of at most [`MOST_ROWS`] rows, from `row`
     /// on.
+    ///
+    /// # Panics
+    /// When the tile ends behind the last row.
     pub(super) fn finish(&self, product: &Product<'_>, sums: &[[i32; PANEL]], row: usize) {
+        assert!(row + sums.len() <= product.rows, "the tile ends inside the result");
         let n = product.layer.weights.outputs();
         let column = self.panel * PANEL;
         let (start, width) = (row * n + column, PANEL.min(n - column));
-        // SAFETY: jobs come here only where a `Cpu` of tier `vnni` or `amx` exists, which has AVX-512. The
-        // rows and column + width ≤ n are in the result, whose length `Target::new` checked; strips
-        // cover disjoint rectangles, so no other thread touches them.
+        // SAFETY: only tiers that have AVX-512 come here. The rows (checked above) and column +
+        // width ≤ n are in the result, whose length `Target::new` checked; jobs cover disjoint
+        // rectangles, so no other thread touches them.
         unsafe {
             match (product.layer.activation, &product.target, self.rounding) {
                 (Activation::Identity, Target::F32(y), _) => {

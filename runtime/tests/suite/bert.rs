@@ -159,8 +159,8 @@ fn integers_agree_with_fake_quantized_floats() {
             // A value on the border of two steps may fall to either side and moves logits by
             // about a 127th of their range. Attention in two parts of bf16 puts more of them there, one
             // of which was seen to move these small logits by seven.
-            let step = largest / if Tier::Amx.is_available() { 12.0 } else { 127.0 };
-            for found in [&integer[0], &fake[0]] {
+            let parts = if Tier::Amx.is_available() { 12.0 } else { 127.0 };
+            for (found, step) in [(&integer[0], largest / parts), (&fake[0], largest / 127.0)] {
                 let error = worst(found, &expected[0]);
                 assert!(error <= step, "{batch}×{sequence}: {error} of {step}");
             }
