@@ -35,6 +35,19 @@ tiered! {
     }
 }
 
+tiered! {
+    /// In place of [`Activation::Gelu`] where the result is rounded to steps of at least
+    /// [`COARSE_STEP`]: off by at most a sixtieth of one.
+    pub(crate) fn coarse_gelu_in_place(x: &mut [f32]) {
+        for value in x {
+            *value = math::coarse_gelu(*value);
+        }
+    }
+}
+
+/// The least step that results of [`coarse_gelu_in_place`] may be rounded to.
+pub(crate) const COARSE_STEP: f32 = 1.0 / 128.0;
+
 fn gelu_in_place(cpu: Cpu, x: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if cpu.tier() >= Tier::Avx512 {

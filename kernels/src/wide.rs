@@ -5,8 +5,8 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
-use crate::int8::{MOST_STEPS, Quantization, has_exact_reciprocal};
-use crate::math::{ERF_DENOMINATOR, ERF_NUMERATOR};
+use crate::int8::{Quantization, has_exact_reciprocal};
+use crate::math::{ERF_DENOMINATOR, ERF_NUMERATOR, PHI};
 
 /// Rows that are activated together, step by step: each waits for its own last step, and a CPU looks
 /// only so far ahead.
@@ -41,6 +41,17 @@ pub(crate) fn gelu<const N: usize>(x: [__m512; N]) -> [__m512; N] {
     let numerator = from_fn(|i| _mm512_mul_ps(x[i], numerator[i]));
     let erf = quotients(numerator, polynomials(&ERF_DENOMINATOR, square));
     from_fn(|i| _mm512_fmadd_ps(half[i], erf[i], half[i]))
+}
+
+/// [`math::coarse_gelu`](crate::math::coarse_gelu) of several rows, step by step.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn coarse_gelu<const N: usize>(x: [__m512; N]) -> [__m512; N] {
+    let (low, high) = (_mm512_set1_ps(-4.0), _mm512_set1_ps(4.0));
+    // Where x is not a number, the second operand is taken.
+    let near = x.map(|x| _mm512_min_ps(high, _mm512_max_ps(low, x)));
+    let sums = polynomials(&PHI, near.map(|near| _mm512_mul_ps(near, near)));
+    let half = _mm512_set1_ps(0.5);
+    from_fn(|i| _mm512_mul_ps(x[i], _mm512_fmadd_ps(near[i], sums[i], half)))
 }
 
 /// [`gelu`] of each element.
@@ -93,19 +104,20 @@ impl Rounding {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(crate) fn round(&self, x: __m512) -> __m128i {
         let Self { to, inverse } = *self;
+        let zero = i32::from(to.zero_point);
+        // Limits of x are those of the result: a product of a scale and an integer, rounded, is so
+        // close to it that the quotient rounds to that integer.
+        let [low, high] = [to.min, to.max].map(|end| (i32::from(end) - zero) as f32 * to.scale);
         let (scale, inverse) = (_mm512_set1_ps(to.scale), _mm512_set1_ps(inverse));
         let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x);
-        let limit = MOST_STEPS * to.scale;
-        let x = _mm512_max_ps(_mm512_set1_ps(-limit), _mm512_min_ps(_mm512_set1_ps(limit), x));
+        let x = _mm512_max_ps(_mm512_set1_ps(low), _mm512_min_ps(_mm512_set1_ps(high), x));
         let first = _mm512_mul_ps(x, inverse);
         let steps = _mm512_fmadd_ps(_mm512_fnmadd_ps(first, scale, x), inverse, first);
         let integer = _mm512_add_epi32(
             _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(steps),
-            _mm512_set1_epi32(i32::from(to.zero_point)),
+            _mm512_set1_epi32(zero),
         );
-        let (least, most) = (i32::from(to.min), i32::from(to.max));
-        let limited = _mm512_max_epi32(integer, _mm512_set1_epi32(least));
-        _mm512_cvtepi32_epi8(_mm512_maskz_min_epi32(is_number, limited, _mm512_set1_epi32(most)))
+        _mm512_maskz_cvtepi32_epi8(is_number, integer)
     }
 }
 
@@ -115,13 +127,16 @@ mod tests {
     use crate::math;
     use crate::tier::{Cpu, Tier};
 
+    /// [`gelu`] and [`coarse_gelu`].
     #[target_feature(enable = "avx512f")]
-    fn gelu_of(x: &[f32; 16]) -> [f32; 16] {
-        let mut y = [0.0; 16];
-        // SAFETY: both arrays have 64 bytes.
+    fn both_of(x: &[f32; 16]) -> [[f32; 16]; 2] {
+        let mut y = [[0.0; 16]; 2];
+        // SAFETY: all arrays have 64 bytes.
         unsafe {
-            let [values] = gelu([_mm512_loadu_ps(x.as_ptr())]);
-            _mm512_storeu_ps(y.as_mut_ptr(), values);
+            let x = _mm512_loadu_ps(x.as_ptr());
+            for (y, [values]) in y.iter_mut().zip([gelu([x]), coarse_gelu([x])]) {
+                _mm512_storeu_ps(y.as_mut_ptr(), values);
+            }
         }
         y
     }
@@ -140,9 +155,10 @@ mod tests {
             let positive = [(); 16].map(|()| numbers.next().unwrap_or(first));
             for x in [positive, positive.map(|x| -x)] {
                 // SAFETY: the tier was found.
-                let found = unsafe { gelu_of(&x) };
-                let expected = x.map(math::gelu);
-                assert_eq!(found.map(f32::to_bits), expected.map(f32::to_bits), "{x:?}");
+                let found = unsafe { both_of(&x) };
+                let expected = [x.map(math::gelu), x.map(math::coarse_gelu)];
+                let bits = |y: [[f32; 16]; 2]| y.map(|y| y.map(f32::to_bits));
+                assert_eq!(bits(found), bits(expected), "{x:?}");
             }
         }
     }

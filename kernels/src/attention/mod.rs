@@ -7,6 +7,10 @@ mod tiles;
 use std::cell::Cell;
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use self::tiles::Dot;
+#[cfg(target_arch = "x86_64")]
+use crate::amx::{TILE_ROWS, Tiles};
 use crate::float::{Line, PANEL, Rows, multiply_add, tile_rows, transpose};
 use crate::int8::{Output, Target};
 use crate::lanes;
@@ -75,8 +79,8 @@ pub struct Attention {
 }
 
 /// How exact products have to be. What is not [`Products::F32`] is less exact only where that is
-/// faster: on the tier that has tiles of bf16, where subnormal numbers count as 0, and an infinity
-/// may become NaN.
+/// faster: on the tier that has tiles of bf16, and [`Products::Bf16`] where
+/// [`Cpu::has_fast_bf16_dot`]. There subnormal numbers count as 0, and an infinity may become NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Products {
     /// In f32.
@@ -184,13 +188,6 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Whether the products are multiplied as tiles of bf16.
-    #[cfg(target_arch = "x86_64")]
-    fn has_tiles(&self) -> bool {
-        let Attention { products, keys, .. } = *self.sizes;
-        self.cpu.tier() == Tier::Amx && products != Products::F32 && keys > 0
-    }
-
     /// Query rows that share packed keys and values.
     fn block_rows(&self) -> usize {
         let Attention { batch, heads, .. } = *self.sizes;
@@ -200,10 +197,25 @@ impl Run<'_> {
     /// The given queries of one head of one sequence.
     fn block(&self, batch: usize, head: usize, queries: Range<usize>) {
         #[cfg(target_arch = "x86_64")]
-        if self.has_tiles() {
-            // SAFETY: a `Cpu` of tier `amx` exists.
-            unsafe { self.head_on_tiles(batch, head, queries) };
-            return;
+        if self.sizes.keys > 0 {
+            let place = (batch, head);
+            match self.sizes.products {
+                Products::Split | Products::Bf16 if self.cpu.tier() == Tier::Amx => {
+                    // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found AMX,
+                    // AVX-512 and AVX512-BF16.
+                    unsafe {
+                        self.head_in_bf16(&Tiles::configure(TILE_ROWS), place, queries);
+                    }
+                    return;
+                }
+                Products::Bf16 if self.cpu.has_fast_bf16_dot() => {
+                    // SAFETY: the CPU has AVX512-BF16, as was just asked, and AVX-512, which its tier
+                    // stands for.
+                    unsafe { self.head_in_bf16(&Dot::new(), place, queries) };
+                    return;
+                }
+                _ => {}
+            }
         }
         self.head(batch, head, queries);
     }

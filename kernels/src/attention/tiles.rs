@@ -1,5 +1,5 @@
-#![allow(unsafe_code, reason = "tiles and intrinsics; only called where a `Cpu` proves AMX")]
-//! Attention on the tile registers, in bf16.
+#![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves them")]
+//! Attention in bf16, on the tile registers or with the dot product of pairs.
 //!
 //! All is turned by a quarter: a tile of scores has a row for each key and a column for each query.
 //! So the softmax goes down columns, without a shuffle, and two rows of what it leaves are a line of
@@ -14,15 +14,72 @@ use std::ops::Range;
 use std::slice;
 
 use super::{NoKeys, Products, Run, floats, with_scratch};
-use crate::amx::{self, Bf16, TILE_LINES, TileRows, Tiles};
+use crate::amx::{Bf16, TILE_LINES, TileRows, Tiles};
+use crate::bf16::dot;
 use crate::float::{Line, PANEL};
+use crate::parallel;
 
 /// Elements of a row of a tile.
 const STEP: usize = 32;
 
+/// Most panels of queries at a time.
+const MOST_PANELS: usize = 2;
+
 /// Which half of an operand each part is: 0 for `h`, 1 for `l`.
 const LEFT_PARTS: [usize; 3] = [0, 0, 1];
 const RIGHT_PARTS: [usize; 3] = [0, 1, 0];
+
+/// What multiplies.
+pub(super) trait Unit {
+    /// Panels of queries at a time.
+    const PANELS: usize;
+
+    /// Products of a left side and some panels of a right side: for each panel a line of results for
+    /// each row. A row, and a column of a panel, have `stride` elements.
+    fn multiply(&self, left: &[u16], panels: &[Line], stride: usize, results: &mut [Line]);
+}
+
+impl Unit for Tiles {
+    /// While the tiles are at work, the panel before is turned into weights, and written.
+    const PANELS: usize = 1;
+
+    fn multiply(&self, left: &[u16], panels: &[Line], stride: usize, results: &mut [Line]) {
+        let x = TileRows::new(left, stride, stride / STEP);
+        let len = results.len() / TILE_LINES;
+        // SAFETY: a tile of sums is 16 lines, as aligned as one.
+        let sums = unsafe { slice::from_raw_parts_mut(results.as_mut_ptr().cast(), len) };
+        self.panel::<Bf16, _>(x, panels, sums);
+    }
+}
+
+/// The dot product of pairs: [`Cpu::has_fast_bf16_dot`](crate::Cpu::has_fast_bf16_dot).
+pub(super) struct Dot(());
+
+impl Dot {
+    /// # Safety
+    /// The CPU has AVX512-BF16.
+    pub(super) const unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Unit for Dot {
+    /// An element of a left side is read for two products, and the scores of 128 keys stay in the
+    /// first cache.
+    const PANELS: usize = 2;
+
+    fn multiply(&self, left: &[u16], panels: &[Line], stride: usize, results: &mut [Line]) {
+        let count = panels.len() / (stride / 2);
+        let rows = results.len() / count;
+        let w = dot::Panels::new(panels, stride / 2);
+        for tile in parallel::tiles(0..rows, dot::ROWS_OF_TWO) {
+            let x = &left[tile.start * stride..tile.end * stride];
+            let results = sums_mut(&mut results[tile.start..]);
+            // SAFETY: the CPU has the instruction (`Dot::new`).
+            unsafe { dot::tile((x, stride), (w, count), (results, rows)) };
+        }
+    }
+}
 
 /// How many lines each operand takes.
 #[derive(Clone, Copy)]
@@ -44,17 +101,17 @@ impl Sizes {
         self.keys.next_multiple_of(STEP)
     }
 
-    /// Lines of: keys, values, queries, scores, weights, results.
-    fn lines(self) -> [usize; 6] {
+    /// Lines of: keys, values, and for each panel queries, scores, weights, results.
+    fn lines(self, panels: usize) -> [usize; 6] {
         let (key_rows, value_rows) =
             (self.keys.next_multiple_of(TILE_LINES), self.head_size.next_multiple_of(TILE_LINES));
         [
             key_rows * self.parts * self.width() / STEP,
             value_rows * self.parts * self.length() / STEP,
-            self.parts * self.width() / 2,
-            key_rows,
-            self.parts * self.length() / 2,
-            value_rows,
+            panels * self.parts * self.width() / 2,
+            panels * key_rows,
+            panels * self.parts * self.length() / 2,
+            panels * value_rows,
         ]
     }
 }
@@ -63,36 +120,66 @@ impl Run<'_> {
     /// The given queries of one head of one sequence, which has keys and elements.
     ///
     /// # Safety
-    /// A [`Cpu`](crate::Cpu) of tier `amx` exists.
-    pub(super) unsafe fn head_on_tiles(&self, batch: usize, head: usize, queries: Range<usize>) {
+    /// The CPU has AVX-512 F, BW, DQ, VL and BF16.
+    pub(super) unsafe fn head_in_bf16<U: Unit>(
+        &self,
+        unit: &U,
+        place: (usize, usize),
+        queries: Range<usize>,
+    ) {
         let parts = if self.sizes.products == Products::Bf16 { 1 } else { RIGHT_PARTS.len() };
         let sizes = Sizes { parts, keys: self.sizes.keys, head_size: self.sizes.head_size };
-        let lines = sizes.lines();
+        let lines = sizes.lines(U::PANELS);
         with_scratch(lines.iter().sum(), |mut rest| {
             let [keys, values, queried, scores, weights, results] = lines.map(|count| {
                 let (lines, after) = std::mem::take(&mut rest).split_at_mut(count);
                 rest = after;
                 lines
             });
-            let place = (batch, head);
-            // SAFETY: the tier has these instructions, and whoever made the `Cpu` found them.
+            // SAFETY: the caller's promise.
             unsafe {
                 self.pack_keys(sizes, place, keys);
                 self.pack_values(sizes, place, values);
-                let tiles = Tiles::configure(amx::TILE_ROWS);
-                let panel = |first: usize| first..queries.end.min(first + PANEL);
-                self.pack_queries(sizes, place, panel(queries.start), queried);
-                product(&tiles, (keys, queried), scores);
-                for first in queries.clone().step_by(PANEL) {
-                    let greatest = self.scale(scores, place, &panel(first));
-                    let inverse = weigh(scores, sizes, greatest, weights);
-                    product(&tiles, (values, weights), results);
-                    // The tiles are at work meanwhile, on the values and on the next scores.
-                    if first + PANEL < queries.end {
-                        self.pack_queries(sizes, place, panel(first + PANEL), queried);
-                        product(&tiles, (keys, queried), scores);
+            }
+            let (keys, values) = (elements(keys), elements(values));
+            let of_panel = lines.map(|count| count / U::PANELS);
+            let (width, length) = (parts * sizes.width(), parts * sizes.length());
+            let mut score = |first: usize, scores: &mut [Line]| {
+                let panels = panels(first..queries.end, U::PANELS);
+                for (panel, lines) in panels.clone().zip(queried.chunks_exact_mut(of_panel[2])) {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.pack_queries(sizes, place, panel, lines) };
+                }
+                let count = panels.len();
+                let queried = &queried[..count * of_panel[2]];
+                unit.multiply(keys, queried, width, &mut scores[..count * of_panel[3]]);
+            };
+            score(queries.start, scores);
+            for first in queries.clone().step_by(U::PANELS * PANEL) {
+                let panels = panels(first..queries.end, U::PANELS);
+                let count = panels.len();
+                let mut inverses = [Line::default(); MOST_PANELS];
+                let scored = scores.chunks_exact_mut(of_panel[3]);
+                let weighed = weights.chunks_exact_mut(of_panel[4]);
+                for (((panel, scores), weights), inverse) in
+                    panels.clone().zip(scored).zip(weighed).zip(&mut inverses)
+                {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        let greatest = self.scale(scores, place, &panel);
+                        store(inverse, weigh(scores, sizes, greatest, weights));
                     }
-                    self.write(place, &panel(first), results, inverse);
+                }
+                let results = &mut results[..count * of_panel[5]];
+                unit.multiply(values, &weights[..count * of_panel[4]], length, results);
+                // Tiles are at work meanwhile, on the values and on the next scores.
+                if first + count * PANEL < queries.end {
+                    score(first + count * PANEL, scores);
+                }
+                let results = results.chunks_exact(of_panel[5]);
+                for ((panel, results), inverse) in panels.zip(results).zip(&inverses) {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.write(place, &panel, results, load(&inverse.0)) };
                 }
             }
         });
@@ -191,24 +278,26 @@ impl Run<'_> {
         panel: &Range<usize>,
     ) -> __m512 {
         let scale = _mm512_set1_ps(self.sizes.scale);
-        let mask = self.mask.map(|mask| {
-            let [of_batch, of_head, of_query] = mask.strides;
-            let start = batch * of_batch + head * of_head + panel.start * of_query;
-            (&mask.data[start..], of_query, panel.len())
-        });
-        // Two chains of maxima, so that none waits for the other.
-        let mut greatest = [_mm512_set1_ps(f32::NEG_INFINITY); 2];
-        for (key, line) in scores[..self.sizes.keys].iter_mut().enumerate() {
-            let score = match mask {
-                None => _mm512_mul_ps(load(&line.0), scale),
-                Some(mask) => _mm512_fmadd_ps(load(&line.0), scale, masks(mask, key)),
-            };
-            // Where a score is not a number, the second operand is taken.
-            let greatest = &mut greatest[key % 2];
-            *greatest = _mm512_max_ps(score, *greatest);
-            store(line, score);
+        let scores = &mut scores[..self.sizes.keys];
+        let Some(mask) = self.mask else {
+            return scaled(scores, |_, score| _mm512_mul_ps(score, scale));
+        };
+        let [of_batch, of_head, of_query] = mask.strides;
+        let start = batch * of_batch + head * of_head + panel.start * of_query;
+        let mask = &mask.data[start..];
+        if of_query == 0 {
+            let mask = &mask[..scores.len()];
+            return scaled(scores, |key, score| {
+                _mm512_fmadd_ps(score, scale, _mm512_set1_ps(mask[key]))
+            });
         }
-        _mm512_max_ps(greatest[0], greatest[1])
+        scaled(scores, |key, score| {
+            let mut values = [0.0; PANEL];
+            for (query, value) in values[..panel.len()].iter_mut().enumerate() {
+                *value = mask[query * of_query + key];
+            }
+            _mm512_fmadd_ps(score, scale, load(&values))
+        })
     }
 
     /// Divides the second product, a line for each element of a head, and writes a row for each
@@ -246,27 +335,42 @@ impl Run<'_> {
     }
 }
 
-/// A product of a left side and a panel of a right side; a line of results for each row.
-fn product(tiles: &Tiles, (left, right): (&[Line], &[Line]), results: &mut [Line]) {
-    let stride = 2 * right.len();
-    let x = TileRows::new(elements(left), stride, stride / STEP);
-    let len = results.len() / TILE_LINES;
-    // SAFETY: a tile of sums is 16 lines, as aligned as one.
-    let sums = unsafe { slice::from_raw_parts_mut(results.as_mut_ptr().cast(), len) };
-    tiles.panel::<Bf16, _>(x, right, sums);
+/// The next at most `count` panels of some queries.
+fn panels(
+    queries: Range<usize>,
+    count: usize,
+) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
+    let most = queries.len().div_ceil(PANEL).min(count);
+    (0..most).map(move |panel| {
+        let first = queries.start + panel * PANEL;
+        first..queries.end.min(first + PANEL)
+    })
 }
 
-/// What is added to the scores of one key, for each query of a panel.
+/// Scales the scores of each key, and gives the greatest of each query.
 #[target_feature(enable = "avx512f")]
-fn masks((mask, of_query, queries): (&[f32], usize, usize), key: usize) -> __m512 {
-    if of_query == 0 {
-        return _mm512_set1_ps(mask[key]);
+fn scaled(scores: &mut [Line], scale: impl Fn(usize, __m512) -> __m512) -> __m512 {
+    /// Chains of maxima, so that none waits for the other.
+    const CHAINS: usize = 4;
+    let mut greatest = [_mm512_set1_ps(f32::NEG_INFINITY); CHAINS];
+    let mut step = |key: usize, line: &mut Line, chain: usize| {
+        let score = scale(key, load(&line.0));
+        // Where a score is not a number, the second operand is taken.
+        greatest[chain] = _mm512_max_ps(score, greatest[chain]);
+        store(line, score);
+    };
+    let (several, rest) = scores.as_chunks_mut::<CHAINS>();
+    let rest_start = several.len() * CHAINS;
+    for (index, lines) in several.iter_mut().enumerate() {
+        for (chain, line) in lines.iter_mut().enumerate() {
+            step(index * CHAINS + chain, line, chain);
+        }
     }
-    let mut values = [0.0; PANEL];
-    for (query, value) in values[..queries].iter_mut().enumerate() {
-        *value = mask[query * of_query + key];
+    for (offset, line) in rest.iter_mut().enumerate() {
+        step(rest_start + offset, line, 0);
     }
-    load(&values)
+    let [a, b, c, d] = greatest;
+    _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d))
 }
 
 /// Turns scores into weights, as the right side of the second product, and gives one divided by the
@@ -416,6 +520,11 @@ fn load(values: &[f32; PANEL]) -> __m512 {
 fn store(line: &mut Line, values: __m512) {
     // SAFETY: a line has the 64 bytes that are written.
     unsafe { _mm512_storeu_ps(line.0.as_mut_ptr(), values) };
+}
+
+/// Lines as sums.
+fn sums_mut(lines: &mut [Line]) -> &mut [[f32; PANEL]] {
+    floats(lines).as_chunks_mut().0
 }
 
 /// Lines as elements of bf16.

@@ -4,68 +4,100 @@
 use std::arch::x86_64::*;
 use std::array;
 
-use super::pack::{GROUP, Line, PANEL, PackedBf16};
+use super::pack::{GROUP, PANEL};
 
-/// Rows of a tile: 6 rows × 4 panels of sums, 4 registers of weights and one of x use 29 of the 32
-/// registers.
-pub(super) const ROWS: usize = 6;
+/// Rows of a tile of as many panels as there may be: 6 rows × 4 panels of sums, 4 registers of weights
+/// and one of x use 29 of the 32 registers.
+pub(crate) const ROWS: usize = 6;
 
-/// Panels of a tile.
-pub(super) const PANELS: usize = 4;
+/// Most panels of a tile.
+pub(crate) const PANELS: usize = 4;
 
-/// The products of at most [`ROWS`] rows and `panels`, of which there are at most [`PANELS`], from
-/// `first` on: for each panel the sums of each row.
+/// The same of a tile of two panels: 27 registers.
+pub(crate) const ROWS_OF_TWO: usize = 12;
+
+/// Panels of 16 columns, each of so many lines of 16 pairs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels<'a, L> {
+    lines: &'a [L],
+    of_one: usize,
+}
+
+impl<'a, L> Panels<'a, L> {
+    /// Panels of `of_one` lines.
+    pub(crate) const fn new(lines: &'a [L], of_one: usize) -> Self {
+        assert!(size_of::<L>() == 64 && align_of::<L>() == 64);
+        Self { lines, of_one }
+    }
+}
+
+/// The products of some rows and the first `panels` panels, of which there are at most [`PANELS`]: row r
+/// of panel p is left in `sums[p·stride + r]`. At most [`ROWS`] rows, or [`ROWS_OF_TWO`] where there are
+/// two panels or one.
 ///
 /// # Shapes
 /// `x`: rows of `stride` elements, at least 1.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn tile(
-    (x, stride): (&[u16], usize),
-    weights: &PackedBf16,
-    (first, panels): (usize, usize),
-    sums: &mut [[f32; PANEL]],
+pub(crate) fn tile<L>(
+    x: (&[u16], usize),
+    (w, panels): (Panels<'_, L>, usize),
+    sums: (&mut [[f32; PANEL]], usize),
 ) {
-    let lines = &weights.lines()[first * weights.panel_lines()..];
-    let w = (lines, weights.panel_lines());
     match panels {
-        4 => of_panels::<4>((x, stride), w, sums),
-        3 => of_panels::<3>((x, stride), w, sums),
-        2 => of_panels::<2>((x, stride), w, sums),
-        _ => of_panels::<1>((x, stride), w, sums),
+        4 => of_panels::<4, L>(x, w, sums),
+        3 => of_panels::<3, L>(x, w, sums),
+        2 => of_few_panels::<2, L>(x, w, sums),
+        _ => of_few_panels::<1, L>(x, w, sums),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn of_panels<const P: usize>(
-    (x, stride): (&[u16], usize),
-    w: (&[Line], usize),
-    sums: &mut [[f32; PANEL]],
+fn of_few_panels<const P: usize, L>(
+    x: (&[u16], usize),
+    w: Panels<'_, L>,
+    sums: (&mut [[f32; PANEL]], usize),
 ) {
-    match x.len() / stride {
-        6 => of_rows::<6, P>((x, stride), w, sums),
-        5 => of_rows::<5, P>((x, stride), w, sums),
-        4 => of_rows::<4, P>((x, stride), w, sums),
-        3 => of_rows::<3, P>((x, stride), w, sums),
-        2 => of_rows::<2, P>((x, stride), w, sums),
-        _ => of_rows::<1, P>((x, stride), w, sums),
+    match x.0.len() / x.1 {
+        12 => of_rows::<12, P, L>(x, w, sums),
+        11 => of_rows::<11, P, L>(x, w, sums),
+        10 => of_rows::<10, P, L>(x, w, sums),
+        9 => of_rows::<9, P, L>(x, w, sums),
+        8 => of_rows::<8, P, L>(x, w, sums),
+        7 => of_rows::<7, P, L>(x, w, sums),
+        _ => of_panels::<P, L>(x, w, sums),
     }
 }
 
-/// `w`: lines, and how many a panel has.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn of_rows<const R: usize, const P: usize>(
-    (x, stride): (&[u16], usize),
-    (lines, panel_lines): (&[Line], usize),
-    sums: &mut [[f32; PANEL]],
+fn of_panels<const P: usize, L>(
+    x: (&[u16], usize),
+    w: Panels<'_, L>,
+    sums: (&mut [[f32; PANEL]], usize),
 ) {
-    assert!(x.len() == R * stride && stride == panel_lines * GROUP);
-    assert!(lines.len() >= P * panel_lines && sums.len() == P * R);
+    match x.0.len() / x.1 {
+        6 => of_rows::<6, P, L>(x, w, sums),
+        5 => of_rows::<5, P, L>(x, w, sums),
+        4 => of_rows::<4, P, L>(x, w, sums),
+        3 => of_rows::<3, P, L>(x, w, sums),
+        2 => of_rows::<2, P, L>(x, w, sums),
+        _ => of_rows::<1, P, L>(x, w, sums),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn of_rows<const R: usize, const P: usize, L>(
+    (x, stride): (&[u16], usize),
+    w: Panels<'_, L>,
+    (sums, sums_stride): (&mut [[f32; PANEL]], usize),
+) {
+    assert!(x.len() == R * stride && stride == w.of_one * GROUP);
+    assert!(w.lines.len() >= P * w.of_one && sums.len() >= (P - 1) * sums_stride + R);
     let mut totals = [[_mm512_setzero_ps(); P]; R];
-    for group in 0..panel_lines {
+    for group in 0..w.of_one {
         let weights: [__m512bh; P] = array::from_fn(|panel| {
-            // SAFETY: panel < P and group < panel_lines, so the line is there (checked above); it
-            // has 64 bytes and their alignment, and any bits are bf16.
-            unsafe { lines.as_ptr().add(panel * panel_lines + group).cast::<__m512bh>().read() }
+            // SAFETY: panel < P and group < of_one, so the line is there (checked above); it has 64
+            // bytes and their alignment (`Panels::new`), and any bits are bf16.
+            unsafe { w.lines.as_ptr().add(panel * w.of_one + group).cast::<__m512bh>().read() }
         });
         for (row, totals) in totals.iter_mut().enumerate() {
             // SAFETY: row < R and 2·group + 1 < stride, so the pair lies in x (checked above); both
@@ -83,7 +115,7 @@ fn of_rows<const R: usize, const P: usize>(
         for (panel, &total) in totals.iter().enumerate() {
             // SAFETY: panel < P and row < R, so the sums lie there (checked above); they have the 64
             // bytes that are written.
-            unsafe { _mm512_storeu_ps(sums[panel * R + row].as_mut_ptr(), total) };
+            unsafe { _mm512_storeu_ps(sums[panel * sums_stride + row].as_mut_ptr(), total) };
         }
     }
 }

@@ -166,14 +166,16 @@ impl Job<'_> {
     #[cfg(target_arch = "x86_64")]
     fn run_dot(&self, x: &[u16], first_row: usize, panels: Range<usize>) {
         let (stride, weights) = (self.stride(), self.layer.weights);
+        let panel_lines = weights.panel_lines();
         let mut sums = [[0.0; PANEL]; dot::ROWS * dot::PANELS];
         for panel in panels.clone().step_by(dot::PANELS) {
             let count = dot::PANELS.min(panels.end - panel);
+            let w = dot::Panels::new(&weights.lines()[panel * panel_lines..], panel_lines);
             for rows in parallel::tiles(0..x.len() / stride, dot::ROWS) {
                 let sums = &mut sums[..rows.len() * count];
                 let x = &x[rows.start * stride..rows.end * stride];
                 // SAFETY: the CPU has the instruction, as `has_fast_bf16_dot` said.
-                unsafe { dot::tile((x, stride), weights, (panel, count), sums) };
+                unsafe { dot::tile((x, stride), (w, count), (sums, rows.len())) };
                 for (offset, sums) in sums.chunks_exact_mut(rows.len()).enumerate() {
                     self.finish_rows(sums, first_row + rows.start, panel + offset);
                 }

@@ -17,7 +17,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod dot;
+pub(crate) mod dot;
 mod linear;
 mod pack;
 mod portable;

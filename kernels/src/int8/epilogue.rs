@@ -12,6 +12,12 @@ use crate::wide::{self, AT_ONCE, Rounding};
 
 /// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 16;
+
+/// What is applied to sums in registers.
+const IDENTITY: u8 = 0;
+const GELU: u8 = 1;
+const COARSE_GELU: u8 = 2;
+
 /// What the sums of a panel go through; zeros past the last column.
 pub(super) struct Epilogue {
     panel: usize,
@@ -68,23 +74,25 @@ impl Epilogue {
         unsafe {
             match (product.layer.activation, &product.target, self.rounding) {
                 (Activation::Identity, Target::F32(y), _) => {
-                    self.write_f32::<false>(sums, y.at(start), n, width);
+                    self.write_f32::<IDENTITY>(sums, y.at(start), n, width);
                 }
                 (Activation::Gelu, Target::F32(y), _) => {
-                    self.write_f32::<true>(sums, y.at(start), n, width);
+                    self.write_f32::<GELU>(sums, y.at(start), n, width);
                 }
                 (Activation::Identity, Target::Int8(y, _), Some(rounding)) => {
-                    self.write_int8::<false>(sums, rounding, y.at(start), n, width);
+                    self.write_int8::<IDENTITY>(sums, rounding, y.at(start), n, width);
                 }
-                (Activation::Gelu, Target::Int8(y, _), Some(rounding)) => {
-                    self.write_int8::<true>(sums, rounding, y.at(start), n, width);
+                (Activation::Gelu, Target::Int8(y, _), Some(rounding))
+                    if product.has_coarse_gelu() =>
+                {
+                    self.write_int8::<COARSE_GELU>(sums, rounding, y.at(start), n, width);
                 }
-                (activation, target, _) => {
+                (_, target, _) => {
                     let mut values = [[0.0; PANEL]; MOST_ROWS];
                     let values = &mut values[..sums.len()];
                     let place = values.as_flattened_mut().as_mut_ptr();
-                    self.write_f32::<false>(sums, place, PANEL, PANEL);
-                    activation.apply(product.cpu, values.as_flattened_mut());
+                    self.write_f32::<IDENTITY>(sums, place, PANEL, PANEL);
+                    product.activate(values.as_flattened_mut());
                     target.write_tile(product.cpu, (start, n), values, width);
                 }
             }
@@ -96,7 +104,7 @@ impl Epilogue {
     /// # Safety
     /// These elements can be written.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn write_f32<const GELU: bool>(
+    unsafe fn write_f32<const ACTIVATION: u8>(
         &self,
         sums: &[[i32; PANEL]],
         y: *mut f32,
@@ -107,7 +115,7 @@ impl Epilogue {
             // SAFETY: the caller's promise.
             unsafe { _mm512_mask_storeu_ps(y.add(row * stride), first_lanes(width), values) };
         };
-        self.for_each_row::<GELU>(sums, write);
+        self.for_each_row::<ACTIVATION>(sums, write);
     }
 
     /// Writes `width` elements of each row, rows `stride` elements apart.
@@ -115,7 +123,7 @@ impl Epilogue {
     /// # Safety
     /// These elements can be written.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn write_int8<const GELU: bool>(
+    unsafe fn write_int8<const ACTIVATION: u8>(
         &self,
         sums: &[[i32; PANEL]],
         rounding: Rounding,
@@ -128,24 +136,25 @@ impl Epilogue {
             // SAFETY: the caller's promise.
             unsafe { _mm_mask_storeu_epi8(y.add(row * stride), first_lanes(width), values) };
         };
-        self.for_each_row::<GELU>(sums, write);
+        self.for_each_row::<ACTIVATION>(sums, write);
     }
 
     /// Calls `write` with the values of each row.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn for_each_row<const GELU: bool>(
+    fn for_each_row<const ACTIVATION: u8>(
         &self,
         sums: &[[i32; PANEL]],
         mut write: impl FnMut(usize, __m512),
     ) {
         let (several, rest) = sums.as_chunks::<AT_ONCE>();
         for (index, sums) in several.iter().enumerate() {
-            for (offset, values) in self.values::<GELU, AT_ONCE>(sums).into_iter().enumerate() {
+            for (offset, values) in self.values::<ACTIVATION, AT_ONCE>(sums).into_iter().enumerate()
+            {
                 write(index * AT_ONCE + offset, values);
             }
         }
         for (offset, sums) in rest.iter().enumerate() {
-            let [values] = self.values::<GELU, 1>(&[*sums]);
+            let [values] = self.values::<ACTIVATION, 1>(&[*sums]);
             write(several.len() * AT_ONCE + offset, values);
         }
     }
@@ -153,7 +162,10 @@ impl Epilogue {
     /// `(sums − offsets)·scales + bias` of some rows, rounded at each step as the other tiers do, and
     /// activated.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn values<const GELU: bool, const N: usize>(&self, sums: &[[i32; PANEL]; N]) -> [__m512; N] {
+    fn values<const ACTIVATION: u8, const N: usize>(
+        &self,
+        sums: &[[i32; PANEL]; N],
+    ) -> [__m512; N] {
         // SAFETY: each array has the 64 bytes that are read.
         let (offsets, scales, bias) = unsafe {
             (
@@ -168,7 +180,11 @@ impl Epilogue {
             let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offsets)), scales);
             bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias))
         });
-        if GELU { wide::gelu(values) } else { values }
+        match ACTIVATION {
+            GELU => wide::gelu(values),
+            COARSE_GELU => wide::coarse_gelu(values),
+            _ => values,
+        }
     }
 }
 
@@ -207,8 +223,7 @@ mod tests {
         {
             let layer = Layer { weights: &weights, scales: &scales, bias, activation };
             let run = |y: Output<'_>, rounding: bool| {
-                let product =
-                    Product { cpu, x, rows, layer: &layer, target: Target::new(y, rows * n) };
+                let product = Product::new(cpu, x, rows, &layer, y);
                 for panel in 0..2 {
                     let mut epilogue = Epilogue::of(&product, panel, 0);
                     epilogue.rounding = epilogue.rounding.filter(|_| rounding);

@@ -12,7 +12,7 @@ use super::pack::{Columns, GROUP, PANEL, PackedWeights};
 use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, vnni};
-use crate::activation::Activation;
+use crate::activation::{Activation, COARSE_STEP, coarse_gelu_in_place};
 use crate::parallel::{self, PIECES, check_len, tiles};
 use crate::tier::{Cpu, Tier, tiered};
 
@@ -63,7 +63,7 @@ pub fn linear(cpu: Cpu, x: Input<'_>, rows: usize, layer: &Layer<'_>, y: Output<
     if let Some(bias) = layer.bias {
         check_len("int8 linear: bias", bias.len(), n);
     }
-    let product = Product { cpu, x, rows, layer, target: Target::new(y, rows * n) };
+    let product = Product::new(cpu, x, rows, layer, y);
     if rows == 0 || n == 0 {
         return;
     }
@@ -98,7 +98,34 @@ pub(super) struct Product<'a> {
     pub(super) target: Target,
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
+    /// # Panics
+    /// When the result has another length.
+    pub(super) fn new(
+        cpu: Cpu,
+        x: Input<'a>,
+        rows: usize,
+        layer: &'a Layer<'a>,
+        y: Output<'_>,
+    ) -> Self {
+        Self { cpu, x, rows, layer, target: Target::new(y, rows * layer.weights.outputs()) }
+    }
+
+    /// Whether the result is rounded so coarsely that GELU may be too.
+    pub(super) fn has_coarse_gelu(&self) -> bool {
+        let is_coarse = matches!(self.target, Target::Int8(_, to) if to.scale >= COARSE_STEP);
+        is_coarse && self.layer.activation == Activation::Gelu
+    }
+
+    /// Activates some results.
+    pub(super) fn activate(&self, values: &mut [f32]) {
+        if self.has_coarse_gelu() {
+            coarse_gelu_in_place(self.cpu, values);
+        } else {
+            self.layer.activation.apply(self.cpu, values);
+        }
+    }
+
     /// Multiplies with `tile`, which takes up to `tile_rows` packed rows and [`TILE_PANELS`] panels.
     fn run_tiles<T: Unit>(
         &self,
@@ -216,7 +243,7 @@ impl Product<'_> {
         let bias = self.layer.bias.map_or(&[][..], |bias| &bias[col..col + width]);
         let zero_point = i32::from(self.x.zero_point());
         rescale(self.cpu, sums, columns.sums, zero_point, scales, bias, values);
-        self.layer.activation.apply(self.cpu, values);
+        self.activate(values);
         for (offset, values) in values.chunks_exact(width).enumerate() {
             // SAFETY: row + offset < rows and col + width ≤ n, so the range lies in the result,
             // whose length `Target::new` checked; jobs cover disjoint rectangles, so no other

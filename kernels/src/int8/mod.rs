@@ -26,7 +26,6 @@ pub use output::Output;
 pub(crate) use output::Target;
 pub use pack::PackedWeights;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use quantize::MOST_STEPS;
 pub(crate) use quantize::dequantize_one;
 #[cfg(any(feature = "gpu", target_arch = "x86_64"))]
 pub(crate) use quantize::has_exact_reciprocal;

@@ -55,7 +55,7 @@ fn quotient(x: f32, scale: f32, inverse: f32) -> f32 {
 
 /// Limits of the steps from zero. No i8 lies further from its zero point than 255, so they change
 /// no result; they keep the rounding trick in its range.
-pub(crate) const MOST_STEPS: f32 = 1024.0;
+const MOST_STEPS: f32 = 1024.0;
 
 #[allow(clippy::inline_always, reason = "compiled inside each tier's copy of the kernel")]
 #[inline(always)]
