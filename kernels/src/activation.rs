@@ -37,7 +37,7 @@ tiered! {
 
 tiered! {
     /// In place of [`Activation::Gelu`] where the result is rounded to steps of at least
-    /// [`COARSE_STEP`]: off by at most a sixtieth of one.
+    /// [`COARSE_STEP`]: off by at most a thirtieth of one.
     pub(crate) fn coarse_gelu_in_place(x: &mut [f32]) {
         for value in x {
             *value = math::coarse_gelu(*value);
@@ -46,7 +46,7 @@ tiered! {
 }
 
 /// The least step that results of [`coarse_gelu_in_place`] may be rounded to.
-pub(crate) const COARSE_STEP: f32 = 1.0 / 128.0;
+pub(crate) const COARSE_STEP: f32 = 1.0 / 256.0;
 
 fn gelu_in_place(cpu: Cpu, x: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]

@@ -87,6 +87,9 @@ impl Epilogue {
                 {
                     self.write_int8::<COARSE_GELU>(sums, rounding, y.at(start), n, width);
                 }
+                (Activation::Gelu, Target::Int8(y, _), Some(rounding)) => {
+                    self.write_int8::<GELU>(sums, rounding, y.at(start), n, width);
+                }
                 (_, target, _) => {
                     let mut values = [[0.0; PANEL]; MOST_ROWS];
                     let values = &mut values[..sums.len()];
@@ -212,15 +215,18 @@ mod tests {
         let scales: Vec<f32> = (0..n).map(|i| 0.011 + 0.001 * number(i)).collect();
         let bias: Vec<f32> = (0..n).map(number).collect();
         let x = Input::Int8 { x: &vec![0; 4 * rows], zero_point: -3 };
-        let to = Quantization { scale: 0.037, zero_point: 5, min: -127, max: 126 };
+        let fine = Quantization { scale: 0.0037, zero_point: 5, min: -127, max: 126 };
+        let coarse = Quantization { scale: 0.037, ..fine };
         let sums: Vec<[i32; PANEL]> = (0..rows)
             .map(|row| {
                 std::array::from_fn(|lane| ((row * PANEL + lane) * 7919 % 2001) as i32 - 1000)
             })
             .collect();
-        for (activation, bias) in
-            [(Activation::Identity, None), (Activation::Gelu, Some(&bias[..]))]
-        {
+        for (activation, bias, to) in [
+            (Activation::Identity, None, coarse),
+            (Activation::Gelu, Some(&bias[..]), coarse),
+            (Activation::Gelu, Some(&bias[..]), fine),
+        ] {
             let layer = Layer { weights: &weights, scales: &scales, bias, activation };
             let run = |y: Output<'_>, rounding: bool| {
                 let product = Product::new(cpu, x, rows, &layer, y);
@@ -239,9 +245,12 @@ mod tests {
             assert_eq!(found, expected);
             let mut rounded = vec![0; rows * n];
             crate::int8::quantize(cpu, &floats, to, &mut rounded);
-            assert_eq!(rounded, expected);
+            // Where GELU is coarse, a thirtieth of a step may decide.
+            let allowed = i8::from(activation == Activation::Gelu && to == coarse);
+            let near = |(a, b): (&i8, &i8)| a.abs_diff(*b) <= allowed.unsigned_abs();
+            assert!(rounded.iter().zip(&expected).all(near));
             let kinds: std::collections::BTreeSet<_> = expected.iter().collect();
-            assert!(kinds.len() > 50, "{} values", kinds.len());
+            assert!(kinds.len() > 30, "{} values", kinds.len());
         }
     }
 }

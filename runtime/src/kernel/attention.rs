@@ -18,8 +18,13 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         tier: None,
         cost: 3,
         accepts: any,
-        prepare: |_, node, cpu| {
-            run(Tiled { cpu, split: split(node).clone(), products: Products::F32 })
+        prepare: |module, node, cpu| {
+            let products = if module.precision == Precision::Bf16 && cpu.has_fast_bf16_dot() {
+                Products::Bf16
+            } else {
+                Products::F32
+            };
+            run(Tiled { cpu, split: split(node).clone(), products })
         },
     },
     KernelEntry {
@@ -95,6 +100,7 @@ impl Kernel for Tiled {
             Products::F32 if self.cpu.tier() >= Tier::Avx512 => (Numbers::F32, 0.25),
             Products::F32 => (Numbers::F32, 0.4),
             Products::Split => (Numbers::Bf16, 0.025),
+            Products::Bf16 if self.cpu.has_fast_bf16_dot() => (Numbers::Bf16, 0.45),
             Products::Bf16 => (Numbers::Bf16, 0.045),
         };
         Rate { numbers, share, parallel: Parallel::MultiplyAdds(ATTENTION_PARALLEL_WORK) }
