@@ -12,6 +12,7 @@ use crate::kernel::{Choice, Prepared};
 use crate::module::Module;
 use crate::pass::{self, PassReport};
 use crate::plan::{self, ArenaBlock, Buffers, MemoryUse, PeakFormula, Plan};
+use crate::slices::Slices;
 use crate::{CompileTimes, Device, ExplainedNode, Explanation, RuntimeError, Session};
 
 /// How much the compiler rewrites.
@@ -25,7 +26,7 @@ pub enum Level {
     O1,
     /// Also fuses, and runs quantized layers in integers.
     O2,
-    /// Also merges the projections of an attention.
+    /// Also merges the projections of an attention, and lets threads run slices of large batches.
     #[default]
     O3,
 }
@@ -102,6 +103,13 @@ impl Shared {
 
     pub(crate) fn unlimited_plan(&self, bindings: Bindings) -> Result<Plan, RuntimeError> {
         Plan::new(&self.module, &self.steps, &self.buffers, bindings)
+    }
+
+    /// How a run is cut into slices of the batch, where it is.
+    pub(crate) fn slices(&self, plan: &Plan) -> Option<Slices> {
+        let slices = Slices::new(self, plan)?;
+        let fits = |budget| plan::fits(self, slices.bytes(), budget);
+        self.memory_budget.is_none_or(fits).then_some(slices)
     }
 
     pub(crate) fn formula(&self) -> &PeakFormula {

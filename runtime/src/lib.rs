@@ -14,6 +14,7 @@
 //!
 //! - [`compile`], [`CompileOptions`], [`CompiledModel`]: start here.
 //! - [`Session`]: runs; [`Outputs`]: what it lends.
+//! - `slices`: how large batches are cut, so that threads work by themselves.
 //! - `module`: the graph as passes see it, fused operations included.
 //! - `pass`: one file a rewrite, one table `PASSES`.
 //! - `kernel`: one file a family of kernels, one table `KERNELS`.
@@ -43,6 +44,7 @@ mod pass;
 mod plan;
 mod profile;
 mod session;
+mod slices;
 mod verified;
 
 pub use compile::{CompileOptions, CompiledModel, Level, Precision, compile};
@@ -53,7 +55,7 @@ pub use inspect::{PassCheck, check_passes, dump_after};
 pub use kernels::Tier;
 pub use machine::memory_fraction;
 pub use pass::{PassReport, pass_names};
-pub use plan::{ArenaBlock, MemoryUse, PeakFormula, SizeTerm};
+pub use plan::{ArenaBlock, MemoryUse, PeakFormula, SizeTerm, SlicedUse};
 pub use profile::{MachinePeaks, NodeCost, NodeProfile, PeakFact, Profile, profile};
 pub use session::{OutputView, Outputs, Session};
 pub use verified::{FailedTier, VerifiedModel, load, self_test};

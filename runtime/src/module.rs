@@ -1,6 +1,7 @@
 //! The graph as the passes see it: the operators of `graph`, and those that fusions make of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use graph::op::Conv;
 use graph::{DType, Dim, Graph, Op, Shape, Tensor};
@@ -129,6 +130,8 @@ pub(crate) struct Module {
     pub(crate) outputs: Vec<Id>,
     /// What linear layers may round their operands to.
     pub(crate) precision: Precision,
+    /// The dimension along which a run may be cut into slices, where a pass found one.
+    pub(crate) batch: Option<Arc<str>>,
 }
 
 impl Module {
@@ -163,6 +166,7 @@ impl Module {
             inputs: map(graph.inputs()),
             outputs: map(graph.outputs()),
             precision: Precision::default(),
+            batch: None,
         }
     }
 

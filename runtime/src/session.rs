@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use graph::{Bindings, DType, Element, Tensor, TensorError};
+use graph::{Bindings, DType, Dim, Element, Tensor, TensorError};
 
 use crate::RuntimeError;
 use crate::compile::Shared;
@@ -13,6 +13,7 @@ use crate::dynamic;
 use crate::kernel::{Call, Kernel, Operand, Prepared, from_operand};
 use crate::module::{Id, Module, Node};
 use crate::plan::{ALIGNMENT, Buffers, Place, Plan};
+use crate::slices::Slices;
 
 /// Sizes for which a session keeps plans at the same time.
 const MOST_PLANS: usize = 512;
@@ -29,14 +30,22 @@ pub(crate) type Watch<'w> = &'w mut (dyn FnMut(usize) + Send);
 /// Runs a model, one request after another, in memory that it keeps.
 pub struct Session {
     model: Arc<Shared>,
-    /// Shapes of the inputs, and the plan for them; oldest first.
-    plans: Vec<(Vec<Vec<usize>>, Plan)>,
+    /// Oldest first.
+    plans: Vec<Planned>,
     arena: Vec<u8>,
     /// What lies on the GPU that the model runs on.
     #[cfg(feature = "gpu")]
     on_gpu: Option<crate::gpu::Memory>,
     /// Outputs of the last run of a model whose sizes depend on values.
     computed: Vec<Tensor>,
+}
+
+/// How inputs of some shapes run.
+struct Planned {
+    shapes: Vec<Vec<usize>>,
+    plan: Plan,
+    /// How a run is cut, where it is.
+    slices: Option<Slices>,
 }
 
 impl fmt::Debug for Session {
@@ -107,21 +116,14 @@ impl Session {
             on_gpu,
             ..
         } = self;
-        let plan = &plans[index].1;
-        let wanted = plan.bytes + ALIGNMENT;
-        if arena.len() < wanted {
-            // The old content is of no use: making room without it copies nothing.
-            *arena = Vec::new();
-            arena.try_reserve_exact(wanted).map_err(|error| RuntimeError::Sizes {
-                name: "arena".to_owned(),
-                reason: format!("cannot have {wanted} bytes: {error}"),
-            })?;
-            arena.resize(wanted, 0);
+        let Planned { plan, slices, .. } = &plans[index];
+        let run = Run { module: &model.module, buffers: &model.buffers, plan, inputs, slice: None };
+        if let (Some(slices), None) = (slices, &watch) {
+            let arena = room(arena, slices.bytes())?;
+            slices.run(&run, model, arena)?;
+            return Ok(Outputs(Source::Sliced { run, slices, arena }));
         }
-        let start = arena.as_ptr().align_offset(ALIGNMENT);
-        let arena = &mut arena[start..start + plan.bytes];
-        poison(arena);
-        let run = Run { module: &model.module, buffers: &model.buffers, plan, inputs };
+        let arena = room(arena, plan.bytes)?;
         #[cfg(feature = "gpu")]
         if let (Some(gpu), Some(on_gpu)) = (&model.gpu, on_gpu) {
             let work = || crate::gpu::run(&run, gpu, &model.steps, on_gpu, arena, watch);
@@ -155,17 +157,36 @@ impl Session {
             let mut ids = module.inputs.iter().zip(shapes);
             ids.all(|(&id, shape)| find(module, inputs, id).is_some_and(|x| x.shape() == shape))
         };
-        if let Some(index) = self.plans.iter().position(|(shapes, _)| given(shapes)) {
+        if let Some(index) = self.plans.iter().position(|planned| given(&planned.shapes)) {
             return Ok(index);
         }
         let (shapes, bindings) = bind(module, inputs)?;
         let plan = self.model.plan(bindings)?;
+        let slices = self.model.slices(&plan);
         if self.plans.len() == MOST_PLANS {
             self.plans.remove(0);
         }
-        self.plans.push((shapes, plan));
+        self.plans.push(Planned { shapes, plan, slices });
         Ok(self.plans.len() - 1)
     }
+}
+
+/// So many bytes of an arena that grows where it is too small.
+fn room(arena: &mut Vec<u8>, bytes: usize) -> Result<&mut [u8], RuntimeError> {
+    let wanted = bytes + ALIGNMENT;
+    if arena.len() < wanted {
+        // The old content is of no use: making room without it copies nothing.
+        *arena = Vec::new();
+        arena.try_reserve_exact(wanted).map_err(|error| RuntimeError::Sizes {
+            name: "arena".to_owned(),
+            reason: format!("cannot have {wanted} bytes: {error}"),
+        })?;
+        arena.resize(wanted, 0);
+    }
+    let start = arena.as_ptr().align_offset(ALIGNMENT);
+    let arena = &mut arena[start..start + bytes];
+    poison(arena);
+    Ok(arena)
 }
 
 fn find<'a>(module: &Module, inputs: &[(&str, &'a Tensor)], id: Id) -> Option<&'a Tensor> {
@@ -233,10 +254,18 @@ pub(crate) struct Run<'a> {
     buffers: &'a Buffers,
     pub(crate) plan: &'a Plan,
     inputs: &'a [(&'a str, &'a Tensor)],
+    /// The first element of a slice, and the elements of its batch.
+    slice: Option<(usize, usize)>,
 }
 
 impl<'a> Run<'a> {
-    fn steps(
+    /// The run of the elements of the batch from `first` on that the plan is for.
+    pub(crate) fn of_slice<'b>(&'b self, plan: &'b Plan, first: usize, batch: usize) -> Run<'b> {
+        Run { plan, slice: Some((first, batch)), ..*self }
+    }
+
+    /// Runs all nodes in an arena of the plan's size.
+    pub(crate) fn steps(
         &self,
         steps: &[Prepared],
         arena: &mut [u8],
@@ -323,6 +352,17 @@ impl<'a> Run<'a> {
         (output, scratch)
     }
 
+    /// Bytes of an input before those of the slice.
+    fn skipped(&self, input: Id, bytes: usize) -> usize {
+        let outermost = self.module.value(input).shape.first();
+        match (self.slice, outermost, &self.module.batch) {
+            (Some((first, batch)), Some(Dim::Symbol(name)), Some(symbol)) if name == symbol => {
+                bytes / batch * first
+            }
+            _ => 0,
+        }
+    }
+
     /// The bytes of a value; `arena` gives those of a range of the arena.
     pub(crate) fn bytes<'b>(&self, id: Id, arena: impl FnOnce(Range<usize>) -> &'b [u8]) -> &'b [u8]
     where
@@ -335,7 +375,11 @@ impl<'a> Run<'a> {
                 Some(tensor) => &tensor.bytes()[range],
                 None => &[],
             },
-            Place::Input(index, range) => &self.input(self.module.inputs[index]).bytes()[range],
+            Place::Input(index, range) => {
+                let id = self.module.inputs[index];
+                let bytes = self.input(id).bytes();
+                &bytes[self.skipped(id, bytes.len())..][range]
+            }
         }
     }
 }
@@ -382,6 +426,8 @@ pub struct Outputs<'a>(Source<'a>);
 enum Source<'a> {
     /// In the arena, or where the plan says.
     Planned { run: Run<'a>, arena: &'a [u8] },
+    /// Gathered from slices.
+    Sliced { run: Run<'a>, slices: &'a Slices, arena: &'a [u8] },
     /// In tensors of their own, in the order of the graph.
     Computed { module: &'a Module, tensors: &'a [Tensor] },
 }
@@ -397,7 +443,7 @@ impl<'a> Outputs<'a> {
     pub fn iter(&self) -> impl ExactSizeIterator<Item = OutputView<'a>> {
         let source = self.0;
         let module = match source {
-            Source::Planned { run, .. } => run.module,
+            Source::Planned { run, .. } | Source::Sliced { run, .. } => run.module,
             Source::Computed { module, .. } => module,
         };
         module.outputs.iter().enumerate().map(move |(index, &id)| {
@@ -406,6 +452,11 @@ impl<'a> Outputs<'a> {
                     dtype: module.value(id).dtype,
                     shape: &run.plan.shapes[id.0],
                     bytes: run.bytes(id, |range| &arena[range]),
+                },
+                Source::Sliced { run, slices, arena } => Operand {
+                    dtype: module.value(id).dtype,
+                    shape: &run.plan.shapes[id.0],
+                    bytes: slices.output(arena, index),
                 },
                 Source::Computed { tensors, .. } => dynamic::operand(&tensors[index]),
             };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use graph::{Tensor, counts, samples};
-use runtime::{Explanation, FailedTier};
+use runtime::{Explanation, FailedTier, SlicedUse};
 use serde::Serialize;
 
 use super::answer::{Answer, Facts};
@@ -61,6 +61,8 @@ struct Report {
     arena_bytes: Option<u64>,
     /// Least bytes that any plan of these steps needs.
     arena_bound_bytes: Option<u64>,
+    /// Slices of the batch that the run is cut into, and the bytes that they take instead.
+    sliced: Option<SlicedUse>,
     first_run_ms: f64,
     compile_ms: f64,
 }
@@ -110,6 +112,7 @@ impl Bench {
             weight_bytes: graph.weight_bytes() as u64,
             arena_bytes: memory.as_ref().map(|memory| memory.planned_bytes as u64),
             arena_bound_bytes: memory.as_ref().map(|memory| memory.lower_bound_bytes as u64),
+            sliced: memory.as_ref().and_then(|memory| memory.sliced),
             first_run_ms: milliseconds(first_run),
             compile_ms: milliseconds(compile_time),
         };
@@ -160,12 +163,16 @@ fn text(report: &Report, explanation: &Explanation) -> String {
             format!("arena {} (least possible {})", bytes(arena), bytes(bound))
         },
     );
+    let sliced = report.sliced.map_or_else(String::new, |sliced| {
+        let SlicedUse { count, bytes: taken } = sliced;
+        format!(", cut into {count} slices of the batch: {}", bytes(taken as u64))
+    });
     let device = place(explanation);
     let failed = failed_tiers(&report.failed_tiers, tier);
     format!(
         "{device}{failed}{runs} runs{at}, {threads} threads, kernels for {tier}\n\
          latency ms: p50 {p50_ms:.3}, p90 {p90_ms:.3}, {p99}, least {least_ms:.3}{speed}\n\
-         weights {}, {arena}\n\
+         weights {}, {arena}{sliced}\n\
          compiled in {:.1} ms, first run {:.2} ms\n",
         bytes(report.weight_bytes),
         report.compile_ms,

@@ -23,6 +23,7 @@ mod quantize_prologue;
 mod residual_layer_norm;
 mod score_mask;
 mod sizes;
+mod slice_batch;
 mod swish;
 mod transposes;
 
@@ -74,11 +75,12 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
     Pass { name: "quantize-prologue", level: Level::O2, run: quantize_prologue::run },
     Pass { name: "residual-layer-norm", level: Level::O2, run: residual_layer_norm::run },
+    Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
 /// Passes that a GPU does without. A layer that rounds as it reads does so once for each tile of
-/// columns there; a launch that rounds once is cheaper.
-const ON_CPUS_ONLY: [&str; 1] = ["quantize-prologue"];
+/// columns there; a launch that rounds once is cheaper. Its threads share every launch.
+const ON_CPUS_ONLY: [&str; 2] = ["quantize-prologue", "slice-batch"];
 
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -24,6 +24,18 @@ pub struct MemoryUse {
     pub without_reuse_bytes: usize,
     /// Constants that kernels read, and weights packed for them.
     pub weight_bytes: usize,
+    /// What a run takes instead of the planned arena where it is cut into slices of the batch. With
+    /// a memory budget it is cut only where the budget has room for that.
+    pub sliced: Option<SlicedUse>,
+}
+
+/// A run in slices of the batch, each through the whole model on one thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SlicedUse {
+    /// Number of slices; at most as many elements as there are threads follow them.
+    pub count: usize,
+    /// Bytes of the threads' arenas, and of the outputs that are gathered from them.
+    pub bytes: usize,
 }
 
 impl MemoryUse {
@@ -40,6 +52,9 @@ impl MemoryUse {
             lower_bound_bytes: plan.lower_bound,
             without_reuse_bytes,
             weight_bytes: shared.weight_bytes(),
+            sliced: shared
+                .slices(&plan)
+                .map(|slices| SlicedUse { count: slices.count(), bytes: slices.bytes() }),
         })
     }
 
@@ -59,12 +74,17 @@ fn sizes_error(reason: String) -> RuntimeError {
     RuntimeError::Sizes { name: "arena".to_owned(), reason }
 }
 
+/// Whether a budget has room for the weights and an arena.
+pub(crate) fn fits(shared: &Shared, arena_bytes: usize, budget_bytes: usize) -> bool {
+    total(shared.weight_bytes(), arena_bytes) <= budget_bytes
+}
+
 /// Refuses a plan that the budget has no room for.
 pub(crate) fn admit(shared: &Shared, plan: &Plan, budget_bytes: usize) -> Result<(), RuntimeError> {
-    let needed_bytes = total(shared.weight_bytes(), plan.bytes);
-    if needed_bytes <= budget_bytes {
+    if fits(shared, plan.bytes, budget_bytes) {
         return Ok(());
     }
+    let needed_bytes = total(shared.weight_bytes(), plan.bytes);
     let sizes: Vec<String> =
         plan.bindings.iter().map(|(name, size)| format!("{name} = {size}")).collect();
     let fits: Vec<String> = plan

@@ -18,7 +18,7 @@ fn encoder_session() -> (Session, [Tensor; 2]) {
 
 /// Ranges of the arena that are free when the run ends, and that nothing was written to since.
 fn free_at_end(session: &Session) -> Vec<Range<usize>> {
-    let plan = &session.plans[0].1;
+    let plan = &session.plans[0].plan;
     let nodes = || session.model.module.nodes.iter().enumerate();
     let written_later = |step: usize, freed: &Range<usize>| {
         nodes().skip(step + 1).any(|(index, node)| {
@@ -60,7 +60,9 @@ fn reading_freed_memory_shows_in_the_answer() {
         session.run(&[("x", &x)]).unwrap()[0].elements::<f32>().unwrap().iter().sum::<f32>()
     };
     assert!(sum(&mut session).is_finite());
-    let Place::Arena(read_last) = session.plans[0].1.places[1].clone() else { panic!("no place") };
-    session.plans[0].1.freed.insert(0, (1, read_last));
+    let Place::Arena(read_last) = session.plans[0].plan.places[1].clone() else {
+        panic!("no place")
+    };
+    session.plans[0].plan.freed.insert(0, (1, read_last));
     assert_eq!(sum(&mut session).is_nan(), POISONED);
 }

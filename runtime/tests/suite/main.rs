@@ -15,6 +15,7 @@ mod opsets;
 mod passes;
 mod profile;
 mod session;
+mod slices;
 
 use std::num::NonZeroUsize;
 

@@ -1,0 +1,175 @@
+//! Runs of large batches: slices of the batch, each through the whole model on one thread.
+//!
+//! A thread then finds what it reads in its own caches, where the results of a whole batch are as large
+//! as all of them together, and waits for the others once a run instead of once a node. The pass
+//! `slice-batch` says which models let themselves be cut.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use graph::Dim;
+
+use crate::RuntimeError;
+use crate::compile::Shared;
+use crate::plan::{ALIGNMENT, Plan};
+use crate::session::Run;
+
+/// Arena of a slice of more than one element. What a layer reads and writes of it fits a core's second
+/// cache; smaller slices read the weights more often (docs/performance.md, *Inference*).
+const SLICE_BYTES: usize = 4 << 20;
+
+/// Arena below which a slice has too little work to be worth reading all weights for.
+const LEAST_SLICE_BYTES: usize = 256 << 10;
+
+/// Elements of a batch from `first` on, as many as its plan is for.
+#[derive(Clone, Copy, Debug)]
+struct Slice {
+    first: usize,
+    /// Index of its plan.
+    plan: usize,
+}
+
+/// How a run is cut.
+#[derive(Debug)]
+pub(crate) struct Slices {
+    /// Elements of the batch.
+    batch: usize,
+    threads: usize,
+    plans: Vec<Plan>,
+    list: Vec<Slice>,
+    /// What all threads run together in the end: fewer elements than threads.
+    rest: Option<Slice>,
+    /// Bytes of the arena of a thread.
+    arena_bytes: usize,
+    /// Where each output of the model starts among all, and its bytes for one element.
+    outputs: Vec<(usize, usize)>,
+    output_bytes: usize,
+}
+
+impl Slices {
+    /// Cuts a run, where the model allows and it is worth it.
+    pub(crate) fn new(model: &Shared, whole: &Plan) -> Option<Self> {
+        let symbol = model.module.batch.as_ref()?;
+        let batch = whole.bindings.size(&Dim::Symbol(symbol.clone())).filter(|&batch| batch > 0)?;
+        let threads = model.team.threads();
+        let of_thread = batch / threads;
+        let bytes_of_one = (whole.bytes / batch).max(1);
+        let count = of_thread.div_ceil((SLICE_BYTES / bytes_of_one).max(1));
+        if count * threads < 2 || of_thread / count * bytes_of_one < LEAST_SLICE_BYTES {
+            return None;
+        }
+        let mut sizes = Vec::new();
+        let mut plans = Vec::new();
+        let mut slice = |elements: Range<usize>| {
+            let known = sizes.iter().position(|&size| size == elements.len());
+            if known.is_none() {
+                let bindings = whole.bindings.clone().with(symbol, elements.len());
+                plans.push(model.unlimited_plan(bindings).ok()?);
+                sizes.push(elements.len());
+            }
+            Some(Slice { first: elements.start, plan: known.unwrap_or(sizes.len() - 1) })
+        };
+        let total = count * threads;
+        let cut = |index: usize| index * of_thread / count;
+        let list =
+            (0..total).map(|index| slice(cut(index)..cut(index + 1))).collect::<Option<_>>()?;
+        let rest = of_thread * threads..batch;
+        let rest = if rest.is_empty() { None } else { Some(slice(rest)?) };
+        let arena_bytes = plans.iter().map(|plan| plan.bytes).max()?;
+        let mut output_bytes = 0;
+        let mut output = |id: &crate::module::Id| {
+            let elements = whole.shapes[id.0].iter().product::<usize>() / batch;
+            let bytes = elements * model.module.value(*id).dtype.size_bytes();
+            let start = output_bytes;
+            output_bytes += (bytes * batch).next_multiple_of(ALIGNMENT);
+            (start, bytes)
+        };
+        let outputs = model.module.outputs.iter().map(&mut output).collect();
+        let arena_bytes = arena_bytes.next_multiple_of(ALIGNMENT).max(ALIGNMENT);
+        Some(Self { batch, threads, plans, list, rest, arena_bytes, outputs, output_bytes })
+    }
+
+    /// Bytes that a run takes: an arena for each thread, and the outputs behind them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.threads * self.arena_bytes + self.output_bytes
+    }
+
+    /// Number of slices.
+    pub(crate) fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Runs all slices of a run of the whole batch.
+    ///
+    /// # Errors
+    /// When a node fails on the values of a slice.
+    pub(crate) fn run(
+        &self,
+        whole: &Run<'_>,
+        model: &Shared,
+        memory: &mut [u8],
+    ) -> Result<(), RuntimeError> {
+        let (arenas, outputs) = memory.split_at_mut(self.threads * self.arena_bytes);
+        let outputs = Mutex::new(outputs);
+        let failed = Mutex::new(None);
+        let one = |slice: &Slice, arena: &mut [u8]| {
+            let plan = &self.plans[slice.plan];
+            let run = whole.of_slice(plan, slice.first, self.batch);
+            let arena = &mut arena[..plan.bytes];
+            match run.steps(&model.steps, arena, |_| ()) {
+                Ok(()) => self.gather(&run, slice.first, arena, &mut lock(&outputs)),
+                Err(error) => first_failure(&mut lock(&failed), slice.first, error),
+            }
+        };
+        let next = AtomicUsize::new(0);
+        {
+            let arenas = Mutex::new(arenas.chunks_exact_mut(self.arena_bytes));
+            // One call a thread, which takes slices until there are none.
+            model.team.for_each(self.threads, |_| {
+                let Some(arena) = lock(&arenas).next() else { return };
+                while let Some(slice) = self.list.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    one(slice, arena);
+                }
+            });
+        }
+        if let Some(rest) = &self.rest {
+            model.team.run(|| one(rest, arenas));
+        }
+        lock(&failed).take().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Copies the outputs of a slice to their places among those of the batch.
+    fn gather(&self, run: &Run<'_>, first: usize, arena: &[u8], outputs: &mut [u8]) {
+        for (&id, &(start, bytes_of_one)) in run.module.outputs.iter().zip(&self.outputs) {
+            let bytes = run.bytes(id, |range| &arena[range]);
+            outputs[start + first * bytes_of_one..][..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// The bytes of an output of the last run.
+    pub(crate) fn output<'a>(&self, memory: &'a [u8], index: usize) -> &'a [u8] {
+        let (start, bytes_of_one) = self.outputs[index];
+        &memory[self.threads * self.arena_bytes + start..][..bytes_of_one * self.batch]
+    }
+}
+
+/// Keeps the failure of the first element of the batch, whichever slice was the first to fail.
+fn first_failure(known: &mut Option<(usize, RuntimeError)>, first: usize, error: RuntimeError) {
+    if known.as_ref().is_some_and(|(known, _)| *known < first) {
+        return;
+    }
+    let error = match error {
+        RuntimeError::Node { node, operation, reason } if first > 0 => {
+            let reason = format!("{reason} (counted from element {first} of the batch on)");
+            RuntimeError::Node { node, operation, reason }
+        }
+        other => other,
+    };
+    *known = Some((first, error));
+}
+
+/// Whoever panicked does not change what is inside.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
