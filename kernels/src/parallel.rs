@@ -1,5 +1,6 @@
 #![allow(unsafe_code, reason = "threads fill disjoint ranges of one slice")]
-//! How work is cut: by size alone, so that results do not depend on the number of threads.
+//! How work is cut: by size alone, so that results do not depend on the number of threads. Where the
+//! pieces do not show in a result, a thread that works alone takes it as one.
 
 use std::ops::Range;
 
@@ -14,6 +15,11 @@ pub(crate) fn rows_per_chunk(row_len: usize) -> usize {
     (CHUNK / row_len.max(1)).max(1)
 }
 
+/// Whether so much work is worth more than one thread, where it takes `least` to be, and there is one.
+pub(crate) fn is_worth_sharing(work: usize, least: usize) -> bool {
+    work >= least && !team::is_alone()
+}
+
 /// Pieces that a result is cut into where it has the rows and columns, so that many threads find some.
 pub(crate) const PIECES: usize = 16;
 
@@ -25,7 +31,8 @@ pub(crate) fn for_each_rectangle(
     job: impl Fn(Range<usize>, Range<usize>) + Sync,
 ) {
     let blocks = rows.div_ceil(block_rows);
-    let cuts = PIECES.div_ceil(blocks.max(1)).min(panels.div_ceil(least_panels));
+    let wanted = if team::is_alone() { 1 } else { PIECES.div_ceil(blocks.max(1)) };
+    let cuts = wanted.min(panels.div_ceil(least_panels));
     for_each(blocks * cuts, |index| {
         let (block, cut) = (index / cuts, index % cuts);
         let edge = |cut: usize| cut * panels / cuts;

@@ -128,6 +128,11 @@ impl Drop for Helped {
     }
 }
 
+/// Whether no thread helps this one, so that work need not be cut.
+pub(crate) fn is_alone() -> bool {
+    matches!(HELPERS.get(), Helpers::Nobody)
+}
+
 /// Runs `pieces` for every index below `count`, on the threads that help this one.
 pub(crate) fn share(count: usize, pieces: impl Fn(usize) + Sync) {
     use rayon::prelude::*;

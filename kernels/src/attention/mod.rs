@@ -17,6 +17,7 @@ use crate::lanes;
 use crate::math;
 use crate::parallel;
 use crate::scratch::lend;
+use crate::team;
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
@@ -191,7 +192,8 @@ impl Run<'_> {
     /// Query rows that share packed keys and values.
     fn block_rows(&self) -> usize {
         let Attention { batch, heads, .. } = *self.sizes;
-        if batch * heads < WHOLE_HEADS { BLOCK_ROWS } else { MOST_ROWS_OF_A_HEAD }
+        let are_few = batch * heads < WHOLE_HEADS && !team::is_alone();
+        if are_few { BLOCK_ROWS } else { MOST_ROWS_OF_A_HEAD }
     }
 
     /// The given queries of one head of one sequence.

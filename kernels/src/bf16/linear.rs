@@ -71,7 +71,8 @@ pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut 
     let panels = layer.weights.panels();
     let strips = rows.div_ceil(STRIP_ROWS);
     let strip_rows = |strip: usize| strip * STRIP_ROWS..rows.min((strip + 1) * STRIP_ROWS);
-    let parallel = rows.saturating_mul(n).saturating_mul(k) >= PARALLEL_WORK;
+    let parallel =
+        parallel::is_worth_sharing(rows.saturating_mul(n).saturating_mul(k), PARALLEL_WORK);
     if parallel && strips < MANY_STRIPS {
         job.with_rounded(x, 0..rows, |rounded| {
             let sizes = [STRIP_ROWS, LEAST_PANELS];

@@ -87,7 +87,7 @@ fn pad(product: &Product<'_>, stride: usize, padded: &mut Vec<Segment>) {
 /// Cuts the result into rectangles and computes each from `x`, rows of whole tiles.
 fn blocks(product: &Product<'_>, x: &[i8]) {
     let panels = product.layer.weights.panels();
-    if product.work() < PARALLEL_WORK {
+    if !parallel::is_worth_sharing(product.work(), PARALLEL_WORK) {
         for start in (0..product.rows).step_by(ROWS) {
             strip(product, start..product.rows.min(start + ROWS), 0..panels, x);
         }

@@ -156,7 +156,7 @@ impl<'a> Product<'a> {
                 job(packed, rows, 0..panels);
             });
         };
-        if work < PARALLEL_WORK {
+        if !parallel::is_worth_sharing(work, PARALLEL_WORK) {
             (0..blocks).for_each(whole);
             return;
         }
