@@ -71,8 +71,8 @@ mod window;
 
 pub use activation::{Activation, activate, gelu_backward, gelu_forward};
 pub use attention::{
-    Attention, Heads, Mask, NoKeys, PARALLEL_WORK as ATTENTION_PARALLEL_WORK, Products, attention,
-    attention_into,
+    Attention, HeadData, Heads, Mask, NoKeys, PARALLEL_WORK as ATTENTION_PARALLEL_WORK, Products,
+    attention, attention_into,
 };
 pub use batch_norm::{BatchNorm, batch_norm};
 pub use conv::{Conv2d, Filters, PARALLEL_WORK as CONV_PARALLEL_WORK, conv2d};

@@ -167,6 +167,18 @@ impl Cpu {
         self.tier
     }
 
+    /// Whether products of bf16 are faster than those of `f32`.
+    #[must_use]
+    pub fn multiplies_bf16(self) -> bool {
+        self.tier == Tier::Amx || self.has_fast_bf16_dot()
+    }
+
+    /// Whether the tier rounds to bf16 in one instruction (AVX512-BF16).
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn rounds_to_bf16(self) -> bool {
+        self.tier >= Tier::Avx512 && is_x86_feature_detected!("avx512bf16")
+    }
+
     /// Whether the tier has the dot product of bf16 (AVX512-BF16), and gains by it. On Intel's CPUs it
     /// takes as long as four multiply-adds of `f32` (223 GFLOP/s were measured against 423), and
     /// replaces two; on AMD's as long as one.

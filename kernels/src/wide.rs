@@ -88,6 +88,52 @@ fn polynomials<const N: usize>(coefficients: &[f32], x: [__m512; N]) -> [__m512;
         .fold(first, |sums, coefficient| from_fn(|i| _mm512_fmadd_ps(sums[i], x[i], coefficient)))
 }
 
+/// `y[r·stride + c] = sums[r, c] + bias[c]`. Plain loops over short rows become gathers here.
+///
+/// # Safety
+/// 16 elements from `y + r·stride` on can be written for each row r of the sums.
+#[target_feature(enable = "avx512f")]
+pub(crate) unsafe fn write_rows(
+    sums: &[[f32; 16]],
+    bias: Option<&[f32; 16]>,
+    y: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the bias has the 64 bytes that are read.
+    let bias = bias.map(|bias| unsafe { _mm512_loadu_ps(bias.as_ptr()) });
+    for (row, sums) in sums.iter().enumerate() {
+        // SAFETY: a row of sums has the 64 bytes that are read.
+        let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+        let value = bias.map_or(sums, |bias| _mm512_add_ps(sums, bias));
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_ps(y.add(row * stride), value) };
+    }
+}
+
+/// The same, rounded to bf16.
+///
+/// # Safety
+/// 16 elements from `y + r·stride` on can be written for each row r of the sums.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(crate) unsafe fn write_rounded_rows(
+    sums: &[[f32; 16]],
+    bias: Option<&[f32; 16]>,
+    y: *mut u16,
+    stride: usize,
+) {
+    // SAFETY: the bias has the 64 bytes that are read.
+    let bias = bias.map(|bias| unsafe { _mm512_loadu_ps(bias.as_ptr()) });
+    for (row, sums) in sums.iter().enumerate() {
+        // SAFETY: a row of sums has the 64 bytes that are read.
+        let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+        let value = bias.map_or(sums, |bias| _mm512_add_ps(sums, bias));
+        // SAFETY: the caller's promise, for 16 elements of 2 bytes.
+        unsafe {
+            y.add(row * stride).cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(value))
+        };
+    }
+}
+
 /// Rounding to int8, as [`quantize`](crate::int8::quantize()) does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rounding {

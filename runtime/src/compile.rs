@@ -64,6 +64,19 @@ pub struct CompileOptions {
     pub device: Device,
 }
 
+impl CompileOptions {
+    /// The tier that kernels are chosen for.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(crate) fn cpu(&self) -> Result<Cpu, RuntimeError> {
+        Ok(match self.tier {
+            Some(tier) => Cpu::with_tier(tier)?,
+            None => Cpu::from_environment()?,
+        })
+    }
+}
+
 /// A model ready to run. Cloning shares everything.
 #[derive(Clone)]
 pub struct CompiledModel {
@@ -146,7 +159,7 @@ impl fmt::Debug for CompiledModel {
 /// start, or the weights alone need more than the memory budget.
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
     let mut clock = Clock::start();
-    let mut module = Module { precision: options.precision, ..Module::new(graph) };
+    let mut module = Module::new(graph, options.precision, options.cpu()?);
     let before = module.operations();
     let CompileOptions { level, disabled_passes, device, .. } = options;
     let passes = pass::run(&mut module, *level, disabled_passes, *device)?;
@@ -176,10 +189,7 @@ pub(crate) fn compile_module(
     options: &CompileOptions,
     Rewriting { level, before, passes, passes_ms }: Rewriting,
 ) -> Result<CompiledModel, RuntimeError> {
-    let cpu = match options.tier {
-        Some(tier) => Cpu::with_tier(tier)?,
-        None => Cpu::from_environment()?,
-    };
+    let cpu = module.cpu;
     let mut clock = Clock::start();
     let dynamic = module.is_dynamic();
     let device = options.device.open(dynamic)?;
@@ -350,7 +360,7 @@ fn explain_nodes(module: &Module, choices: &[Choice]) -> Vec<ExplainedNode> {
         ExplainedNode {
             name: node.name.clone(),
             operation: node.operation.kind().to_owned(),
-            output: format!("{}{}", value.dtype, graph::dim::display(&value.shape)),
+            output: value.kind(),
             kernel: choice.name.to_owned(),
             reason: choice.reason.clone(),
             fallback: choice.fallback.clone(),

@@ -1,11 +1,11 @@
 //! What a node costs: operations and bytes, and how long they take on a machine with given peaks
 //! (the roofline of Williams et al. 2009, doi:10.1145/1498765.1498785).
 
-use graph::{DType, Op};
+use graph::Op;
 use kernels::peaks::{Numbers, Peaks};
 use kernels::{Activation, Tier};
 
-use crate::module::{Module, Node, Operation};
+use crate::module::{Id, Module, Node, Operation};
 
 /// How fast a kernel works at best, as each declares.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,21 +55,20 @@ impl Work {
     pub(crate) fn of(module: &Module, node: &Node, shapes: &[Vec<usize>], packed: usize) -> Self {
         let inputs: Vec<Vec<usize>> = node.inputs.iter().map(|id| shapes[id.0].clone()).collect();
         let output = &shapes[node.output.0];
-        let size = |shape: &[usize], dtype: DType| (product(shape) * dtype.size_bytes()) as u64;
-        let written = size(output, module.value(node.output).dtype);
+        let size = |id: Id| (product(&shapes[id.0]) * module.value(id).element_bytes()) as u64;
+        let written = size(node.output);
         let gathers = matches!(
             node.operation,
             Operation::IntegerGather { .. } | Operation::Graph(Op::Gather(_))
         );
-        let read = |(position, id): (usize, &crate::module::Id)| match position {
+        let read = |(position, id): (usize, &Id)| match position {
             // Of a table only the rows that are wanted.
-            0 if gathers => product(output) as u64 * module.value(*id).dtype.size_bytes() as u64,
+            0 if gathers => product(output) as u64 * module.value(*id).element_bytes() as u64,
             // The product reads the packed weights.
             1 if packed > 0 => packed as u64,
-            _ => size(&shapes[id.0], module.value(*id).dtype),
+            _ => size(*id),
         };
-        let mut distinct: Vec<(usize, &crate::module::Id)> =
-            node.inputs.iter().enumerate().collect();
+        let mut distinct: Vec<(usize, &Id)> = node.inputs.iter().enumerate().collect();
         distinct.dedup_by_key(|(_, id)| **id);
         let bytes = written + distinct.into_iter().map(read).sum::<u64>();
         Self { flops: flops(&node.operation, &inputs, output), bytes, elements: product(output) }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use graph::{Graph, Tensor, dim, reference};
+use graph::{Graph, Tensor, reference};
 use serde::Serialize;
 
 use crate::compile::{CompileOptions, Rewriting, compile_module};
@@ -34,7 +34,7 @@ pub fn dump_after(
 ) -> Result<String, RuntimeError> {
     pass::check_names(std::slice::from_ref(&last.to_owned()))?;
     pass::check_names(&options.disabled_passes)?;
-    let mut module = Module { precision: options.precision, ..Module::new(graph) };
+    let mut module = Module::new(graph, options.precision, options.cpu()?);
     for pass in PASSES {
         if pass::runs(pass, options.level, &options.disabled_passes, options.device) {
             (pass.run)(&mut module);
@@ -50,7 +50,7 @@ fn text(module: &Module) -> String {
     let mut text = String::new();
     let value = |id: crate::module::Id| {
         let value = module.value(id);
-        format!("{}: {}{}", value.name, value.dtype, dim::display(&value.shape))
+        format!("{}: {}", value.name, value.kind())
     };
     for &input in &module.inputs {
         let _infallible = writeln!(text, "input {}", value(input));
@@ -83,7 +83,7 @@ pub fn check_passes(
         name: "of the check".to_owned(),
         reason: error.to_string(),
     })?;
-    let mut module = Module { precision: options.precision, ..Module::new(graph) };
+    let mut module = Module::new(graph, options.precision, options.cpu()?);
     let mut checks = Vec::new();
     for pass in PASSES {
         let runs = pass::runs(pass, options.level, &options.disabled_passes, options.device);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use graph::op::Conv;
 use graph::{DType, Dim, Graph, Op, Shape, Tensor};
 use kernels::int8::Quantization;
-use kernels::{Activation, NoKeys};
+use kernels::{Activation, Cpu, NoKeys};
 
 use crate::compile::Precision;
 
@@ -21,6 +21,21 @@ pub(crate) struct Value {
     pub(crate) dtype: DType,
     pub(crate) shape: Shape,
     pub(crate) constant: Option<Tensor>,
+    /// Whether it lies in memory rounded to bf16, an f32 for all who do not read its bytes.
+    pub(crate) as_bf16: bool,
+}
+
+impl Value {
+    /// Bytes of an element in memory.
+    pub(crate) fn element_bytes(&self) -> usize {
+        if self.as_bf16 { 2 } else { self.dtype.size_bytes() }
+    }
+
+    /// Type and shape, as they are shown.
+    pub(crate) fn kind(&self) -> String {
+        let shape = graph::dim::display(&self.shape);
+        if self.as_bf16 { format!("bf16{shape}") } else { format!("{}{shape}", self.dtype) }
+    }
 }
 
 /// What a node computes.
@@ -130,13 +145,15 @@ pub(crate) struct Module {
     pub(crate) outputs: Vec<Id>,
     /// What linear layers may round their operands to.
     pub(crate) precision: Precision,
+    /// What its kernels may use.
+    pub(crate) cpu: Cpu,
     /// The dimension along which a run may be cut into slices, where a pass found one.
     pub(crate) batch: Option<Arc<str>>,
 }
 
 impl Module {
-    /// The module of a graph; weights are shared, not copied.
-    pub(crate) fn new(graph: &Graph) -> Self {
+    /// The module of a graph, to run on a CPU; weights are shared, not copied.
+    pub(crate) fn new(graph: &Graph, precision: Precision, cpu: Cpu) -> Self {
         let mut values = Vec::new();
         let mut ids = BTreeMap::new();
         let nodes = graph.nodes().map(|(_, node)| node.output);
@@ -149,6 +166,7 @@ impl Module {
                 dtype: kind.dtype,
                 shape: kind.shape.clone(),
                 constant: graph.weight(id).cloned(),
+                as_bf16: false,
             });
         }
         let map = |list: &[graph::ValueId]| list.iter().map(|id| ids[id]).collect::<Vec<_>>();
@@ -165,7 +183,8 @@ impl Module {
             nodes,
             inputs: map(graph.inputs()),
             outputs: map(graph.outputs()),
-            precision: Precision::default(),
+            precision,
+            cpu,
             batch: None,
         }
     }
@@ -205,13 +224,14 @@ impl Module {
     /// Adds a constant.
     pub(crate) fn add_constant(&mut self, name: String, tensor: Tensor) -> Id {
         let shape = tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect();
-        self.values.push(Value { name, dtype: tensor.dtype(), shape, constant: Some(tensor) });
+        let dtype = tensor.dtype();
+        self.values.push(Value { name, dtype, shape, constant: Some(tensor), as_bf16: false });
         Id(self.values.len() - 1)
     }
 
     /// Adds a value that a node is going to write.
     pub(crate) fn add_value(&mut self, name: String, dtype: DType, shape: Shape) -> Id {
-        self.values.push(Value { name, dtype, shape, constant: None });
+        self.values.push(Value { name, dtype, shape, constant: None, as_bf16: false });
         Id(self.values.len() - 1)
     }
 

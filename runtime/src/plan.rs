@@ -149,7 +149,7 @@ fn shapes(module: &Module, bindings: &Bindings) -> Result<Vec<Vec<usize>>, Runti
 
 fn sizes(module: &Module, shapes: &[Vec<usize>]) -> Result<Vec<usize>, RuntimeError> {
     let size = |(id, shape): (usize, &Vec<usize>)| {
-        let element = module.values[id].dtype.size_bytes();
+        let element = module.values[id].element_bytes();
         let bytes = shape.iter().try_fold(element, |bytes, &size| bytes.checked_mul(size));
         // Half the address space leaves room for sums of offsets.
         bytes

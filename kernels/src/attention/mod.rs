@@ -11,6 +11,7 @@ use std::ops::Range;
 use self::tiles::Dot;
 #[cfg(target_arch = "x86_64")]
 use crate::amx::{TILE_ROWS, Tiles};
+use crate::bf16::widen_piece;
 use crate::float::{Line, PANEL, Rows, multiply_add, tile_rows, transpose};
 use crate::int8::{Output, Target};
 use crate::lanes;
@@ -42,10 +43,49 @@ pub const PARALLEL_WORK: usize = 1 << 17;
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
     /// Element `(b, t, h, d)` is `data[(b·tokens + t)·row_stride + h·head_size + d]`.
-    pub data: &'a [f32],
+    pub data: HeadData<'a>,
     /// Elements from one token to the next; more than `heads·head_size` where the projections of
     /// query, key and value share one matrix.
     pub row_stride: usize,
+}
+
+/// The elements of [`Heads`].
+#[derive(Clone, Copy, Debug)]
+pub enum HeadData<'a> {
+    /// As they are.
+    F32(&'a [f32]),
+    /// Rounded to bf16. Where nothing multiplies in bf16 they are widened first, all of them.
+    Bf16(&'a [u16]),
+}
+
+impl<'a> From<&'a [f32]> for HeadData<'a> {
+    fn from(data: &'a [f32]) -> Self {
+        Self::F32(data)
+    }
+}
+
+impl<'a> HeadData<'a> {
+    const fn len(&self) -> usize {
+        match self {
+            Self::F32(data) => data.len(),
+            Self::Bf16(data) => data.len(),
+        }
+    }
+
+    /// The elements in f32; `widened` keeps what had to be made.
+    fn widen<'w>(self, cpu: Cpu, widened: &'w mut Vec<f32>) -> &'w [f32]
+    where
+        'a: 'w,
+    {
+        match self {
+            Self::F32(data) => data,
+            Self::Bf16(data) => {
+                widened.resize(data.len(), 0.0);
+                widen_piece(cpu, data, widened);
+                widened
+            }
+        }
+    }
 }
 
 /// What is added to the scores: element `(b, h, query, key)` is
@@ -148,20 +188,18 @@ pub fn attention_into(
         check_mask(mask, sizes);
     }
     let run = Run { cpu, sizes, qkv: [q, k, v], mask, y };
-    let block_rows = run.block_rows();
-    let blocks = queries.div_ceil(block_rows);
-    let job = |index: usize| {
-        let (pair, block) = (index / blocks, index % blocks);
-        let queries = block * block_rows..queries.min((block + 1) * block_rows);
-        run.block(pair / heads, pair % heads, queries);
-    };
-    let jobs = batch * heads * blocks;
-    let work = 2 * queries.saturating_mul(keys).saturating_mul(head_size * heads * batch);
-    if work < PARALLEL_WORK {
-        (0..jobs).for_each(job);
-    } else {
-        parallel::for_each(jobs, job);
+    if let Some(unit) = run.unit() {
+        run.share(|place, queries| run.block(unit, place, queries));
+        return;
     }
+    let mut widened = [Vec::new(), Vec::new(), Vec::new()];
+    let [for_q, for_k, for_v] = &mut widened;
+    let qkv = [(q, for_q), (k, for_k), (v, for_v)];
+    let qkv = qkv.map(|(part, widened)| Floats {
+        data: part.data.widen(cpu, widened),
+        row_stride: part.row_stride,
+    });
+    run.share(|place, queries| run.head(qkv, place, queries));
 }
 
 #[track_caller]
@@ -179,6 +217,22 @@ fn check_mask(mask: Mask<'_>, sizes: &Attention) {
     assert!(needed <= found, "attention: mask needs {needed} elements, found {found}");
 }
 
+/// [`Heads`] in f32.
+#[derive(Clone, Copy)]
+struct Floats<'a> {
+    data: &'a [f32],
+    row_stride: usize,
+}
+
+/// What multiplies in bf16.
+#[derive(Clone, Copy)]
+enum Bf16Unit {
+    /// The tile registers.
+    Tiles,
+    /// The dot product of pairs.
+    Dot,
+}
+
 /// One attention with its operands.
 struct Run<'a> {
     cpu: Cpu,
@@ -189,6 +243,20 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// What multiplies in bf16, where that is asked for and gains.
+    fn unit(&self) -> Option<Bf16Unit> {
+        let Attention { products, keys, .. } = *self.sizes;
+        match products {
+            _ if keys == 0 => None,
+            #[cfg(target_arch = "x86_64")]
+            Products::Split | Products::Bf16 if self.cpu.tier() == Tier::Amx => {
+                Some(Bf16Unit::Tiles)
+            }
+            Products::Bf16 if self.cpu.has_fast_bf16_dot() => Some(Bf16Unit::Dot),
+            _ => None,
+        }
+    }
+
     /// Query rows that share packed keys and values.
     fn block_rows(&self) -> usize {
         let Attention { batch, heads, .. } = *self.sizes;
@@ -196,38 +264,53 @@ impl Run<'_> {
         if are_few { BLOCK_ROWS } else { MOST_ROWS_OF_A_HEAD }
     }
 
-    /// The given queries of one head of one sequence.
-    fn block(&self, batch: usize, head: usize, queries: Range<usize>) {
-        #[cfg(target_arch = "x86_64")]
-        if self.sizes.keys > 0 {
-            let place = (batch, head);
-            match self.sizes.products {
-                Products::Split | Products::Bf16 if self.cpu.tier() == Tier::Amx => {
-                    // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found AMX,
-                    // AVX-512 and AVX512-BF16.
-                    unsafe {
-                        self.head_in_bf16(&Tiles::configure(TILE_ROWS), place, queries);
-                    }
-                    return;
-                }
-                Products::Bf16 if self.cpu.has_fast_bf16_dot() => {
-                    // SAFETY: the CPU has AVX512-BF16, as was just asked, and AVX-512, which its tier
-                    // stands for.
-                    unsafe { self.head_in_bf16(&Dot::new(), place, queries) };
-                    return;
-                }
-                _ => {}
-            }
+    /// Runs `job` for some queries of a head of a sequence, until all have been.
+    fn share(&self, job: impl Fn((usize, usize), Range<usize>) + Sync) {
+        let Attention { batch, heads, queries, keys, head_size, .. } = *self.sizes;
+        let block_rows = self.block_rows();
+        let blocks = queries.div_ceil(block_rows);
+        let job = |index: usize| {
+            let (pair, block) = (index / blocks, index % blocks);
+            let queries = block * block_rows..queries.min((block + 1) * block_rows);
+            job((pair / heads, pair % heads), queries);
+        };
+        let jobs = batch * heads * blocks;
+        let work = 2 * queries.saturating_mul(keys).saturating_mul(head_size * heads * batch);
+        if work < PARALLEL_WORK {
+            (0..jobs).for_each(job);
+        } else {
+            parallel::for_each(jobs, job);
         }
-        self.head(batch, head, queries);
     }
 
-    /// [`Run::block`] in f32.
-    fn head(&self, batch: usize, head: usize, queries: Range<usize>) {
+    /// The given queries of one head of one sequence, in bf16.
+    fn block(&self, unit: Bf16Unit, place: (usize, usize), queries: Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `unit` found a `Cpu` of tier `amx`, which exists only where `Tier::is_available`
+        // found AMX, AVX-512 and AVX512-BF16, or one with the fast dot product, which has the last
+        // two.
+        unsafe {
+            match unit {
+                Bf16Unit::Tiles => {
+                    self.head_in_bf16(&Tiles::configure(TILE_ROWS), place, queries);
+                }
+                Bf16Unit::Dot => self.head_in_bf16(&Dot::new(), place, queries),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (unit, place, queries);
+    }
+
+    /// The given queries of one head of one sequence, in f32.
+    fn head(
+        &self,
+        [q, k, v]: [Floats<'_>; 3],
+        (batch, head): (usize, usize),
+        queries: Range<usize>,
+    ) {
         let Attention { keys, head_size, .. } = *self.sizes;
-        let [q, k, v] = self.qkv;
-        let start = |part: Heads<'_>, token: usize| token * part.row_stride + head * head_size;
-        let from = |part: Heads<'_>| start(part, batch * keys).min(part.data.len());
+        let start = |part: Floats<'_>, token: usize| token * part.row_stride + head * head_size;
+        let from = |part: Floats<'_>| start(part, batch * keys).min(part.data.len());
         let (k_lines, v_lines) =
             (keys.div_ceil(PANEL) * head_size, head_size.div_ceil(PANEL) * keys);
         let score_lines = MOST_ROWS * keys.div_ceil(PANEL);

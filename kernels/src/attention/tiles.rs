@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 use std::slice;
 
-use super::{NoKeys, Products, Run, floats, with_scratch};
+use super::{HeadData, NoKeys, Products, Run, floats, with_scratch};
 use crate::amx::{Bf16, TILE_LINES, TileRows, Tiles};
 use crate::bf16::dot;
 use crate::float::{Line, PANEL};
@@ -127,7 +127,26 @@ impl Run<'_> {
         place: (usize, usize),
         queries: Range<usize>,
     ) {
-        let parts = if self.sizes.products == Products::Bf16 { 1 } else { RIGHT_PARTS.len() };
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.sizes.products {
+                Products::Bf16 => self.head_in_parts::<U, false>(unit, place, queries),
+                _ => self.head_in_parts::<U, true>(unit, place, queries),
+            }
+        }
+    }
+
+    /// [`Self::head_in_bf16`] with split operands or not.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn head_in_parts<U: Unit, const SPLIT: bool>(
+        &self,
+        unit: &U,
+        place: (usize, usize),
+        queries: Range<usize>,
+    ) {
+        let parts = if SPLIT { RIGHT_PARTS.len() } else { 1 };
         let sizes = Sizes { parts, keys: self.sizes.keys, head_size: self.sizes.head_size };
         let lines = sizes.lines(U::PANELS);
         with_scratch(lines.iter().sum(), |mut rest| {
@@ -138,8 +157,8 @@ impl Run<'_> {
             });
             // SAFETY: the caller's promise.
             unsafe {
-                self.pack_keys(sizes, place, keys);
-                self.pack_values(sizes, place, values);
+                self.pack_keys::<SPLIT>(sizes, place, keys);
+                self.pack_values::<SPLIT>(sizes, place, values);
             }
             let (keys, values) = (elements(keys), elements(values));
             let of_panel = lines.map(|count| count / U::PANELS);
@@ -148,7 +167,7 @@ impl Run<'_> {
                 let panels = panels(first..queries.end, U::PANELS);
                 for (panel, lines) in panels.clone().zip(queried.chunks_exact_mut(of_panel[2])) {
                     // SAFETY: the caller's promise.
-                    unsafe { self.pack_queries(sizes, place, panel, lines) };
+                    unsafe { self.pack_queries::<SPLIT>(sizes, place, panel, lines) };
                 }
                 let count = panels.len();
                 let queried = &queried[..count * of_panel[2]];
@@ -167,7 +186,7 @@ impl Run<'_> {
                     // SAFETY: the caller's promise.
                     unsafe {
                         let greatest = self.scale(scores, place, &panel);
-                        store(inverse, weigh(scores, sizes, greatest, weights));
+                        store(inverse, weigh::<SPLIT>(scores, sizes, greatest, weights));
                     }
                 }
                 let results = &mut results[..count * of_panel[5]];
@@ -193,13 +212,22 @@ impl Run<'_> {
 
     /// One token of a head, from its first element on.
     fn token(&self, part: usize, place: (usize, usize), token: usize) -> Row<'_> {
-        let row = &self.qkv[part].data[self.start(part, place, token)..];
-        Row(&row[..self.sizes.head_size])
+        let start = self.start(part, place, token);
+        let elements = start..start + self.sizes.head_size;
+        match self.qkv[part].data {
+            HeadData::F32(data) => Row::F32(&data[elements]),
+            HeadData::Bf16(data) => Row::Bf16(&data[elements]),
+        }
     }
 
     /// The left side of the first product: a row for each key.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    fn pack_keys(&self, sizes: Sizes, place: (usize, usize), packed: &mut [Line]) {
+    fn pack_keys<const SPLIT: bool>(
+        &self,
+        sizes: Sizes,
+        place: (usize, usize),
+        packed: &mut [Line],
+    ) {
         let part_lines = sizes.width() / STEP;
         for (key, row) in packed.chunks_exact_mut(sizes.parts * part_lines).enumerate() {
             if key >= sizes.keys {
@@ -208,33 +236,34 @@ impl Run<'_> {
             }
             let elements = self.token(1, place, key);
             for step in 0..part_lines {
-                let column = step * STEP;
-                let halves = split([elements.load(column), elements.load(column + PANEL)]);
-                store_left(halves, row, part_lines, step);
+                store_left(elements.halves::<SPLIT>(step * STEP), row, part_lines, step);
             }
         }
     }
 
     /// The left side of the second product: a row for each element of a head.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    fn pack_values(&self, sizes: Sizes, place: (usize, usize), packed: &mut [Line]) {
+    fn pack_values<const SPLIT: bool>(
+        &self,
+        sizes: Sizes,
+        place: (usize, usize),
+        packed: &mut [Line],
+    ) {
         let part_lines = sizes.length() / STEP;
-        let panels = packed.chunks_exact_mut(PANEL * sizes.parts * part_lines);
-        for (panel, rows) in panels.enumerate() {
+        let zero = _mm512_setzero_ps();
+        for (panels, rows) in packed.chunks_mut(STEP * sizes.parts * part_lines).enumerate() {
+            let values = |key: usize| match key < sizes.keys {
+                true => self.token(2, place, key).halves::<SPLIT>(panels * STEP),
+                false => [zero; 2],
+            };
             for step in 0..part_lines {
-                let [low, high] = [0, PANEL].map(|half| {
-                    transposed(std::array::from_fn(|offset| {
-                        let key = step * STEP + half + offset;
-                        if key < sizes.keys {
-                            self.token(2, place, key).load(panel * PANEL)
-                        } else {
-                            _mm512_setzero_ps()
-                        }
-                    }))
-                });
+                let keys: [[__m512; 2]; STEP] =
+                    std::array::from_fn(|offset| values(step * STEP + offset));
+                let high = turned(keys.map(|[high, _]| high));
+                let low = if SPLIT { turned(keys.map(|[_, low]| low)) } else { high };
                 let rows = rows.chunks_exact_mut(sizes.parts * part_lines);
-                for (row, (low, high)) in rows.zip(low.into_iter().zip(high)) {
-                    store_left(split([low, high]), row, part_lines, step);
+                for (row, halves) in rows.zip(high.into_iter().zip(low)) {
+                    store_left(halves.into(), row, part_lines, step);
                 }
             }
         }
@@ -242,7 +271,7 @@ impl Run<'_> {
 
     /// The right side of the first product: a column for each query, zeros past the last.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    fn pack_queries(
+    fn pack_queries<const SPLIT: bool>(
         &self,
         sizes: Sizes,
         place: (usize, usize),
@@ -254,8 +283,7 @@ impl Run<'_> {
             let mut rows = [[_mm512_setzero_ps(); PANEL]; 2];
             for (offset, query) in queries.clone().enumerate() {
                 let row = self.token(0, place, query);
-                let halves = split([row.load(column), row.load(column + PANEL)]);
-                for (rows, half) in rows.iter_mut().zip(halves) {
+                for (rows, half) in rows.iter_mut().zip(row.halves::<SPLIT>(column)) {
                     rows[offset] = half;
                 }
             }
@@ -376,13 +404,18 @@ fn scaled(scores: &mut [Line], scale: impl Fn(usize, __m512) -> __m512) -> __m51
 /// Turns scores into weights, as the right side of the second product, and gives one divided by the
 /// sum of each query's.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn weigh(scores: &[Line], sizes: Sizes, greatest: __m512, weights: &mut [Line]) -> __m512 {
+fn weigh<const SPLIT: bool>(
+    scores: &[Line],
+    sizes: Sizes,
+    greatest: __m512,
+    weights: &mut [Line],
+) -> __m512 {
     let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
     let weight = |key: usize| match scores[..sizes.keys].get(key) {
         // Their difference first: a mask of `f32::MIN` times log₂e would be infinite.
         Some(score) => {
             let below = _mm512_sub_ps(load(&score.0), greatest);
-            exp2_of_negative(_mm512_mul_ps(below, log2_e))
+            exp2_of_negative::<SPLIT>(_mm512_mul_ps(below, log2_e))
         }
         None => _mm512_setzero_ps(),
     };
@@ -393,23 +426,30 @@ fn weigh(scores: &[Line], sizes: Sizes, greatest: __m512, weights: &mut [Line]) 
         for (sum, value) in sums.iter_mut().zip(values) {
             *sum = _mm512_add_ps(*sum, value);
         }
-        let [high, low] = split_pair(values);
-        for (part, half) in RIGHT_PARTS[..sizes.parts].iter().enumerate() {
-            store(&mut weights[part * part_lines + pair], [high, low][*half]);
+        if SPLIT {
+            let halves = split_pair(values);
+            for (part, half) in RIGHT_PARTS.into_iter().enumerate() {
+                store(&mut weights[part * part_lines + pair], halves[half]);
+            }
+        } else {
+            store(&mut weights[pair], paired(values.map(|x| rounded_bits(x))));
         }
     }
     _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_add_ps(sums[0], sums[1]))
 }
 
-/// 2ˣ for x ≤ 0 with a relative error below 3e-7 down to −126, 0 below; NaN stays NaN.
+/// 2ˣ for x ≤ 0 down to −126, 0 below; NaN stays NaN. The relative error is below 3e-7, or below 1.1e-4
+/// where the result is rounded to bf16, which errs by up to 2⁻⁹.
 ///
 /// What is hidden by a mask lies far below: a subnormal result there would take the CPU's slow path,
 /// some hundred cycles.
 #[target_feature(enable = "avx512f")]
-fn exp2_of_negative(x: __m512) -> __m512 {
+fn exp2_of_negative<const EXACT: bool>(x: __m512) -> __m512 {
     /// Least relative error on ±½, by Lawson's algorithm.
     const COEFFICIENTS: [f32; 5] =
         [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, std::f32::consts::LN_2];
+    const FEW_COEFFICIENTS: [f32; 3] = [5.500_893_3e-2, 2.422_109_7e-1, 6.932_829e-1];
+    let coefficients = if EXACT { &COEFFICIENTS[..] } else { &FEW_COEFFICIENTS };
     let least = _mm512_set1_ps(-126.0);
     // Also where x is not a number.
     let counts = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, least);
@@ -417,10 +457,10 @@ fn exp2_of_negative(x: __m512) -> __m512 {
     let x = _mm512_max_ps(least, x);
     let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
     let rest = _mm512_sub_ps(x, whole);
-    let [first, others @ ..] = COEFFICIENTS;
-    let sum = others.into_iter().fold(_mm512_set1_ps(first), |sum, coefficient| {
-        _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(coefficient))
-    });
+    let sum =
+        coefficients[1..].iter().fold(_mm512_set1_ps(coefficients[0]), |sum, &coefficient| {
+            _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(coefficient))
+        });
     _mm512_maskz_scalef_ps(counts, _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(1.0)), whole)
 }
 
@@ -443,15 +483,23 @@ fn rounded([low, high]: [__m512; 2]) -> __m512i {
 /// [`split`] for two rows at once that are not negative, as pairs of an element of each.
 #[target_feature(enable = "avx512f")]
 fn split_pair(values: [__m512; 2]) -> [__m512; 2] {
+    let high = values.map(|x| rounded_bits(x));
+    let left = [0, 1].map(|i| rounded_bits(_mm512_sub_ps(values[i], _mm512_castsi512_ps(high[i]))));
+    [paired(high), paired(left)]
+}
+
+/// The bits of the bf16 next to numbers that are not negative, as upper halves.
+#[target_feature(enable = "avx512f")]
+fn rounded_bits(x: __m512) -> __m512i {
     let half = _mm512_set1_epi32(0x8000);
     let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-    let round = |x: __m512| _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
-    let pair = |[even, odd]: [__m512i; 2]| {
-        _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32::<16>(even), odd))
-    };
-    let high = values.map(round);
-    let left = [0, 1].map(|i| round(_mm512_sub_ps(values[i], _mm512_castsi512_ps(high[i]))));
-    [pair(high), pair(left)]
+    _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper)
+}
+
+/// The upper halves of two rows as pairs of an element of each.
+#[target_feature(enable = "avx512f")]
+fn paired([even, odd]: [__m512i; 2]) -> __m512 {
+    _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32::<16>(even), odd))
 }
 
 /// 16 rows as columns.
@@ -497,17 +545,52 @@ fn store_left(halves: [__m512; 2], row: &mut [Line], part_lines: usize, step: us
 
 /// The elements of one token of a head.
 #[derive(Clone, Copy)]
-struct Row<'a>(&'a [f32]);
+enum Row<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u16]),
+}
 
 impl Row<'_> {
-    /// Elements `column..column + 16`, zeros past the last.
-    #[target_feature(enable = "avx512f")]
-    fn load(self, column: usize) -> __m512 {
-        let rest = self.0.get(column..).unwrap_or_default();
-        let mask = if rest.len() < PANEL { (1 << rest.len()) - 1 } else { u16::MAX };
-        // SAFETY: no more elements are read than there are.
-        unsafe { _mm512_maskz_loadu_ps(mask, rest.as_ptr()) }
+    /// [`split`] of elements `column..column + 32`, zeros past the last; without `SPLIT` the second half
+    /// is anything.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn halves<const SPLIT: bool>(self, column: usize) -> [__m512; 2] {
+        match self {
+            Self::F32(row) => {
+                let rest = row.get(column..).unwrap_or_default();
+                let values = match rest.first_chunk::<STEP>() {
+                    // SAFETY: there are so many elements.
+                    Some(row) => [0, PANEL].map(|i| unsafe { _mm512_loadu_ps(row[i..].as_ptr()) }),
+                    None => {
+                        let mut row = [0.0; STEP];
+                        row[..rest.len()].copy_from_slice(rest);
+                        // SAFETY: as above.
+                        [0, PANEL].map(|i| unsafe { _mm512_loadu_ps(row[i..].as_ptr()) })
+                    }
+                };
+                if SPLIT { split(values) } else { [_mm512_castsi512_ps(rounded(values)); 2] }
+            }
+            Self::Bf16(row) => {
+                let rest = row.get(column..).unwrap_or_default();
+                let mask = if rest.len() < STEP { (1 << rest.len()) - 1 } else { u32::MAX };
+                // SAFETY: no more elements are read than there are.
+                let high = unsafe { _mm512_maskz_loadu_epi16(mask, rest.as_ptr().cast()) };
+                [_mm512_castsi512_ps(high), _mm512_setzero_ps()]
+            }
+        }
     }
+}
+
+/// 32 rows of 32 bf16 as columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+fn turned(rows: [__m512; STEP]) -> [__m512; STEP] {
+    let rows = rows.map(|row| _mm512_castps_si512(row));
+    // Pairs of rows: elements 8·i to 8·i + 3 of both, and those behind.
+    let low = std::array::from_fn(|i| _mm512_unpacklo_epi16(rows[2 * i], rows[2 * i + 1]));
+    let high = std::array::from_fn(|i| _mm512_unpackhi_epi16(rows[2 * i], rows[2 * i + 1]));
+    let turned = [low, high]
+        .map(|pairs: [__m512i; PANEL]| transposed(pairs.map(|pair| _mm512_castsi512_ps(pair))));
+    std::array::from_fn(|column| turned[column % 8 / 4][column / 8 * 4 + column % 4])
 }
 
 #[target_feature(enable = "avx512f")]
@@ -539,9 +622,9 @@ mod tests {
     use crate::tier::{Cpu, Tier};
 
     #[target_feature(enable = "avx512f")]
-    fn exp2_of(x: &[f32; PANEL]) -> [f32; PANEL] {
+    fn exp2_of<const EXACT: bool>(x: &[f32; PANEL]) -> [f32; PANEL] {
         let mut y = Line::default();
-        store(&mut y, exp2_of_negative(load(x)));
+        store(&mut y, exp2_of_negative::<EXACT>(load(x)));
         y.0
     }
 
@@ -551,8 +634,13 @@ mod tests {
             eprintln!("skipped: this CPU has no AVX-512");
             return;
         }
-        // SAFETY: the tier was found.
-        let exp2 = |x: &[f32; PANEL]| unsafe { exp2_of(x) };
+        check_exp2::<true>(3e-7);
+        check_exp2::<false>(1.1e-4);
+    }
+
+    fn check_exp2<const EXACT: bool>(bound: f64) {
+        // SAFETY: the caller found the tier.
+        let exp2 = |x: &[f32; PANEL]| unsafe { exp2_of::<EXACT>(x) };
         for first in 0..20_000 {
             let x: [f32; PANEL] = std::array::from_fn(|i| -((first * PANEL + i) as f32) / 2500.0);
             for (x, found) in x.into_iter().zip(exp2(&x)) {
@@ -561,7 +649,7 @@ mod tests {
                     assert_eq!(found, 0.0, "{x}");
                 } else {
                     assert!(found.is_normal(), "{x}: {found:e}");
-                    assert!((f64::from(found) / expected - 1.0).abs() < 3e-7, "{x}: {found:e}");
+                    assert!((f64::from(found) / expected - 1.0).abs() < bound, "{x}: {found:e}");
                 }
             }
         }

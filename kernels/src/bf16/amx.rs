@@ -1,7 +1,6 @@
-#![allow(unsafe_code, reason = "tiles and intrinsics; only called where a `Cpu` proves AMX")]
+#![allow(unsafe_code, reason = "tile instructions; only called where a `Cpu` proves AMX")]
 //! The bf16 product on the tile registers.
 
-use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::pack::{PANEL, PackedBf16, TILE_INPUTS};
@@ -28,26 +27,4 @@ pub(super) unsafe fn multiply(
     let columns = TilePanels::new(weights.lines(), weights.panel_lines());
     // SAFETY: the caller's promise.
     unsafe { amx::multiply::<Bf16, _>((x, rows), (columns, panels), prefetch, finish) };
-}
-
-/// `y[r·stride + c] = sums[r, c] + bias[c]`. Plain loops over short rows become gathers here.
-///
-/// # Safety
-/// 16 elements from `y + r·stride` on can be written for each row r of the sums.
-#[target_feature(enable = "avx512f")]
-pub(super) unsafe fn write_rows(
-    sums: &[[f32; PANEL]],
-    bias: Option<&[f32; PANEL]>,
-    y: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: the bias has the 64 bytes that are read.
-    let bias = bias.map(|bias| unsafe { _mm512_loadu_ps(bias.as_ptr()) });
-    for (row, sums) in sums.iter().enumerate() {
-        // SAFETY: a row of sums has the 64 bytes that are read.
-        let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-        let value = bias.map_or(sums, |bias| _mm512_add_ps(sums, bias));
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_storeu_ps(y.add(row * stride), value) };
-    }
 }

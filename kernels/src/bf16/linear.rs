@@ -14,9 +14,12 @@ use super::round::round_piece;
 use super::{amx, avx2, avx512, dot};
 use crate::activation::Activation;
 use crate::elementwise::add_assign_piece;
-use crate::parallel::{self, Shared, check_len};
+use crate::int8::{Output, Target};
+use crate::parallel::{self, check_len};
 use crate::scratch::lend;
 use crate::tier::{Cpu, Tier};
+#[cfg(target_arch = "x86_64")]
+use crate::wide;
 
 /// Multiply-adds below which one thread is faster.
 pub const PARALLEL_WORK: usize = 1 << 21;
@@ -58,16 +61,27 @@ pub struct Layer<'a> {
 /// # Panics
 /// When a length differs.
 pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut [f32]) {
+    check_len("bf16 linear: y", y.len(), rows * layer.weights.outputs());
+    linear_bf16_into(cpu, x, rows, layer, Output::F32(y));
+}
+
+/// [`linear_bf16`] that may round its result.
+///
+/// # Shapes
+/// As those of [`linear_bf16`].
+///
+/// # Panics
+/// When a length differs.
+pub fn linear_bf16_into(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: Output<'_>) {
     let (k, n) = (layer.weights.inputs(), layer.weights.outputs());
     check_len("bf16 linear: x", x.len(), rows * k);
-    check_len("bf16 linear: y", y.len(), rows * n);
     if let Some(bias) = layer.bias {
         check_len("bf16 linear: bias", bias.len(), n);
     }
-    if y.is_empty() {
+    let job = Job { cpu, layer, y: Target::new(y, rows * n) };
+    if rows * n == 0 {
         return;
     }
-    let job = Job { cpu, layer, y: Shared::new(y) };
     let panels = layer.weights.panels();
     let strips = rows.div_ceil(STRIP_ROWS);
     let strip_rows = |strip: usize| strip * STRIP_ROWS..rows.min((strip + 1) * STRIP_ROWS);
@@ -96,11 +110,10 @@ pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut 
 }
 
 /// What the threads share.
-#[derive(Clone, Copy)]
 struct Job<'a> {
     cpu: Cpu,
     layer: &'a Layer<'a>,
-    y: Shared<f32>,
+    y: Target,
 }
 
 impl Job<'_> {
@@ -209,20 +222,30 @@ impl Job<'_> {
             return;
         }
         let bias = self.layer.bias.and_then(|bias| bias[column..].first_chunk());
+        let start = row * n + column;
         // SAFETY: the rows and column + 16 ≤ n are in y, whose length was checked at the start;
         // jobs cover disjoint rectangles, so no other thread touches them. Only tiers that have
-        // AVX-512 come here.
+        // AVX-512 come here, and AVX512-BF16.
         unsafe {
-            let y = self.y.at(row * n + column);
-            if self.layer.activation == Activation::Identity {
-                amx::write_rows(sums, bias, y, n);
-                return;
+            match (&self.y, self.layer.activation) {
+                (Target::F32(y), Activation::Identity) => {
+                    wide::write_rows(sums, bias, y.at(start), n);
+                }
+                (Target::Bf16(y), Activation::Identity) => {
+                    wide::write_rounded_rows(sums, bias, y.at(start), n);
+                }
+                (y, activation) => {
+                    let mut values = [[0.0; PANEL]; MOST_ROWS];
+                    let values = &mut values[..sums.len()];
+                    let place = values.as_flattened_mut().as_mut_ptr();
+                    wide::write_rows(sums, bias, place, PANEL);
+                    activation.apply(self.cpu, values.as_flattened_mut());
+                    match y {
+                        Target::F32(y) => wide::write_rows(values, None, y.at(start), n),
+                        _ => y.write_tile(self.cpu, (start, n), values, PANEL),
+                    }
+                }
             }
-            let mut values = [[0.0; PANEL]; MOST_ROWS];
-            let values = &mut values[..sums.len()];
-            amx::write_rows(sums, bias, values.as_flattened_mut().as_mut_ptr(), PANEL);
-            self.layer.activation.apply(self.cpu, values.as_flattened_mut());
-            amx::write_rows(values, None, y, n);
         }
     }
 
@@ -244,8 +267,7 @@ impl Job<'_> {
             // SAFETY: row + offset < rows and column + width ≤ n, so the range lies in y, whose
             // length was checked at the start; jobs cover disjoint rectangles, so no other thread
             // touches it.
-            let y = unsafe { self.y.range((row + offset) * n + column, width) };
-            y.copy_from_slice(&sums[..width]);
+            unsafe { self.y.write(self.cpu, (row + offset) * n + column, &sums[..width]) };
         }
     }
 }

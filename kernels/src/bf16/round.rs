@@ -16,9 +16,18 @@ pub(super) fn round(x: f32) -> u16 {
 
 tiered! {
     /// Rounds element by element.
-    pub(super) fn round_piece(x: &[f32], y: &mut [u16]) {
+    pub(crate) fn round_piece(x: &[f32], y: &mut [u16]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = round(x);
+        }
+    }
+}
+
+tiered! {
+    /// The numbers that bf16 stand for.
+    pub(crate) fn widen_piece(x: &[u16], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = f32::from_bits(u32::from(x) << 16);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! and written without leaving the registers.
 
 use std::arch::x86_64::*;
+use std::mem;
 
 use super::linear::Product;
 use super::output::Target;
@@ -47,7 +48,7 @@ impl Epilogue {
             scales: of_panel(product.layer.scales),
             bias: product.layer.bias.map(of_panel),
             rounding: match product.target {
-                Target::F32(_) => None,
+                Target::F32(_) | Target::Bf16(_) => None,
                 Target::Int8(_, to) => Rounding::new(to),
             },
         }
@@ -75,6 +76,9 @@ impl Epilogue {
             match (product.layer.activation, &product.target, self.rounding) {
                 (Activation::Identity, Target::F32(y), _) => {
                     self.write_f32::<IDENTITY>(sums, y.at(start), n, width);
+                }
+                (Activation::Identity, Target::Bf16(y), _) if product.cpu.rounds_to_bf16() => {
+                    self.write_bf16(sums, y.at(start), n, width);
                 }
                 (Activation::Gelu, Target::F32(y), _) => {
                     self.write_f32::<GELU>(sums, y.at(start), n, width);
@@ -119,6 +123,23 @@ impl Epilogue {
             unsafe { _mm512_mask_storeu_ps(y.add(row * stride), first_lanes(width), values) };
         };
         self.for_each_row::<ACTIVATION>(sums, write);
+    }
+
+    /// Writes `width` elements of each row, rows `stride` elements apart.
+    ///
+    /// # Safety
+    /// These elements can be written.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn write_bf16(&self, sums: &[[i32; PANEL]], y: *mut u16, stride: usize, width: usize) {
+        let write = |row: usize, values: __m512| {
+            // SAFETY: both types have 256 bits.
+            let values = unsafe { mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values)) };
+            // SAFETY: the caller's promise.
+            unsafe {
+                _mm256_mask_storeu_epi16(y.add(row * stride).cast(), first_lanes(width), values)
+            };
+        };
+        self.for_each_row::<IDENTITY>(sums, write);
     }
 
     /// Writes `width` elements of each row, rows `stride` elements apart.

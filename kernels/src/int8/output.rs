@@ -1,7 +1,8 @@
 #![allow(unsafe_code, reason = "threads fill disjoint ranges of one slice")]
-//! Results that are kept as numbers or rounded to int8 as they are written.
+//! Results that are kept as numbers, or rounded to int8 or bf16 as they are written.
 
 use super::quantize::{Quantization, quantize_piece};
+use crate::bf16::round_piece;
 use crate::parallel::{Shared, check_len};
 use crate::tier::Cpu;
 
@@ -12,12 +13,15 @@ pub enum Output<'a> {
     F32(&'a mut [f32]),
     /// Rounded, as [`super::quantize()`] would.
     Int8(&'a mut [i8], Quantization),
+    /// Rounded to the nearest bf16, halves to even.
+    Bf16(&'a mut [u16]),
 }
 
 /// A result that threads fill in disjoint ranges.
 pub(crate) enum Target {
     F32(Shared<f32>),
     Int8(Shared<i8>, Quantization),
+    Bf16(Shared<u16>),
 }
 
 impl Target {
@@ -33,6 +37,10 @@ impl Target {
             Output::Int8(y, to) => {
                 check_len("y", y.len(), len);
                 Self::Int8(Shared::new(y), to)
+            }
+            Output::Bf16(y) => {
+                check_len("y", y.len(), len);
+                Self::Bf16(Shared::new(y))
             }
         }
     }
@@ -53,6 +61,10 @@ impl Target {
                 // SAFETY: the caller's promise.
                 let y = unsafe { y.range(start, values.len()) };
                 quantize_piece(cpu, values, to, y);
+            }
+            Self::Bf16(y) => {
+                // SAFETY: the caller's promise.
+                round_piece(cpu, values, unsafe { y.range(start, values.len()) });
             }
         }
     }
@@ -82,6 +94,15 @@ impl Target {
                 let mut rounded = [[0; SIDE]; SIDE];
                 let rounded = &mut rounded[..rows.len()];
                 quantize_piece(cpu, rows.as_flattened(), to, rounded.as_flattened_mut());
+                for (index, row) in rounded.iter().enumerate() {
+                    // SAFETY: the caller's promise.
+                    copy(row, unsafe { y.range(start + index * stride, width) });
+                }
+            }
+            Self::Bf16(y) => {
+                let mut rounded = [[0; SIDE]; SIDE];
+                let rounded = &mut rounded[..rows.len()];
+                round_piece(cpu, rows.as_flattened(), rounded.as_flattened_mut());
                 for (index, row) in rounded.iter().enumerate() {
                     // SAFETY: the caller's promise.
                     copy(row, unsafe { y.range(start + index * stride, width) });

@@ -1,6 +1,7 @@
 //! The bf16 linear layer: tiers up to avx512 agree bit for bit, and every tier keeps to the bound.
 
-use kernels::bf16::{Layer, PackedBf16, linear_bf16};
+use kernels::bf16::{Layer, PackedBf16, linear_bf16, linear_bf16_into};
+use kernels::int8::Output;
 use kernels::{Activation, Cpu, Tier};
 use proptest::prelude::*;
 
@@ -13,6 +14,11 @@ fn nearest(x: f32) -> f64 {
     let (below, step) = (f64::from(below), f64::from(step));
     let parts = (f64::from(x) - below) / step;
     below + step * if parts == 0.5 { f64::from((x.to_bits() >> 16) & 1) } else { parts.round() }
+}
+
+/// The bits of [`nearest`].
+pub(super) fn rounded(x: &f32) -> u16 {
+    ((nearest(*x) as f32).to_bits() >> 16) as u16
 }
 
 /// A layer with bias, in plain loops.
@@ -54,6 +60,16 @@ impl Twin {
         y
     }
 
+    fn run_rounded(&self, cpu: Cpu) -> Vec<u16> {
+        let [m, k, n] = self.sizes;
+        let weights = PackedBf16::new(&self.w, [k, n], [n, 1]);
+        let activation = Activation::Identity;
+        let layer = Layer { weights: &weights, bias: Some(&self.bias), activation };
+        let mut y = vec![u16::MAX; m * n];
+        linear_bf16_into(cpu, &self.x, m, &layer, Output::Bf16(&mut y));
+        y
+    }
+
     /// The bound of Higham 2002, §3.1: k products and the bias, each added with an error of 2⁻²⁴
     /// of the sum so far, in any order. The test numbers have no subnormal products.
     fn check(&self) {
@@ -71,6 +87,7 @@ impl Twin {
             if cpu.tier() < Tier::Amx && !cpu.has_fast_bf16_dot() {
                 assert_eq!(&y, portable.get_or_insert_with(|| y.clone()), "{}", cpu.tier());
             }
+            assert_eq!(self.run_rounded(cpu), y.iter().map(rounded).collect::<Vec<_>>());
             let relu: Vec<_> = y.iter().map(|y| y.max(0.0)).collect();
             assert_eq!(self.run(cpu, Activation::Relu), relu, "{}", cpu.tier());
         }

@@ -39,12 +39,11 @@ impl Twin {
     }
 
     fn run(&self, cpu: Cpu, weights: &PackedWeights, y: Output<'_>) {
-        let layer = Layer {
-            weights,
-            scales: &self.scales,
-            bias: Some(&self.bias),
-            activation: Activation::Relu,
-        };
+        self.run_with(cpu, weights, Activation::Relu, y);
+    }
+
+    fn run_with(&self, cpu: Cpu, weights: &PackedWeights, activation: Activation, y: Output<'_>) {
+        let layer = Layer { weights, scales: &self.scales, bias: Some(&self.bias), activation };
         let x = Input::Int8 { x: &self.x, zero_point: self.zero_point };
         int8::linear(cpu, x, self.sizes[0], &layer, y);
     }
@@ -63,6 +62,14 @@ impl Twin {
             let mut rounded = vec![99; m * n];
             self.run(cpu, &weights, Output::Int8(&mut rounded, to));
             assert_eq!(rounded, round(&y, to), "{}", cpu.tier());
+            for activation in [Activation::Identity, Activation::Relu] {
+                let mut y = vec![f32::NAN; m * n];
+                self.run_with(cpu, &weights, activation, Output::F32(&mut y));
+                let mut rounded = vec![u16::MAX; m * n];
+                self.run_with(cpu, &weights, activation, Output::Bf16(&mut rounded));
+                let expected: Vec<u16> = y.iter().map(super::bf16::rounded).collect();
+                assert_eq!(rounded, expected, "{}", cpu.tier());
+            }
         }
     }
 }

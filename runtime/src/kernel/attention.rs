@@ -3,7 +3,7 @@
 use kernels::int8::Output;
 use kernels::peaks::Numbers;
 use kernels::{
-    ATTENTION_PARALLEL_WORK, Attention, Cpu, Heads, Mask, Products, Tier, attention_into,
+    ATTENTION_PARALLEL_WORK, Attention, Cpu, HeadData, Heads, Mask, Products, Tier, attention_into,
 };
 
 use super::{Call, Kernel, KernelEntry, Operand, Prepared, any, elements_mut, run};
@@ -24,7 +24,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
             } else {
                 Products::F32
             };
-            run(Tiled { cpu, split: split(node).clone(), products })
+            run(Tiled::new(module, node, cpu, products))
         },
     },
     KernelEntry {
@@ -41,6 +41,8 @@ struct Tiled {
     cpu: Cpu,
     split: HeadSplit,
     products: Products,
+    /// Which of query, key and value lie in memory as bf16.
+    as_bf16: [bool; 3],
 }
 
 fn split(node: &Node) -> &HeadSplit {
@@ -64,7 +66,14 @@ fn products(module: &Module, node: &Node) -> Result<Products, String> {
 
 fn prepare_amx(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let products = products(module, node).expect("only such nodes are accepted");
-    run(Tiled { cpu, split: split(node).clone(), products })
+    run(Tiled::new(module, node, cpu, products))
+}
+
+impl Tiled {
+    fn new(module: &Module, node: &Node, cpu: Cpu, products: Products) -> Self {
+        let as_bf16 = [0, 1, 2].map(|part| module.value(node.inputs[part]).as_bf16);
+        Self { cpu, split: split(node).clone(), products, as_bf16 }
+    }
 }
 
 impl Kernel for Tiled {
@@ -81,9 +90,16 @@ impl Kernel for Tiled {
             products: self.products,
         };
         let heads = [0, 1, 2].map(|part| {
-            let data = call.f32(part);
             let row_stride = call.inputs[part].shape[2];
-            Heads { data: &data[self.split.offsets[part].min(data.len())..], row_stride }
+            let start = self.split.offsets[part];
+            let data = if self.as_bf16[part] {
+                let data = call.inputs[part].bf16();
+                HeadData::Bf16(&data[start.min(data.len())..])
+            } else {
+                let data = call.f32(part);
+                HeadData::F32(&data[start.min(data.len())..])
+            };
+            Heads { data, row_stride }
         });
         let mask = call.inputs.get(3).map(mask);
         let output = match self.split.output {

@@ -1,6 +1,7 @@
 //! The linear layer with x and weights rounded to bf16, where the compiler was asked for it.
 
-use kernels::bf16::{Layer, PARALLEL_WORK, PackedBf16, linear_bf16};
+use kernels::bf16::{Layer, PARALLEL_WORK, PackedBf16, linear_bf16_into};
+use kernels::int8::Output;
 use kernels::peaks::Numbers;
 use kernels::{Activation, Cpu, Tier};
 
@@ -22,6 +23,11 @@ fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     if module.precision != Precision::Bf16 {
         return Err("rounds to bf16, and the model was compiled for f32".into());
     }
+    takes_weights(module, node)
+}
+
+/// Whether the weights can be packed.
+pub(crate) fn takes_weights(module: &Module, node: &Node) -> Result<(), String> {
     match module.constant(node.inputs[1]).map(|w| (w.shape().len(), w.elements::<f32>())) {
         Some((2, Ok(_))) => Ok(()),
         _ => Err("takes a constant f32 matrix for input 1".into()),
@@ -32,6 +38,8 @@ struct PackedLinear {
     cpu: Cpu,
     activation: Activation,
     weights: PackedBf16,
+    /// Whether the result lies in memory as bf16.
+    rounds: bool,
 }
 
 fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
@@ -41,7 +49,8 @@ fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let tensor = module.constant(node.inputs[1]).expect("only constants are accepted");
     let &[k, n] = tensor.shape() else { unreachable!("only matrices are accepted") };
     let elements = tensor.elements().expect("only f32 is accepted");
-    run(PackedLinear { cpu, activation, weights: PackedBf16::new(elements, [k, n], [n, 1]) })
+    let weights = PackedBf16::new(elements, [k, n], [n, 1]);
+    run(PackedLinear { cpu, activation, weights, rounds: module.value(node.output).as_bf16 })
 }
 
 impl Kernel for PackedLinear {
@@ -52,7 +61,12 @@ impl Kernel for PackedLinear {
             bias: call.inputs.get(2).map(|bias| bias.elements()),
             activation: self.activation,
         };
-        linear_bf16(self.cpu, call.f32(0), rows, &layer, elements_mut(call.output));
+        let x = call.f32(0);
+        let output = match self.rounds {
+            true => Output::Bf16(elements_mut(call.output)),
+            false => Output::F32(elements_mut(call.output)),
+        };
+        linear_bf16_into(self.cpu, x, rows, &layer, output);
         Ok(())
     }
 

@@ -47,6 +47,8 @@ struct PackedLinear {
     weights: PackedWeights,
     /// Scale of the input times scale of the column.
     scales: Vec<f32>,
+    /// Whether the result lies in memory as bf16.
+    rounds: bool,
 }
 
 fn prepare_linear(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
@@ -58,7 +60,8 @@ fn prepare_linear(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let elements = tensor.elements().expect("the pass takes int8 weights only");
     let weights = PackedWeights::new(elements, [k, n], [n, 1]);
     let scales = layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect();
-    run(PackedLinear { cpu, layer: layer.clone(), weights, scales })
+    let rounds = module.value(node.output).as_bf16;
+    run(PackedLinear { cpu, layer: layer.clone(), weights, scales, rounds })
 }
 
 impl Kernel for PackedLinear {
@@ -72,6 +75,7 @@ impl Kernel for PackedLinear {
         };
         let output = match self.layer.output {
             Some(to) => Output::Int8(elements_mut(call.output), to),
+            None if self.rounds => Output::Bf16(elements_mut(call.output)),
             None => Output::F32(elements_mut(call.output)),
         };
         let to = self.layer.input;

@@ -2,7 +2,7 @@
 
 pub(crate) mod attention;
 mod batch_norm;
-mod bf16;
+pub(crate) mod bf16;
 mod concat;
 pub(crate) mod conv;
 mod elementwise;
@@ -39,6 +39,11 @@ pub(crate) struct Operand<'a> {
 impl<'a> Operand<'a> {
     /// Stands for an input that is not there.
     pub(crate) const NONE: Self = Self { dtype: DType::F32, shape: &[], bytes: &[] };
+
+    /// The elements of a value that lies in memory as bf16.
+    pub(crate) fn bf16(&self) -> &'a [u16] {
+        if self.bytes.is_empty() { &[] } else { bytemuck::cast_slice(self.bytes) }
+    }
 
     /// The elements, of the type that the kernel accepted when the model was compiled.
     pub(crate) fn elements<T: Element>(&self) -> &'a [T] {

@@ -150,7 +150,7 @@ fn last_reads(module: &Module, bases: &[Id]) -> Vec<usize> {
 
 fn size(module: &Module, id: Id) -> Result<SizeTerm, RuntimeError> {
     let value = module.value(id);
-    term(&value.name, value.dtype.size_bytes(), &value.shape)
+    term(&value.name, value.element_bytes(), &value.shape)
 }
 
 fn scratch(

@@ -12,7 +12,7 @@ use crate::{Sketch, fired, numbers, options, run};
 
 const PASS: &str = "slice-batch";
 /// Long enough for an element to be a slice.
-const TOKENS: usize = 300;
+const TOKENS: usize = 420;
 
 fn encoder() -> Graph {
     let layer = BertLayer { heads: 2, intermediate: 256 };
@@ -67,8 +67,11 @@ fn slices_give_the_answers_of_the_whole() {
             // Up and down, with whole runs between.
             for batch in [7, 1, 3, 23, 4, 7] {
                 assert_eq!(slices(&whole, batch), None);
-                let worth_it = if threads == 1 { batch == 23 } else { batch >= threads };
-                assert_eq!(slices(&cut, batch).is_some(), worth_it, "{threads}, {batch}");
+                // One thread has no use for slices until they do not fit its cache.
+                if threads > 1 || [1, 23].contains(&batch) {
+                    let worth_it = batch >= threads.max(2);
+                    assert_eq!(slices(&cut, batch).is_some(), worth_it, "{threads}, {batch}");
+                }
                 let inputs = texts(batch);
                 let borrowed = inputs.each_ref().map(|(name, tensor)| (*name, tensor));
                 let found = session.run(&borrowed).unwrap();

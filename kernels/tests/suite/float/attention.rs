@@ -1,7 +1,7 @@
 //! Fused attention against its three steps.
 
 use kernels::int8::{Output, Quantization, quantize};
-use kernels::{Attention, Cpu, Heads, Mask, NoKeys, Products, attention, attention_into};
+use kernels::{Attention, Cpu, HeadData, Heads, Mask, NoKeys, Products, attention, attention_into};
 use proptest::prelude::*;
 
 use super::rows::softmax_twin;
@@ -55,7 +55,7 @@ impl Case {
     fn run_with(&self, cpu: Cpu, sizes: &Attention, y: Output<'_>) {
         let width = self.width();
         let part = |i: usize| Heads {
-            data: &self.qkv[(i * width).min(self.qkv.len())..],
+            data: HeadData::F32(&self.qkv[(i * width).min(self.qkv.len())..]),
             row_stride: 3 * width,
         };
         let mask = Mask { data: &self.mask, strides: self.mask_strides };
@@ -126,6 +126,32 @@ proptest! {
 }
 
 #[test]
+fn heads_may_lie_in_memory_as_bf16() {
+    for (batch, heads, tokens, head_size) in
+        [(1, 1, 1, 1), (2, 3, 37, 20), (1, 2, 70, 32), (3, 1, 33, 80)]
+    {
+        let mut case = Case::new(batch, heads, tokens, head_size, 5);
+        let rounded: Vec<u16> = case.qkv.iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+        case.qkv = rounded.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect();
+        let width = case.width();
+        let part =
+            |i: usize| Heads { data: HeadData::Bf16(&rounded[i * width..]), row_stride: 3 * width };
+        let mask = Mask { data: &case.mask, strides: case.mask_strides };
+        for products in [Products::F32, Products::Split, Products::Bf16] {
+            let sizes = Attention { products, ..case.sizes };
+            for cpu in Cpu::every() {
+                let mut expected = vec![f32::NAN; batch * tokens * width];
+                case.run_with(cpu, &sizes, Output::F32(&mut expected));
+                let mut found = vec![f32::NAN; expected.len()];
+                let parts = [part(0), part(1), part(2)];
+                attention_into(cpu, &sizes, parts, Some(mask), Output::F32(&mut found));
+                assert_eq!(found, expected, "{} {products:?}", cpu.tier());
+            }
+        }
+    }
+}
+
+#[test]
 fn masks_may_differ_for_every_head_and_query() {
     let mut case = Case::new(2, 3, 5, 4, 9);
     case.mask = numbers(2 * 3 * 5 * 5, 11);
@@ -166,7 +192,8 @@ fn queries_and_keys_may_differ_in_number() {
     let run = |range: std::ops::Range<usize>| {
         let sizes = Attention { queries: range.len(), ..sizes };
         let q = &q[range.start * head_size..range.end * head_size];
-        let [q, kv] = [q, &kv].map(|data| Heads { data, row_stride: head_size });
+        let [q, kv] =
+            [q, &kv].map(|data| Heads { data: HeadData::F32(data), row_stride: head_size });
         let mut y = vec![f32::NAN; range.len() * head_size];
         attention(Cpu::best(), &sizes, [q, kv, kv], None, &mut y);
         y
@@ -179,7 +206,7 @@ fn queries_and_keys_may_differ_in_number() {
 fn a_query_without_keys_gets_what_was_asked_for() {
     let (keys, head_size) = (3, 4);
     let data = numbers(keys * head_size, 1);
-    let heads = Heads { data: &data, row_stride: head_size };
+    let heads = Heads { data: HeadData::F32(&data), row_stride: head_size };
     let mut masked = [0.0; 9];
     masked[3..6].fill(f32::NEG_INFINITY);
     let mask = Mask { data: &masked, strides: [0, 0, keys] };
@@ -214,7 +241,7 @@ fn a_query_without_keys_gets_what_was_asked_for() {
 fn keys_that_are_all_hidden_weigh_alike() {
     let (keys, head_size) = (37, 4);
     let data = numbers(keys * head_size, 1);
-    let heads = Heads { data: &data, row_stride: head_size };
+    let heads = Heads { data: HeadData::F32(&data), row_stride: head_size };
     let mask = Mask { data: &vec![f32::MIN; keys], strides: [0; 3] };
     let mean = |column: usize| {
         let values = data.iter().skip(column).step_by(head_size);
