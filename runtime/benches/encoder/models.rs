@@ -57,8 +57,8 @@ pub(crate) struct Variants {
     pub(crate) model: &'static Model,
     float: Graph,
     integer: Graph,
-    /// f32 unfused, f32, int8, int8 with the rest in bf16, bf16.
-    compiled: [CompiledModel; 5],
+    /// f32 unfused, int8 unfused, f32, int8, int8 with the rest in bf16, bf16.
+    compiled: [CompiledModel; 6],
 }
 
 impl Variants {
@@ -77,6 +77,7 @@ impl Variants {
         let bf16 = CompileOptions { precision: runtime::Precision::Bf16, ..options.clone() };
         let compiled = [
             compile(&float, &unfused)?,
+            compile(&integer, &unfused)?,
             compile(&float, &options)?,
             compile(&integer, &options)?,
             compile(&integer, &bf16)?,
@@ -86,9 +87,10 @@ impl Variants {
     }
 
     /// Each way with a session to run it.
-    pub(crate) fn contenders(&self) -> [(Contender, Session); 5] {
+    pub(crate) fn contenders(&self) -> [(Contender, Session); 6] {
         let names = [
             ("ours-unfused", Precision::F32),
+            ("ours-int8-unfused", Precision::Int8),
             ("ours-f32", Precision::F32),
             ("ours-int8", Precision::Int8),
             ("ours-int8-bf16", Precision::Int8Bf16),

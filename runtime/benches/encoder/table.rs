@@ -72,8 +72,8 @@ pub(crate) struct Measured {
     pub(crate) cell: Cell,
     /// Operations of the matrix products.
     pub(crate) flops: f64,
-    /// Ours: in f32 without rewrites, in f32, in int8, in int8 with the rest in bf16, in bf16.
-    pub(crate) ours: [Contender; 5],
+    /// Ours: f32 and int8 without rewrites, f32, int8, int8 with the rest in bf16, bf16.
+    pub(crate) ours: [Contender; 6],
     pub(crate) peers: Vec<Contender>,
 }
 
@@ -111,18 +111,19 @@ impl Contender {
 impl Measured {
     /// One row a precision that somebody ran.
     pub(crate) fn rows(&self, peaks: &Peaks) -> Vec<String> {
-        let [unfused, float, integer, mixed, bf16] = &self.ours;
+        let [unfused, unfused_integer, float, integer, mixed, bf16] = &self.ours;
         let rows = Precision::ALL.into_iter().filter_map(|precision| {
-            let (ours, base) = match precision {
-                Precision::F32 => (float.time(), Some(("unfused", unfused))),
-                Precision::Int8 => (integer.time(), Some(("f32", float))),
-                Precision::Int8Bf16 => (mixed.time(), Some(("f32", float))),
-                Precision::Bf16 => (bf16.time(), Some(("f32", float))),
+            let (ours, bases) = match precision {
+                Precision::F32 => (float.time(), [None, Some(unfused)]),
+                Precision::Int8 => (integer.time(), [Some(float), Some(unfused_integer)]),
+                Precision::Int8Bf16 => (mixed.time(), [Some(float), Some(unfused_integer)]),
+                Precision::Bf16 => (bf16.time(), [Some(float), None]),
             };
-            let gain = base.and_then(|(what, base)| {
-                let ratio = Time::ratio(base.time()?, ours?);
+            let gains = ["f32", "unfused"].into_iter().zip(bases).filter_map(|(what, base)| {
+                let ratio = Time::ratio(base?.time()?, ours?);
                 Some(format!("{what} ÷ ours {ratio}"))
             });
+            let gain = gains.collect::<Vec<_>>().join(", ");
             let peers = self.peers.iter().filter(|peer| peer.precision == precision.of_weights());
             let peers: Vec<&Contender> = peers.collect();
             let shown = ours.is_some() || !peers.is_empty();
@@ -130,7 +131,7 @@ impl Measured {
                 let speed = self.speed(precision, ours, peaks);
                 let [ours, listed, ratio] = compare(ours, &peers);
                 let (model, (batch, sequence)) = (self.model, self.cell);
-                let (precision, gain) = (precision.name(), gain.unwrap_or_default());
+                let precision = precision.name();
                 format!(
                     "| {model} | {batch}×{sequence} | {precision} | {ours} | {listed} | {ratio} | {gain} | {speed} |"
                 )
@@ -186,9 +187,10 @@ impl fmt::Display for Time {
 
 impl Differences {
     pub(crate) fn add(&mut self, measured: &Measured) {
-        let Measured { model, ours: [unfused, float, integer, mixed, bf16], peers, .. } = measured;
+        let Measured { model, ours, peers, .. } = measured;
+        let [unfused, unfused_integer, float, integer, mixed, bf16] = ours;
         let range = float.logits.iter().fold(0f32, |range, x| range.max(x.abs()));
-        let others = peers.iter().chain([unfused, integer, mixed, bf16]);
+        let others = peers.iter().chain([unfused, unfused_integer, integer, mixed, bf16]);
         for other in others.filter(|other| !other.logits.is_empty()) {
             let entry = self.0.entry((model, other.name.clone())).or_default();
             entry.largest = entry.largest.max(distance(&float.logits, &other.logits));

@@ -4,7 +4,8 @@ use graph::bert::{BertConfig, BertLayer, Pooling, build, normal};
 use graph::op::Gelu;
 use graph::rewrite::quantize::{PointKind, QuantizeOptions, insert, points, set_activation_scale};
 use graph::{Graph, Tensor, reference};
-use runtime::{CompileOptions, Level, Tier, compile};
+use kernels::Cpu;
+use runtime::{CompileOptions, Level, Precision, Tier, compile};
 
 use crate::{assert_close, check, fired, floats, options, run};
 
@@ -104,6 +105,29 @@ fn quantized_encoders_run_in_integers() {
     assert_eq!(fired(&model, "linear"), 0);
     assert!(explanation.nodes.iter().all(|node| node.kernel != "reference"));
     assert!(explanation.packed_bytes > 0);
+}
+
+/// They are rounded once instead of wherever they are read.
+#[test]
+fn heads_kept_in_bf16_change_no_answer() {
+    for graph in [float(Pooling::Cls), quantized(Pooling::Mean)] {
+        for cpu in Cpu::every() {
+            let options = CompileOptions {
+                precision: Precision::Bf16,
+                tier: Some(cpu.tier()),
+                ..options(Level::O3)
+            };
+            let model = compile(&graph, &options).unwrap();
+            let layers = if cpu.multiplies_bf16() { 2 } else { 0 };
+            assert_eq!(fired(&model, "narrow-heads"), layers, "{}", cpu.tier());
+            let kept = model.explain().nodes.iter().filter(|node| node.output.starts_with("bf16["));
+            assert_eq!(kept.count(), layers);
+            let disabled_passes = vec!["narrow-heads".to_owned()];
+            let without = compile(&graph, &CompileOptions { disabled_passes, ..options }).unwrap();
+            let inputs = text(3, 17);
+            assert_eq!(run(&model, &inputs), run(&without, &inputs), "{}", cpu.tier());
+        }
+    }
 }
 
 #[test]
