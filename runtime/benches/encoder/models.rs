@@ -57,7 +57,7 @@ pub(crate) struct Variants {
     pub(crate) model: &'static Model,
     float: Graph,
     integer: Graph,
-    /// f32 unfused, int8 unfused, f32, int8, int8 with the rest in bf16, bf16.
+    /// f32 at O0, int8 at O1, f32, int8, int8 with the rest in bf16, bf16.
     compiled: [CompiledModel; 6],
 }
 
@@ -74,10 +74,12 @@ impl Variants {
             ..CompileOptions::default()
         };
         let unfused = CompileOptions { level: Level::O0, ..options.clone() };
+        // Without anything, it would dequantize all weights in every run.
+        let folded = CompileOptions { level: Level::O1, ..options.clone() };
         let bf16 = CompileOptions { precision: runtime::Precision::Bf16, ..options.clone() };
         let compiled = [
             compile(&float, &unfused)?,
-            compile(&integer, &unfused)?,
+            compile(&integer, &folded)?,
             compile(&float, &options)?,
             compile(&integer, &options)?,
             compile(&integer, &bf16)?,

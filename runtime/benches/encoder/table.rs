@@ -72,7 +72,7 @@ pub(crate) struct Measured {
     pub(crate) cell: Cell,
     /// Operations of the matrix products.
     pub(crate) flops: f64,
-    /// Ours: f32 and int8 without rewrites, f32, int8, int8 with the rest in bf16, bf16.
+    /// Ours: f32 at O0, int8 at O1, which folds constants and fuses nothing, f32, int8, int8 with the rest in bf16, bf16.
     pub(crate) ours: [Contender; 6],
     pub(crate) peers: Vec<Contender>,
 }
