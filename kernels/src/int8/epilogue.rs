@@ -22,8 +22,9 @@ const COARSE_GELU: u8 = 2;
 /// What the sums of a panel go through; zeros past the last column.
 pub(super) struct Epilogue {
     panel: usize,
-    /// What each element of x was multiplied with too much of, times the sum of the weights.
-    offsets: [i32; PANEL],
+    /// What each element of x was multiplied with too much of, times the sum of the weights, where that
+    /// is not 0.
+    offsets: Option<[i32; PANEL]>,
     scales: [f32; PANEL],
     bias: Option<[f32; PANEL]>,
     /// Where the result is int8, but for a few scales.
@@ -44,7 +45,8 @@ impl Epilogue {
         let sums = product.layer.weights.tile(panel, 1).sums;
         Self {
             panel,
-            offsets: std::array::from_fn(|column| zero.wrapping_mul(sums[column])),
+            offsets: (zero != 0)
+                .then(|| std::array::from_fn(|column| zero.wrapping_mul(sums[column]))),
             scales: of_panel(product.layer.scales),
             bias: product.layer.bias.map(of_panel),
             rounding: match product.target {
@@ -170,21 +172,34 @@ impl Epilogue {
         sums: &[[i32; PANEL]],
         mut write: impl FnMut(usize, __m512),
     ) {
-        let (several, rest) = sums.as_chunks::<AT_ONCE>();
+        // A tile of 16 rows is some fours, one of 6 is some threes.
+        if sums.len().is_multiple_of(4) {
+            self.for_each_of::<ACTIVATION, 4>(sums, &mut write);
+        } else {
+            self.for_each_of::<ACTIVATION, AT_ONCE>(sums, &mut write);
+        }
+    }
+
+    /// [`Self::for_each_row`], several rows at once.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn for_each_of<const ACTIVATION: u8, const N: usize>(
+        &self,
+        sums: &[[i32; PANEL]],
+        write: &mut impl FnMut(usize, __m512),
+    ) {
+        let (several, rest) = sums.as_chunks::<N>();
         for (index, sums) in several.iter().enumerate() {
-            for (offset, values) in self.values::<ACTIVATION, AT_ONCE>(sums).into_iter().enumerate()
-            {
-                write(index * AT_ONCE + offset, values);
+            for (offset, values) in self.values::<ACTIVATION, N>(sums).into_iter().enumerate() {
+                write(index * N + offset, values);
             }
         }
         for (offset, sums) in rest.iter().enumerate() {
             let [values] = self.values::<ACTIVATION, 1>(&[*sums]);
-            write(several.len() * AT_ONCE + offset, values);
+            write(several.len() * N + offset, values);
         }
     }
 
-    /// `(sums − offsets)·scales + bias` of some rows, rounded at each step as the other tiers do, and
-    /// activated.
+    /// `(sums − offsets)·scales + bias` of some rows, rounded as the other tiers do, and activated.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn values<const ACTIVATION: u8, const N: usize>(
         &self,
@@ -193,7 +208,7 @@ impl Epilogue {
         // SAFETY: each array has the 64 bytes that are read.
         let (offsets, scales, bias) = unsafe {
             (
-                _mm512_loadu_si512(self.offsets.as_ptr().cast()),
+                self.offsets.as_ref().map(|offsets| _mm512_loadu_si512(offsets.as_ptr().cast())),
                 _mm512_loadu_ps(self.scales.as_ptr()),
                 self.bias.as_ref().map(|bias| _mm512_loadu_ps(bias.as_ptr())),
             )
@@ -201,8 +216,12 @@ impl Epilogue {
         let values = sums.each_ref().map(|sums| {
             // SAFETY: as above.
             let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
-            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offsets)), scales);
-            bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias))
+            let sums = offsets.map_or(sums, |offsets| _mm512_sub_epi32(sums, offsets));
+            let sums = _mm512_cvtepi32_ps(sums);
+            match bias {
+                Some(bias) => _mm512_fmadd_ps(sums, scales, bias),
+                None => _mm512_mul_ps(sums, scales),
+            }
         });
         match ACTIVATION {
             GELU => wide::gelu(values),
