@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
-use kernels::{Cpu, Heads, Mask, Matrix, Write};
+use kernels::{Cpu, HeadData, Heads, Mask, Matrix, Write};
 use rayon::prelude::*;
 
 use super::floats::Floats;
@@ -121,7 +121,7 @@ impl Operation<3> for Attention {
             unreachable!("queries have rank 3")
         };
         let [q, k, v] = inputs.each_ref().map(fused::elements);
-        let heads = [&q, &k, &v].map(|data| Heads { data, row_stride: width });
+        let heads = [&q, &k, &v].map(|data| Heads { data: HeadData::F32(data), row_stride: width });
         let mask = self.mask.as_ref();
         let mask = mask.map(|mask| Mask { data: &mask.data, strides: mask.strides });
         let sizes = kernels::Attention {
