@@ -12,6 +12,7 @@ use graph::Dim;
 
 use crate::RuntimeError;
 use crate::compile::Shared;
+use crate::kernel::Prepared;
 use crate::plan::{ALIGNMENT, Plan};
 use crate::session::Run;
 
@@ -19,7 +20,8 @@ use crate::session::Run;
 /// cache; smaller slices read the weights more often (docs/performance.md, *Inference*).
 const SLICE_BYTES: usize = 4 << 20;
 
-/// Arena below which a slice has too little work to be worth reading all weights for.
+/// Arena below which a slice has too little work to be worth starting. Nor is it where the weights of a
+/// node take more: every slice reads all weights, which the threads of a whole run read together.
 const LEAST_SLICE_BYTES: usize = 256 << 10;
 
 /// Elements of a batch from `first` on, as many as its plan is for.
@@ -56,7 +58,9 @@ impl Slices {
         let of_thread = batch / threads;
         let bytes_of_one = (whole.bytes / batch).max(1);
         let count = of_thread.div_ceil((SLICE_BYTES / bytes_of_one).max(1));
-        if count * threads < 2 || of_thread / count * bytes_of_one < LEAST_SLICE_BYTES {
+        let weights = model.steps.iter().map(Prepared::packed_bytes).max().unwrap_or(0);
+        let least = weights.max(LEAST_SLICE_BYTES);
+        if count * threads < 2 || of_thread / count * bytes_of_one < least {
             return None;
         }
         let mut sizes = Vec::new();
