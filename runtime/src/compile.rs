@@ -13,7 +13,7 @@ use crate::module::Module;
 use crate::pass::{self, PassReport};
 use crate::plan::{self, ArenaBlock, Buffers, MemoryUse, PeakFormula, Plan};
 use crate::slices::Slices;
-use crate::{CompileTimes, Device, ExplainedNode, Explanation, RuntimeError, Session};
+use crate::{CompileTimes, Device, ExplainedNode, Explanation, RuntimeError, Session, SlicedUse};
 
 /// How much the compiler rewrites.
 #[derive(
@@ -123,6 +123,12 @@ impl Shared {
         let slices = Slices::new(self, plan)?;
         let fits = |budget| plan::fits(self, slices.bytes(), budget);
         self.memory_budget.is_none_or(fits).then_some(slices)
+    }
+
+    /// What such a run takes.
+    pub(crate) fn sliced_use(&self, plan: &Plan) -> Option<SlicedUse> {
+        let slices = self.slices(plan)?;
+        Some(SlicedUse { count: slices.count(), bytes: slices.bytes() })
     }
 
     pub(crate) fn formula(&self) -> &PeakFormula {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::compile::Shared;
 use crate::cost::Work;
-use crate::{CompiledModel, RuntimeError};
+use crate::{CompiledModel, RuntimeError, SlicedUse};
 
 /// Runs before the clock starts: the first plans memory and fills caches.
 const WARM_UP: usize = 2;
@@ -91,6 +91,8 @@ pub struct Profile {
     pub flops: Option<u64>,
     /// Starting all threads of the model on nothing and waiting for them, in microseconds.
     pub fork_join_us: f64,
+    /// How a run is cut when no clock is read: the nodes are timed on the whole batch.
+    pub sliced: Option<SlicedUse>,
     /// What the machine can do; empty where no instruction's rate is known.
     pub peaks: Vec<PeakFact>,
     /// One for each node of [`crate::Explanation::nodes`], in the same order.
@@ -152,10 +154,12 @@ pub fn profile(
     let (runs, times, run_ms) = node_times(model, inputs, seconds)?;
     let fork_join_us = fork_join_us(shared);
     let tier = model.explain().tier.parse().unwrap_or(Tier::Portable);
-    let shapes = match shared.dynamic {
+    let plan = match shared.dynamic {
         true => None,
-        false => Some(shared.unlimited_plan(bindings(shared, inputs)?)?.shapes),
+        false => Some(shared.unlimited_plan(bindings(shared, inputs)?)?),
     };
+    let sliced = plan.as_ref().and_then(|plan| shared.sliced_use(plan));
+    let shapes = plan.map(|plan| plan.shapes);
     let node = |(index, &measured_ms): (usize, &f64)| {
         let measuring = Measuring { shared, peaks, tier, fork_join_us };
         let cost = shapes.as_deref().and_then(|shapes| measuring.cost(index, shapes, measured_ms));
@@ -172,6 +176,7 @@ pub fn profile(
         predicted_ms: predicted.filter(|_| shapes.is_some()),
         flops: shapes.as_ref().map(|_| costs().map(|cost| cost.flops).sum()),
         fork_join_us,
+        sliced,
         peaks: peaks.facts(),
         nodes,
     })

@@ -52,9 +52,7 @@ impl MemoryUse {
             lower_bound_bytes: plan.lower_bound,
             without_reuse_bytes,
             weight_bytes: shared.weight_bytes(),
-            sliced: shared
-                .slices(&plan)
-                .map(|slices| SlicedUse { count: slices.count(), bytes: slices.bytes() }),
+            sliced: shared.sliced_use(&plan),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use runtime::{ExplainedNode, Explanation, NodeCost, NodeProfile, PassCheck, Profile};
+use runtime::{ExplainedNode, Explanation, NodeCost, NodeProfile, PassCheck, Profile, SlicedUse};
 
 use super::Report;
 use crate::cli::answer::columns;
@@ -110,6 +110,12 @@ fn times(text: &mut String, report: &Report<'_>, profile: &Profile) {
         }
     }
     let _infallible = writeln!(text, "a fork and join takes {fork_join_us:.1} µs");
+    if let Some(SlicedUse { count, .. }) = profile.sliced {
+        let _infallible = writeln!(
+            text,
+            "the nodes were timed on the whole batch; a run is cut into {count} slices of it, see `bench`"
+        );
+    }
     if report.explanation.on_gpu() {
         text.push_str("every node's time holds a wait for the GPU, which runs do without\n");
     }
