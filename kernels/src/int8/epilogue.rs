@@ -19,40 +19,61 @@ const IDENTITY: u8 = 0;
 const GELU: u8 = 1;
 const COARSE_GELU: u8 = 2;
 
-/// What the sums of a panel go through; zeros past the last column.
-pub(super) struct Epilogue {
+/// What the sums of a panel go through. Made for a few tiles only, so that it borrows: copies of so few
+/// numbers were seen to take a twenty-fifth of a run.
+pub(super) struct Epilogue<'a> {
     panel: usize,
-    /// What each element of x was multiplied with too much of, times the sum of the weights, where that
-    /// is not 0.
-    offsets: Option<[i32; PANEL]>,
-    scales: [f32; PANEL],
-    bias: Option<[f32; PANEL]>,
+    /// What each element of x was too much.
+    zero: i32,
+    /// The sums of the weights.
+    weights: &'a [i32; PANEL],
+    /// An element for each column that there is.
+    scales: &'a [f32],
+    bias: Option<&'a [f32]>,
     /// Where the result is int8, but for a few scales.
     rounding: Option<Rounding>,
 }
 
-impl Epilogue {
+/// An [`Epilogue`] in registers; zeros past the last column.
+#[derive(Clone, Copy)]
+struct Columns {
+    offsets: Option<__m512i>,
+    scales: __m512,
+    bias: Option<__m512>,
+}
+
+impl<'a> Epilogue<'a> {
     /// `added`: what was added to each element of x before it was multiplied.
-    pub(super) fn of(product: &Product<'_>, panel: usize, added: i32) -> Self {
-        let column = panel * PANEL;
-        let of_panel = |numbers: &[f32]| {
-            let mut panel = [0.0; PANEL];
-            let numbers = &numbers[column..numbers.len().min(column + PANEL)];
-            panel[..numbers.len()].copy_from_slice(numbers);
-            panel
-        };
-        let zero = i32::from(product.x.zero_point()) + added;
-        let sums = product.layer.weights.tile(panel, 1).sums;
+    pub(super) fn of(product: &Product<'a>, panel: usize, added: i32) -> Self {
+        let (layer, column) = (product.layer, panel * PANEL);
+        let columns = column..layer.weights.outputs().min(column + PANEL);
+        let sums = layer.weights.tile(panel, 1).sums;
         Self {
             panel,
-            offsets: (zero != 0)
-                .then(|| std::array::from_fn(|column| zero.wrapping_mul(sums[column]))),
-            scales: of_panel(product.layer.scales),
-            bias: product.layer.bias.map(of_panel),
+            zero: i32::from(product.x.zero_point()) + added,
+            weights: sums.first_chunk().expect("a panel has so many sums"),
+            scales: &layer.scales[columns.clone()],
+            bias: layer.bias.map(|bias| &bias[columns]),
             rounding: match product.target {
                 Target::F32(_) | Target::Bf16(_) => None,
                 Target::Int8(_, to) => Rounding::new(to),
             },
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn columns(&self) -> Columns {
+        let lanes = first_lanes(self.scales.len());
+        // SAFETY: no more elements are read than there are: the bias has as many as the scales, and
+        // the sums have the 64 bytes that are read.
+        unsafe {
+            let sums = _mm512_loadu_si512(self.weights.as_ptr().cast());
+            let offsets = _mm512_mullo_epi32(_mm512_set1_epi32(self.zero), sums);
+            Columns {
+                offsets: (self.zero != 0).then_some(offsets),
+                scales: _mm512_maskz_loadu_ps(lanes, self.scales.as_ptr()),
+                bias: self.bias.map(|bias| _mm512_maskz_loadu_ps(lanes, bias.as_ptr())),
+            }
         }
     }
 
@@ -187,34 +208,27 @@ impl Epilogue {
         sums: &[[i32; PANEL]],
         write: &mut impl FnMut(usize, __m512),
     ) {
+        let columns = self.columns();
         let (several, rest) = sums.as_chunks::<N>();
         for (index, sums) in several.iter().enumerate() {
-            for (offset, values) in self.values::<ACTIVATION, N>(sums).into_iter().enumerate() {
+            for (offset, values) in columns.values::<ACTIVATION, N>(sums).into_iter().enumerate() {
                 write(index * N + offset, values);
             }
         }
         for (offset, sums) in rest.iter().enumerate() {
-            let [values] = self.values::<ACTIVATION, 1>(&[*sums]);
+            let [values] = columns.values::<ACTIVATION, 1>(&[*sums]);
             write(several.len() * N + offset, values);
         }
     }
+}
 
+impl Columns {
     /// `(sums − offsets)·scales + bias` of some rows, rounded as the other tiers do, and activated.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn values<const ACTIVATION: u8, const N: usize>(
-        &self,
-        sums: &[[i32; PANEL]; N],
-    ) -> [__m512; N] {
-        // SAFETY: each array has the 64 bytes that are read.
-        let (offsets, scales, bias) = unsafe {
-            (
-                self.offsets.as_ref().map(|offsets| _mm512_loadu_si512(offsets.as_ptr().cast())),
-                _mm512_loadu_ps(self.scales.as_ptr()),
-                self.bias.as_ref().map(|bias| _mm512_loadu_ps(bias.as_ptr())),
-            )
-        };
+    fn values<const ACTIVATION: u8, const N: usize>(self, sums: &[[i32; PANEL]; N]) -> [__m512; N] {
+        let Self { offsets, scales, bias } = self;
         let values = sums.each_ref().map(|sums| {
-            // SAFETY: as above.
+            // SAFETY: the array has the 64 bytes that are read.
             let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
             let sums = offsets.map_or(sums, |offsets| _mm512_sub_epi32(sums, offsets));
             let sums = _mm512_cvtepi32_ps(sums);

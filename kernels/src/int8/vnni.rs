@@ -35,7 +35,7 @@ pub(super) fn block(
     for first in panels.clone().step_by(PANELS) {
         let end = panels.end.min(first + PANELS);
         let columns = weights.tile(first, end - first);
-        let epilogues: [Epilogue; PANELS] =
+        let epilogues: [Epilogue<'_>; PANELS] =
             array::from_fn(|panel| Epilogue::of(product, (first + panel).min(end - 1), ADDED));
         for tile_rows in tiles(rows.clone(), ROWS) {
             let (row, count) = (tile_rows.start, tile_rows.len());
