@@ -12,7 +12,7 @@ use super::portable;
 use super::round::round_piece;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, dot};
-use crate::activation::Activation;
+use crate::activation::{Activation, coarse_gelu_in_place};
 use crate::elementwise::add_assign_piece;
 use crate::int8::{Output, Target};
 use crate::parallel::{self, check_len};
@@ -62,19 +62,32 @@ pub struct Layer<'a> {
 /// When a length differs.
 pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut [f32]) {
     check_len("bf16 linear: y", y.len(), rows * layer.weights.outputs());
-    linear_bf16_into(cpu, x, rows, layer, Output::F32(y));
+    linear_bf16_into(cpu, Input::F32(x), rows, layer, Output::F32(y));
 }
 
-/// [`linear_bf16`] that may round its result.
+/// The left side of a layer.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Rounded as it is read.
+    F32(&'a [f32]),
+    /// As bf16.
+    Bf16(&'a [u16]),
+}
+
+/// [`linear_bf16`] that may read or write bf16. Where it writes such, GELU may be off by another 1.3e-4.
 ///
 /// # Shapes
 /// As those of [`linear_bf16`].
 ///
 /// # Panics
 /// When a length differs.
-pub fn linear_bf16_into(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: Output<'_>) {
+pub fn linear_bf16_into(cpu: Cpu, x: Input<'_>, rows: usize, layer: &Layer<'_>, y: Output<'_>) {
     let (k, n) = (layer.weights.inputs(), layer.weights.outputs());
-    check_len("bf16 linear: x", x.len(), rows * k);
+    let len = match x {
+        Input::F32(x) => x.len(),
+        Input::Bf16(x) => x.len(),
+    };
+    check_len("bf16 linear: x", len, rows * k);
     if let Some(bias) = layer.bias {
         check_len("bf16 linear: bias", bias.len(), n);
     }
@@ -123,14 +136,24 @@ impl Job<'_> {
     }
 
     /// Calls `work` with the rows of x, rounded and each filled up with zeros.
-    fn with_rounded(&self, x: &[f32], rows: Range<usize>, work: impl FnOnce(&[u16])) {
+    fn with_rounded(&self, x: Input<'_>, rows: Range<usize>, work: impl FnOnce(&[u16])) {
         let (k, stride) = (self.layer.weights.inputs(), self.stride());
+        let elements = rows.start * k..rows.end * k;
+        if let Input::Bf16(x) = x
+            && k == stride
+        {
+            work(&x[elements]);
+            return;
+        }
         lend(&ROUNDED, rows.len() * stride / TILE_INPUTS, |lines| {
             let rounded = Line::elements(lines);
             if k > 0 {
-                let x = x[rows.start * k..rows.end * k].chunks_exact(k);
-                for (rounded, x) in rounded.chunks_exact_mut(stride).zip(x) {
-                    round_piece(self.cpu, x, &mut rounded[..k]);
+                for (row, rounded) in rounded.chunks_exact_mut(stride).enumerate() {
+                    let row = elements.start + row * k..elements.start + (row + 1) * k;
+                    match x {
+                        Input::F32(x) => round_piece(self.cpu, &x[row], &mut rounded[..k]),
+                        Input::Bf16(x) => rounded[..k].copy_from_slice(&x[row]),
+                    }
                     rounded[k..].fill(0);
                 }
             }
@@ -234,18 +257,28 @@ impl Job<'_> {
                 (Target::Bf16(y), Activation::Identity) => {
                     wide::write_rounded_rows(sums, bias, y.at(start), n);
                 }
-                (y, activation) => {
+                (y, _) => {
                     let mut values = [[0.0; PANEL]; MOST_ROWS];
                     let values = &mut values[..sums.len()];
                     let place = values.as_flattened_mut().as_mut_ptr();
                     wide::write_rows(sums, bias, place, PANEL);
-                    activation.apply(self.cpu, values.as_flattened_mut());
+                    self.activate(values.as_flattened_mut());
                     match y {
                         Target::F32(y) => wide::write_rows(values, None, y.at(start), n),
-                        _ => y.write_tile(self.cpu, (start, n), values, PANEL),
+                        Target::Bf16(y) => {
+                            wide::write_rounded_rows(values, None, y.at(start), n);
+                        }
+                        Target::Int8(..) => y.write_tile(self.cpu, (start, n), values, PANEL),
                     }
                 }
             }
+        }
+    }
+
+    fn activate(&self, values: &mut [f32]) {
+        match (&self.y, self.layer.activation) {
+            (Target::Bf16(_), Activation::Gelu) => coarse_gelu_in_place(self.cpu, values),
+            (_, activation) => activation.apply(self.cpu, values),
         }
     }
 
@@ -262,7 +295,7 @@ impl Job<'_> {
             let padded = &padded.as_flattened()[..sums.len() * PANEL];
             add_assign_piece(self.cpu, sums.as_flattened_mut(), padded);
         }
-        self.layer.activation.apply(self.cpu, sums.as_flattened_mut());
+        self.activate(sums.as_flattened_mut());
         for (offset, sums) in sums.iter().enumerate() {
             // SAFETY: row + offset < rows and column + width ≤ n, so the range lies in y, whose
             // length was checked at the start; jobs cover disjoint rectangles, so no other thread

@@ -23,6 +23,6 @@ mod pack;
 mod portable;
 mod round;
 
-pub use linear::{Layer, PARALLEL_WORK, linear_bf16, linear_bf16_into};
+pub use linear::{Input, Layer, PARALLEL_WORK, linear_bf16, linear_bf16_into};
 pub use pack::PackedBf16;
 pub(crate) use round::{round_piece, widen_piece};

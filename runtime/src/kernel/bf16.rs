@@ -1,6 +1,6 @@
 //! The linear layer with x and weights rounded to bf16, where the compiler was asked for it.
 
-use kernels::bf16::{Layer, PARALLEL_WORK, PackedBf16, linear_bf16_into};
+use kernels::bf16::{Input, Layer, PARALLEL_WORK, PackedBf16, linear_bf16_into};
 use kernels::int8::Output;
 use kernels::peaks::Numbers;
 use kernels::{Activation, Cpu, Tier};
@@ -40,6 +40,8 @@ struct PackedLinear {
     weights: PackedBf16,
     /// Whether the result lies in memory as bf16.
     rounds: bool,
+    /// Whether its input does.
+    reads_bf16: bool,
 }
 
 fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
@@ -50,7 +52,9 @@ fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let &[k, n] = tensor.shape() else { unreachable!("only matrices are accepted") };
     let elements = tensor.elements().expect("only f32 is accepted");
     let weights = PackedBf16::new(elements, [k, n], [n, 1]);
-    run(PackedLinear { cpu, activation, weights, rounds: module.value(node.output).as_bf16 })
+    let is_bf16 = |id| module.value(id).as_bf16;
+    let (rounds, reads_bf16) = (is_bf16(node.output), is_bf16(node.inputs[0]));
+    run(PackedLinear { cpu, activation, weights, rounds, reads_bf16 })
 }
 
 impl Kernel for PackedLinear {
@@ -61,7 +65,10 @@ impl Kernel for PackedLinear {
             bias: call.inputs.get(2).map(|bias| bias.elements()),
             activation: self.activation,
         };
-        let x = call.f32(0);
+        let x = match self.reads_bf16 {
+            true => Input::Bf16(call.inputs[0].bf16()),
+            false => Input::F32(call.f32(0)),
+        };
         let output = match self.rounds {
             true => Output::Bf16(elements_mut(call.output)),
             false => Output::F32(elements_mut(call.output)),

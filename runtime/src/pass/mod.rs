@@ -17,7 +17,7 @@ mod integer_linear;
 mod layer_norm;
 mod linear;
 mod merge_qkv;
-mod narrow_heads;
+mod narrow;
 mod no_ops;
 mod quantize_epilogue;
 mod quantize_prologue;
@@ -76,14 +76,14 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
     Pass { name: "quantize-prologue", level: Level::O2, run: quantize_prologue::run },
     Pass { name: "residual-layer-norm", level: Level::O2, run: residual_layer_norm::run },
-    Pass { name: "narrow-heads", level: Level::O2, run: narrow_heads::run },
+    Pass { name: "narrow", level: Level::O2, run: narrow::run },
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
 /// Passes that a GPU does without. A layer that rounds as it reads does so once for each tile of
 /// columns there; a launch that rounds once is cheaper. Its threads share every launch, and its
 /// kernels see for themselves what may be bf16.
-const ON_CPUS_ONLY: [&str; 3] = ["quantize-prologue", "narrow-heads", "slice-batch"];
+const ON_CPUS_ONLY: [&str; 3] = ["quantize-prologue", "narrow", "slice-batch"];
 
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
