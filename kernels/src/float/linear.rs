@@ -15,7 +15,7 @@ pub const PARALLEL_WORK: usize = 1 << 17;
 /// Rows of a block, a multiple of every tier's tile, and of one whose weights come from beyond the
 /// caches of a core: they are read once for each block.
 const BLOCK_ROWS: usize = 48;
-const FAR_BLOCK_ROWS: usize = 192;
+const FAR_BLOCK_ROWS: usize = 256;
 
 /// Weights of which a core keeps a part worth the name.
 const NEAR_WEIGHTS: usize = 1 << 20;
