@@ -67,7 +67,8 @@ fn linear_layers(cpu: Cpu, m: usize, k: usize, n: usize) {
     let weights = PackedWeights::new(&wq, [k, n], [n, 1]);
     let scales = vec![1e-4; n];
     let activation = Activation::Gelu;
-    let layer = Layer { weights: &weights, scales: &scales, bias: Some(&bias), activation };
+    let bias = Some(&bias[..]);
+    let layer = Layer { weights: &weights, scales: &scales, bias, activation, coarse: false };
     let integer = least(|| {
         let x = Input::Int8 { x: &xq, zero_point: 0 };
         int8::linear(cpu, x, m, &layer, Output::Int8(black_box(&mut yq), to));

@@ -99,15 +99,9 @@ pub(crate) unsafe fn write_rows(
     y: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: the bias has the 64 bytes that are read.
-    let bias = bias.map(|bias| unsafe { _mm512_loadu_ps(bias.as_ptr()) });
-    for (row, sums) in sums.iter().enumerate() {
-        // SAFETY: a row of sums has the 64 bytes that are read.
-        let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-        let value = bias.map_or(sums, |bias| _mm512_add_ps(sums, bias));
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_storeu_ps(y.add(row * stride), value) };
-    }
+    // SAFETY: the caller's promise.
+    let write = |row: usize, value| unsafe { _mm512_storeu_ps(y.add(row * stride), value) };
+    for_each_sum(sums, bias, write);
 }
 
 /// The same, rounded to bf16.
@@ -121,16 +115,23 @@ pub(crate) unsafe fn write_rounded_rows(
     y: *mut u16,
     stride: usize,
 ) {
+    let write = |row: usize, value| {
+        let rounded = _mm512_cvtneps_pbh(value);
+        // SAFETY: the caller's promise, for 16 elements of 2 bytes.
+        unsafe { y.add(row * stride).cast::<__m256bh>().write_unaligned(rounded) };
+    };
+    for_each_sum(sums, bias, write);
+}
+
+/// Calls `write` with each row of sums and the bias.
+#[target_feature(enable = "avx512f")]
+fn for_each_sum(sums: &[[f32; 16]], bias: Option<&[f32; 16]>, write: impl Fn(usize, __m512)) {
     // SAFETY: the bias has the 64 bytes that are read.
     let bias = bias.map(|bias| unsafe { _mm512_loadu_ps(bias.as_ptr()) });
     for (row, sums) in sums.iter().enumerate() {
         // SAFETY: a row of sums has the 64 bytes that are read.
         let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-        let value = bias.map_or(sums, |bias| _mm512_add_ps(sums, bias));
-        // SAFETY: the caller's promise, for 16 elements of 2 bytes.
-        unsafe {
-            y.add(row * stride).cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(value))
-        };
+        write(row, bias.map_or(sums, |bias| _mm512_add_ps(sums, bias)));
     }
 }
 

@@ -451,8 +451,13 @@ fn integer_products_match() {
                 .map(|c| (0..inner).map(|k| i32::from(w[k * columns + c])).sum())
                 .collect();
             let packed = int8::PackedWeights::new(&w, [inner, columns], [columns, 1]);
-            let layer =
-                int8::Layer { weights: &packed, scales: &scales, bias: Some(&bias), activation };
+            let layer = int8::Layer {
+                weights: &packed,
+                scales: &scales,
+                bias: Some(&bias),
+                activation,
+                coarse: false,
+            };
             let [on_scales, on_bias] = [&scales, &bias].map(|values| upload(&gpu, values));
             let on_w = Weights::int8(&gpu, &w, [inner, columns]);
             let on_sums = upload(&gpu, &sums);

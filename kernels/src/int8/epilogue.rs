@@ -281,7 +281,8 @@ mod tests {
             (Activation::Gelu, Some(&bias[..]), coarse),
             (Activation::Gelu, Some(&bias[..]), fine),
         ] {
-            let layer = Layer { weights: &weights, scales: &scales, bias, activation };
+            let layer =
+                Layer { weights: &weights, scales: &scales, bias, activation, coarse: true };
             let run = |y: Output<'_>, rounding: bool| {
                 let product = Product::new(cpu, x, rows, &layer, y);
                 for panel in 0..2 {

@@ -47,6 +47,10 @@ pub struct Layer<'a> {
     pub bias: Option<&'a [f32]>,
     /// Applied last.
     pub activation: Activation,
+    /// Whether GELU may be off by a thirtieth of a step of the result, which takes half the time. Where
+    /// what was trained and what runs have to agree it may not: one number in some hundreds is rounded to
+    /// another step, and layers behind multiply that.
+    pub coarse: bool,
 }
 
 /// `y = activation((x − zero_point)·w · scales + bias)`, summed in `i32` without error.
@@ -111,10 +115,10 @@ impl<'a> Product<'a> {
         Self { cpu, x, rows, layer, target: Target::new(y, rows * layer.weights.outputs()) }
     }
 
-    /// Whether the result is rounded so coarsely that GELU may be too.
+    /// Whether GELU may be coarse, and the result is rounded coarsely enough.
     pub(super) fn has_coarse_gelu(&self) -> bool {
         let is_coarse = matches!(self.target, Target::Int8(_, to) if to.scale >= COARSE_STEP);
-        is_coarse && self.layer.activation == Activation::Gelu
+        self.layer.coarse && is_coarse && self.layer.activation == Activation::Gelu
     }
 
     /// Activates some results.

@@ -43,7 +43,8 @@ impl Twin {
     }
 
     fn run_with(&self, cpu: Cpu, weights: &PackedWeights, activation: Activation, y: Output<'_>) {
-        let layer = Layer { weights, scales: &self.scales, bias: Some(&self.bias), activation };
+        let bias = Some(&self.bias[..]);
+        let layer = Layer { weights, scales: &self.scales, bias, activation, coarse: false };
         let x = Input::Int8 { x: &self.x, zero_point: self.zero_point };
         int8::linear(cpu, x, self.sizes[0], &layer, y);
     }
@@ -95,7 +96,7 @@ proptest! {
     fn numbers_are_rounded_on_the_way_in(m in 0usize..60, k in 0usize..600, n in 0usize..40, zero_point: i8, seed: u64) {
         let twin = Twin::new([m, k, n], zero_point, seed);
         let weights = PackedWeights::new(&twin.w, [k, n], [n, 1]);
-        let layer = Layer { weights: &weights, scales: &twin.scales, bias: None, activation: Activation::Identity };
+        let layer = Layer { weights: &weights, scales: &twin.scales, bias: None, activation: Activation::Identity, coarse: false };
         let x = numbers(m * k, seed);
         let to = Quantization { scale: 0.017, zero_point, min: -127, max: 127 };
         let rounded = round(&x, to);

@@ -6,6 +6,7 @@ use kernels::peaks::Numbers;
 use kernels::{Cpu, TableScales, Tier, gather_rows_int8};
 
 use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
+use crate::compile::Precision;
 use crate::cost::{Parallel, Rate};
 use crate::module::{IntegerLinear, Module, Node, Operation};
 
@@ -49,6 +50,8 @@ struct PackedLinear {
     scales: Vec<f32>,
     /// Whether the result lies in memory as bf16.
     rounds: bool,
+    /// Whether the model was compiled for bf16, so that nothing holds it to what was trained.
+    coarse: bool,
 }
 
 fn prepare_linear(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
@@ -61,7 +64,8 @@ fn prepare_linear(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let weights = PackedWeights::new(elements, [k, n], [n, 1]);
     let scales = layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect();
     let rounds = module.value(node.output).as_bf16;
-    run(PackedLinear { cpu, layer: layer.clone(), weights, scales, rounds })
+    let coarse = module.precision == Precision::Bf16;
+    run(PackedLinear { cpu, layer: layer.clone(), weights, scales, rounds, coarse })
 }
 
 impl Kernel for PackedLinear {
@@ -72,6 +76,7 @@ impl Kernel for PackedLinear {
             scales: &self.scales,
             bias: call.inputs.get(2).map(|bias| bias.elements()),
             activation: self.layer.activation,
+            coarse: self.coarse,
         };
         let output = match self.layer.output {
             Some(to) => Output::Int8(elements_mut(call.output), to),
