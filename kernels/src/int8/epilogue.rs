@@ -223,7 +223,8 @@ impl<'a> Epilogue<'a> {
 }
 
 impl Columns {
-    /// `(sums − offsets)·scales + bias` of some rows, rounded as the other tiers do, and activated.
+    /// `(sums − offsets)·scales + bias` of some rows, rounded at each step as the other tiers do, and
+    /// activated.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn values<const ACTIVATION: u8, const N: usize>(self, sums: &[[i32; PANEL]; N]) -> [__m512; N] {
         let Self { offsets, scales, bias } = self;
@@ -231,11 +232,8 @@ impl Columns {
             // SAFETY: the array has the 64 bytes that are read.
             let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
             let sums = offsets.map_or(sums, |offsets| _mm512_sub_epi32(sums, offsets));
-            let sums = _mm512_cvtepi32_ps(sums);
-            match bias {
-                Some(bias) => _mm512_fmadd_ps(sums, scales, bias),
-                None => _mm512_mul_ps(sums, scales),
-            }
+            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales);
+            bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias))
         });
         match ACTIVATION {
             GELU => wide::gelu(values),

@@ -33,7 +33,7 @@ impl Twin {
                 x * i32::from(self.w[j * n + col])
             });
             let sum: i32 = products.sum();
-            (sum as f32).mul_add(self.scales[col], self.bias[col]).max(0.0)
+            (sum as f32 * self.scales[col] + self.bias[col]).max(0.0)
         };
         (0..m * n).map(element).collect()
     }
