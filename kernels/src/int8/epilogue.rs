@@ -245,7 +245,7 @@ impl Columns {
 
 /// A mask of the first lanes.
 const fn first_lanes(count: usize) -> u16 {
-    u16::MAX >> (PANEL - count)
+    ((1u32 << count) - 1) as u16
 }
 
 #[cfg(test)]

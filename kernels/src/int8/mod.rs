@@ -25,7 +25,6 @@ pub use linear::{Layer, PARALLEL_WORK, linear};
 pub use output::Output;
 pub(crate) use output::Target;
 pub use pack::PackedWeights;
-#[cfg(target_arch = "x86_64")]
 pub(crate) use quantize::dequantize_one;
 #[cfg(any(feature = "gpu", target_arch = "x86_64"))]
 pub(crate) use quantize::has_exact_reciprocal;

@@ -32,7 +32,7 @@ pub struct MemoryUse {
 /// A run in slices of the batch, each through the whole model on one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SlicedUse {
-    /// Number of slices; at most as many elements as there are threads follow them.
+    /// Number of slices; fewer elements than there are threads follow them.
     pub count: usize,
     /// Bytes of the threads' arenas, and of the outputs that are gathered from them.
     pub bytes: usize,
