@@ -17,7 +17,8 @@ pub enum Activation {
     Identity,
     /// max(0, x); NaN stays NaN.
     Relu,
-    /// x·Φ(x) with the error function; absolute error below 2.5e-7·max(1, |x|).
+    /// x·Φ(x) with the error function; absolute error below 2.5e-7·max(1, |x|), or 1.3e-4 where a layer
+    /// says that it may be coarse.
     Gelu,
     /// `0.5x(1 + tanh(√(2/π)(x + 0.044715x³)))`; absolute error below 4e-7·max(1, |x|).
     GeluTanh,
@@ -37,8 +38,8 @@ tiered! {
 
 tiered! {
     /// In place of [`Activation::Gelu`] where the result is rounded to steps of at least
-    /// [`COARSE_STEP`], off by at most a thirtieth of one, or to bf16, whose step is as large as the
-    /// error from 0.07 on.
+    /// [`COARSE_STEP`], off by at most a thirtieth of one, or to bf16, whose rounding errs as
+    /// much from 0.07 on.
     pub(crate) fn coarse_gelu_in_place(x: &mut [f32]) {
         for value in x {
             *value = math::coarse_gelu(*value);

@@ -233,7 +233,7 @@ fn bind(
 }
 
 /// Overwrites memory that nothing may read, in debug builds: floats become NaN, indices invalid.
-fn poison(bytes: &mut [u8]) {
+pub(crate) fn poison(bytes: &mut [u8]) {
     if cfg!(debug_assertions) {
         bytes.fill(POISON);
     }

@@ -14,14 +14,15 @@ use crate::RuntimeError;
 use crate::compile::Shared;
 use crate::kernel::Prepared;
 use crate::plan::{ALIGNMENT, Plan};
-use crate::session::Run;
+use crate::session::{Run, poison};
 
 /// Arena of a slice of more than one element. What a layer reads and writes of it fits a core's second
 /// cache; smaller slices read the weights more often (docs/performance.md, *Inference*).
 const SLICE_BYTES: usize = 4 << 20;
 
-/// Arena below which a slice has too little work to be worth starting. Nor is it where the weights of a
-/// node take more: every slice reads all weights, which the threads of a whole run read together.
+/// Arena below which a slice has too little work to be worth starting. One that is smaller than the
+/// weights of some node is not worth it either: every slice reads all weights, which the threads of a
+/// whole run read together.
 const LEAST_SLICE_BYTES: usize = 256 << 10;
 
 /// Elements of a batch from `first` on, as many as its plan is for.
@@ -117,16 +118,21 @@ impl Slices {
         let (arenas, outputs) = memory.split_at_mut(self.threads * self.arena_bytes);
         let outputs = Mutex::new(outputs);
         let failed = Mutex::new(None);
+        let next = AtomicUsize::new(0);
         let one = |slice: &Slice, arena: &mut [u8]| {
             let plan = &self.plans[slice.plan];
             let run = whole.of_slice(plan, slice.first, self.batch);
             let arena = &mut arena[..plan.bytes];
+            poison(arena);
             match run.steps(&model.steps, arena, |_| ()) {
                 Ok(()) => self.gather(&run, slice.first, arena, &mut lock(&outputs)),
-                Err(error) => first_failure(&mut lock(&failed), slice.first, error),
+                Err(error) => {
+                    // Those that have not begun all lie behind.
+                    next.store(self.list.len(), Ordering::Relaxed);
+                    first_failure(&mut lock(&failed), slice.first, error);
+                }
             }
         };
-        let next = AtomicUsize::new(0);
         {
             let arenas = Mutex::new(arenas.chunks_exact_mut(self.arena_bytes));
             // One call a thread, which takes slices until there are none.
@@ -137,7 +143,7 @@ impl Slices {
                 }
             });
         }
-        if let Some(rest) = &self.rest {
+        if let Some(rest) = self.rest.as_ref().filter(|_| lock(&failed).is_none()) {
             model.team.run(|| one(rest, arenas));
         }
         lock(&failed).take().map_or(Ok(()), |(_, error)| Err(error))

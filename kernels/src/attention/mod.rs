@@ -2,6 +2,8 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, §3.2).
 
 #[cfg(target_arch = "x86_64")]
+mod registers;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 
 use std::cell::Cell;
@@ -161,7 +163,7 @@ pub fn attention(
     attention_into(cpu, sizes, qkv, mask, Output::F32(y));
 }
 
-/// [`attention`] that may round its result to int8.
+/// [`attention`] that may round its result to int8 or bf16.
 ///
 /// # Shapes
 /// As those of [`attention`].
@@ -226,6 +228,7 @@ struct Floats<'a> {
 
 /// What multiplies in bf16.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no such CPU has either"))]
 enum Bf16Unit {
     /// The tile registers.
     Tiles,

@@ -13,7 +13,7 @@ pub enum Output<'a> {
     F32(&'a mut [f32]),
     /// Rounded, as [`super::quantize()`] would.
     Int8(&'a mut [i8], Quantization),
-    /// Rounded to the nearest bf16, halves to even.
+    /// Rounded to the nearest bf16, halves to even; subnormal numbers may become 0.
     Bf16(&'a mut [u16]),
 }
 

@@ -81,8 +81,8 @@ pub(crate) const PASSES: &[Pass] = &[
 ];
 
 /// Passes that a GPU does without. A layer that rounds as it reads does so once for each tile of
-/// columns there; a launch that rounds once is cheaper. Its threads share every launch, and its
-/// kernels see for themselves what may be bf16.
+/// columns there; a launch that rounds once is cheaper. A GPU's
+/// threads share every launch, and its kernels see for themselves what may be bf16.
 const ON_CPUS_ONLY: [&str; 3] = ["quantize-prologue", "narrow", "slice-batch"];
 
 /// How often a pass rewrote something.

@@ -56,8 +56,9 @@ impl MemoryUse {
         })
     }
 
-    /// What counts against a memory budget: the weights and what one session allocates, which
-    /// aligns its arena itself.
+    /// What counts against a memory budget: the weights and the arena of a whole run, which a session
+    /// aligns itself. A run in slices is never cut so that it takes more than the budget; that it would
+    /// take less does not let larger sizes in.
     pub fn total_bytes(&self) -> usize {
         total(self.weight_bytes, self.planned_bytes)
     }
