@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::activation::Activation;
 use crate::depthwise::depthwise;
-use crate::float::{Line, PANEL, Rows, multiply_add, tile_rows};
+use crate::float::{Line, PANEL, Panels, Rows, multiply_add, tile_rows};
 use crate::parallel::{self, Shared, check_len, tiles};
 use crate::tier::Cpu;
 use crate::window::Slide;
@@ -312,7 +312,8 @@ impl Product<'_> {
             }
         }
         let weight = &weight[outputs.start * depth..outputs.end * depth];
-        multiply_add(self.cpu, Rows::new(weight, outputs.len(), depth, depth), columns, values);
+        let weight = Rows::new(weight, outputs.len(), depth, depth);
+        multiply_add(self.cpu, weight, Panels::new(columns), values);
         activation.apply(self.cpu, values);
         let kept = width.min(tile.len - start);
         for (output, values) in outputs.zip(values.chunks_exact(width)) {

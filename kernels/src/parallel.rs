@@ -23,19 +23,31 @@ pub(crate) fn is_worth_sharing(work: usize, least: usize) -> bool {
 /// Pieces that a result is cut into where it has the rows and columns, so that many threads find some.
 pub(crate) const PIECES: usize = 16;
 
+/// Speed of tiles of half the panels, of that of whole ones.
+const HALF_TILE_RATE: f64 = 0.9;
+
 /// Runs `job` on rectangles of a result, given by their rows and panels: blocks of `block_rows` rows,
-/// and where these are fewer than [`PIECES`] each cut into some of at least `least_panels` panels.
+/// and where these are fewer than [`PIECES`] each cut into whole tiles of `tile_panels` panels, or into
+/// half ones where that shares the work more evenly.
 pub(crate) fn for_each_rectangle(
     [rows, panels]: [usize; 2],
-    [block_rows, least_panels]: [usize; 2],
+    [block_rows, tile_panels]: [usize; 2],
     job: impl Fn(Range<usize>, Range<usize>) + Sync,
 ) {
     let blocks = rows.div_ceil(block_rows);
     let wanted = if team::is_alone() { 1 } else { PIECES.div_ceil(blocks.max(1)) };
-    let cuts = wanted.min(panels.div_ceil(least_panels));
+    // Least time over the time that equal pieces take where a thread may get one more than another.
+    let evenness = |unit: usize| {
+        let (pieces, threads) = (blocks * panels.div_ceil(unit), team::threads());
+        pieces as f64 / pieces.next_multiple_of(threads).max(1) as f64
+    };
+    let half = tile_panels.div_ceil(2);
+    let unit =
+        if evenness(tile_panels) < HALF_TILE_RATE * evenness(half) { half } else { tile_panels };
+    let cuts = wanted.min(panels.div_ceil(unit));
     for_each(blocks * cuts, |index| {
         let (block, cut) = (index / cuts, index % cuts);
-        let edge = |cut: usize| cut * panels / cuts;
+        let edge = |cut: usize| panels.min(cut * panels.div_ceil(unit) / cuts * unit);
         let rows = block * block_rows..rows.min((block + 1) * block_rows);
         job(rows, edge(cut)..edge(cut + 1));
     });

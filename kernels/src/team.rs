@@ -133,6 +133,16 @@ pub(crate) fn is_alone() -> bool {
     matches!(HELPERS.get(), Helpers::Nobody)
 }
 
+/// Threads that work where this one shares, itself among them.
+pub(crate) fn threads() -> usize {
+    match HELPERS.get() {
+        Helpers::Rayon => rayon::current_num_threads(),
+        // SAFETY: the team is borrowed by the `run` that set this and that is still on the stack.
+        Helpers::Team(team) => unsafe { &*team }.threads(),
+        Helpers::Nobody => 1,
+    }
+}
+
 /// Runs `pieces` for every index below `count`, on the threads that help this one.
 pub(crate) fn share(count: usize, pieces: impl Fn(usize) + Sync) {
     use rayon::prelude::*;

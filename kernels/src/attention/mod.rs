@@ -14,7 +14,7 @@ use self::tiles::Dot;
 #[cfg(target_arch = "x86_64")]
 use crate::amx::{TILE_ROWS, Tiles};
 use crate::bf16::widen_piece;
-use crate::float::{Line, PANEL, Rows, multiply_add, tile_rows, transpose};
+use crate::float::{Line, PANEL, Panels, Rows, multiply_add, tile_rows, transpose};
 use crate::int8::{Output, Target};
 use crate::lanes;
 use crate::math;
@@ -331,7 +331,7 @@ impl Run<'_> {
                 let scores = &mut scores[..rows.len() * keys.div_ceil(PANEL)];
                 let scores = floats(scores);
                 scores.fill(0.0);
-                multiply_add(self.cpu, x, packed_k, scores);
+                multiply_add(self.cpu, x, Panels::new(packed_k), scores);
                 let weighted = &mut weighted[..rows.len() * head_size.div_ceil(PANEL)];
                 self.weigh_values(batch, head, rows, scores, packed_v, weighted);
             }
@@ -360,7 +360,7 @@ impl Run<'_> {
         let weighted = floats(weighted);
         weighted.fill(0.0);
         let x = Rows::new(scores, rows.len(), keys, keys.next_multiple_of(PANEL));
-        multiply_add(self.cpu, x, values, weighted);
+        multiply_add(self.cpu, x, Panels::new(values), weighted);
         let width = weighted.len() / rows.len();
         divide_rows(self.cpu, weighted, width, sums);
         if no_keys == NoKeys::Zero {

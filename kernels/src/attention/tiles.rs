@@ -72,7 +72,7 @@ impl Unit for Dot {
         let count = panels.len() / (stride / 2);
         let rows = results.len() / count;
         let w = dot::Panels::new(panels, stride / 2);
-        for tile in parallel::tiles(0..rows, dot::ROWS_OF_TWO) {
+        for tile in parallel::tiles(0..rows, dot::ROWS) {
             let x = &left[tile.start * stride..tile.end * stride];
             let results = sums_mut(&mut results[tile.start..]);
             // SAFETY: the CPU has the instruction (`Dot::new`).

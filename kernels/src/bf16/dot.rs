@@ -6,34 +6,38 @@ use std::array;
 
 use super::pack::{GROUP, PANEL};
 
-/// Rows of a tile of as many panels as there may be: 6 rows × 4 panels of sums, 4 registers of weights
-/// and one of x use 29 of the 32 registers.
-pub(crate) const ROWS: usize = 6;
+/// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of x use 27 of the 32
+/// registers.
+pub(crate) const ROWS: usize = 12;
 
 /// Most panels of a tile.
-pub(crate) const PANELS: usize = 4;
-
-/// The same of a tile of two panels: 27 registers.
-pub(crate) const ROWS_OF_TWO: usize = 12;
+pub(crate) const PANELS: usize = 2;
 
 /// Panels of 16 columns, each of so many lines of 16 pairs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels<'a, L> {
     lines: &'a [L],
     of_one: usize,
+    /// Lines from one that is multiplied to the one that is fetched meanwhile.
+    ahead: usize,
 }
 
 impl<'a, L> Panels<'a, L> {
     /// Panels of `of_one` lines.
     pub(crate) const fn new(lines: &'a [L], of_one: usize) -> Self {
         assert!(size_of::<L>() == 64 && align_of::<L>() == 64);
-        Self { lines, of_one }
+        Self { lines, of_one, ahead: 0 }
+    }
+
+    /// The same, for a product that fetches what lies so many lines behind what it reads: the panels
+    /// that come next, where the caches of a core do not hold them.
+    pub(crate) const fn fetching(self, ahead: usize) -> Self {
+        Self { ahead, ..self }
     }
 }
 
-/// The products of some rows and the first `panels` panels, of which there are at most [`PANELS`]: row r
-/// of panel p is left in `sums[p·stride + r]`. At most [`ROWS`] rows, or [`ROWS_OF_TWO`] where there are
-/// two panels or one.
+/// The products of at most [`ROWS`] rows and the first `panels` panels, of which there are at most
+/// [`PANELS`]: row r of panel p is left in `sums[p·stride + r]`.
 ///
 /// # Shapes
 /// `x`: rows of `stride` elements, at least 1.
@@ -44,15 +48,13 @@ pub(crate) fn tile<L>(
     sums: (&mut [[f32; PANEL]], usize),
 ) {
     match panels {
-        4 => of_panels::<4, L>(x, w, sums),
-        3 => of_panels::<3, L>(x, w, sums),
-        2 => of_few_panels::<2, L>(x, w, sums),
-        _ => of_few_panels::<1, L>(x, w, sums),
+        2 => of_panels::<2, L>(x, w, sums),
+        _ => of_panels::<1, L>(x, w, sums),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn of_few_panels<const P: usize, L>(
+fn of_panels<const P: usize, L>(
     x: (&[u16], usize),
     w: Panels<'_, L>,
     sums: (&mut [[f32; PANEL]], usize),
@@ -64,17 +66,6 @@ fn of_few_panels<const P: usize, L>(
         9 => of_rows::<9, P, L>(x, w, sums),
         8 => of_rows::<8, P, L>(x, w, sums),
         7 => of_rows::<7, P, L>(x, w, sums),
-        _ => of_panels::<P, L>(x, w, sums),
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn of_panels<const P: usize, L>(
-    x: (&[u16], usize),
-    w: Panels<'_, L>,
-    sums: (&mut [[f32; PANEL]], usize),
-) {
-    match x.0.len() / x.1 {
         6 => of_rows::<6, P, L>(x, w, sums),
         5 => of_rows::<5, P, L>(x, w, sums),
         4 => of_rows::<4, P, L>(x, w, sums),
@@ -94,6 +85,10 @@ fn of_rows<const R: usize, const P: usize, L>(
     assert!(w.lines.len() >= P * w.of_one && sums.len() >= (P - 1) * sums_stride + R);
     let mut totals = [[_mm512_setzero_ps(); P]; R];
     for group in 0..w.of_one {
+        for panel in 0..P {
+            let line = panel * w.of_one + group + w.ahead;
+            _mm_prefetch::<_MM_HINT_T1>(w.lines.as_ptr().wrapping_add(line).cast());
+        }
         let weights: [__m512bh; P] = array::from_fn(|panel| {
             // SAFETY: panel < P and group < of_one, so the line is there (checked above); it has 64
             // bytes and their alignment (`Panels::new`), and any bits are bf16.

@@ -30,8 +30,10 @@ const STRIP_ROWS: usize = 64;
 /// Strips from which on each is a thread's work; fewer are cut into columns.
 const MANY_STRIPS: usize = 8;
 
-/// Panels that are worth starting on.
-const LEAST_PANELS: usize = 3;
+/// Panels that a tier takes at once, or that are worth starting on.
+fn tile_panels(cpu: Cpu) -> usize {
+    if cpu.tier() == Tier::Amx { 3 } else { 2 }
+}
 
 /// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 16;
@@ -102,7 +104,7 @@ pub fn linear_bf16_into(cpu: Cpu, x: Input<'_>, rows: usize, layer: &Layer<'_>, 
         parallel::is_worth_sharing(rows.saturating_mul(n).saturating_mul(k), PARALLEL_WORK);
     if parallel && strips < MANY_STRIPS {
         job.with_rounded(x, 0..rows, |rounded| {
-            let sizes = [STRIP_ROWS, LEAST_PANELS];
+            let sizes = [STRIP_ROWS, tile_panels(cpu)];
             parallel::for_each_rectangle([rows, panels], sizes, |rows, panels| {
                 job.run(rounded, rows, 0, panels);
             });
@@ -199,7 +201,8 @@ impl Job<'_> {
         }
     }
 
-    /// Computes a rectangle of the result with the dot product instruction.
+    /// Computes a rectangle of the result with the dot product instruction. Panels outside, rows inside:
+    /// the weights of a few panels stay in the cache, and the first rows fetch those of the next.
     #[cfg(target_arch = "x86_64")]
     fn run_dot(&self, x: &[u16], first_row: usize, panels: Range<usize>) {
         let (stride, weights) = (self.stride(), self.layer.weights);
@@ -209,6 +212,7 @@ impl Job<'_> {
             let count = dot::PANELS.min(panels.end - panel);
             let w = dot::Panels::new(&weights.lines()[panel * panel_lines..], panel_lines);
             for rows in parallel::tiles(0..x.len() / stride, dot::ROWS) {
+                let w = w.fetching(if rows.start == 0 { count * panel_lines } else { 0 });
                 let sums = &mut sums[..rows.len() * count];
                 let x = &x[rows.start * stride..rows.end * stride];
                 // SAFETY: the CPU has the instruction, as `has_fast_bf16_dot` said.

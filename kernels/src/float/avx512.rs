@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Line, PANEL, Rows};
+use super::{PANEL, Panels, Rows};
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of the left side use
 /// 27 of 32 registers.
@@ -11,7 +11,7 @@ pub(super) const ROWS: usize = 12;
 
 /// The twin of [`super::portable::tile`], for at most [`ROWS`] rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn tile(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+pub(super) fn tile(x: Rows<'_>, w: Panels<'_>, values: &mut [f32]) {
     match x.count() {
         12 => panels::<12, 2>(x, w, values),
         11 => panels::<11, 2>(x, w, values),
@@ -30,15 +30,16 @@ pub(super) fn tile(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
 
 /// `P` panels at a time: few rows need several to hide the latency.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn panels<const R: usize, const P: usize>(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+fn panels<const R: usize, const P: usize>(x: Rows<'_>, w: Panels<'_>, values: &mut [f32]) {
     let width = values.len() / R;
     let mut column = 0;
-    for lines in w.chunks(P * x.k()) {
+    for lines in w.lines.chunks(P * x.k()) {
         if lines.len() == P * x.k() {
-            rows::<R, P>(x, lines, &mut values[column..], width);
+            rows::<R, P>(x, Panels { lines, ..w }, &mut values[column..], width);
         } else {
             for (panel, lines) in lines.chunks_exact(x.k()).enumerate() {
-                rows::<R, 1>(x, lines, &mut values[column + panel * PANEL..], width);
+                let values = &mut values[column + panel * PANEL..];
+                rows::<R, 1>(x, Panels { lines, ..w }, values, width);
             }
         }
         column += P * PANEL;
@@ -47,7 +48,12 @@ fn panels<const R: usize, const P: usize>(x: Rows<'_>, w: &[Line], values: &mut 
 
 /// Adds to `P` panels of each row of `values`, rows `width` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn rows<const R: usize, const P: usize>(x: Rows<'_>, w: &[Line], values: &mut [f32], width: usize) {
+fn rows<const R: usize, const P: usize>(
+    x: Rows<'_>,
+    Panels { lines: w, ahead }: Panels<'_>,
+    values: &mut [f32],
+    width: usize,
+) {
     let k = x.k();
     assert!(w.len() == P * k && values.len() >= (R - 1) * width + P * PANEL);
     let rows: [&[f32]; R] = std::array::from_fn(|row| x.row(row));
@@ -59,6 +65,9 @@ fn rows<const R: usize, const P: usize>(x: Rows<'_>, w: &[Line], values: &mut [f
         })
     });
     for index in 0..k {
+        for panel in 0..P {
+            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(panel * k + index + ahead).cast());
+        }
         let weights: [__m512; P] = std::array::from_fn(|panel| {
             // SAFETY: panel < P and index < k, so the line lies in w (checked above); it has 64
             // bytes and their alignment.

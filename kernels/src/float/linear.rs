@@ -56,22 +56,26 @@ pub fn linear(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut [f32]
     let block = |rows: Range<usize>, panels: Range<usize>| {
         let column = panels.start * PANEL;
         let columns = n.min(panels.end * PANEL) - column;
-        let rectangle = Rectangle {
-            y,
-            first: rows.start * n + column,
-            stride: n,
-            columns,
-            start: match layer.bias {
-                Some(bias) => Start::Bias(&bias[column..column + columns]),
-                None => Start::Zeros,
-            },
-            activation: layer.activation,
-        };
-        let x = Rows::new(&x[rows.start * k..rows.end * k], rows.len(), k, k);
-        let weights = layer.weights.tile(panels.start, panels.len());
-        // SAFETY: rows and columns lie in y, whose length was checked; blocks are disjoint, so no
-        // other thread touches them.
-        unsafe { rectangle.multiply(cpu, x, weights) };
+        for part in layer.weights.parts() {
+            let rectangle = Rectangle {
+                y,
+                first: rows.start * n + column,
+                stride: n,
+                columns,
+                start: match layer.bias {
+                    _ if part.start > 0 => Start::Result,
+                    Some(bias) => Start::Bias(&bias[column..column + columns]),
+                    None => Start::Zeros,
+                },
+                activation: if part.end == k { layer.activation } else { Activation::Identity },
+            };
+            let x = &x[rows.start * k + part.start..rows.end * k];
+            let x = Rows::new(x, rows.len(), part.len(), k);
+            let weights = layer.weights.tile(&part, panels.clone());
+            // SAFETY: rows and columns lie in y, whose length was checked; blocks are disjoint, so
+            // no other thread touches them.
+            unsafe { rectangle.multiply(cpu, x, weights) };
+        }
     };
     if rows.saturating_mul(n).saturating_mul(k) < PARALLEL_WORK {
         block(0..rows, 0..panels);

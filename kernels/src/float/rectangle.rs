@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::{Line, PANEL, Rows, multiply_add, tile_rows};
+use super::{Line, PANEL, Panels, Rows, multiply_add, tile_rows};
 use crate::activation::Activation;
 use crate::parallel::{Shared, check_len, tiles};
 use crate::tier::Cpu;
@@ -47,7 +47,7 @@ pub(super) struct Rectangle<'a> {
 
 impl Rectangle<'_> {
     /// `y = activation(start + x·w)`. Panels outside, rows inside: the weights of a few panels stay
-    /// in the cache.
+    /// in the cache, and the first rows fetch those of the next.
     ///
     /// # Shapes
     /// `w`: panels of as many lines as a row of x has elements, for all columns.
@@ -107,6 +107,7 @@ impl Rectangle<'_> {
             padding.fill(0.0);
             self.y.prefetch(place(row), kept.len());
         }
+        let lines = if rows.start == 0 { Panels::fetching_next(lines) } else { Panels::new(lines) };
         multiply_add(cpu, x.range(rows.clone()), lines, values);
         self.activation.apply(cpu, values);
         for (row, values) in rows.zip(values.chunks_exact(width)) {

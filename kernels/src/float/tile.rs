@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Line, PANEL, portable};
+use super::{PANEL, Panels, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::parallel::check_len;
@@ -76,27 +76,28 @@ pub(crate) fn tile_rows(cpu: Cpu) -> usize {
 ///
 /// # Panics
 /// When a length differs.
-pub(crate) fn multiply_add(cpu: Cpu, x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+pub(crate) fn multiply_add(cpu: Cpu, x: Rows<'_>, w: Panels<'_>, values: &mut [f32]) {
     assert!(x.count <= tile_rows(cpu), "{} rows in a tile", x.count);
     if x.count == 0 || x.k == 0 {
         return;
     }
     let panels = values.len() / (x.count * PANEL);
     check_len("product: values", values.len(), x.count * panels * PANEL);
-    check_len("product: lines", w.len(), panels * x.k);
+    check_len("product: lines", w.lines.len(), panels * x.k);
     match instructions(cpu) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
         Tier::Avx512 | Tier::Vnni | Tier::Amx => unsafe { avx512::tile(x, w, values) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Tier::is_available` found AVX2 and FMA, for the `Cpu` or in `instructions`.
-        Tier::Avx2 => unsafe { avx2::tile(x, w, values) },
-        _ => portable::tile(x, w, values),
+        Tier::Avx2 => unsafe { avx2::tile(x, w.lines, values) },
+        _ => portable::tile(x, w.lines, values),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Line;
     use super::*;
 
     /// The twin never runs on a CPU that fuses, so it is called here.
@@ -111,7 +112,7 @@ mod tests {
         let mut plain = vec![0.5; rows * panels * PANEL];
         let mut best = plain.clone();
         portable::tile(x, &w, &mut plain);
-        multiply_add(Cpu::best(), x, &w, &mut best);
+        multiply_add(Cpu::best(), x, Panels::new(&w), &mut best);
         for (plain, best) in plain.iter().zip(best) {
             assert!((plain - best).abs() < 1e-5, "{plain} {best}");
         }

@@ -30,11 +30,13 @@ const MOST_ROWS: usize = 6;
 const TILE_PANELS: usize = 4;
 const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
 
-/// Rows of a block: a multiple of every tier's tile that fits the second-level cache when packed.
+/// Rows of a block, a multiple of every tier's tile that fits the second-level cache when packed, and
+/// of one whose weights come from beyond that cache, which are read once for each block.
 const BLOCK_ROWS: usize = 48;
+const FAR_BLOCK_ROWS: usize = 96;
 
-/// Panels that are worth a piece of work.
-const LEAST_PANELS: usize = 2;
+/// Bytes of weights of which a core keeps a part worth the name.
+const NEAR_WEIGHTS: usize = 1 << 20;
 
 /// A linear layer with int8 operands.
 #[derive(Clone, Copy, Debug)]
@@ -151,8 +153,10 @@ impl<'a> Product<'a> {
         let weights = self.layer.weights;
         let (panels, groups) = (weights.panels(), weights.groups());
         let work = self.work();
-        let blocks = self.rows.div_ceil(BLOCK_ROWS);
-        let rows_of = |block: usize| block * BLOCK_ROWS..self.rows.min((block + 1) * BLOCK_ROWS);
+        let are_far = weights.inputs() * weights.outputs() > NEAR_WEIGHTS;
+        let block_rows = if are_far { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
+        let blocks = self.rows.div_ceil(block_rows);
+        let rows_of = |block: usize| block * block_rows..self.rows.min((block + 1) * block_rows);
         let whole = |block: usize| {
             let rows = rows_of(block);
             with_scratch(rows.len() * groups, |packed| {
@@ -173,14 +177,14 @@ impl<'a> Product<'a> {
             let pack = |block: usize, packed: &mut [[T; GROUP]]| {
                 self.pack(rows_of(block), tile_rows, packed);
             };
-            let block_len = BLOCK_ROWS * groups.max(1);
+            let block_len = block_rows * groups.max(1);
             if self.rows * groups * GROUP < PARALLEL_PACKING {
                 let blocks = packed.chunks_mut(block_len).enumerate();
                 blocks.for_each(|(block, packed)| pack(block, packed));
             } else {
                 parallel::for_each_chunk(packed, block_len, pack);
             }
-            let sizes = [BLOCK_ROWS, LEAST_PANELS];
+            let sizes = [block_rows, TILE_PANELS];
             parallel::for_each_rectangle([self.rows, panels], sizes, |rows, panels| {
                 job(&packed[rows.start * groups..rows.end * groups], rows, panels);
             });

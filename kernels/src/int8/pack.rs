@@ -91,6 +91,7 @@ impl PackedWeights {
             groups: self.groups,
             lines: &self.lines[first * self.groups..(first + count) * self.groups],
             sums: &self.column_sums[first * PANEL..(first + count) * PANEL],
+            ahead: 0,
         }
     }
 }
@@ -104,9 +105,22 @@ pub(crate) struct Columns<'a> {
     pub(crate) lines: &'a [Line],
     /// Σ over the rows, for each column.
     pub(crate) sums: &'a [i32],
+    /// Lines from one that is multiplied to the one that is fetched meanwhile.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "others leave it to the CPU")
+    )]
+    pub(crate) ahead: usize,
 }
 
 impl Columns<'_> {
+    /// The same, for a product that fetches the panels that come next, as many as these, where the
+    /// caches of a core do not hold them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) const fn fetching_next(self) -> Self {
+        Self { ahead: self.lines.len(), ..self }
+    }
+
     /// Number of panels.
     pub(crate) const fn panels(&self) -> usize {
         self.sums.len() / PANEL

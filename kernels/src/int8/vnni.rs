@@ -22,7 +22,7 @@ const PANELS: usize = 4;
 const ADDED: i32 = 128;
 
 /// One rectangle of the result, from its rows of `x + 128`. Panels outside, rows inside: the weights
-/// of a few panels stay in the cache.
+/// of a few panels stay in the cache, and the first rows fetch those of the next.
 pub(super) fn block(
     product: &Product<'_>,
     packed: &[[u8; GROUP]],
@@ -40,6 +40,7 @@ pub(super) fn block(
         for tile_rows in tiles(rows.clone(), ROWS) {
             let (row, count) = (tile_rows.start, tile_rows.len());
             let x = &packed[(row - rows.start) * groups..][..count * groups];
+            let columns = if row == rows.start { columns.fetching_next() } else { columns };
             let sums = &mut sums[..count * columns.panels()];
             // SAFETY: `linear` comes here only where a `Cpu` of tier `vnni` or above exists, that is
             // where `Tier::is_available` found its features.
@@ -84,6 +85,10 @@ fn rows<const R: usize, const P: usize>(
     assert!(w.lines.len() == P * groups && x.len() == R * groups && sums.len() == P * R);
     let mut totals = [[_mm512_setzero_si512(); P]; R];
     for group in 0..groups {
+        for panel in 0..P {
+            let line = panel * groups + group + w.ahead;
+            _mm_prefetch::<_MM_HINT_T1>(w.lines.as_ptr().wrapping_add(line).cast());
+        }
         let weights: [__m512i; P] = array::from_fn(|panel| {
             // SAFETY: panel < P and group < groups, so the line lies in w (checked above); it has 64
             // bytes and their alignment.

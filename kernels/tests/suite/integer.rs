@@ -133,6 +133,8 @@ fn large_layers_are_cut_into_jobs_without_a_trace() {
     Twin::new([150, 320, 200], -7, 9).check();
     // Enough blocks of rows to be cut by rows alone.
     Twin::new([900, 67, 40], -3, 9).check();
+    // Weights that no core's cache holds.
+    Twin::new([100, 1100, 960], 3, 10).check();
 }
 
 #[test]

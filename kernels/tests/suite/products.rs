@@ -130,9 +130,34 @@ fn a_product_in_parts_has_the_bits_of_a_layer() {
     assert!(product(Cpu::best(), Matrix::row_major(&x, m, k), w) == y);
 }
 
+/// Many inputs are multiplied part after part; sums go on as one chain that starts with the bias.
+#[test]
+fn a_layer_in_parts_has_the_bits_of_one_chain() {
+    let (m, k, n) = (29, 3101, 37);
+    let (x, w, bias) = (numbers(m * k, 1), numbers(k * n, 2), numbers(n, 3));
+    let chain = |i: usize| {
+        let (row, col) = (i / n, i % n);
+        (0..k).fold(bias[col], |sum, i| x[row * k + i].mul_add(w[i * n + col], sum)).max(0.0)
+    };
+    let expected: Vec<f32> = (0..m * n).map(chain).collect();
+    let weights = PackedWeights::new(&w, [k, n], [n, 1]);
+    let layer = Layer { weights: &weights, bias: Some(&bias), activation: Activation::Relu };
+    let run = |cpu| {
+        let mut y = vec![f32::NAN; m * n];
+        linear(cpu, &x, m, &layer, &mut y);
+        y
+    };
+    let y = on_every_tier(run);
+    assert_close("linear", &y, &expected.iter().map(|&y| y.into()).collect::<Vec<_>>(), 1e-4);
+    if kernels::Tier::Avx2.is_available() {
+        assert_eq!(y, expected);
+    }
+    assert_eq!(on_any_threads(|| run(Cpu::best())), y);
+}
+
 #[test]
 fn packed_weights_are_the_same_from_either_layout() {
-    let (k, n) = (37, 21);
+    let (k, n) = (3070, 21);
     let w = numbers(k * n, 3);
     let packed = PackedWeights::new(&w, [k, n], [n, 1]);
     assert_eq!(packed, PackedWeights::new(&transpose(&w, k, n), [k, n], [1, k]));
