@@ -113,26 +113,10 @@ impl<'a> Work<'a> {
         observer: Observer,
         rows: usize,
     ) -> Result<Graph> {
-        let mut quantized = graph.clone();
-        let options = QuantizeOptions { float: float.to_vec(), embeddings: true };
-        quantize::insert(&mut quantized, &options)?;
-        let points: Vec<(String, String)> = quantize::points(&quantized)
-            .iter()
-            .filter(|point| point.kind == PointKind::Activation)
-            .map(|point| {
-                let name = |id| quantized.value_name(id).to_owned();
-                (name(point.input), name(point.scale))
-            })
-            .collect();
-        let network = Network::new(graph, &self.device, &NetworkOptions::frozen())?;
         let mut batches = self.train.epoch(BATCH, Bucket::ByLength, self.context.seed(), 0);
         batches.truncate(rows.div_ceil(BATCH));
-        let taps: Vec<&str> = points.iter().map(|(value, _)| value.as_str()).collect();
-        let scales = calibrate(&network, &self.train, &taps, observer.into(), &batches)?;
-        for (value, scale) in &points {
-            quantize::set_activation_scale(&mut quantized, scale, scales[value])?;
-        }
-        Ok(quantized)
+        let calibration = Calibration { rows: &self.train, batches: &batches, observer };
+        with_scales(graph, float, &self.device, &calibration)
     }
 
     /// Answers of the integer runtime to the validation rows.
@@ -293,6 +277,41 @@ impl<'a> Work<'a> {
     }
 }
 
+/// Rows that ranges of activations are found on.
+struct Calibration<'a> {
+    rows: &'a Examples,
+    batches: &'a [Vec<usize>],
+    observer: Observer,
+}
+
+/// `graph` with quantize/dequantize pairs, but for the linear layers that stay float.
+fn with_scales(
+    graph: &Graph,
+    float: &[String],
+    device: &Device,
+    calibration: &Calibration<'_>,
+) -> Result<Graph> {
+    let mut quantized = graph.clone();
+    let options = QuantizeOptions { float: float.to_vec(), embeddings: true };
+    quantize::insert(&mut quantized, &options)?;
+    let points: Vec<(String, String)> = quantize::points(&quantized)
+        .iter()
+        .filter(|point| point.kind == PointKind::Activation)
+        .map(|point| {
+            let name = |id| quantized.value_name(id).to_owned();
+            (name(point.input), name(point.scale))
+        })
+        .collect();
+    let network = Network::new(graph, device, &NetworkOptions::frozen())?;
+    let taps: Vec<&str> = points.iter().map(|(value, _)| value.as_str()).collect();
+    let Calibration { rows, batches, observer } = *calibration;
+    let scales = calibrate(&network, rows, &taps, observer.into(), batches)?;
+    for (value, scale) in &points {
+        quantize::set_activation_scale(&mut quantized, scale, scales[value])?;
+    }
+    Ok(quantized)
+}
+
 /// The linear layers that are quantized, by name.
 fn linears(quantized: &Graph) -> Vec<String> {
     let mut names: Vec<String> = quantize::points(quantized)
@@ -316,5 +335,43 @@ pub(crate) fn check_float(graph: &Graph, float: &[String]) -> Result<()> {
             names.join(", ")
         ))
         .context("`float`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use graph::bert::{self, BertConfig, BertLayer, Pooling};
+
+    use super::*;
+
+    /// Hundreds of thousands of roundings: were the runtime's arithmetic off by a unit in the last
+    /// place anywhere before one, some number would be rounded to another step.
+    #[test]
+    fn the_runtime_has_the_bits_of_the_fake_quantized_model() {
+        let layer = BertLayer { heads: 4, intermediate: 256 };
+        let config = BertConfig {
+            positions: 48,
+            pooling: Pooling::Cls,
+            ..BertConfig::uniform(97, 128, 3, layer)
+        };
+        let random = &mut |name: &str, shape: &[usize]| Ok(bert::normal(5, name, shape, 0.15));
+        let graph = bert::build(&config, random).unwrap();
+        let text =
+            |row: usize| (0..3 + row % 40).map(|i| ((row * 31 + i * 17) % 97) as u32).collect();
+        let rows = Examples { ids: (0..96).map(text).collect(), labels: vec![0; 96] };
+        let device = Device::cpu();
+        let batches = [(0..BATCH).collect()];
+        let calibration =
+            Calibration { rows: &rows, batches: &batches, observer: Observer::MinMax };
+        let quantized = with_scales(&graph, &[], &device, &calibration).unwrap();
+
+        let network = Network::new(&quantized, &device, &NetworkOptions::frozen()).unwrap();
+        let promised = evaluate(&network, &rows, BATCH).unwrap().logits;
+        let mut folded = quantized.clone();
+        quantize::fold(&mut folded).unwrap();
+        let compiled = predict::compile(&folded, 2).unwrap();
+        let served = predict::logits(&compiled, &rows).unwrap();
+        assert!(linears(&quantized).len() > 6 * 3);
+        assert_eq!(promised, served);
     }
 }

@@ -17,8 +17,7 @@ use crate::device::Device;
 /// `(query, key, value)`, each `[batch, tokens, heads·size]`.
 #[derive(Clone, Debug)]
 struct Attention {
-    heads: usize,
-    scale: f32,
+    sizes: plan::Attention,
     mask: Option<Added>,
 }
 
@@ -73,7 +72,7 @@ impl Attention {
         [dq, dk, dv]: [&mut [f32]; 3],
     ) {
         let Sequence { tokens, width, .. } = *sequence;
-        let size = width / self.heads;
+        let size = width / self.sizes.heads;
         let view = |data| {
             let data: &[f32] = data;
             Matrix::strided(&data[head * size..], [tokens, size], [width, 1])
@@ -89,16 +88,16 @@ impl Attention {
                     let start =
                         sequence.index * strides[0] + head * strides[1] + query * strides[2];
                     for (score, &added) in row.iter_mut().zip(&data[start..start + tokens]) {
-                        *score = *score * self.scale + added;
+                        *score = *score * self.sizes.scale + added;
                     }
                 }
-                None => row.iter_mut().for_each(|score| *score *= self.scale),
+                None => row.iter_mut().for_each(|score| *score *= self.sizes.scale),
             }
         }
         kernels::softmax_forward(cpu, scores, tokens, weights);
         kernels::gemm(cpu, dy, v.transposed(), slopes, Write::Overwrite);
         kernels::softmax_backward(cpu, weights, slopes, tokens, scores);
-        scores.iter_mut().for_each(|slope| *slope *= self.scale);
+        scores.iter_mut().for_each(|slope| *slope *= self.sizes.scale);
         let weights = Matrix::row_major(weights, tokens, tokens);
         let slopes = Matrix::row_major(scores, tokens, tokens);
         let products =
@@ -126,16 +125,18 @@ impl Operation<3> for Attention {
         let mask = mask.map(|mask| Mask { data: &mask.data, strides: mask.strides });
         let sizes = kernels::Attention {
             batch,
-            heads: self.heads,
+            heads: self.sizes.heads,
             queries: tokens,
             keys: tokens,
-            head_size: width / self.heads,
-            scale: self.scale,
+            head_size: width / self.sizes.heads,
+            scale: self.sizes.scale,
             no_keys: kernels::NoKeys::NotANumber,
-            products: kernels::Products::F32,
+            products: self.sizes.products,
         };
         let mut y = vec![0f32; q.len()];
-        kernels::attention(Cpu::best(), &sizes, heads, mask, &mut y);
+        // The tier that the runtime takes, since they agree on f32 products alone.
+        let cpu = Cpu::from_environment().unwrap_or_else(|_| Cpu::best());
+        kernels::attention(cpu, &sizes, heads, mask, &mut y);
         drop((q, k, v));
         (fused::tensor(&[batch, tokens, width], y), inputs)
     }
@@ -155,7 +156,7 @@ impl Operation<3> for Attention {
         if block > 0 {
             let scratch = || Scratch {
                 squares: [(); 3].map(|()| vec![0f32; tokens * tokens]),
-                head: vec![0f32; tokens * (width / self.heads)],
+                head: vec![0f32; tokens * (width / self.sizes.heads)],
             };
             let outputs = dq.par_chunks_mut(block).zip(dk.par_chunks_mut(block));
             let outputs = outputs.zip(dv.par_chunks_mut(block)).enumerate();
@@ -163,7 +164,7 @@ impl Operation<3> for Attention {
                 let range = index * block..(index + 1) * block;
                 let inputs = elements.each_ref().map(|elements| &elements[range.clone()]);
                 let sequence = Sequence { inputs, gradient: &dy[range], index, tokens, width };
-                for head in 0..self.heads {
+                for head in 0..self.sizes.heads {
                     self.head_gradients(&sequence, head, scratch, [&mut *dq, dk, dv]);
                 }
             });
@@ -188,8 +189,7 @@ pub(super) fn attention(
     let [batch, tokens, width] = shape[..] else { unreachable!("queries have rank 3") };
     let added = mask.map(|mask| Added::new(mask, tokens));
     if fuse && !matches!(added, Some(None)) {
-        let plan::Attention { heads, scale } = sizes;
-        let operation = Attention { heads, scale, mask: added.flatten() };
+        let operation = Attention { sizes, mask: added.flatten() };
         return Floats(fused::apply(&operation, inputs.map(|input| input.0)));
     }
     let split = [batch, tokens, sizes.heads, width / sizes.heads];

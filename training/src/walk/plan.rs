@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use graph::op::{Dequantize, Quantize};
 use graph::{DType, Graph, Node, NodeId, Op, ValueId};
+use kernels::Products;
 
 use crate::error::{Error, Result};
 
@@ -46,6 +47,9 @@ pub(crate) struct Attention {
     pub(crate) heads: usize,
     /// Factor on the scores.
     pub(crate) scale: f32,
+    /// How exact the products have to be: as the runtime has it, with which a quantized model has to
+    /// agree.
+    pub(crate) products: Products,
 }
 
 /// One quantization of a real value.
@@ -277,7 +281,10 @@ impl<'a> Planner<'a> {
             return None;
         }
         let inputs = [query, key, value].into_iter().chain(mask).collect();
-        Some((Kernel::Attention(Attention { heads, scale }), inputs, inside))
+        let is_rounded = matches!(self.graph.consumers(node.output)[..], [reader]
+            if matches!(self.graph.node(reader).op, Op::Quantize(_)));
+        let products = if is_rounded { Products::Split } else { Products::F32 };
+        Some((Kernel::Attention(Attention { heads, scale, products }), inputs, inside))
     }
 
     fn dequantize(

@@ -8,6 +8,7 @@ use graph::op::{
     Cast, Dequantize, Gather, Gelu, LayerNorm, Quantize, ReduceSum, Reshape, Slice, Softmax,
     Transpose, Unsqueeze,
 };
+use graph::rewrite::quantize::{self, QuantizeOptions};
 use graph::{DType, Graph, Op, Tensor, bert, reference};
 
 use super::floats::Floats;
@@ -214,6 +215,24 @@ fn taps_inside_an_attention_do_not_change_the_answer() {
     assert_eq!(tapped.get::<4>(scores).unwrap().dims(), [3, 2, 4, 4]);
     let logits = |values: crate::network::Values| values.floats("logits").unwrap().to_vec();
     close(&logits(tapped), &logits(plain), 1e-5, "logits");
+}
+
+/// Where what attention writes is rounded to int8, the runtime's products may be less exact.
+#[test]
+fn attention_multiplies_as_it_will_at_the_runtime() {
+    let products = |graph: &Graph| -> Vec<kernels::Products> {
+        let plan = super::plan::Plan::new(graph, graph.outputs()).unwrap();
+        let kernels = plan.instructions.into_iter().map(|instruction| instruction.kernel);
+        let attention = |kernel| match kernel {
+            super::plan::Kernel::Attention(attention) => Some(attention.products),
+            _ => None,
+        };
+        kernels.filter_map(attention).collect()
+    };
+    let mut graph = tiny(Pooling::Mean);
+    assert_eq!(products(&graph), [kernels::Products::F32; 2]);
+    quantize::insert(&mut graph, &QuantizeOptions::default()).unwrap();
+    assert_eq!(products(&graph), [kernels::Products::Split; 2]);
 }
 
 #[test]
