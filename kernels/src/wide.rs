@@ -79,6 +79,40 @@ pub(crate) fn gelu_in_place(x: &mut [f32]) {
     }
 }
 
+/// 16 rows as columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(crate) fn transposed(rows: [__m512; 16]) -> [__m512; 16] {
+    let zero = _mm512_setzero_ps();
+    // Within 128 bits: pairs of rows, then fours.
+    let mut pairs = [zero; 16];
+    for i in 0..16 / 2 {
+        pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    }
+    let mut fours = [zero; 16];
+    for i in 0..16 / 4 {
+        for j in 0..2 {
+            let [a, b] = [pairs[4 * i + j], pairs[4 * i + j + 2]].map(|row| _mm512_castps_pd(row));
+            fours[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            fours[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    }
+    // Between the quarters of a register: `fours[4·i + j]` has columns j, 4 + j, 8 + j, 12 + j of
+    // rows 4·i to 4·i + 3.
+    let mut columns = [zero; 16];
+    for j in 0..4 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|i| fours[4 * i + j]);
+        let low = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+        let high = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+        columns[j] = _mm512_shuffle_f32x4::<0x88>(low[0], low[1]);
+        columns[8 + j] = _mm512_shuffle_f32x4::<0xdd>(low[0], low[1]);
+        columns[4 + j] = _mm512_shuffle_f32x4::<0x88>(high[0], high[1]);
+        columns[12 + j] = _mm512_shuffle_f32x4::<0xdd>(high[0], high[1]);
+    }
+    columns
+}
+
 /// The coefficient of the highest power first.
 #[target_feature(enable = "avx512f")]
 fn polynomials<const N: usize>(coefficients: &[f32], x: [__m512; N]) -> [__m512; N] {

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use crate::float::{Line, PANEL};
+use crate::wide::transposed;
 
 /// Elements of a row of a tile: bf16 in a register.
 pub(super) const STEP: usize = 32;
@@ -77,40 +78,6 @@ pub(super) fn rounded_bits(x: __m512) -> __m512i {
 #[target_feature(enable = "avx512f")]
 pub(super) fn paired([even, odd]: [__m512i; 2]) -> __m512 {
     _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32::<16>(even), odd))
-}
-
-/// 16 rows as columns.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-pub(super) fn transposed(rows: [__m512; PANEL]) -> [__m512; PANEL] {
-    let zero = _mm512_setzero_ps();
-    // Within 128 bits: pairs of rows, then fours.
-    let mut pairs = [zero; PANEL];
-    for i in 0..PANEL / 2 {
-        pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
-    }
-    let mut fours = [zero; PANEL];
-    for i in 0..PANEL / 4 {
-        for j in 0..2 {
-            let [a, b] = [pairs[4 * i + j], pairs[4 * i + j + 2]].map(|row| _mm512_castps_pd(row));
-            fours[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-            fours[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        }
-    }
-    // Between the quarters of a register: `fours[4·i + j]` has columns j, 4 + j, 8 + j, 12 + j of
-    // rows 4·i to 4·i + 3.
-    let mut columns = [zero; PANEL];
-    for j in 0..4 {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|i| fours[4 * i + j]);
-        let low = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
-        let high = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
-        columns[j] = _mm512_shuffle_f32x4::<0x88>(low[0], low[1]);
-        columns[8 + j] = _mm512_shuffle_f32x4::<0xdd>(low[0], low[1]);
-        columns[4 + j] = _mm512_shuffle_f32x4::<0x88>(high[0], high[1]);
-        columns[12 + j] = _mm512_shuffle_f32x4::<0xdd>(high[0], high[1]);
-    }
-    columns
 }
 
 /// The elements of one token of a head.

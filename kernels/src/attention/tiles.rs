@@ -14,13 +14,14 @@ use std::ops::Range;
 use std::slice;
 
 use super::registers::{
-    Row, STEP, exp2_of_negative, load, paired, rounded_bits, split_pair, store, transposed, turned,
+    Row, STEP, exp2_of_negative, load, paired, rounded_bits, split_pair, store, turned,
 };
 use super::{HeadData, NoKeys, Products, Run, floats, with_scratch};
 use crate::amx::{Bf16, TILE_LINES, TileRows, Tiles};
 use crate::bf16::dot;
 use crate::float::{Line, PANEL};
 use crate::parallel;
+use crate::wide::transposed;
 
 /// Most panels of queries at a time.
 const MOST_PANELS: usize = 2;

@@ -3,7 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{PANEL, Panels, Rows};
+use super::{Line, PANEL, Panels, Rows};
+use crate::wide::transposed;
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of the left side use
 /// 27 of 32 registers.
@@ -86,5 +87,16 @@ fn rows<const R: usize, const P: usize>(
             // SAFETY: as for the loads.
             unsafe { _mm512_storeu_ps(values.as_mut_ptr().add(place(row, panel)), sum) };
         }
+    }
+}
+
+/// Writes the columns of 16 rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn square(rows: [&[f32; PANEL]; PANEL], lines: &mut [Line; PANEL]) {
+    // SAFETY: a row has the 64 bytes that are read.
+    let columns = transposed(rows.map(|row| unsafe { _mm512_loadu_ps(row.as_ptr()) }));
+    for (line, column) in lines.iter_mut().zip(columns) {
+        // SAFETY: a line has the 64 bytes that are written.
+        unsafe { _mm512_storeu_ps(line.0.as_mut_ptr(), column) };
     }
 }

@@ -1,9 +1,9 @@
 #![allow(unsafe_code, reason = "calls code for detected instruction sets")]
 //! Rows as the columns of packed panels.
 
-#[cfg(target_arch = "x86_64")]
-use super::avx2;
 use super::{Line, PANEL, Rows};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::parallel::check_len;
 use crate::tier::Cpu;
 #[cfg(target_arch = "x86_64")]
@@ -26,16 +26,15 @@ pub(crate) fn transpose(cpu: Cpu, rows: Rows<'_>, packed: &mut [Line]) {
 fn transpose_panels(cpu: Cpu, rows: Rows<'_>, packed: &mut [Line]) {
     for (panel, lines) in packed.chunks_exact_mut(rows.k()).enumerate() {
         let first = panel * PANEL;
+        let done = transpose_squares(cpu, rows, first, lines);
+        let lines = &mut lines[done..];
         for half in [0, SIDE] {
             let count = rows.count().saturating_sub(first + half).min(SIDE);
-            let source: [&[f32]; SIDE] =
-                std::array::from_fn(
-                    |row| {
-                        if row < count { rows.row(first + half + row) } else { &[] }
-                    },
-                );
+            let source: [&[f32]; SIDE] = std::array::from_fn(|row| {
+                if row < count { &rows.row(first + half + row)[done..] } else { &[] }
+            });
             if count == SIDE {
-                let whole = rows.k() / SIDE * SIDE;
+                let whole = lines.len() / SIDE * SIDE;
                 let (squares, rest) = lines.split_at_mut(whole);
                 for (index, lines) in squares.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
                     let places = lines.each_mut().map(|line| &mut line.0[half..]);
@@ -47,6 +46,24 @@ fn transpose_panels(cpu: Cpu, rows: Rows<'_>, packed: &mut [Line]) {
             }
         }
     }
+}
+
+/// Writes 16 rows from `first` on as the columns of as many lines as make squares, which are counted:
+/// none where there are fewer rows, or no registers that wide.
+fn transpose_squares(cpu: Cpu, rows: Rows<'_>, first: usize, lines: &mut [Line]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if cpu.tier() >= Tier::Avx512 && first + PANEL <= rows.count() {
+        let source: [&[f32]; PANEL] = std::array::from_fn(|row| rows.row(first + row));
+        let squares = lines.as_chunks_mut::<PANEL>().0;
+        for (index, lines) in squares.iter_mut().enumerate() {
+            let square = source.map(|row| &row.as_chunks::<PANEL>().0[index]);
+            // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+            unsafe { avx512::square(square, lines) };
+        }
+        return squares.len() * PANEL;
+    }
+    let _ = (cpu, rows, first, lines);
+    0
 }
 
 /// Writes the rows as the columns of `columns`: row i of these holds element i of each row.
