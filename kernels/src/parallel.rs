@@ -1,6 +1,6 @@
 #![allow(unsafe_code, reason = "threads fill disjoint ranges of one slice")]
 //! How work is cut: by size alone, so that results do not depend on the number of threads. Where the
-//! pieces do not show in a result, a thread that works alone takes it as one.
+//! pieces do not show in a result, threads share it as evenly as they can, and one alone takes it whole.
 
 use std::ops::Range;
 

@@ -10,8 +10,8 @@ pub(crate) const PANEL: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [f32; PANEL]);
 
-/// Inputs of a part at most: the rows of a block that meet it stay in the second-level cache while
-/// the panels pass by.
+/// Inputs of a part at most. The rows of a block are read again for each few panels, and with more
+/// inputs they would come from beyond the caches of a core each time.
 const DEPTH: usize = 1536;
 
 /// Panels that are multiplied together, one after another.
