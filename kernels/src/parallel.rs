@@ -215,3 +215,38 @@ impl<T> Shared<T> {
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::Team;
+
+    /// What kernels that write without locks rely on.
+    #[test]
+    fn rectangles_cover_a_result_once() {
+        let teams =
+            [1, 2, 5].map(|threads| Team::new(NonZeroUsize::new(threads).unwrap()).unwrap());
+        for (rows, panels) in
+            [(0, 3), (1, 0), (1, 1), (7, 5), (32, 20), (48, 24), (100, 59), (900, 3)]
+        {
+            for tile_panels in 1..5 {
+                for team in &teams {
+                    let visits: Vec<AtomicU32> = (0..rows * panels).map(|_| 0.into()).collect();
+                    team.run(|| {
+                        for_each_rectangle([rows, panels], [48, tile_panels], |rows, columns| {
+                            for place in rows.flat_map(|row| {
+                                columns.clone().map(move |column| row * panels + column)
+                            }) {
+                                visits[place].fetch_add(1, Ordering::Relaxed);
+                            }
+                        });
+                    });
+                    assert!(visits.iter().all(|visits| visits.load(Ordering::Relaxed) == 1));
+                }
+            }
+        }
+    }
+}
