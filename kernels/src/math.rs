@@ -5,7 +5,7 @@
 //! call of the system's `fmaf` in the portable tier.
 
 /// Adding and subtracting it rounds to an integer, half to even, for magnitudes below 2²².
-const ROUNDER: f32 = 12_582_912.0;
+pub(crate) const ROUNDER: f32 = 12_582_912.0;
 
 /// Rounds half to even; exact for |x| < 2²².
 #[inline(always)]
@@ -35,23 +35,28 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n + 127).cast_unsigned() << 23)
 }
 
+/// Two parts whose sum is ln 2; the first has few bits, so that products with it are exact. Of Cephes
+/// `expf` (S. L. Moshier, 1989), as is [`EXP`].
+#[allow(clippy::excessive_precision, reason = "as published")]
+pub(crate) const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+
+/// (eʳ − 1 − r)/r² for r within ±½·ln 2, the coefficient of the highest power first.
+#[allow(clippy::excessive_precision, reason = "as published")]
+pub(crate) const EXP: [f32; 6] = [
+    1.987_569_15e-4,
+    1.398_199_950_7e-3,
+    8.333_451_907_3e-3,
+    4.166_579_589_4e-2,
+    1.666_666_545_9e-1,
+    5.000_000_120_1e-1,
+];
+
 /// e to the power of x − n·ln 2, for n the integer nearest to x/ln 2.
-///
-/// Range reduction and polynomial of Cephes `expf` (S. L. Moshier, 1989).
 #[inline(always)]
-#[allow(
-    clippy::excessive_precision,
-    reason = "as published; 0.693359375 is exact in few bits on purpose"
-)]
 fn exp_of_rest(x: f32, n: f32) -> f32 {
-    let r = fused(n, 2.121_944_4e-4, fused(n, -0.693_359_375, x));
-    let mut p = 1.987_569_15e-4;
-    p = fused(p, r, 1.398_199_950_7e-3);
-    p = fused(p, r, 8.333_451_907_3e-3);
-    p = fused(p, r, 4.166_579_589_4e-2);
-    p = fused(p, r, 1.666_666_545_9e-1);
-    p = fused(p, r, 5.000_000_120_1e-1);
-    fused(p, r * r, r) + 1.0
+    let [high, low] = LN_2;
+    let r = fused(-n, low, fused(-n, high, x));
+    fused(polynomial(EXP, r), r * r, r) + 1.0
 }
 
 /// eˣ with a relative error below 2e-7 for x in −87..88; 0 below, infinity above 88.73.
@@ -72,14 +77,17 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// [`exp`] in fewer steps: 2ⁿ is added to the exponent, which cannot overflow.
 #[inline(always)]
 pub(crate) fn exp_of_negative(x: f32) -> f32 {
-    let clamped = if x < -87.0 { -87.0 } else { x };
+    let clamped = if x < EXP_LEAST { EXP_LEAST } else { x };
     let shifted = fused(clamped, std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
     let y = exp_of_rest(clamped, n);
     // The lowest bits of `shifted` are n.
     let y = f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23));
-    if x < -87.0 { 0.0 } else { y }
+    if x < EXP_LEAST { 0.0 } else { y }
 }
+
+/// Below it [`exp_of_negative`] is 0.
+pub(crate) const EXP_LEAST: f32 = -87.0;
 
 /// x·P(x²)/Q(x²) is erf(x) on ±4, the coefficient of the highest power first: those of Eigen's
 /// `generic_fast_erf_float` (MPL-2.0 project; the numbers are facts).

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use crate::int8::{Quantization, has_exact_reciprocal};
-use crate::math::{ERF_DENOMINATOR, ERF_NUMERATOR, PHI};
+use crate::math::{ERF_DENOMINATOR, ERF_NUMERATOR, EXP, EXP_LEAST, LN_2, PHI, ROUNDER};
 
 /// Rows that are activated together, step by step: each waits for its own last step, and a CPU looks
 /// only so far ahead.
@@ -77,6 +77,32 @@ pub(crate) fn gelu_in_place(x: &mut [f32]) {
             _mm512_mask_storeu_ps(x.as_mut_ptr(), lanes, values);
         }
     }
+}
+
+/// [`math::exp_of_negative`](crate::math::exp_of_negative) of several rows, step by step.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn exp_of_negative<const N: usize>(x: [__m512; N]) -> [__m512; N] {
+    let set = |value: f32| _mm512_set1_ps(value);
+    let (least, rounder) = (set(EXP_LEAST), set(ROUNDER));
+    // Where x is not a number, it stays what it is.
+    let counts = x.map(|x| _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, least));
+    let x = x.map(|x| _mm512_max_ps(least, x));
+    let shifted = x.map(|x| _mm512_fmadd_ps(x, set(std::f32::consts::LOG2_E), rounder));
+    let n = shifted.map(|shifted| _mm512_sub_ps(shifted, rounder));
+    let [high, low] = LN_2.map(set);
+    let rest: [__m512; N] = from_fn(|i| _mm512_fnmadd_ps(n[i], high, x[i]));
+    let rest: [__m512; N] = from_fn(|i| _mm512_fnmadd_ps(n[i], low, rest[i]));
+    let sums = polynomials(&EXP, rest);
+    let one = set(1.0);
+    let y: [__m512; N] = from_fn(|i| {
+        _mm512_add_ps(_mm512_fmadd_ps(sums[i], _mm512_mul_ps(rest[i], rest[i]), rest[i]), one)
+    });
+    from_fn(|i| {
+        let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted[i]));
+        let y = _mm512_add_epi32(_mm512_castps_si512(y[i]), n);
+        _mm512_castsi512_ps(_mm512_maskz_mov_epi32(counts[i], y))
+    })
 }
 
 /// 16 rows as columns.
@@ -204,43 +230,81 @@ impl Rounding {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
     use crate::math;
     use crate::tier::{Cpu, Tier};
 
-    /// [`gelu`] and [`coarse_gelu`].
     #[target_feature(enable = "avx512f")]
-    fn both_of(x: &[f32; 16]) -> [[f32; 16]; 2] {
-        let mut y = [[0.0; 16]; 2];
-        // SAFETY: all arrays have 64 bytes.
-        unsafe {
-            let x = _mm512_loadu_ps(x.as_ptr());
-            for (y, [values]) in y.iter_mut().zip([gelu([x]), coarse_gelu([x])]) {
-                _mm512_storeu_ps(y.as_mut_ptr(), values);
+    fn on_row(function: Function, x: &[f32; 16]) -> [f32; 16] {
+        let mut y = [0.0; 16];
+        // SAFETY: both arrays have 64 bytes.
+        unsafe { _mm512_storeu_ps(y.as_mut_ptr(), function(_mm512_loadu_ps(x.as_ptr()))) };
+        y
+    }
+
+    type Function = unsafe fn(__m512) -> __m512;
+
+    #[target_feature(enable = "avx512f")]
+    fn one_gelu(x: __m512) -> __m512 {
+        gelu([x])[0]
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn one_coarse_gelu(x: __m512) -> __m512 {
+        coarse_gelu([x])[0]
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn one_exp_of_negative(x: __m512) -> __m512 {
+        exp_of_negative([x])[0]
+    }
+
+    /// Compares one in so many of the numbers whose bits lie in a range, and their opposites where
+    /// these are asked for.
+    fn check_bits(bits: Range<u32>, both: bool, function: Function, scalar: fn(f32) -> f32) {
+        const STRIDE: usize = 101;
+        let mut numbers = bits.clone().step_by(STRIDE).map(f32::from_bits);
+        while let Some(first) = numbers.next() {
+            let x = [(); 16].map(|()| numbers.next().unwrap_or(first));
+            for x in [x, x.map(|x| -x)].into_iter().take(1 + usize::from(both)) {
+                // SAFETY: the caller found the tier.
+                let found = unsafe { on_row(function, &x) };
+                assert_eq!(found.map(f32::to_bits), x.map(scalar).map(f32::to_bits), "{x:?}");
             }
         }
-        y
+    }
+
+    fn has_registers() -> bool {
+        let found = Cpu::with_tier(Tier::Avx512).is_ok();
+        if !found {
+            eprintln!("skipped: this CPU has no AVX-512");
+        }
+        found
     }
 
     #[test]
     fn gelu_has_the_bits_of_the_scalar_one() {
-        /// Of the numbers between two ends one in so many.
-        const STRIDE: usize = 101;
-        if Cpu::with_tier(Tier::Avx512).is_err() {
-            eprintln!("skipped: this CPU has no AVX-512");
-            return;
+        if has_registers() {
+            let range = 2f32.powi(-27).to_bits()..6f32.to_bits();
+            check_bits(range.clone(), true, one_gelu, math::gelu);
+            check_bits(range, true, one_coarse_gelu, math::coarse_gelu);
         }
-        let ends = [2f32.powi(-27), 6.0].map(f32::to_bits);
-        let mut numbers = (ends[0]..ends[1]).step_by(STRIDE).map(f32::from_bits);
-        while let Some(first) = numbers.next() {
-            let positive = [(); 16].map(|()| numbers.next().unwrap_or(first));
-            for x in [positive, positive.map(|x| -x)] {
-                // SAFETY: the tier was found.
-                let found = unsafe { both_of(&x) };
-                let expected = [x.map(math::gelu), x.map(math::coarse_gelu)];
-                let bits = |y: [[f32; 16]; 2]| y.map(|y| y.map(f32::to_bits));
-                assert_eq!(bits(found), bits(expected), "{x:?}");
+    }
+
+    #[test]
+    fn exp_of_negative_has_the_bits_of_the_scalar_one() {
+        if has_registers() {
+            let range = (-2f32.powi(-27)).to_bits()..(-90f32).to_bits();
+            check_bits(range, false, one_exp_of_negative, math::exp_of_negative);
+            for x in [0.0, -0.0, -1e9, f32::MIN, f32::NEG_INFINITY] {
+                let range = f32::to_bits(x)..f32::to_bits(x) + 1;
+                check_bits(range, false, one_exp_of_negative, math::exp_of_negative);
             }
+            // SAFETY: the tier was found.
+            let of_nan = unsafe { on_row(one_exp_of_negative, &[f32::NAN; 16]) };
+            assert!(of_nan.iter().all(|y| y.is_nan()));
         }
     }
 }

@@ -2,6 +2,10 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, §3.2).
 
 #[cfg(target_arch = "x86_64")]
+mod columns;
+#[cfg(target_arch = "x86_64")]
+mod float;
+#[cfg(target_arch = "x86_64")]
 mod registers;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -21,9 +25,7 @@ use crate::math;
 use crate::parallel;
 use crate::scratch::lend;
 use crate::team;
-#[cfg(target_arch = "x86_64")]
-use crate::tier::Tier;
-use crate::tier::{Cpu, tiered};
+use crate::tier::{Cpu, Tier, tiered};
 
 /// Most rows of a tile over all tiers: the scores of a head never exist as a whole.
 const MOST_ROWS: usize = 12;
@@ -201,7 +203,11 @@ pub fn attention_into(
         data: part.data.widen(cpu, widened),
         row_stride: part.row_stride,
     });
-    run.share(|place, queries| run.head(qkv, place, queries));
+    if run.fits_columns() {
+        run.share(|place, queries| run.columns(qkv, place, queries));
+    } else {
+        run.share(|place, queries| run.head(qkv, place, queries));
+    }
 }
 
 #[track_caller]
@@ -224,6 +230,14 @@ fn check_mask(mask: Mask<'_>, sizes: &Attention) {
 struct Floats<'a> {
     data: &'a [f32],
     row_stride: usize,
+}
+
+impl<'a> Floats<'a> {
+    /// From element `column` of a token on.
+    #[cfg(target_arch = "x86_64")]
+    fn from(self, token: usize, column: usize) -> &'a [f32] {
+        &self.data[token * self.row_stride + column..]
+    }
 }
 
 /// What multiplies in bf16.
@@ -258,6 +272,25 @@ impl Run<'_> {
             Products::Bf16 if self.cpu.has_fast_bf16_dot() => Some(Bf16Unit::Dot),
             _ => None,
         }
+    }
+
+    /// Whether f32 has registers for a column of 16 queries, and enough queries for most of them.
+    fn fits_columns(&self) -> bool {
+        let Attention { queries, keys, .. } = *self.sizes;
+        let columns = queries.next_multiple_of(PANEL);
+        self.cpu.tier() >= Tier::Avx512 && keys > 0 && 4 * queries >= 3 * columns
+    }
+
+    /// The given queries of one head of one sequence, in f32 with a column for each query.
+    fn columns(&self, qkv: [Floats<'_>; 3], place: (usize, usize), queries: Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `fits_columns` found a `Cpu` of a tier that exists only where `Tier::is_available`
+        // found AVX-512.
+        unsafe {
+            self.head_in_columns(qkv, place, queries);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        self.head(qkv, place, queries);
     }
 
     /// Query rows that share packed keys and values.

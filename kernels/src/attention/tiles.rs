@@ -1,9 +1,9 @@
 #![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves them")]
 //! Attention in bf16, on the tile registers or with the dot product of pairs.
 //!
-//! All is turned by a quarter: a tile of scores has a row for each key and a column for each query.
-//! So the softmax goes down columns, without a shuffle, and two rows of what it leaves are a line of
-//! the second product, whose left side are the values with a row for each element of a head.
+//! A tile of scores has a row for each key and a column for each query. Two rows of what the softmax
+//! leaves are a line of the second product, whose left side are the values with a row for each element
+//! of a head.
 //!
 //! Where the products are to be [`Products::Split`], an operand is a sum of two bf16, `x = h + l`,
 //! and a product `h·h′ + h·l′ + l·h′`: a left side has the parts `h`, `h`, `l` one after another
@@ -13,10 +13,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 use std::slice;
 
+use super::columns::panels;
 use super::registers::{
     Row, STEP, exp2_of_negative, load, paired, rounded_bits, split_pair, store, turned,
 };
-use super::{HeadData, NoKeys, Products, Run, floats, with_scratch};
+use super::{HeadData, Products, Run, floats, with_scratch};
 use crate::amx::{Bf16, TILE_LINES, TileRows, Tiles};
 use crate::bf16::dot;
 use crate::float::{Line, PANEL};
@@ -297,109 +298,6 @@ impl Run<'_> {
             }
         }
     }
-
-    /// Scales and masks the first product, a line for each key. Gives the greatest of each query.
-    #[target_feature(enable = "avx512f")]
-    fn scale(
-        &self,
-        scores: &mut [Line],
-        (batch, head): (usize, usize),
-        panel: &Range<usize>,
-    ) -> __m512 {
-        let scale = _mm512_set1_ps(self.sizes.scale);
-        let scores = &mut scores[..self.sizes.keys];
-        let Some(mask) = self.mask else {
-            return scaled(scores, |_, score| _mm512_mul_ps(score, scale));
-        };
-        let [of_batch, of_head, of_query] = mask.strides;
-        let start = batch * of_batch + head * of_head + panel.start * of_query;
-        let mask = &mask.data[start..];
-        if of_query == 0 {
-            let mask = &mask[..scores.len()];
-            return scaled(scores, |key, score| {
-                _mm512_fmadd_ps(score, scale, _mm512_set1_ps(mask[key]))
-            });
-        }
-        scaled(scores, |key, score| {
-            let mut values = [0.0; PANEL];
-            for (query, value) in values[..panel.len()].iter_mut().enumerate() {
-                *value = mask[query * of_query + key];
-            }
-            _mm512_fmadd_ps(score, scale, load(&values))
-        })
-    }
-
-    /// Divides the second product, a line for each element of a head, and writes a row for each
-    /// query.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    fn write(
-        &self,
-        (batch, head): (usize, usize),
-        panel: &Range<usize>,
-        results: &[Line],
-        inverse: __m512,
-    ) {
-        let (heads, head_size) = (self.sizes.heads, self.sizes.head_size);
-        let kept = match self.sizes.no_keys {
-            NoKeys::NotANumber => u16::MAX,
-            NoKeys::Zero => _mm512_cmp_ps_mask::<_CMP_ORD_Q>(inverse, inverse),
-        };
-        let row = batch * self.sizes.queries + panel.start;
-        for (index, lines) in results.as_chunks::<PANEL>().0.iter().enumerate() {
-            let turned = transposed(std::array::from_fn(|row| {
-                _mm512_maskz_mul_ps(kept, load(&lines[row].0), inverse)
-            }));
-            let mut rows = [Line::default(); PANEL];
-            for (row, values) in rows.iter_mut().zip(turned) {
-                store(row, values);
-            }
-            let rows = floats(&mut rows[..panel.len()]).as_chunks().0;
-            let column = index * PANEL;
-            let start = (row * heads + head) * head_size + column;
-            let width = PANEL.min(head_size - column);
-            // SAFETY: the tokens are some of the result's, so that their heads lie in y, whose
-            // length `Target::new` checked; no other job has this sequence, head and query.
-            unsafe { self.y.write_tile(self.cpu, (start, heads * head_size), rows, width) };
-        }
-    }
-}
-
-/// The next at most `count` panels of some queries.
-fn panels(
-    queries: Range<usize>,
-    count: usize,
-) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
-    let most = queries.len().div_ceil(PANEL).min(count);
-    (0..most).map(move |panel| {
-        let first = queries.start + panel * PANEL;
-        first..queries.end.min(first + PANEL)
-    })
-}
-
-/// Scales the scores of each key, and gives the greatest of each query.
-#[target_feature(enable = "avx512f")]
-fn scaled(scores: &mut [Line], scale: impl Fn(usize, __m512) -> __m512) -> __m512 {
-    /// Chains of maxima, so that none waits for the other.
-    const CHAINS: usize = 4;
-    let mut greatest = [_mm512_set1_ps(f32::NEG_INFINITY); CHAINS];
-    let mut step = |key: usize, line: &mut Line, chain: usize| {
-        let score = scale(key, load(&line.0));
-        // Where a score is not a number, the second operand is taken.
-        greatest[chain] = _mm512_max_ps(score, greatest[chain]);
-        store(line, score);
-    };
-    let (several, rest) = scores.as_chunks_mut::<CHAINS>();
-    let rest_start = several.len() * CHAINS;
-    for (index, lines) in several.iter_mut().enumerate() {
-        for (chain, line) in lines.iter_mut().enumerate() {
-            step(index * CHAINS + chain, line, chain);
-        }
-    }
-    for (offset, line) in rest.iter_mut().enumerate() {
-        step(rest_start + offset, line, 0);
-    }
-    let [a, b, c, d] = greatest;
-    _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d))
 }
 
 /// Turns scores into weights, as the right side of the second product, and gives one divided by the

@@ -152,6 +152,26 @@ fn heads_may_lie_in_memory_as_bf16() {
 }
 
 #[test]
+fn tiers_with_fused_products_agree_to_the_bit() {
+    for (batch, heads, tokens, head_size) in
+        [(1, 1, 16, 1), (2, 3, 13, 26), (1, 2, 32, 32), (2, 1, 62, 33), (1, 2, 143, 20)]
+    {
+        let mut case = Case::new(batch, heads, tokens, head_size, 7);
+        let each_query = numbers(batch * heads * tokens * tokens, 11);
+        for of_query in [false, true] {
+            if of_query {
+                case.mask.clone_from(&each_query);
+                case.mask_strides = [heads * tokens * tokens, tokens * tokens, tokens];
+            }
+            let runs: Vec<_> = Cpu::every().map(|cpu| (cpu.tier(), case.run(cpu))).collect();
+            for (tier, found) in &runs {
+                assert_eq!(found, &runs[0].1, "{tier} {tokens}×{head_size}");
+            }
+        }
+    }
+}
+
+#[test]
 fn masks_may_differ_for_every_head_and_query() {
     let mut case = Case::new(2, 3, 5, 4, 9);
     case.mask = numbers(2 * 3 * 5 * 5, 11);
