@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Units of a layer are kept in multiples of this, which kernels like, where there are enough.
-const MULTIPLE: usize = 8;
+pub(super) const UNIT_MULTIPLE: usize = 8;
 
 /// Whether layers compete with each other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -25,21 +25,27 @@ pub(super) fn cubic(final_share: f64, progress: f64) -> f64 {
     final_share * (1.0 - (1.0 - progress.clamp(0.0, 1.0)).powi(3))
 }
 
-/// Indices to keep in each layer, ascending, when a share of `keep` stays in all.
-pub(super) fn kept(scores: &[Vec<f64>], keep: f64, scope: Scope) -> Vec<Vec<usize>> {
+/// Indices to keep in each layer, ascending, when a share of `keep` stays in all; with
+/// [`Scope::Layer`] in multiples of `multiple`, where there are enough.
+pub(super) fn kept(
+    scores: &[Vec<f64>],
+    keep: f64,
+    scope: Scope,
+    multiple: usize,
+) -> Vec<Vec<usize>> {
     match scope {
         Scope::Layer => {
-            scores.iter().map(|layer| greatest(layer, count(layer.len(), keep))).collect()
+            scores.iter().map(|layer| greatest(layer, count(layer.len(), keep, multiple))).collect()
         }
         Scope::Global => globally(scores, keep),
     }
 }
 
 /// How many of `total` stay.
-fn count(total: usize, keep: f64) -> usize {
+fn count(total: usize, keep: f64, multiple: usize) -> usize {
     let wanted = total as f64 * keep;
-    let rounded = if wanted >= MULTIPLE as f64 {
-        (wanted / MULTIPLE as f64).round() as usize * MULTIPLE
+    let rounded = if wanted >= multiple as f64 {
+        (wanted / multiple as f64).round() as usize * multiple
     } else {
         wanted.round() as usize
     };
@@ -87,16 +93,16 @@ mod tests {
     #[test]
     fn layers_keep_their_share_or_compete() {
         let scores = vec![vec![4.0, 3.0, 2.0, 1.0], vec![10.0, 0.1, 0.2, 0.3]];
-        assert_eq!(kept(&scores, 0.5, Scope::Layer), [vec![0, 1], vec![0, 3]]);
-        assert_eq!(kept(&scores, 0.5, Scope::Global), [vec![0, 1, 2], vec![0]]);
-        assert_eq!(kept(&scores, 0.01, Scope::Global), [vec![0], vec![0]]);
+        assert_eq!(kept(&scores, 0.5, Scope::Layer, 1), [vec![0, 1], vec![0, 3]]);
+        assert_eq!(kept(&scores, 0.5, Scope::Global, 1), [vec![0, 1, 2], vec![0]]);
+        assert_eq!(kept(&scores, 0.01, Scope::Global, 1), [vec![0], vec![0]]);
     }
 
     #[test]
     fn wide_layers_keep_multiples_of_eight() {
-        assert_eq!(count(1536, 0.3), 464);
-        assert_eq!(count(12, 0.5), 6);
-        assert_eq!(count(4, 0.01), 1);
-        assert_eq!(count(16, 1.0), 16);
+        assert_eq!(count(1536, 0.3, UNIT_MULTIPLE), 464);
+        assert_eq!(count(12, 0.5, UNIT_MULTIPLE), 6);
+        assert_eq!(count(4, 0.01, UNIT_MULTIPLE), 1);
+        assert_eq!(count(16, 1.0, UNIT_MULTIPLE), 16);
     }
 }

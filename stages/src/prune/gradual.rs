@@ -10,7 +10,7 @@ use training::Batch;
 use training::Network;
 use training::{Loss, Objective, Step};
 
-use super::choose::{cubic, kept};
+use super::choose::{UNIT_MULTIPLE, cubic, kept};
 use super::{Structured, structured};
 use crate::importance::{Importance, Probe, Scores, l1, taylor};
 
@@ -42,19 +42,19 @@ pub(super) fn choose(
     } else {
         Scores::default()
     };
-    let part = |settings: Option<&Structured>, of: fn(&Scores) -> &Vec<Vec<f64>>| {
+    let part = |settings: Option<&Structured>, multiple, of: fn(&Scores) -> &Vec<Vec<f64>>| {
         settings.map_or_else(Vec::new, |settings| {
             let keep = 1.0 - cubic(1.0 - settings.keep.get(), progress);
             let scores = match settings.importance {
                 Importance::L1 => &l1,
                 Importance::Taylor => &taylor,
             };
-            kept(of(scores), keep, settings.scope)
+            kept(of(scores), keep, settings.scope, multiple)
         })
     };
     Ok(Kept {
-        heads: part(heads, |scores| &scores.heads),
-        units: part(units, |scores| &scores.units),
+        heads: part(heads, 1, |scores| &scores.heads),
+        units: part(units, UNIT_MULTIPLE, |scores| &scores.units),
     })
 }
 
@@ -192,5 +192,37 @@ impl<O: Objective> Objective for Gradual<'_, O> {
         self.kept = kept.context("the checkpoint is of another stage")?;
         self.applied = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use graph::bert::{self, BertConfig, BertLayer};
+    use training::objectives::Supervised;
+    use training::{Device, Examples, NetworkOptions};
+
+    use super::*;
+    use crate::prune::choose::Scope;
+    use crate::range::Fraction;
+
+    #[test]
+    fn as_many_heads_stay_as_asked_for_and_units_in_multiples_of_eight() {
+        let layer = BertLayer { heads: 12, intermediate: 48 };
+        let config = BertConfig { positions: 8, ..BertConfig::uniform(20, 24, 1, layer) };
+        let graph = bert::build(&config, &mut bert::initial_weights(1)).unwrap();
+        let network = Network::new(&graph, &Device::cpu(), &NetworkOptions::frozen()).unwrap();
+        let mut objective = Supervised::new(2, 0.0, None);
+        let rows = Examples { ids: Vec::new(), labels: Vec::new() };
+        let probe = Probe { examples: &rows, batches: Vec::new() };
+        for (keep, heads, units) in [(0.99, 12, 48), (0.9, 11, 40), (0.75, 9, 40), (0.5, 6, 24)] {
+            let settings = Structured {
+                keep: Fraction::new(keep),
+                importance: Importance::L1,
+                scope: Scope::Layer,
+            };
+            let (parts, all) = (Some(&settings), 1.0);
+            let kept = choose(parts, parts, all, &network, &mut objective, &probe).unwrap();
+            assert_eq!((kept.heads[0].len(), kept.units[0].len()), (heads, units), "{keep}");
+        }
     }
 }

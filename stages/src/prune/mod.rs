@@ -95,7 +95,7 @@ pub(crate) enum LayerOrder {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Structured {
-    /// Share that stays.
+    /// Share that stays. Units stay in multiples of 8, unless layers compete.
     keep: Fraction,
     /// How importance is scored.
     #[serde(default)]
@@ -145,7 +145,7 @@ fn default_events() -> NonZeroUsize {
 impl Stage for Prune {
     type Params = Params;
     const KIND: &'static str = "prune";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "removes word pieces, layers, heads and units, then recovers with the teacher's help";
     const INPUTS: &'static [Port] = &[
