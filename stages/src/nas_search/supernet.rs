@@ -1,7 +1,5 @@
 //! The network that contains all candidates: the teacher, with what matters most in front.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, ensure};
 use engine::StageContext;
 use graph::Graph;
@@ -127,8 +125,8 @@ impl SupernetTraining<'_> {
         let chooser = Chooser {
             space: self.space.clone(),
             random: self.random_subnetworks,
+            smallest: cut(supernet, &self.space.smallest())?,
             supernet: supernet.clone(),
-            known: BTreeMap::new(),
         };
         let distillation = Distillation { alpha: self.alpha as f32, hard: CrossEntropy::default() };
         let mut objective =
@@ -144,36 +142,28 @@ impl SupernetTraining<'_> {
 struct Chooser {
     space: Space,
     random: usize,
+    /// The only one that every step has. Random ones hardly repeat, and each holds its weights.
+    smallest: Subnetwork,
     supernet: Supernet,
-    /// Graphs that were built already.
-    known: BTreeMap<Candidate, Subnetwork>,
 }
 
 impl Chooser {
-    fn into_fn(mut self) -> objectives::Choose {
+    fn into_fn(self) -> objectives::Choose {
         Box::new(move |step| self.choose(step))
     }
 
-    fn choose(&mut self, step: &Step) -> Result<Vec<Subnetwork>> {
+    fn choose(&self, step: &Step) -> Result<Vec<Subnetwork>> {
         let mut rng = ChaCha8Rng::seed_from_u64(step.random_seed(CHOICE));
-        let smallest = self.space.smallest();
-        let random = (0..self.random).map(|_| self.space.random(&mut rng)).collect::<Vec<_>>();
-        std::iter::once(smallest)
-            .chain(random)
-            .map(|candidate| self.subnetwork(candidate))
-            .collect()
+        let random = (0..self.random).map(|_| cut(&self.supernet, &self.space.random(&mut rng)));
+        std::iter::once(Ok(self.smallest.clone())).chain(random).collect()
     }
+}
 
-    fn subnetwork(&mut self, candidate: Candidate) -> Result<Subnetwork> {
-        if let Some(known) = self.known.get(&candidate) {
-            return Ok(known.clone());
-        }
-        let graph = self.supernet.subnetwork(&candidate)?;
-        let slices = bert::weight_slices(&graph, &self.supernet.layers_of(&candidate)?);
-        let subnetwork = Subnetwork { graph, slices };
-        self.known.insert(candidate, subnetwork.clone());
-        Ok(subnetwork)
-    }
+/// The candidate's graph and where its weights come from.
+fn cut(supernet: &Supernet, candidate: &Candidate) -> Result<Subnetwork> {
+    let graph = supernet.subnetwork(candidate)?;
+    let slices = bert::weight_slices(&graph, &supernet.layers_of(candidate)?);
+    Ok(Subnetwork { graph, slices })
 }
 
 #[cfg(test)]
