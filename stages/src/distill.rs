@@ -129,7 +129,7 @@ impl Matching {
 impl Stage for Distill {
     type Params = Params;
     const KIND: &'static str = "distill";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "trains a smaller model to answer like the teacher";
     const EPOCHS: Option<&'static str> = Some("epochs");
     const INPUTS: &'static [Port] = &[

@@ -2,6 +2,7 @@
 
 use super::{BertConfig, build};
 use crate::rewrite::RewriteError;
+use crate::structure::{EncoderLayer, encoder_layers};
 use crate::{Graph, GraphError, Tensor};
 
 /// Where a weight of a subnetwork comes from.
@@ -16,13 +17,14 @@ pub struct WeightSlice {
 }
 
 /// The graph of `config` whose weights are the leading slices of the supernet's: the first heads,
-/// units, hidden dimensions and words. Its layer `i` is the supernet's layer `layers[i]`. Weights
-/// that are not cut are shared, not copied.
+/// units, hidden dimensions and words. Its layer `i` is the supernet's layer `layers[i]`, counted
+/// from the input whatever its name. Weights that are not cut are shared, not copied.
 ///
 /// # Errors
 ///
 /// When `config` is larger than the supernet anywhere, differs in what cannot be sliced (head size,
-/// labels, pooling), or `layers` does not name a supernet layer for each of its layers, ascending.
+/// labels, pooling), `layers` does not name a supernet layer for each of its layers, ascending, or
+/// `supernet_config` is another graph's.
 pub fn subnetwork(
     supernet: &Graph,
     supernet_config: &BertConfig,
@@ -30,8 +32,11 @@ pub fn subnetwork(
     layers: &[usize],
 ) -> Result<Graph, RewriteError> {
     check(supernet_config, config, layers)?;
+    let numbers = layer_numbers(supernet)?;
+    let named = layers.iter().map(|&layer| numbers.get(layer).copied().unwrap_or(layer));
+    let named: Vec<usize> = named.collect();
     let graph = build(config, &mut |name, sizes| {
-        let source = source_name(name, layers);
+        let source = source_name(name, &named);
         let id = supernet.find(&source).ok_or_else(|| GraphError::Missing(source.clone()))?;
         let tensor = supernet.weight(id).ok_or(GraphError::Missing(source))?;
         leading(tensor, sizes)
@@ -41,7 +46,7 @@ pub fn subnetwork(
 }
 
 /// Where each weight of a [`subnetwork`] comes from, in the order of its weights. `layers` is what
-/// it was made with.
+/// it was made with; the supernet's layers have to be named by their positions, as [`build`] does.
 pub fn weight_slices(subnetwork: &Graph, layers: &[usize]) -> Vec<WeightSlice> {
     let weights = subnetwork.weights().map(|(id, tensor)| {
         let name = subnetwork.value_name(id).to_owned();
@@ -66,16 +71,30 @@ pub fn choose_layers(n_teacher: usize, n_student: usize) -> Result<Vec<usize>, R
     Ok((1..=n_student).map(|layer| layer * n_teacher / n_student - 1).collect())
 }
 
-/// The name with the index of the supernet's layer.
+const PREFIX: &str = "encoder.layer.";
+
+/// The number in the name of each layer: not its position where layers have been removed.
+fn layer_numbers(graph: &Graph) -> Result<Vec<usize>, RewriteError> {
+    let layers = encoder_layers(graph)?;
+    let number = |(position, layer): (usize, &EncoderLayer)| {
+        let name = graph.value_name(layer.attention.query.weight);
+        indexed(name).map_or(position, |(number, _)| number)
+    };
+    Ok(layers.iter().enumerate().map(number).collect())
+}
+
+/// The name with the number of the supernet's layer.
 fn source_name(name: &str, layers: &[usize]) -> String {
-    const PREFIX: &str = "encoder.layer.";
-    let indexed = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.'));
-    let layer =
-        indexed.and_then(|(index, rest)| Some((*layers.get(index.parse::<usize>().ok()?)?, rest)));
-    match layer {
+    match indexed(name).and_then(|(index, rest)| Some((layers.get(index)?, rest))) {
         Some((layer, rest)) => format!("{PREFIX}{layer}.{rest}"),
         None => name.to_owned(),
     }
+}
+
+/// The layer's number in a weight's name, and what follows it.
+fn indexed(name: &str) -> Option<(usize, &str)> {
+    let (number, rest) = name.strip_prefix(PREFIX)?.split_once('.')?;
+    Some((number.parse().ok()?, rest))
 }
 
 fn check(supernet: &BertConfig, config: &BertConfig, layers: &[usize]) -> Result<(), RewriteError> {

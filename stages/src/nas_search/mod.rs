@@ -111,7 +111,7 @@ fn default_alpha() -> Fraction {
 impl Stage for NasSearch {
     type Params = Params;
     const KIND: &'static str = "nas-search";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "searches the architecture of a student in a supernet made of the teacher";
     const INPUTS: &'static [Port] = &[

@@ -26,6 +26,20 @@ fn a_subnetwork_is_what_pruning_leaves() {
 }
 
 #[test]
+fn layers_count_by_position_where_others_were_removed() {
+    let mut supernet = samples::bert();
+    prune::drop_layers(&mut supernet, &[1]).unwrap();
+    let whole = BertConfig::of(&supernet).unwrap();
+    let found = subnetwork(&supernet, &whole, &whole, &[0, 1]).unwrap();
+    assert_eq!(samples::logits(&found), samples::logits(&supernet));
+    let last = BertConfig { layers: vec![whole.layers[1]], ..whole.clone() };
+    let found = subnetwork(&supernet, &whole, &last, &[1]).unwrap();
+    let mut pruned = samples::bert();
+    prune::drop_layers(&mut pruned, &[0, 1]).unwrap();
+    assert_eq!(samples::logits(&found), samples::logits(&pruned));
+}
+
+#[test]
 fn the_whole_supernet_is_its_own_subnetwork() {
     for pooling in [Pooling::Mean, Pooling::Cls] {
         let config = BertConfig { pooling, ..samples::config() };
