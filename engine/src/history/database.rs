@@ -18,6 +18,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("sweeps", include_str!("migrations/0004_sweeps.sql")),
     ("notes", include_str!("migrations/0005_notes.sql")),
     ("sweep sessions", include_str!("migrations/0006_sweep_sessions.sql")),
+    ("processes", include_str!("migrations/0007_processes.sql")),
 ];
 
 fn migrator() -> Migrator {

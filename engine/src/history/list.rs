@@ -6,7 +6,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::database::HistoryError;
 use super::notes::Verdict;
-use super::read::{History, alive, summary, word};
+use super::read::{History, is_alive, summary, word};
 use super::{RunState, RunSummary};
 
 /// Which runs to list, and in which order.
@@ -116,9 +116,14 @@ impl History {
 
     /// Runs that say they are going, but whose process is not there any more.
     fn killed(&self) -> Result<Vec<i64>, HistoryError> {
-        let rows = self.rows("SELECT id, pid FROM runs WHERE state = 'running'", &[])?;
-        let dead = rows.iter().filter(|row| !alive(row.get("pid")));
-        Ok(dead.map(|row| row.get("id")).collect())
+        let rows = self.rows("SELECT id, process FROM runs WHERE state = 'running'", &[])?;
+        let mut killed = Vec::new();
+        for row in &rows {
+            if !is_alive(row)? {
+                killed.push(row.get("id"));
+            }
+        }
+        Ok(killed)
     }
 }
 

@@ -120,7 +120,7 @@ impl Look<'_, '_> {
         let (owner, mut process) = (identity("owner")?, identity("process")?);
         if !is_alive(&owner) && !is_alive(&process) {
             match work_of(self.transaction, self.path, manifest_file, slot).await? {
-                Some(work) if work.is_alive() => process = Some(work.process),
+                Some(work) if work.is_alive() => process = work.process,
                 Some(_) => {
                     turn.abandoned.push(slot);
                     return Ok(());

@@ -13,13 +13,14 @@ use tokio::runtime::Runtime;
 use super::database::{Database, HistoryError, failed};
 use super::record::*;
 use crate::protocol::Metric;
+use crate::schedule::ProcessIdentity;
 use crate::store::{Artifact, Digest, Form, Store};
 
 /// Rows for [`summary`]: runs, and how many of their stages ended how.
 macro_rules! summaries {
     ($which:literal) => {
         concat!(
-            "SELECT id, manifest, manifest_path, state, started_at, duration_s, pid, \"trigger\",
+            "SELECT id, manifest, manifest_path, state, started_at, duration_s, process, \"trigger\",
                 seed, device, manifest_text, overrides,
                 (SELECT count(*) FROM stage_runs WHERE run_id = runs.id AND stage_runs.state = 'ran') AS n_ran,
                 (SELECT count(*) FROM stage_runs WHERE run_id = runs.id AND stage_runs.state = 'hit') AS n_hits,
@@ -366,7 +367,7 @@ pub(super) fn metric(row: &SqliteRow) -> Result<Metric, HistoryError> {
 
 pub(super) fn summary(row: &SqliteRow) -> Result<RunSummary, HistoryError> {
     let state = word("state", cell(row, "state")?)?;
-    let killed = state == RunState::Running && !alive(cell(row, "pid")?);
+    let killed = state == RunState::Running && !is_alive(row)?;
     Ok(RunSummary {
         id: cell(row, "id")?,
         manifest: cell(row, "manifest")?,
@@ -381,11 +382,15 @@ pub(super) fn summary(row: &SqliteRow) -> Result<RunSummary, HistoryError> {
     })
 }
 
-/// Whether a process of this number is there.
-pub(super) fn alive(pid: i32) -> bool {
-    let gone = rustix::io::Errno::SRCH;
-    rustix::process::Pid::from_raw(pid)
-        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(gone))
+/// The process that works on what a row is about; rows of older versions name none.
+pub(super) fn process(row: &SqliteRow) -> Result<Option<ProcessIdentity>, HistoryError> {
+    let text: Option<String> = cell(row, "process")?;
+    text.map(|text| parsed("process", &text)).transpose()
+}
+
+/// Whether that process is still there.
+pub(super) fn is_alive(row: &SqliteRow) -> Result<bool, HistoryError> {
+    Ok(process(row)?.is_some_and(|process| process.is_alive()))
 }
 
 pub(super) fn document(row: &SqliteRow) -> Result<Value, HistoryError> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 
 use super::database::HistoryError;
-use super::read::{Bind, History, alive, cell, parsed, timestamp, unreadable, unsigned, word};
+use super::read::{Bind, History, cell, is_alive, parsed, timestamp, unreadable, unsigned, word};
 use super::sweep::*;
 use crate::manifest::SweepSpec;
 use crate::sweep::pareto;
@@ -188,7 +188,7 @@ impl History {
 fn summary(row: &SqliteRow) -> Result<SweepSummary, HistoryError> {
     let spec: SweepSpec = parsed("spec", &cell::<String>(row, "spec")?)?;
     let state = match word("state", cell(row, "state")?)? {
-        SweepState::Running if !alive(cell(row, "pid")?) => SweepState::Interrupted,
+        SweepState::Running if !is_alive(row)? => SweepState::Interrupted,
         state => state,
     };
     let unended = unsigned(cell(row, "n_running")?);

@@ -8,6 +8,7 @@ use sqlx::{Connection as _, Sqlite, Transaction};
 use super::database::{Database, HistoryError, failed};
 use super::{Environment, GateRecord, RunState, SourceRecord, StageState, Trigger};
 use crate::protocol::{Metric, SeriesPoint, Unavailable};
+use crate::schedule::ProcessIdentity;
 use crate::store::{Artifact, Form, Store};
 
 /// Most points in one statement.
@@ -67,27 +68,28 @@ impl Recorder {
     pub(crate) async fn start_run(&mut self, start: &RunStart<'_>) -> Result<i64, HistoryError> {
         let manifest = start.manifest;
         let file = start.manifest_file.display().to_string();
+        let process = json(&ProcessIdentity::here());
         let (mut transaction, path) = self.begin().await?;
         let written = async {
-            sqlx::query("UPDATE stage_runs SET state = ? WHERE state = ? AND run_id IN (SELECT id FROM runs WHERE manifest_file = ? AND state = ? AND pid <> ?)")
+            sqlx::query("UPDATE stage_runs SET state = ? WHERE state = ? AND run_id IN (SELECT id FROM runs WHERE manifest_file = ? AND state = ? AND process IS NOT ?)")
                 .bind(word(StageState::Interrupted))
                 .bind(word(StageState::Running))
                 .bind(&file)
                 .bind(word(RunState::Running))
-                .bind(i64::from(std::process::id()))
+                .bind(&process)
                 .execute(&mut *transaction)
                 .await?;
             sqlx::query(
-                "UPDATE runs SET state = ? WHERE manifest_file = ? AND state = ? AND pid <> ?",
+                "UPDATE runs SET state = ? WHERE manifest_file = ? AND state = ? AND process IS NOT ?",
             )
             .bind(word(RunState::Interrupted))
             .bind(&file)
             .bind(word(RunState::Running))
-            .bind(i64::from(std::process::id()))
+            .bind(&process)
             .execute(&mut *transaction)
             .await?;
             let run: i64 = sqlx::query_scalar(
-                r#"INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, pid, started_at, "trigger")
+                r#"INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, process, started_at, "trigger")
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id"#,
             )
             .bind(&manifest.name)
@@ -98,7 +100,7 @@ impl Recorder {
             .bind(manifest.seed.to_string())
             .bind(start.device)
             .bind(word(RunState::Running))
-            .bind(i64::from(std::process::id()))
+            .bind(&process)
             .bind(jiff::Timestamp::now().to_string())
             .bind(json(start.trigger))
             .fetch_one(&mut *transaction)

@@ -42,7 +42,7 @@ impl History {
         limit: usize,
     ) -> Result<Vec<TickRecord>, HistoryError> {
         let rows = self.rows(
-            r#"SELECT ticks.*, runs.id AS run, runs.state AS run_state, runs.pid AS pid, sweep_id
+            r#"SELECT ticks.*, runs.id AS run, runs.state AS run_state, sweep_id
                FROM schedules JOIN ticks ON schedule_id = schedules.id
                LEFT JOIN runs ON runs.manifest_file = schedules.manifest_file AND runs."trigger" LIKE '{"schedule":%'
                 AND runs."trigger" = '{"schedule":{"slot":"' || slot || '"}}'

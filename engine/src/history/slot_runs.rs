@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, Transaction};
 
 use super::database::{HistoryError, failed};
-use super::read::{cell, word as word_of};
+use super::read::{cell, process, word as word_of};
 use super::recorder::json;
 use super::{RunState, TickState, Trigger};
 use crate::protocol::Metric;
@@ -28,12 +28,12 @@ pub(super) struct WorkOfSlot {
     pub(super) outcome: Outcome,
     /// How its tick ends; `None` while it has not said how it ended.
     ended: Option<TickState>,
-    pub(super) process: ProcessIdentity,
+    pub(super) process: Option<ProcessIdentity>,
 }
 
 impl WorkOfSlot {
     pub(super) fn is_alive(&self) -> bool {
-        self.ended.is_none() && self.process.is_alive()
+        self.ended.is_none() && self.process.as_ref().is_some_and(ProcessIdentity::is_alive)
     }
 
     pub(super) fn ended(&self) -> TickState {
@@ -48,10 +48,10 @@ pub(super) async fn work_of(
     slot: Timestamp,
 ) -> Fallible<Option<WorkOfSlot>> {
     let row = sqlx::query(
-        r#"SELECT id, NULL AS sweep, state, pid FROM runs
+        r#"SELECT id, NULL AS sweep, state, process FROM runs
            WHERE manifest_file = ?1 AND "trigger" = ?2 AND "trigger" LIKE '{"schedule":%'
            UNION ALL
-           SELECT NULL, sweep_id, state, pid FROM sweep_sessions
+           SELECT NULL, sweep_id, state, process FROM sweep_sessions
            WHERE manifest_file = ?1 AND "trigger" = ?2 AND "trigger" LIKE '{"schedule":%'"#,
     )
     .bind(manifest_file.display().to_string())
@@ -60,7 +60,6 @@ pub(super) async fn work_of(
     .await
     .map_err(|source| failed(path, "look for a run", source))?;
     let read = |row: &SqliteRow| {
-        let pid: i64 = cell(row, "pid")?;
         let sweep: Option<i64> = cell(row, "sweep")?;
         Ok(WorkOfSlot {
             outcome: match sweep {
@@ -74,7 +73,7 @@ pub(super) async fn work_of(
                 RunState::Failed => Some(TickState::Failed),
                 RunState::Interrupted | RunState::Paused => Some(TickState::Interrupted),
             },
-            process: ProcessIdentity::of(u32::try_from(pid).unwrap_or(0)),
+            process: process(row)?,
         })
     };
     row.as_ref().map(read).transpose()

@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use super::database::{Database, HistoryError, failed};
 use super::recorder::{json, signed, word};
 use super::{SweepState, TrialState, Trigger};
+use crate::schedule::ProcessIdentity;
 use crate::store::Store;
 use crate::sweep::space::Params;
 
@@ -216,7 +217,7 @@ async fn start_sweep(
         let file = start.manifest_file.display().to_string();
         // Not one statement with ON CONFLICT: that would use up a number each time.
         let known: Option<i64> = sqlx::query_scalar(
-            "UPDATE sweeps SET manifest_text = ?, spec = ?, seeds = ?, asked = ?, state = ?, pid = ?
+            "UPDATE sweeps SET manifest_text = ?, spec = ?, seeds = ?, asked = ?, state = ?, process = ?
              WHERE identity = ? RETURNING id",
         )
         .bind(&manifest.text)
@@ -224,7 +225,7 @@ async fn start_sweep(
         .bind(json(&start.seeds))
         .bind(signed(start.asked))
         .bind(word(SweepState::Running))
-        .bind(i64::from(std::process::id()))
+        .bind(json(&ProcessIdentity::here()))
         .bind(start.identity)
         .fetch_optional(&mut *transaction)
         .await?;
@@ -249,14 +250,14 @@ async fn start_sweep(
             .execute(&mut *transaction)
             .await?;
         let session = sqlx::query_scalar(
-            r#"INSERT INTO sweep_sessions (sweep_id, manifest_file, "trigger", state, pid, started_at)
+            r#"INSERT INTO sweep_sessions (sweep_id, manifest_file, "trigger", state, process, started_at)
                VALUES (?, ?, ?, ?, ?, ?) RETURNING id"#,
         )
         .bind(sweep)
         .bind(&file)
         .bind(json(start.trigger))
         .bind(word(SweepState::Running))
-        .bind(i64::from(std::process::id()))
+        .bind(json(&ProcessIdentity::here()))
         .bind(jiff::Timestamp::now().to_string())
         .fetch_one(&mut *transaction)
         .await?;
@@ -273,7 +274,7 @@ async fn add_sweep(
 ) -> Result<i64, sqlx::Error> {
     let manifest = start.manifest;
     sqlx::query_scalar(
-        "INSERT INTO sweeps (identity, manifest, manifest_file, manifest_path, manifest_text, spec, seed, seeds, asked, state, pid, started_at, duration_s)
+        "INSERT INTO sweeps (identity, manifest, manifest_file, manifest_path, manifest_text, spec, seed, seeds, asked, state, process, started_at, duration_s)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0) RETURNING id",
     )
     .bind(start.identity)
@@ -286,7 +287,7 @@ async fn add_sweep(
     .bind(json(&start.seeds))
     .bind(signed(start.asked))
     .bind(word(SweepState::Running))
-    .bind(i64::from(std::process::id()))
+    .bind(json(&ProcessIdentity::here()))
     .bind(jiff::Timestamp::now().to_string())
     .fetch_one(&mut **transaction)
     .await

@@ -160,19 +160,9 @@ fn noise_on_stdout_is_log() {
 }
 
 fn newer_databases_are_refused() {
-    use sqlx::{ConnectOptions as _, Connection as _};
     let toy = Toy::new(crate::cache::CHAIN);
     toy.run(&[]);
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let path = toy.home().join("runs.sqlite");
-        let mut database =
-            sqlx::sqlite::SqliteConnectOptions::new().filename(path).connect().await.unwrap();
-        sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', TRUE, x'00', 0)")
-            .execute(&mut database)
-            .await
-            .unwrap();
-        database.close().await.unwrap();
-    });
+    toy.sql("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', TRUE, x'00', 0)");
     let error = toy.project().run(&RunOptions::default(), &mut |_| {}).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(

@@ -5,15 +5,16 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Child;
 use std::time::Duration;
 
-use engine::history::{History, RunChoice, RunState, StageState};
+use engine::history::{History, RunChoice, RunFilter, RunState, StageState};
 use engine::store::Store;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Test;
 use crate::failures::alive;
-use crate::project::{Toy, states, wait_until};
+use crate::project::{Toy, earlier_process, states, wait_until};
 
 pub(crate) const TESTS: &[Test] = &[
+    ("a_killed_run_ends_although_its_number_is_used_again", killed_runs_end),
     ("killed_engine_takes_its_worker_along", killed_engine_takes_its_worker_along),
     ("killed_worker_is_told_and_resumed", killed_worker_is_told_and_resumed),
     ("first_interrupt_checkpoints", first_interrupt_checkpoints),
@@ -66,6 +67,26 @@ fn assert_resumed(toy: &Toy) {
     assert_eq!(points.last(), Some(&(6, Some(1.0 / 6.0))));
     assert!(!toy.home().join("work").join(steps.key.as_ref().unwrap()).exists());
     assert_eq!(Store::at(&toy.home()).verify_all().unwrap().damaged, []);
+}
+
+fn killed_runs_end() {
+    let toy = Toy::new(crate::cache::CHAIN);
+    toy.run(&[]);
+    // A process that is there, as in a container where every run is number 1.
+    let process = earlier_process(std::process::id());
+    toy.sql(&format!("UPDATE runs SET state = 'running', process = '{process}'"));
+    let interrupted = || {
+        let runs = History::open(&toy.home()).unwrap().chosen_runs(&RunFilter {
+            limit: 9,
+            state: Some(RunState::Interrupted),
+            ..RunFilter::default()
+        });
+        runs.unwrap().len()
+    };
+    assert_eq!(interrupted(), 1);
+    toy.run(&[]);
+    toy.sql("UPDATE runs SET process = NULL");
+    assert_eq!(interrupted(), 1, "the next run has noted it for good");
 }
 
 fn killed_engine_takes_its_worker_along() {

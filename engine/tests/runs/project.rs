@@ -80,6 +80,19 @@ impl Toy {
         names
     }
 
+    /// Changes the run database behind the engine's back.
+    pub(crate) fn sql(&self, statement: &str) {
+        use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.home().join("runs.sqlite"));
+        runtime.block_on(async {
+            let mut database = options.connect().await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut database).await.unwrap();
+            database.close().await.unwrap();
+        });
+    }
+
     /// Content of the newest `stage.port`.
     pub(crate) fn output(&self, output: &str) -> String {
         let artifact = self.project().artifact(output, &[]).unwrap();
@@ -89,6 +102,12 @@ impl Toy {
 
 pub(crate) fn options(set: &[&str]) -> RunOptions {
     RunOptions { set: set.iter().map(|text| (*text).to_owned()).collect(), ..RunOptions::default() }
+}
+
+/// A process that had the number of one that is there, as the database names it.
+pub(crate) fn earlier_process(pid: u32) -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    serde_json::json!({ "pid": pid, "started": 1, "boot": boot.trim() }).to_string()
 }
 
 /// `name state` of each stage of a report.

@@ -7,7 +7,7 @@ use engine::history::{History, RunChoice, TickState, Trigger};
 use engine::schedule::{Ending, Scheduler, SchedulerEvent};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::project::{Toy, wait_until};
+use crate::project::{Toy, earlier_process, wait_until};
 use crate::{Test, program, toys};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_run_of_a_killed_scheduler_goes_on", the_run_of_a_killed_scheduler_goes_on),
     ("a_claim_without_a_run_is_taken_over_once", a_claim_without_a_run_is_taken_over_once),
     ("the_next_slot_stops_the_running_one", the_next_slot_stops_the_running_one),
+    ("a_reused_process_number_holds_nothing_up", a_reused_process_number_holds_nothing_up),
     ("a_scheduled_sweep_goes_on_or_begins_anew", a_scheduled_sweep_goes_on_or_begins_anew),
     ("a_regression_is_told_and_ends_the_scheduler", a_regression_is_told),
     ("what_cannot_begin_is_a_failed_tick", what_cannot_begin_is_a_failed_tick),
@@ -199,6 +200,25 @@ fn a_claim_without_a_run_is_taken_over_once() {
     let both: Vec<_> = (0..2).map(|_| spawn(&toy, "10:00:30", None)).collect();
     both.into_iter().for_each(|mut scheduler| assert!(scheduler.wait().unwrap().success()));
     assert_eq!((ticks(&toy), runs(&toy)), (vec!["10:00 done".to_owned()], 1));
+}
+
+fn a_reused_process_number_holds_nothing_up() {
+    for overlap in ["skip", "cancel-running"] {
+        let toy = hourly(&format!("overlap = \"{overlap}\""), HELD);
+        look(&toy, "09:30:00");
+        look(&toy, "10:00:01");
+        let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = earlier_process(stranger.id());
+        toy.sql(&format!(
+            "UPDATE ticks SET state = 'claimed', owner = '{process}', process = NULL;
+             UPDATE runs SET state = 'running', process = '{process}'"
+        ));
+        look(&toy, "11:00:01");
+        look(&toy, "12:00:01");
+        assert_eq!(ticks(&toy), ["10:00 interrupted", "11:00 done", "12:00 done"], "{overlap}");
+        assert!(stranger.try_wait().unwrap().is_none(), "nobody may stop a stranger");
+        kill(&mut stranger);
+    }
 }
 
 const SWEPT: &str = "
