@@ -10,7 +10,7 @@ use graph::{Bindings, Dim, Shape, Tensor, ValueType, dim};
 use crate::RuntimeError;
 use crate::compile::Shared;
 use crate::kernel::{Call, Kernel, Operand, Prepared, Scratch, from_operand};
-use crate::module::{Module, Node, Operation};
+use crate::module::{Id, Module, Node, Operation};
 
 /// The outputs for the inputs, which are in the model's order; says which node has run, after each.
 ///
@@ -44,7 +44,7 @@ pub(crate) fn run(
             }
         }
     }
-    let output = |id: &crate::module::Id| {
+    let output = |id: &Id| {
         values[id.0].clone().ok_or_else(|| RuntimeError::Sizes {
             name: module.value(*id).name.clone(),
             reason: "nothing wrote it".to_owned(),
@@ -130,7 +130,9 @@ fn sizes(
     bindings: &Bindings,
 ) -> Result<Option<Vec<usize>>, String> {
     let declared = &module.value(node.output).shape;
-    if !declared.contains(&Dim::Unknown) {
+    let is_known = |id: &Id| !module.value(*id).shape.contains(&Dim::Unknown);
+    // Inputs of unknown sizes may not fit each other.
+    if is_known(&node.output) && node.inputs.iter().all(is_known) {
         return bindings.sizes(declared).map(Some);
     }
     let Operation::Graph(op) = &node.operation else { return Ok(None) };
@@ -150,6 +152,12 @@ fn sizes(
             integers: numbers.as_deref(),
         })
         .collect();
-    let inferred = op.operator().infer(&arguments)?;
-    Ok(bindings.sizes(&inferred.shape).ok())
+    let inferred = bindings.sizes(&op.operator().infer(&arguments)?.shape).ok();
+    match &inferred {
+        Some(found) if is_known(&node.output) && bindings.sizes(declared)? != *found => {
+            let declared = bindings.sizes(declared)?;
+            Err(format!("expected sizes {declared:?}, found {found:?}"))
+        }
+        _ => Ok(inferred),
+    }
 }

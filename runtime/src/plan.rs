@@ -172,12 +172,14 @@ fn roots(
         let Prepared::View { start } = *step else { continue };
         let (input, output) = (node.inputs[0].0, node.output.0);
         let outermost = shapes[input].first().copied().unwrap_or(1).max(1);
-        let skipped = start * (sizes[input] / outermost);
-        if skipped + sizes[output] > sizes[input] {
+        let skipped = start.checked_mul(sizes[input] / outermost);
+        let reaches = |skipped: usize| skipped.checked_add(sizes[output]);
+        let fits = |skipped: &usize| reaches(*skipped).is_some_and(|end| end <= sizes[input]);
+        let Some(skipped) = skipped.filter(fits) else {
             let (from, to) = (&shapes[input], &shapes[output]);
             let reason = format!("{to:?} from index {start} reaches out of {from:?}");
             return Err(sizes_error(module, output, reason));
-        }
+        };
         let Root { base, offset } = roots[input];
         roots[output] = Root { base, offset: offset + skipped };
     }

@@ -1,8 +1,8 @@
 //! Integer linear algebra: int8 in, exact int32 sums, one rounding at the end.
 //!
 //! Every tier computes the same sums, so all results are equal bit for bit. Sums are exact while
-//! they fit an `i32`: with full-range operands for fewer than 131,072 products. ([`Layer::coarse`] is as
-//! coarse on every tier; of results in bf16, subnormal ones may be 0 on some.)
+//! they fit an `i32`, which is for the caller to see to: an input lies at most 255 steps from its zero
+//! point, so that 65,000 products always do. ([`Layer::coarse`] is as coarse on every tier; of results in bf16, subnormal ones may be 0 on some.)
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

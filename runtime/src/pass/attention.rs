@@ -6,23 +6,30 @@ use graph::{Dim, Op};
 use kernels::NoKeys;
 
 use super::repeat;
-use crate::module::{HeadSplit, Id, Module, Operation};
+use super::score_mask::{self, Choice};
+use crate::module::{HeadSplit, Id, Module, Operation, same_sizes};
 
 pub(super) fn run(module: &mut Module) -> usize {
-    repeat(module, |module, index| match find(module, index) {
-        Some(found) => {
-            let operation = Operation::Attention(found.split);
-            module.fuse(index, &found.absorbed, operation, found.inputs);
-            true
-        }
-        None => false,
-    })
+    repeat(module, |module, index| rewrite(module, index).is_some())
+}
+
+fn rewrite(module: &mut Module, mut index: usize) -> Option<()> {
+    let mut found = find(module, index)?;
+    if let Some(choice) = found.choice {
+        index += score_mask::add(module, choice);
+        found = find(module, index)?;
+    }
+    let operation = Operation::Attention(found.split);
+    module.fuse(index, &found.absorbed, operation, found.inputs);
+    Some(())
 }
 
 struct Found {
     split: HeadSplit,
     inputs: Vec<Id>,
     absorbed: Vec<usize>,
+    /// What writes a small number over scores: it is no mask yet.
+    choice: Option<Choice>,
 }
 
 /// Walks back from the reshape that merges the heads.
@@ -35,7 +42,7 @@ fn find(module: &Module, index: usize) -> Option<Found> {
     let (weights, no_keys) = walk.guarded(weights);
     let readers = if no_keys == NoKeys::Zero { 2 } else { 1 };
     let [scores] = walk.step_with(readers, weights, |op| matches!(op, Op::Softmax(_)))?;
-    let (scaled, mask) = walk.masked(scores);
+    let (scaled, mask, choice) = walk.masked(scores);
     let (raw, scale) = walk.scaled(scaled)?;
     let [query, key] = walk.step(raw, |op| matches!(op, Op::MatMul))?;
     // Exporters of PyTorch scale both sides by the root.
@@ -45,16 +52,24 @@ fn find(module: &Module, index: usize) -> Option<Found> {
     let (query, heads, head_size) = walk.heads(query, &[0, 2, 1, 3])?;
     let (key, key_heads, key_size) = walk.heads(key, &[0, 2, 3, 1])?;
     let (value, value_heads, value_size) = walk.heads(value, &[0, 2, 1, 3])?;
-    let output = &module.value(module.nodes[index].output).shape;
     let same = (heads, head_size) == (key_heads, key_size)
         && (heads, head_size) == (value_heads, value_size)
-        && output.len() == 3
-        && output[2] == Dim::Fixed(heads * head_size)
+        && sizes_fit(module, [query, key, value], heads, [raw, scores])
+        && module.value(module.nodes[index].output).shape == module.value(query).shape
         && mask.is_none_or(|mask| mask_fits(module, mask, scores));
     let split = HeadSplit { heads, head_size, scale, offsets: [0; 3], no_keys, output: None };
     let mut inputs = vec![query, key, value];
     inputs.extend(mask);
-    same.then_some(Found { split, inputs, absorbed: walk.absorbed })
+    same.then_some(Found { split, inputs, absorbed: walk.absorbed, choice })
+}
+
+/// Whether query, key and value are of as many sequences, and the scores of each query and key: no
+/// side repeats.
+fn sizes_fit(module: &Module, qkv: [Id; 3], heads: usize, scores: [Id; 2]) -> bool {
+    let [query, key, value] = qkv.map(|id| &module.value(id).shape[..]);
+    let expected = [query[0].clone(), Dim::Fixed(heads), query[1].clone(), key[1].clone()];
+    let same_tokens = key[0] == query[0] && same_sizes(&key[..2], &value[..2]);
+    same_tokens && scores.iter().all(|&id| same_sizes(&module.value(id).shape, &expected))
 }
 
 /// Whether the mask broadcasts to the scores over their leading dimensions only.
@@ -138,13 +153,17 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes off a mask that is added to the scores.
-    fn masked(&mut self, scores: Id) -> (Id, Option<Id>) {
+    /// Takes off a mask that is added to the scores, or the condition of one that replaces them.
+    fn masked(&mut self, scores: Id) -> (Id, Option<Id>, Option<Choice>) {
+        if let Some(choice) = Choice::find(self.module, scores).filter(|c| self.is_scores(c.scores))
+        {
+            return (choice.scores, Some(choice.condition), Some(choice));
+        }
         let Some([a, b]) = self.step(scores, |op| matches!(op, Op::Add)) else {
-            return (scores, None);
+            return (scores, None, None);
         };
         // The scores are the side of full shape that a product or a scaling writes.
-        if self.is_scores(a) { (a, Some(b)) } else { (b, Some(a)) }
+        if self.is_scores(a) { (a, Some(b), None) } else { (b, Some(a), None) }
     }
 
     fn is_scores(&self, id: Id) -> bool {

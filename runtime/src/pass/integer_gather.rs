@@ -27,6 +27,7 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
     let fits = gather.axis == 0
         && module.value(table).dtype == DType::I8
         && module.value(table).shape.len() == 2
+        && module.value(*indices).dtype == DType::I64
         && module.constant(table).is_some()
         && module.constant(scale).is_some()
         && zero.is_some_and(|zero| zero.iter().all(|&zero| zero == 0));

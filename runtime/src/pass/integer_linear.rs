@@ -74,7 +74,8 @@ fn weight(module: &Module, id: Id) -> Option<(Source, Vec<f32>)> {
     let &[_, columns] = tensor.shape() else { return None };
     let zeros = module.constant(zero_point)?.elements::<i8>().ok()?;
     let scales = module.constant(scale)?.elements::<f32>().ok()?;
-    if tensor.dtype() != DType::I8 || zeros.iter().any(|&zero| zero != 0) {
+    let fits = |weights: &[i8]| column_sums_fit(weights, columns);
+    if !tensor.elements().is_ok_and(fits) || zeros.iter().any(|&zero| zero != 0) {
         return None;
     }
     let scales = match op.axis {
@@ -83,4 +84,37 @@ fn weight(module: &Module, id: Id) -> Option<(Source, Vec<f32>)> {
         Some(_) => return None,
     };
     Some((Source { quantized, dequantize }, scales))
+}
+
+/// Whether each sum of products with int8 inputs fits an `i32`: an input is at most 255 steps from
+/// its zero point.
+fn column_sums_fit(weights: &[i8], columns: usize) -> bool {
+    const MOST: u64 = i32::MAX as u64 / 255;
+    let rows = weights.len() / columns.max(1);
+    // No weight is beyond ±128.
+    if rows as u64 * 128 <= MOST {
+        return true;
+    }
+    let mut sums = vec![0u64; columns];
+    for row in weights.chunks_exact(columns) {
+        for (sum, weight) in sums.iter_mut().zip(row) {
+            *sum += u64::from(weight.unsigned_abs());
+        }
+    }
+    sums.iter().all(|sum| *sum <= MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::column_sums_fit;
+
+    #[test]
+    fn sums_are_bounded_column_by_column() {
+        let most = i32::MAX as usize / 255 / 127;
+        for (rows, fits) in [(most, true), (most + 1, false)] {
+            let weights: Vec<i8> = (0..rows).flat_map(|_| [1, -127, 0]).collect();
+            assert_eq!(column_sums_fit(&weights, 3), fits, "{rows} rows");
+        }
+        assert!(column_sums_fit(&[], 0));
+    }
 }

@@ -65,13 +65,15 @@ fn single(module: &Module, id: Id) -> Option<(usize, &Op)> {
     if module.uses(id) == 1 { module.produced(id) } else { None }
 }
 
-/// The two inputs of a node, one of which is a constant row as long as the output's last
-/// dimension: `(other, row)`.
+/// The two inputs of a node, one of which has the output's sizes and the other is a constant row as
+/// long as its last dimension: `(other, row)`.
 fn with_row(module: &Module, index: usize) -> Option<(Id, Id)> {
     let [a, b] = module.nodes[index].inputs[..] else { return None };
-    let width = module.value(module.nodes[index].output).shape.last().and_then(Dim::fixed)?;
+    let sizes = &module.value(module.nodes[index].output).shape;
+    let width = sizes.last().and_then(Dim::fixed)?;
     let is_row = |id: Id| module.constant(id).is_some_and(|row| row.shape() == [width]);
-    if is_row(b) { Some((a, b)) } else { is_row(a).then_some((b, a)) }
+    let (other, row) = if is_row(b) { (a, b) } else { is_row(a).then_some((b, a))? };
+    (module.value(other).shape == *sizes).then_some((other, row))
 }
 
 /// The node that averages over the last dimension and keeps it, and what it averages.

@@ -70,7 +70,6 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "linear", level: Level::O2, run: linear::run },
     Pass { name: "bias", level: Level::O2, run: bias::run },
     Pass { name: "activation", level: Level::O2, run: activation::run },
-    Pass { name: "score-mask", level: Level::O2, run: score_mask::run },
     Pass { name: "attention", level: Level::O2, run: attention::run },
     Pass { name: "quantize-epilogue", level: Level::O2, run: quantize_epilogue::run },
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },

@@ -54,6 +54,36 @@ fn impossible_sizes_name_the_node() {
     assert!(error.to_string().starts_with("node `table` (Reshape): "), "{error}");
 }
 
+/// A sum with four elements is declared to have four, whatever they are added to.
+#[test]
+fn sizes_that_do_not_fit_are_refused() {
+    let mut graph = Graph::new("fit");
+    let x = graph.add_input("x", DType::F32, vec![Dim::symbol("n")]).unwrap();
+    let y = graph.add_input("y", DType::F32, vec![4.into()]).unwrap();
+    let sizes = graph.add_input("sizes", DType::I64, vec![Dim::Fixed(1)]).unwrap();
+    let op = Op::ReshapeTo(ReshapeTo { allow_zero: true });
+    let row = graph.add_node("row", op, &[x, sizes]).unwrap();
+    let sum = graph.add_node("sum", Op::Add, &[y, row]).unwrap();
+    graph.set_outputs(&[sum]);
+    let y = numbers(&[4], 3, 1.0);
+    for level in [Level::O0, Level::O3] {
+        let model = compile(&graph, &options(level)).unwrap();
+        for (size, fits) in [(0, false), (1, true), (4, true), (7, false)] {
+            let sizes = Tensor::new(&[1], vec![size as i64]).unwrap();
+            let inputs = [("x", numbers(&[size], 7, 1.0)), ("y", y.clone()), ("sizes", sizes)];
+            let borrowed: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, x)| (*n, x)).collect();
+            let found = model.session().run(&borrowed);
+            if fits {
+                let expected = reference::evaluate(&graph, &inputs).unwrap();
+                crate::assert_close(&found.unwrap(), &expected, 1e-5);
+            } else {
+                let error = found.unwrap_err().to_string();
+                assert!(error.starts_with("node `sum` (Add): "), "{size}: {error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn sizes_that_follow_from_named_dimensions_are_planned() {
     let mut graph = Graph::new("planned");

@@ -1,32 +1,9 @@
 //! Masks and transpositions in the forms that exporters write.
 
-use graph::op::{Concat, GatherNd, Reshape, ReshapeTo, ShapeOf, Softmax, Transpose, Unsqueeze};
+use graph::op::{Concat, GatherNd, Reshape, ReshapeTo, ShapeOf, Transpose, Unsqueeze};
 
 use super::passes::check_pass;
 use super::*;
-
-#[test]
-fn scores_replaced_by_a_very_small_number_are_a_mask() {
-    for (number, keeps, expected) in [
-        (f32::NEG_INFINITY, true, 1),
-        (f32::MIN, true, 1),
-        (f32::MIN, false, 1),
-        // Added to a score, it is another number.
-        (-1e4, true, 0),
-    ] {
-        let tokens = Dim::symbol("tokens");
-        let (mut sketch, scores) = Sketch::shaped(vec![2.into(), tokens.clone(), tokens.clone()]);
-        let condition =
-            sketch.graph.add_input("keep", DType::Bool, vec![1.into(), tokens]).unwrap();
-        let number = sketch.weight(Tensor::scalar(number));
-        let sides = if keeps { [scores, number] } else { [number, scores] };
-        let masked = sketch.node(Op::Where, &[condition, sides[0], sides[1]]);
-        let y = sketch.node(Op::Softmax(Softmax {}), &[masked]);
-        let keep = Tensor::from_fn(&[1, 4], |index| (index != 2) == keeps);
-        let inputs = [("x", numbers(&[2, 4, 4], 3, 2.0)), ("keep", keep)];
-        check_pass(&sketch.finish(&[y]), &inputs, "score-mask", expected);
-    }
-}
 
 /// `start, start + 1, …` up to the size of `x` in a dimension.
 fn range(sketch: &mut Sketch, x: ValueId, axis: usize, start: i64) -> ValueId {
