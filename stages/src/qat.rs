@@ -103,7 +103,7 @@ fn default_temperature() -> Temperature {
 impl Stage for Qat {
     type Params = Params;
     const KIND: &'static str = "qat";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "makes a model int8 and trains it to live with that";
     const EPOCHS: Option<&'static str> = Some("epochs");
     const INPUTS: &'static [Port] = &[
@@ -189,7 +189,7 @@ impl Objective for QuantizationAware {
         self.inner.after_step(network, step)
     }
 
-    fn gradient_scale(&self, extra: &str, step: &Step) -> f32 {
-        self.inner.gradient_scale(extra, step)
+    fn descent_rate(&self, extra: &str, step: &Step) -> Option<f64> {
+        self.inner.descent_rate(extra, step)
     }
 }

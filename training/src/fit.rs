@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
         };
         let settings = Settings {
             learning_rate: &learning_rate,
-            gradient_scale: &|name| objective.gradient_scale(name, &step),
+            descent_rate: &|name| objective.descent_rate(name, &step),
             weight_decay: self.recipe.weight_decay,
             clip_norm: self.recipe.clip_norm,
             parts: batches.len(),

@@ -106,10 +106,12 @@ pub trait Objective {
         Ok(())
     }
 
-    /// Factor on the gradient of an extra tensor; negative makes it an adversary (CTKD, 2211.16231).
-    fn gradient_scale(&self, extra: &str, step: &Step) -> f32 {
+    /// Rate at which an extra tensor follows its plain gradient, outside the recipe's optimizer and
+    /// its clipping; negative makes it an adversary (CTKD, arXiv:2211.16231). `None` leaves it to the
+    /// optimizer, which takes constant factors out of a gradient.
+    fn descent_rate(&self, extra: &str, step: &Step) -> Option<f64> {
         let _ = (extra, step);
-        1.0
+        None
     }
 
     /// What a checkpoint has to keep of the objective itself. What is a function of the step needs

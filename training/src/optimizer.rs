@@ -1,4 +1,5 @@
-//! AdamW over a network's trained tensors (Loshchilov & Hutter 2019, arXiv:1711.05101, Alg. 2).
+//! AdamW over a network's trained tensors (Loshchilov & Hutter 2019, arXiv:1711.05101, Alg. 2), but
+//! for extra tensors that an objective moves along their plain gradients.
 //!
 //! Every element moves at every step, also rows of an embedding table that no token of the batch
 //! picked: their momentum runs on and their decay applies, as in the dense algorithm.
@@ -44,8 +45,8 @@ pub(crate) struct Optimizer {
 pub(crate) struct Settings<'a> {
     /// Learning rate of a parameter.
     pub(crate) learning_rate: &'a dyn Fn(&Parameter) -> f64,
-    /// Factor on the gradient of an extra tensor.
-    pub(crate) gradient_scale: &'a dyn Fn(&str) -> f32,
+    /// Rate of the plain gradient steps of an extra tensor that takes such.
+    pub(crate) descent_rate: &'a dyn Fn(&str) -> Option<f64>,
     pub(crate) weight_decay: f64,
     /// Greatest norm of the gradient; 0 for any.
     pub(crate) clip_norm: f64,
@@ -86,10 +87,13 @@ impl Optimizer {
         self.steps += 1;
         let cpu = network.device().is_cpu();
         let average = 1.0 / settings.parts.max(1) as f32;
-        for (parameter, gradient) in network.parameters().iter().zip(&mut self.gradients) {
-            if parameter.role == Role::Extra {
-                let factor = (settings.gradient_scale)(&parameter.name);
-                *gradient = gradient.take().map(|gradient| gradient.scale(factor));
+        for (parameter, gradient) in network.parameters_mut().iter_mut().zip(&mut self.gradients) {
+            if parameter.role == Role::Extra
+                && let Some(rate) = (settings.descent_rate)(&parameter.name)
+                && let Some(gradient) = gradient.take()
+            {
+                let value = parameter.value.clone().inner();
+                parameter.set(value.sub(gradient.scale(rate as f32 * average)));
             }
         }
         let clip = self.clip(cpu, average, settings.clip_norm);

@@ -178,8 +178,8 @@ impl<O: Objective> Objective for Gradual<'_, O> {
         self.apply(network)
     }
 
-    fn gradient_scale(&self, extra: &str, step: &Step) -> f32 {
-        self.inner.gradient_scale(extra, step)
+    fn descent_rate(&self, extra: &str, step: &Step) -> Option<f64> {
+        self.inner.descent_rate(extra, step)
     }
 
     fn state(&self) -> serde_json::Value {

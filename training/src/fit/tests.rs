@@ -205,8 +205,8 @@ fn a_loss_that_is_not_finite_names_the_step() {
 }
 
 #[test]
-fn extras_are_trained_and_their_gradient_can_be_reversed() {
-    struct Pulled(f32);
+fn extras_are_trained_by_the_optimizer_or_follow_their_plain_gradient() {
+    struct Pulled(Option<f64>);
     impl Objective for Pulled {
         fn extra(&self) -> Vec<(String, HostTensor)> {
             vec![("theta".to_owned(), HostTensor::scalar(1f32))]
@@ -215,17 +215,26 @@ fn extras_are_trained_and_their_gradient_can_be_reversed() {
             let theta = network.parameter::<1>("theta")?;
             Ok(Loss::new(supervised().loss(network, batch, step)?.total + theta))
         }
-        fn gradient_scale(&self, _: &str, _: &Step) -> f32 {
+        fn descent_rate(&self, _: &str, _: &Step) -> Option<f64> {
             self.0
         }
     }
-    for scale in [1.0, -1.0] {
-        let mut network = network(&graph(), Quantization::default());
-        fit(&mut network, &texts(24, 1), None, &mut Pulled(scale), &recipe(), &mut Silent).unwrap();
-        let theta = network.tensor("theta").unwrap();
-        assert!((theta.elements::<f32>().unwrap()[0] - 1.0) * scale < -1e-3);
+    let moved = |rate, clip_norm| {
+        let (mut network, mut pulled) = (network(&graph(), Quantization::default()), Pulled(rate));
+        let recipe = Recipe { clip_norm, ..recipe() };
+        let report = fit(&mut network, &texts(24, 1), None, &mut pulled, &recipe, &mut Silent);
         assert_eq!(network.graph().find("theta"), None);
+        let theta = network.tensor("theta").unwrap().elements::<f32>().unwrap()[0];
+        let weight = network.tensor("encoder.layer.0.output.dense.weight").unwrap();
+        (f64::from(theta) - 1.0, report.unwrap().steps as f64, weight)
+    };
+    assert!(moved(None, 1.0).0 < -1e-3);
+    // Its gradient is 1 at every step, whatever the others' norm.
+    for rate in [0.1, -0.1, -0.4] {
+        let (distance, steps, _) = moved(Some(rate), 0.01);
+        assert!((distance + rate * steps).abs() < 1e-5, "{rate}: {distance} in {steps} steps");
     }
+    assert_eq!(moved(Some(0.1), 0.01).2, moved(Some(0.0), 0.01).2, "it counts in no other norm");
 }
 
 #[test]

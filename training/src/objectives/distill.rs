@@ -261,7 +261,8 @@ impl Objective for Distill {
         Ok(loss)
     }
 
-    fn gradient_scale(&self, extra: &str, step: &Step) -> f32 {
-        if extra == TEMPERATURE { self.temperature.gradient_scale(step.progress()) } else { 1.0 }
+    fn descent_rate(&self, extra: &str, step: &Step) -> Option<f64> {
+        let learned = extra == TEMPERATURE;
+        learned.then(|| self.temperature.descent_rate(step.progress())).flatten()
     }
 }

@@ -63,15 +63,33 @@ fn a_student_comes_closer_to_its_teacher() {
         projected: false,
     }];
     let given = Teacher { logits: logits.clone(), network: Some(frozen) };
-    let temperature =
-        Temperature::Learned { floor: 1.0, span: 20.0, initial: 1.0, max_lambda: 1.0 };
+    let constant = Temperature::Constant { value: 2.0 };
     let mut objective =
-        Distill::new(distillation(1.0), temperature, given, &start, matches, 3).unwrap();
+        Distill::new(distillation(1.0), constant, given, &start, matches, 3).unwrap();
     fit(&mut student, &rows, None, &mut objective, &recipe(15), &mut Silent).unwrap();
     let after = distance(&evaluate(&student, &rows, 8).unwrap().logits, &logits);
     assert!(after < before / 2.0, "{before} {after}");
-    let learned = student.tensor("distill.temperature").unwrap();
-    assert_ne!(learned.elements::<f32>().unwrap(), [1.0], "the temperature is trained too");
+}
+
+#[test]
+fn a_learned_temperature_moves_as_far_as_its_lambda_says() {
+    let (rows, start) = (rows(), build(&config(4, 1), 2));
+    let frozen = network(&build(&config(8, 2), 1), &NetworkOptions::frozen());
+    let logits = evaluate(&frozen, &rows, 8).unwrap().logits;
+    let moved = |max_lambda| {
+        // Near the floor, where logits this small still depend on the temperature.
+        let temperature =
+            Temperature::Learned { floor: 1.0, span: 20.0, initial: -3.0, max_lambda };
+        let teacher = Teacher { logits: logits.clone(), network: None };
+        let mut objective =
+            Distill::new(distillation(1.0), temperature, teacher, &start, Vec::new(), 3).unwrap();
+        let mut student = network(&start, &NetworkOptions::default());
+        fit(&mut student, &rows, None, &mut objective, &recipe(15), &mut Silent).unwrap();
+        student.tensor("distill.temperature").unwrap().elements::<f32>().unwrap()[0] + 3.0
+    };
+    let (none, little, much) = (moved(0.0), moved(1.0), moved(8.0));
+    assert_eq!(none, 0.0);
+    assert!(little.abs() > 1e-4 && much / little > 4.0, "{little} {much}");
 }
 
 #[test]

@@ -125,9 +125,10 @@ fn a_learned_temperature_starts_where_its_authors_start_it() {
 fn the_gradient_of_a_learned_temperature_is_reversed_little_by_little() {
     let expected = [(0.0, 0.0), (0.5, -0.5), (1.0, -1.0)];
     for (progress, expected) in expected {
-        assert!((learned().gradient_scale(progress) - expected).abs() < 1e-6);
+        let rate = learned().descent_rate(progress).unwrap();
+        assert!((rate - expected * RATE).abs() < 1e-9);
     }
-    assert_eq!(Temperature::Constant { value: 2.0 }.gradient_scale(0.7), 1.0);
+    assert_eq!(Temperature::Constant { value: 2.0 }.descent_rate(0.7), None);
     let parameter = Tensor::<1>::from_floats([1.0], &Device::flex().autodiff()).require_grad();
     let temperature =
         learned().of_batch(0.0, &logits(STUDENT), &logits(TEACHER), Some(parameter.clone()));
@@ -163,7 +164,7 @@ fn manifests_name_a_variant_and_its_fields() {
         toml("per-sample = { method = 'cwsm', base = 3.5 }"),
         Temperature::PerSample { method: Weighting::Cwsm, base: 3.5, beta: 1.0, gamma: 1.0 }
     );
-    assert_eq!(toml("learned = { max-lambda = 0.5 }").gradient_scale(1.0), -0.5);
+    assert_eq!(toml("learned = { max-lambda = 0.5 }").descent_rate(1.0), Some(-0.5 * RATE));
     let written = serde_json::to_string(&learned()).unwrap();
     assert_eq!(serde_json::from_str::<Temperature>(&written).unwrap(), learned());
 }
