@@ -14,7 +14,7 @@ use crate::key;
 use crate::manifest::{Manifest, did_you_mean, params_schema, project_root};
 use crate::plan::{Explanation, Forecast, Outlook, Plan, Selection, parts, resolve_device};
 use crate::stage::{Port, StageTable};
-use crate::store::Store;
+use crate::store::{Action, Digest, Store};
 use crate::sweep::{Sweep, SweepEvent, SweepPlan, SweepReport};
 
 /// A manifest and its state folder.
@@ -258,9 +258,13 @@ impl Project {
         let history = self.history()?;
         let mut last = std::collections::BTreeMap::new();
         let mut expected_s = std::collections::BTreeMap::new();
+        let sweep = match options.trigger {
+            Trigger::Sweep { sweep, .. } => Some(sweep),
+            Trigger::Manual | Trigger::Schedule { .. } => None,
+        };
         for stage in &manifest.stages {
             let name = &stage.name;
-            let earlier = history.last_stage(&self.manifest_file, name, None)?;
+            let earlier = history.last_stage(&self.manifest_file, name, sweep)?;
             last.extend(earlier.map(|earlier| (name.clone(), earlier)));
             let seconds = history.expected_s(&self.manifest_file, name, stage.stage.kind())?;
             expected_s.extend(seconds.map(|seconds| (name.clone(), seconds)));
@@ -297,10 +301,11 @@ impl Project {
         report
     }
 
-    /// Newest good artifact of `STAGE.PORT` that is still in the store.
+    /// The artifact of `STAGE.PORT` that a run with these overrides would use; where it would have
+    /// to make one, that of the newest such run.
     ///
     /// # Errors
-    /// When the manifest has no such stage or port, or it never finished.
+    /// When the manifest has no such stage or port, it never finished, or the artifact is damaged.
     pub fn artifact(&self, output: &str, set: &[String]) -> Result<ArtifactRecord, Error> {
         let manifest = self.check(set)?;
         let (name, port) = output.split_once('.').ok_or_else(|| {
@@ -311,15 +316,53 @@ impl Project {
             Error::command(format!("the manifest has no stage `{name}`"), did_you_mean(name, names))
         })?;
         let ports = || stage.stage.outputs().iter().map(|port| port.name);
-        if !ports().any(|known| known == port) {
-            let listed: Vec<_> = ports().collect();
-            let message =
-                format!("stage `{name}` has no output `{port}`, only {}", listed.join(", "));
-            return Err(Error::command(message, did_you_mean(port, ports())));
-        }
-        self.history()?.newest_artifact(&self.manifest_file, name, port)?.ok_or_else(|| {
-            let help = Some("run the manifest first".to_owned());
-            Error::command(format!("there is no finished artifact of `{output}`"), help)
+        let port =
+            stage.stage.outputs().iter().find(|known| known.name == port).ok_or_else(|| {
+                let listed: Vec<_> = ports().collect();
+                let message =
+                    format!("stage `{name}` has no output `{port}`, only {}", listed.join(", "));
+                Error::command(message, did_you_mean(port, ports()))
+            })?;
+        let store = Store::at(&self.home);
+        let artifact = match self.cached(&manifest, name)? {
+            Some(action) => action.outputs[port.name].clone(),
+            None => {
+                let newest =
+                    self.history()?.newest_artifact(&self.manifest_file, name, port.name, set)?;
+                let newest = newest.ok_or_else(|| {
+                    let with = if set.is_empty() { "" } else { " with these overrides" };
+                    let message = format!("there is no finished artifact of `{output}`{with}");
+                    Error::command(message, Some("run the manifest first".to_owned()))
+                })?;
+                store.verify(&newest).map_err(|damage| {
+                    let message = format!("the artifact of `{output}` is damaged: {damage}");
+                    Error::command(message, Some("run the manifest to make it anew".to_owned()))
+                })?;
+                newest
+            }
+        };
+        Ok(ArtifactRecord {
+            port: port.name.to_owned(),
+            kind: port.kind.to_owned(),
+            digest: artifact.digest.to_string(),
+            size_bytes: artifact.size_bytes,
+            path: Some(store.path(&artifact)),
         })
+    }
+
+    /// The cached result of a stage that a run would use, found whole; `None` where it would not.
+    fn cached(&self, manifest: &Manifest, name: &str) -> Result<Option<Action>, Error> {
+        // Whoever only fetches results need not have the GPU that made them.
+        let Ok((device, _)) = resolve_device(manifest.device, self.host.cuda) else {
+            return Ok(None);
+        };
+        let selection = Selection { until: vec![name.to_owned()], ..Selection::default() };
+        let options = RunOptions { selection, ..RunOptions::default() };
+        let planned = self.outlook(manifest, &device, &options)?;
+        let hit = planned
+            .into_iter()
+            .find(|(stage, _)| stage.name == name && stage.forecast == Forecast::Hit);
+        let key = hit.and_then(|(stage, _)| Digest::parse(&stage.key?));
+        Ok(key.and_then(|key| Store::at(&self.home).action(&key)))
     }
 }

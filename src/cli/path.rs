@@ -4,7 +4,8 @@ use super::answer::{Answer, Facts};
 use super::arguments::ManifestFile;
 use super::failure::Failure;
 
-/// Prints where the newest good artifact of an output lies, for scripts.
+/// Prints where the artifact of an output lies that a run would use, else that of the newest run, for
+/// scripts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Path {
     #[command(flatten)]

@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 
 use super::database::{Database, HistoryError, failed};
 use super::record::*;
+use super::recorder::json;
 use crate::protocol::Metric;
 use crate::schedule::ProcessIdentity;
 use crate::store::{Artifact, Digest, Form, Store};
@@ -184,8 +185,8 @@ impl History {
         Ok(found)
     }
 
-    /// The newest run of a stage of a manifest that got as far as a cache key, before the run
-    /// `before` where one is given.
+    /// The newest run of a stage of a manifest that got as far as a cache key; trials count only
+    /// for their own sweep.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -193,16 +194,18 @@ impl History {
         &self,
         manifest_file: &Path,
         stage: &str,
-        before: Option<i64>,
+        sweep: Option<i64>,
     ) -> Result<Option<LastStage>, HistoryError> {
         let rows = self.rows(
             "SELECT stage_runs.* FROM stage_runs JOIN runs ON runs.id = run_id
-             WHERE manifest_file = ? AND name = ? AND key IS NOT NULL AND runs.id < ?
+             WHERE manifest_file = ? AND name = ? AND key IS NOT NULL
+              AND coalesce(json_extract(\"trigger\", '$.sweep.sweep') = ?, 1)
              ORDER BY runs.id DESC LIMIT 1",
             &[
                 Bind::Text(&manifest_file.display().to_string()),
                 Bind::Text(stage),
-                Bind::Number(before.unwrap_or(i64::MAX)),
+                // No sweep has this number.
+                Bind::Number(sweep.unwrap_or(0)),
             ],
         )?;
         rows.first()
@@ -250,7 +253,8 @@ impl History {
         Ok(seconds.get(seconds.len() / 2).copied())
     }
 
-    /// Newest good artifact of `stage.port` of a manifest that is still in the store.
+    /// Newest artifact of `stage.port` that is still in the store, of the runs of a manifest with
+    /// these overrides that are no trials of a sweep.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -259,17 +263,24 @@ impl History {
         manifest_file: &Path,
         stage: &str,
         port: &str,
-    ) -> Result<Option<ArtifactRecord>, HistoryError> {
+        overrides: &[String],
+    ) -> Result<Option<Artifact>, HistoryError> {
         let rows = self.rows(
             "SELECT artifacts.* FROM artifacts
              JOIN stage_runs ON stage_runs.id = stage_run_id JOIN runs ON runs.id = run_id
              WHERE manifest_file = ? AND stage_runs.name = ? AND port = ? AND stage_runs.state IN ('ran', 'hit')
+              AND overrides = ? AND json_extract(\"trigger\", '$.sweep') IS NULL
              ORDER BY runs.id DESC LIMIT 20",
-            &[Bind::Text(&manifest_file.display().to_string()), Bind::Text(stage), Bind::Text(port)],
+            &[
+                Bind::Text(&manifest_file.display().to_string()),
+                Bind::Text(stage),
+                Bind::Text(port),
+                Bind::Text(&json(&overrides)),
+            ],
         )?;
         for row in &rows {
-            let artifact = self.artifact(row)?;
-            if artifact.path.is_some() {
+            let artifact = stored(row)?;
+            if self.store.path(&artifact).exists() {
                 return Ok(Some(artifact));
             }
         }
@@ -277,20 +288,13 @@ impl History {
     }
 
     pub(super) fn artifact(&self, row: &SqliteRow) -> Result<ArtifactRecord, HistoryError> {
-        let text: String = cell(row, "digest")?;
-        let digest = Digest::parse(&text).ok_or_else(|| unreadable("digest", text.clone()))?;
-        let form = match cell::<&str>(row, "form")? {
-            "blob" => Form::Blob,
-            "tree" => Form::Tree,
-            other => return Err(unreadable("form", other.to_owned())),
-        };
-        let size_bytes = unsigned(cell(row, "size_bytes")?);
-        let path = self.store.path(&Artifact { form, digest, size_bytes });
+        let artifact = stored(row)?;
+        let path = self.store.path(&artifact);
         Ok(ArtifactRecord {
             port: cell(row, "port")?,
             kind: cell(row, "kind")?,
-            digest: text,
-            size_bytes,
+            digest: artifact.digest.to_string(),
+            size_bytes: artifact.size_bytes,
             path: path.exists().then_some(path),
         })
     }
@@ -351,6 +355,18 @@ where
     T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
 {
     row.try_get(column).map_err(|error| unreadable(column, error.to_string()))
+}
+
+/// The artifact that a row is about.
+fn stored(row: &SqliteRow) -> Result<Artifact, HistoryError> {
+    let text: String = cell(row, "digest")?;
+    let digest = Digest::parse(&text).ok_or_else(|| unreadable("digest", text))?;
+    let form = match cell::<&str>(row, "form")? {
+        "blob" => Form::Blob,
+        "tree" => Form::Tree,
+        other => return Err(unreadable("form", other.to_owned())),
+    };
+    Ok(Artifact { form, digest, size_bytes: unsigned(cell(row, "size_bytes")?) })
 }
 
 pub(super) fn metric(row: &SqliteRow) -> Result<Metric, HistoryError> {

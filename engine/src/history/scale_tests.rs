@@ -173,9 +173,9 @@ fn read(home: &Path, runs: u64) {
     timed("last stage that never was", || history.last_stage(file, "none", None).unwrap());
     timed("expected time", || history.expected_s(file, "int8", "distill").unwrap());
     timed("expected time of an unknown kind", || history.expected_s(file, "x", "y").unwrap());
-    timed("newest artifact", || history.newest_artifact(file, "int8", "model").unwrap());
+    timed("newest artifact", || history.newest_artifact(file, "int8", "model", &[]).unwrap());
     timed("newest artifact of a stage that never was", || {
-        history.newest_artifact(file, "none", "model").unwrap()
+        history.newest_artifact(file, "none", "model", &[]).unwrap()
     });
     timed("quick check", || history.check().unwrap());
 }

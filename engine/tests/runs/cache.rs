@@ -133,10 +133,12 @@ fn damaged_results_are_made_again() {
     toy.run(&[]);
     toy.executed();
     let path = toy.project().artifact("two.value", &[]).unwrap().path.unwrap();
+    let proof = toy.project().artifact("sum.proof", &[]).unwrap().path.unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, "7").unwrap();
-    let proof = toy.project().artifact("sum.proof", &[]).unwrap().path.unwrap();
     fs::remove_file(proof.join("right")).unwrap();
+    let refused = toy.project().artifact("two.value", &[]).unwrap_err().to_string();
+    assert!(refused.starts_with("the artifact of `two.value` is damaged: "), "{refused}");
     let plan = toy.project().plan(&RunOptions::default()).unwrap();
     assert!(plan.stages[1].reason.starts_with("its stored result is damaged: "), "{plan:?}");
     let healed = toy.run(&[]);

@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
         "sweeps_killed_anywhere_lose_and_repeat_nothing",
         sweeps_killed_anywhere_lose_and_repeat_nothing,
     ),
+    ("trials_do_not_stand_for_the_manifest", trials_do_not_stand_for_the_manifest),
     ("sweeps_are_extended", sweeps_are_extended),
     ("a_sweep_that_waited_knows_what_was_measured", a_sweep_that_waited_knows_what_was_measured),
     ("asha_holds_and_promotes", asha_holds_and_promotes),
@@ -158,6 +159,27 @@ fn a_sweep_that_waited_knows_what_was_measured() {
     let sweep = history.sweep(1).unwrap();
     assert_eq!((sweep.summary.state, sweep.summary.done), (SweepState::Done, 24));
     assert_eq!(history.runs(usize::MAX).unwrap().len(), 72, "the second had nothing left to do");
+}
+
+fn trials_do_not_stand_for_the_manifest() {
+    let toy = Toy::new(GRID);
+    toy.run(&["stages.end.params.offset=7"]);
+    toy.run(&[]);
+    sweep(&toy, &["sweep.seeds=[7]"]);
+    assert_eq!(toy.output("end.sum"), "3", "not the last trial's");
+    let explanation = toy.project().explain("end", &[]).unwrap();
+    assert_eq!((explanation.previous_run, explanation.changes.len()), (Some(2), 0));
+    let output = |set: &str| {
+        let artifact = toy.project().artifact("end.sum", &[set.to_owned()]);
+        artifact.map(|artifact| fs::read_to_string(artifact.path.unwrap()).unwrap())
+    };
+    assert_eq!(output("stages.end.params.offset=7").unwrap(), "10");
+    assert_eq!(output("stages.end.params.offset=50").unwrap(), "53", "a trial made it");
+    let missing = output("stages.end.params.offset=5").unwrap_err().to_string();
+    assert!(
+        missing.contains("no finished artifact of `end.sum` with these overrides"),
+        "{missing}"
+    );
 }
 
 fn sweeps_are_extended() {
