@@ -62,6 +62,9 @@ impl From<HistoryError> for Failure {
             HistoryError::NoSweep { id } => Self::missing(format!(
                 "there is no sweep {id}; the list of sweeps has all there are"
             )),
+            error @ (HistoryError::NoStage { .. }
+            | HistoryError::NoLog { .. }
+            | HistoryError::NoOrigin { .. }) => Self::missing(error.to_string()),
             other => Self::broken(other.to_string()),
         }
     }

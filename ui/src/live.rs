@@ -140,10 +140,10 @@ pub(crate) async fn log(
     let Query(From { mut from }) = asked?;
     let choice = link::run(&run)?;
     let name = stage.clone();
-    let (id, _) = state.ask(move |_, history| log::find(history, choice, &name)).await?;
+    let id = state.ask(move |_, history| Ok(history.log(choice, &name)?.run)).await?;
     watch(&state, move |state| {
-        let (_, log) =
-            state.shared.records.read(|history| log::find(history, RunChoice::Id(id), &stage))?;
+        let log =
+            state.shared.records.read(|history| Ok(history.log(RunChoice::Id(id), &stage)?))?;
         let part = log::read(&log, Some(from))?;
         from = part.end;
         let mut seen = Seen { over: !log.grows, ..Seen::default() };

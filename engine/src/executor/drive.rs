@@ -34,7 +34,6 @@ pub(super) struct Shared {
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) stop: watch::Receiver<Stop>,
     pub(super) cancelled: Arc<AtomicBool>,
-    pub(super) logs: PathBuf,
     /// Newest earlier run of each stage, to say what changed.
     pub(super) last: BTreeMap<String, LastStage>,
     /// Datasets and checkpoints, each looked at once.

@@ -16,7 +16,9 @@ use super::run_loop::{RunLoop, StageProgress};
 use super::slots::Slots;
 use super::{Host, Pause, RunEvent, RunReport, Stop};
 use crate::error::Error;
-use crate::history::{Environment, LastStage, Recorder, RunStart, Trigger, progress_path};
+use crate::history::{
+    Environment, LastStage, Recorder, RunStart, Trigger, logs_folder, progress_path,
+};
 use crate::manifest::{Manifest, Reference};
 use crate::plan::Part;
 use crate::store::{Holder, LockAttempt, Store};
@@ -76,7 +78,7 @@ pub(crate) async fn execute(
     if let Some(lock) = &mut alone {
         lock.name_holder(&Holder::here(Some(run)));
     }
-    let logs = prepared.store.home().join("logs").join(run.to_string());
+    let logs = logs_folder(&prepared.store, run);
     std::fs::create_dir_all(&logs)
         .map_err(|source| Error::System { action: "create the folder of the logs", source })?;
     let (messages, inbox) = mpsc::channel(1024);
@@ -110,7 +112,6 @@ pub(crate) async fn execute(
         messages,
         stop: stop_seen,
         cancelled: Arc::new(AtomicBool::new(false)),
-        logs,
         last: prepared.last,
         sources,
         manifest: prepared.manifest,

@@ -8,6 +8,7 @@ use super::Stop;
 use super::attempt::{self, Attempt, AttemptEnd, BAD_INPUT};
 use super::drive::{Driver, Fault, Halted, Identity, Message, StageOutcome, Started, blocking};
 use super::inputs::Content;
+use crate::history::log_path;
 use crate::protocol::{PROTOCOL, Task, TaskInput, TaskResult};
 use crate::store::{Action, hash_file};
 use crate::worker::lock_path;
@@ -26,7 +27,7 @@ impl Driver<'_> {
     ) -> Result<StageOutcome, Halted> {
         let work = self.shared.store.work(&identity.key);
         self.clear(&work).await?;
-        let log_path = self.shared.logs.join(format!("{}.log", self.spec.name));
+        let log_path = log_path(&self.shared.store, self.shared.run, &self.spec.name);
         let mut log = tokio::fs::File::create(&log_path).await.map_err(|error| {
             Halted::failed(format!("cannot create {}: {error}", log_path.display()))
         })?;

@@ -97,6 +97,38 @@ pub enum HistoryError {
         /// What was asked for.
         id: String,
     },
+    /// The run has no such stage.
+    #[error("run {run} has no stage `{name}`, {known}")]
+    NoStage {
+        /// The run.
+        run: i64,
+        /// What was asked for.
+        name: String,
+        /// The stages that it has.
+        known: String,
+    },
+    /// The stage never ran.
+    #[error("stage `{name}` of run {run} never ran, so that it has no log: {why}")]
+    NoLog {
+        /// Its run.
+        run: i64,
+        /// The stage.
+        name: String,
+        /// Why it did not.
+        why: String,
+    },
+    /// The run that did the work of a hit does not know of it.
+    #[error(
+        "stage `{name}` of run {run} is a hit, but run {origin}, which did its work, has no log of it"
+    )]
+    NoOrigin {
+        /// Run of the hit.
+        run: i64,
+        /// The hit.
+        name: String,
+        /// Run that did the work.
+        origin: i64,
+    },
     /// There is no such sweep.
     #[error("there is no sweep {id}; `pipeline sweeps` lists them")]
     NoSweep {

@@ -25,7 +25,7 @@ mod trigger;
 
 pub use database::HistoryError;
 pub use list::{ListedRun, RunOrder, RunPage, RunQuery};
-pub use live::{LiveRun, LiveStage, ProgressRecord};
+pub use live::{LiveRun, LiveStage, ProgressRecord, StageLog};
 pub use notes::{NewNote, NoteError, NoteRecord, Verdict};
 pub use read::{History, LastStage, RunChoice, RunFilter};
 pub(crate) use read_sweeps::means;
@@ -36,7 +36,7 @@ pub use ticks::TickState;
 pub use trigger::Trigger;
 
 pub(crate) use environment::environment;
-pub(crate) use live::progress_path;
+pub(crate) use live::{log_path, logs_folder, progress_path};
 pub(crate) use recorder::{Recorder, RunStart, StageEnd, StageStart};
 pub(crate) use sweep_recorder::{Measured, NewTrial, Reached, Standing, SweepRecorder, SweepStart};
 pub(crate) use ticks::{Conclusion, Scheduled, Ticks};

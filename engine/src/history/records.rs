@@ -1,18 +1,19 @@
 //! Reading whole runs: one query a table, however many runs and stages there are.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 use sqlx::sqlite::SqliteRow;
 
 use super::database::HistoryError;
+use super::live::log_path;
 use super::read::{
     Bind, History, RunChoice, cell, document, metric, parsed, summaries, summary, timestamp,
     unreadable, unsigned, word,
 };
 use super::record::*;
 use crate::protocol::Unavailable;
+use crate::store::Store;
 
 type Fallible<T> = Result<T, HistoryError>;
 
@@ -178,7 +179,7 @@ impl History {
         )?;
         let mut stages: BTreeMap<i64, Vec<StageRecord>> = BTreeMap::new();
         for row in &rows {
-            stages.entry(cell(row, "run_id")?).or_default().push(details.stage(row)?);
+            stages.entry(cell(row, "run_id")?).or_default().push(details.stage(self.store(), row)?);
         }
         Ok(Grouped(stages))
     }
@@ -209,11 +210,16 @@ impl History {
 }
 
 impl Details {
-    fn stage(&mut self, row: &SqliteRow) -> Fallible<StageRecord> {
+    fn stage(&mut self, store: &Store, row: &SqliteRow) -> Fallible<StageRecord> {
         let id: i64 = cell(row, "id")?;
         let started_at: Option<String> = cell(row, "started_at")?;
+        let name: String = cell(row, "name")?;
+        // Where it lies now: a state folder may be moved.
+        let run = cell(row, "run_id")?;
+        let has_log = cell::<Option<&str>>(row, "log_path")?.is_some();
+        let log_path = has_log.then(|| log_path(store, run, &name));
         Ok(StageRecord {
-            name: cell(row, "name")?,
+            name,
             kind: cell(row, "kind")?,
             state: word("state", cell(row, "state")?)?,
             reason: cell(row, "reason")?,
@@ -232,7 +238,7 @@ impl Details {
             unavailable: self.unavailable.take(id),
             series: self.series.remove(&id).unwrap_or_default(),
             gates: self.gates.take(id),
-            log_path: cell::<Option<String>>(row, "log_path")?.map(PathBuf::from),
+            log_path,
             error: cell(row, "error")?,
         })
     }

@@ -23,8 +23,8 @@ use serde_json::Value;
 use crate::schedule::Schedule;
 use crate::stage::{AnyStage, StageTable};
 
-pub(crate) use diagnostic::did_you_mean;
 pub use diagnostic::{Diagnostic, ManifestError};
+pub(crate) use diagnostic::{did_you_mean, only};
 pub(crate) use schema::params_schema;
 pub use schema::schema;
 pub(crate) use sections::parse_duration;

@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("damaged_results_are_made_again", damaged_results_are_made_again),
     ("selections_leave_stages_out", selections_leave_stages_out),
     ("external_effects_are_asked_for", external_effects_are_asked_for),
+    ("logs_are_found_whatever_moved", logs_are_found_whatever_moved),
     ("cache_can_be_switched_off", cache_can_be_switched_off),
     ("collection_keeps_what_is_referenced", collection_keeps_what_is_referenced),
     ("history_tells_everything", history_tells_everything),
@@ -196,6 +197,28 @@ fn external_effects_are_asked_for() {
     let again = toy.run(&[]);
     assert_eq!(states(&again), ["one hit", "service ran"]);
     assert_eq!(again.stages[1].reason, "its effect outside is gone");
+}
+
+fn logs_are_found_whatever_moved() {
+    let toy = Toy::new("[stages.early]\nkind = \"number\"\nparams.value = 1\n");
+    toy.run(&[]);
+    toy.write(
+        "toy.toml",
+        "schema = 1\nname = \"toy\"\n[stages.late]\nkind = \"number\"\nparams.value = 1\n\
+         [stages.again]\nkind = \"number\"\nparams.value = 1\n",
+    );
+    assert_eq!(states(&toy.run(&[])), ["late hit", "again hit"]);
+    let home = toy.root().join("moved");
+    fs::rename(toy.home(), &home).unwrap();
+    let history = History::open(&home).unwrap();
+    for name in ["late", "again"] {
+        let log = history.log(RunChoice::Latest, name).unwrap();
+        assert_eq!((log.run, log.origin, log.grows), (2, 1, false));
+        assert_eq!(log.path, home.join("logs/1/early.log"));
+        assert!(log.path.exists());
+    }
+    let missing = history.log(RunChoice::Id(1), "late").unwrap_err().to_string();
+    assert_eq!(missing, "run 1 has no stage `late`, only `early`");
 }
 
 fn cache_can_be_switched_off() {

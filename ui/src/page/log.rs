@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
 
 use axum::extract::{Path, State as Extract};
 use axum::http::header;
 use axum::response::IntoResponse;
-use engine::history::{History, RunChoice, RunState, StageState};
+use engine::history::StageLog;
 use minijinja::context;
 
 use crate::failure::{Failure, Page};
@@ -19,15 +18,6 @@ use crate::template;
 const SHOWN: u64 = 256 * 1024;
 /// Bytes that are read at once.
 const MOST: u64 = 16 * 1024 * 1024;
-
-/// Where a log is, and whether it may grow.
-#[derive(Debug)]
-pub(crate) struct Log {
-    /// Run that did the work.
-    pub(crate) run: i64,
-    pub(crate) path: PathBuf,
-    pub(crate) grows: bool,
-}
 
 /// A part of a log that ends with a line.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,12 +37,13 @@ pub(crate) async fn show(
     let choice = link::run(&run)?;
     state
         .ask(move |_, history| {
-            let (id, log) = find(history, choice, &stage)?;
+            let log = history.log(choice, &stage)?;
+            let id = log.run;
             let part = read(&log, None)?;
             let page = context! {
                 title => format!("Log of {stage}, run {id}"),
                 id, grows => log.grows, is_cut => part.is_cut, text => part.text,
-                origin => (log.run != id).then_some(log.run),
+                origin => (log.origin != id).then_some(log.origin),
                 path => log.path.display().to_string(),
                 whole => format!("{}/text", link::log(id, &stage)),
                 live => format!("/live{}?from={}", link::log(id, &stage), part.end),
@@ -71,41 +62,15 @@ pub(crate) async fn text(
     let choice = link::run(&run)?;
     let text = state
         .ask(move |_, history| {
-            let (_, log) = find(history, choice, &stage)?;
+            let log = history.log(choice, &stage)?;
             std::fs::read(&log.path).map_err(|error| unreadable(&log, &error))
         })
         .await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
-/// The number of a run, and the log of a stage of it; for a hit, of the run that did the work.
-pub(crate) fn find(
-    history: &History,
-    choice: RunChoice,
-    name: &str,
-) -> Result<(i64, Log), Failure> {
-    let id = match choice {
-        RunChoice::Id(id) => id,
-        RunChoice::Latest => history.run(choice)?.summary.id,
-    };
-    let mut run = history.live(id)?;
-    let no_stage = |id: i64| Failure::missing(format!("run {id} has no stage `{name}`"));
-    let mut stage =
-        run.stages.iter().find(|stage| stage.name == name).ok_or_else(|| no_stage(id))?;
-    if let Some(origin) = stage.origin_run {
-        run = history.live(origin)?;
-        stage =
-            run.stages.iter().find(|stage| stage.name == name).ok_or_else(|| no_stage(origin))?;
-    }
-    let path = stage.log_path.clone().ok_or_else(|| {
-        Failure::missing(format!("stage `{name}` of run {id} never ran, so that it has no log"))
-    })?;
-    let grows = run.summary.state == RunState::Running && stage.state == StageState::Running;
-    Ok((id, Log { run: run.summary.id, path, grows }))
-}
-
 /// Whole lines of a log: from a byte on, else the last that a page shows.
-pub(crate) fn read(log: &Log, from: Option<u64>) -> Result<Part, Failure> {
+pub(crate) fn read(log: &StageLog, from: Option<u64>) -> Result<Part, Failure> {
     part(&log.path, from, SHOWN).map_err(|error| unreadable(log, &error))
 }
 
@@ -136,7 +101,7 @@ fn part(path: &std::path::Path, from: Option<u64>, shown: u64) -> io::Result<Par
     Ok(Part { is_cut, text: String::from_utf8_lossy(whole).into_owned(), end })
 }
 
-fn unreadable(log: &Log, error: &io::Error) -> Failure {
+fn unreadable(log: &StageLog, error: &io::Error) -> Failure {
     Failure::missing(format!("the log {} cannot be read: {error}", log.path.display()))
 }
 
