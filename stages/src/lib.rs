@@ -9,7 +9,7 @@
 //! `quantize`, `qat`, `export`, `deploy`, `benchmark`. What several of them need: `texts` (rows and
 //! ids), `recipe` (optimizer settings), `watch` (progress), `score` (metrics), `predict` (answers of
 //! the runtime), `teacher_logits` (learning from a teacher's answers), `importance` (what matters
-//! most), `integer` (what both quantizing stages do).
+//! most), `sparsity` (zeros that stay), `integer` (what both quantizing stages do).
 
 mod architecture;
 pub mod auto;
@@ -27,6 +27,7 @@ mod quantize;
 mod range;
 mod recipe;
 mod score;
+mod sparsity;
 mod teacher_logits;
 mod texts;
 mod train_teacher;

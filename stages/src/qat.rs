@@ -4,16 +4,19 @@ use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use engine::{Port, Stage, StageContext};
-use graph::ModelFolder;
+use graph::{Graph, ModelFolder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::objectives::Distill;
 use training::temperature::Temperature;
-use training::{Batch, Bucket, Loss, Network, NetworkOptions, Objective, Quantization, Step};
+use training::{
+    Batch, Bucket, Device, Loss, Network, NetworkOptions, Objective, Quantization, Step,
+};
 
 use crate::integer::{self, MixedPrecision, Observer, Work};
 use crate::range::Fraction;
 use crate::recipe::{Requantize, Training};
+use crate::sparsity::keep_zeros;
 use crate::watch::{Rows, fit};
 use crate::{teacher_logits, texts};
 
@@ -135,7 +138,7 @@ impl Stage for Qat {
         };
         let quantization = Quantization { learned, momentum: momentum as f32, calibrated: true };
         let options = NetworkOptions { quantization, ..NetworkOptions::default() };
-        let mut network = Network::new(&start, &work.device, &options)?;
+        let mut network = network(&start, &model.graph, &work.device, &options)?;
         if learned {
             let batches = work.train.epoch(
                 params.training.batch_size.get(),
@@ -161,6 +164,18 @@ impl Stage for Qat {
             work.complete(quantized, &model, params.sensitivity, params.mixed_precision.as_ref())?;
         Ok(ModelFolder { graph, ..model }.write(&context.output("model"))?)
     }
+}
+
+/// The network that is trained: `quantized`, with the zeros of the float graph it was made of.
+fn network(
+    quantized: &Graph,
+    float: &Graph,
+    device: &Device,
+    options: &NetworkOptions,
+) -> Result<Network> {
+    let mut network = Network::new(quantized, device, options)?;
+    keep_zeros(&mut network, float)?;
+    Ok(network)
 }
 
 /// Distillation during which observers watch activations until they are frozen.
@@ -191,5 +206,48 @@ impl Objective for QuantizationAware {
 
     fn descent_rate(&self, extra: &str, step: &Step) -> Option<f64> {
         self.inner.descent_rate(extra, step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use graph::bert::{self, BertConfig, BertLayer};
+    use graph::rewrite::masks;
+    use graph::rewrite::quantize::{self, QuantizeOptions};
+    use training::objectives::Supervised;
+    use training::{Examples, Recipe, Silent};
+
+    use super::*;
+    use crate::sparsity::nonzero;
+
+    #[test]
+    fn zeros_of_the_float_model_are_zeros_of_the_int8_model() {
+        let layer = BertLayer { heads: 2, intermediate: 16 };
+        let config = BertConfig { positions: 8, ..BertConfig::uniform(20, 8, 1, layer) };
+        let mut float = bert::build(&config, &mut bert::initial_weights(1)).unwrap();
+        let dense = "encoder.layer.0.attention.self.query.weight";
+        let names = nonzero(&float).unwrap();
+        let names: Vec<&str> = names.keys().map(String::as_str).filter(|x| *x != dense).collect();
+        let two_of_four = masks::two_of_four(&float, &names).unwrap();
+        masks::apply(&mut float, &two_of_four).unwrap();
+
+        let mut quantized = float.clone();
+        quantize::insert(&mut quantized, &QuantizeOptions::default()).unwrap();
+        let device = Device::cpu();
+        let mut network = network(&quantized, &float, &device, &NetworkOptions::default()).unwrap();
+        let ids = (0..16).map(|row| vec![1, row, 19 - row, 2]).collect();
+        let rows = Examples { ids, labels: (0..16).map(|row| row % 2).collect() };
+        let recipe = Recipe { epochs: 2, batch_size: 4, learning_rate: 1e-2, ..Recipe::default() };
+        let mut objective = Supervised::new(2, 0.0, None);
+        training::fit(&mut network, &rows, None, &mut objective, &recipe, &mut Silent).unwrap();
+
+        let trained = network.graph();
+        let (before, after) = (nonzero(&float).unwrap(), nonzero(&trained).unwrap());
+        assert_eq!(after, before);
+        assert!((masks::sparsity(&two_of_four) - 0.5).abs() < 1e-6);
+        for name in names {
+            let weight = |graph: &Graph| graph.weight(graph.find(name).unwrap()).unwrap().clone();
+            assert_ne!(weight(&trained), weight(&float), "{name} was trained");
+        }
     }
 }

@@ -28,6 +28,7 @@ use crate::importance::{Importance, Probe, layer_influence};
 use crate::range::Fraction;
 use crate::recipe::{Recover, Training};
 use crate::score::{self, Split};
+use crate::sparsity::nonzero;
 use crate::watch::{Rows, fit};
 use crate::{predict, teacher_logits, texts};
 
@@ -55,7 +56,8 @@ pub(crate) struct Params {
     /// Heads and units go step by step while the model trains; at once when absent.
     #[serde(default)]
     gradual: Option<GradualPhase>,
-    /// Zeros among the weights that stay. A format only: no kernel here is faster for it.
+    /// Zeros among the weights that stay; `qat` keeps them. A format only: no kernel here is faster
+    /// for it.
     #[serde(default)]
     zeros: Option<Zeros>,
     /// Weight of the teacher against the labels.
@@ -222,11 +224,12 @@ impl Stage for Prune {
             context,
         };
         work.shrink(&mut model)?;
-        let sparsity = work.recover(&mut model)?;
+        work.recover(&mut model)?;
 
         let after = Footprint::of(&model.graph, &model, context)?;
         after.report(&before, context);
-        if let Some(sparsity) = sparsity {
+        if params.zeros.is_some() {
+            let sparsity = masks::sparsity(&nonzero(&model.graph)?);
             metric(context, "prune/sparsity", sparsity, "fraction");
             context.unavailable(
                 "prune/sparse-speedup",
@@ -359,33 +362,29 @@ impl Work<'_> {
         structured::slice(graph, &kept)
     }
 
-    /// Trains what is left; gives the share of zeros where zeros are asked for.
-    fn recover(&self, model: &mut ModelFolder) -> Result<Option<f64>> {
+    /// Trains what is left, with the zeros that are asked for.
+    fn recover(&self, model: &mut ModelFolder) -> Result<()> {
         let mut network = self.network(&model.graph)?;
-        let sparsity = match self.params.zeros {
-            None => None,
-            Some(zeros) => {
-                let linears = structure::linears(&model.graph);
-                let names: Vec<&str> =
-                    linears.iter().map(|linear| model.graph.value_name(linear.weight)).collect();
-                let masks = match zeros {
-                    Zeros::Unstructured { sparsity } => {
-                        masks::magnitude(&model.graph, &names, sparsity.get())?
-                    }
-                    Zeros::TwoOfFour => masks::two_of_four(&model.graph, &names)?,
-                };
-                for (name, mask) in &masks {
-                    network.set_mask(name, mask)?;
+        if let Some(zeros) = self.params.zeros {
+            let linears = structure::linears(&model.graph);
+            let names: Vec<&str> =
+                linears.iter().map(|linear| model.graph.value_name(linear.weight)).collect();
+            let masks = match zeros {
+                Zeros::Unstructured { sparsity } => {
+                    masks::magnitude(&model.graph, &names, sparsity.get())?
                 }
-                Some(masks::sparsity(&masks))
+                Zeros::TwoOfFour => masks::two_of_four(&model.graph, &names)?,
+            };
+            for (name, mask) in &masks {
+                network.set_mask(name, mask)?;
             }
-        };
+        }
         let mut objective = self.objective(&model.graph)?;
         let recipe = self.params.training.recipe(self.params.epochs.get(), self.context.seed());
         let rows = Rows { train: &self.train, validation: Some(&self.validation) };
         fit(self.context, "recover", &mut network, rows, &mut objective, &recipe)?;
         model.graph = network.graph();
-        Ok(sparsity)
+        Ok(())
     }
 
     fn score(&self, model: &ModelFolder, dataset: &Dataset) -> Result<()> {
