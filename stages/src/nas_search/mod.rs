@@ -18,6 +18,7 @@ use rand::rngs::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use training::objectives::Supervised;
+use training::random::{Stream, derive};
 use training::tokenizer::Tokenizer;
 use training::{Device, Examples, Network, NetworkOptions};
 
@@ -35,6 +36,9 @@ use crate::{teacher_logits, texts};
 
 /// Best candidates whose latency is also measured end to end.
 const MEASURED: usize = 5;
+
+/// Purpose of the random numbers that choose the validation rows.
+const JUDGED: u64 = 2;
 
 /// The stage kind.
 pub(crate) struct NasSearch;
@@ -59,7 +63,7 @@ pub(crate) struct Params {
     /// Random subnetworks trained in each step, besides the largest and the smallest.
     #[serde(default = "one")]
     random_subnetworks: usize,
-    /// Validation rows that a candidate is judged on.
+    /// Validation rows that a candidate is judged on, chosen by the seed.
     #[serde(default = "default_rows")]
     rows: NonZeroUsize,
     /// Word pieces of the text that latency and FLOPs are about.
@@ -168,12 +172,8 @@ impl Stage for NasSearch {
         let teacher = ModelFolder::read(context.input("teacher")?)?;
         let tokenizer = Tokenizer::from_bytes(&teacher.tokenizer_json, teacher.info.max_length)?;
         let train = texts::encode(&tokenizer, &dataset.train)?;
-        let mut validation = texts::encode(&tokenizer, &dataset.validation)?;
-        let rows = params.rows.get().min(validation.len());
-        validation = Examples {
-            ids: validation.ids[..rows].to_vec(),
-            labels: validation.labels[..rows].to_vec(),
-        };
+        let validation = texts::encode(&tokenizer, &dataset.validation)?;
+        let validation = sample(&validation, params.rows.get(), context.seed());
 
         let device = Device::from_name(context.device())?;
         let scores = match params.importance {
@@ -225,6 +225,19 @@ impl Stage for NasSearch {
     }
 }
 
+/// Up to `rows` of the examples, in their order. A seed chooses them: the first ones would be of one
+/// class where a file is sorted by label.
+fn sample(examples: &Examples, rows: usize, seed: u64) -> Examples {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    Stream::new(derive(seed, JUDGED)).shuffle(&mut order);
+    order.truncate(rows);
+    order.sort_unstable();
+    Examples {
+        ids: order.iter().map(|&row| examples.ids[row].clone()).collect(),
+        labels: order.iter().map(|&row| examples.labels[row]).collect(),
+    }
+}
+
 /// The best candidate and its longest text.
 fn search(
     params: &Params,
@@ -267,4 +280,23 @@ fn search(
 fn write_json(path: &std::path::Path, evaluated: &[Evaluated]) -> Result<()> {
     let text = serde_json::to_vec_pretty(evaluated)?;
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn judged_rows_are_of_every_class_also_where_the_file_is_sorted() {
+        let labels: Vec<usize> = (0..200).map(|row| row / 100).collect();
+        let rows = Examples { ids: (0..200).map(|row| vec![row]).collect(), labels };
+        let judged = sample(&rows, 60, 7);
+        assert_eq!((judged.ids.len(), judged.labels.len()), (60, 60));
+        let second = judged.labels.iter().sum::<usize>();
+        assert!((15..=45).contains(&second), "{second} of 60 are of the second class");
+        let class = |ids: &Vec<u32>| usize::from(ids[0] >= 100);
+        assert!(judged.ids.iter().map(class).eq(judged.labels.iter().copied()));
+        assert_eq!(sample(&rows, 60, 7), judged);
+        assert_eq!(sample(&rows, 1_000, 7), rows);
+    }
 }
