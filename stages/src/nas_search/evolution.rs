@@ -59,7 +59,10 @@ pub(crate) fn search(
 ) -> anyhow::Result<Vec<(Candidate, f64)>> {
     let size = settings.population.get();
     let mut known: BTreeMap<Candidate, f64> = BTreeMap::new();
-    let mut population = fill(size, judge, |rng| space.random(rng), rng)?;
+    // Where only few candidates are allowed, no draw may find one; the smallest is the likeliest.
+    let smallest = space.smallest();
+    let mut population = if judge.allows(&smallest)? { vec![smallest] } else { Vec::new() };
+    population.extend(fill(size - population.len(), judge, |rng| space.random(rng), rng)?);
     for generation in 0..=settings.generations {
         let mut ranked = Vec::with_capacity(population.len());
         for candidate in population {
@@ -161,6 +164,18 @@ mod tests {
         assert!(found.iter().all(|(candidate, _)| units(candidate) <= 100));
         assert_eq!(found.len(), evaluated, "no architecture is evaluated twice");
         assert_eq!(run().0, found);
+    }
+
+    #[test]
+    fn the_smallest_candidate_is_found_where_it_alone_is_allowed() {
+        let space: Space = serde_json::from_value(serde_json::json!({
+            "layers": [6], "heads": [1, 2, 3], "intermediate": [1, 2, 4, 8, 16], "hidden": [8]
+        }))
+        .unwrap();
+        let mut judge = Units { limit: 6, evaluated: 0 };
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let found = search(&space, &Evolution::default(), &mut judge, &mut rng).unwrap();
+        assert_eq!(found, [(space.smallest(), 6.0)]);
     }
 
     #[test]

@@ -46,14 +46,15 @@ impl Constraints {
             ("flops-max", counted(self.flops_max), flops(&graph, sequence)? as f64, "FLOP"),
         ];
         if let Some(limit) = &self.latency_ms_max {
-            // Two digits behind the point say more than a noisy measurement knows.
-            let latency_ms = (table.predict(smallest)? * 100.0).round() / 100.0;
+            let latency_ms = table.predict(smallest)?;
             found.push(("latency-ms-max", Some(limit.get()), latency_ms, "ms on this machine"));
         }
         let broken: Vec<String> = found
             .iter()
             .filter_map(|(name, limit, value, unit)| {
                 let limit = limit.filter(|limit| value > limit)?;
+                // Three digits say more than a noisy measurement knows; the others are whole.
+                let value = (value * 1e3).round() / 1e3;
                 Some(format!("`{name}` is {limit}, the smallest candidate has {value} {unit}"))
             })
             .collect();
