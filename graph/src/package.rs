@@ -144,6 +144,9 @@ pub enum PackageError {
         /// What was expected and found.
         reason: String,
     },
+    /// Nothing tells whether a machine computes the model's answers.
+    #[error("expected at least one golden example, found none")]
+    NoGolden,
 }
 
 /// Every file but the manifest, for a model that takes texts.

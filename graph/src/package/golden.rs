@@ -43,17 +43,27 @@ impl Golden {
         Ok(Self { examples: inputs.into_iter().map(example).collect::<Result<_, _>>()? })
     }
 
-    /// Runs every example and compares. Gives the greatest absolute difference of any output.
+    /// Runs every example and compares. An output may differ by a share, `tolerance`, of the greatest
+    /// magnitude that any example expects of it; integers not at all. Gives the greatest absolute
+    /// difference.
     ///
     /// # Errors
     ///
-    /// Names the first example that fails to run, or has an output of another type or shape or
-    /// more than `tolerance` away from what is expected.
+    /// When there is no example; names the first that fails to run, or has an output of another type
+    /// or shape or too far away from what is expected.
     pub fn verify<E: Display>(
         &self,
         tolerance: f32,
         mut run: impl FnMut(&GoldenExample) -> Result<Vec<Tensor>, E>,
     ) -> Result<f32, PackageError> {
+        if self.examples.is_empty() {
+            return Err(PackageError::NoGolden);
+        }
+        let mut greatest: BTreeMap<&str, f32> = BTreeMap::new();
+        for (name, expected) in self.examples.iter().flat_map(|example| &example.outputs) {
+            let greatest = greatest.entry(name).or_insert(f32::MIN_POSITIVE);
+            *greatest = greatest.max(magnitude(expected));
+        }
         let mut worst = 0f32;
         for (index, example) in self.examples.iter().enumerate() {
             let fail = |reason| PackageError::Golden { index, reason };
@@ -63,7 +73,7 @@ impl Golden {
                 return Err(fail(format!("expected {expected} outputs, found {found}")));
             }
             for ((name, expected), found) in example.outputs.iter().zip(&outputs) {
-                let difference = compare(expected, found, tolerance)
+                let difference = compare(expected, found, tolerance * greatest[name.as_str()])
                     .map_err(|reason| fail(format!("output `{name}`: {reason}")))?;
                 worst = worst.max(difference);
             }
@@ -146,6 +156,12 @@ impl GoldenExample {
         let outputs = self.outputs.iter().map(|(name, tensor)| (name.as_str(), tensor));
         weights::ensure_finite(outputs).map_err(|error| error.to_string())
     }
+}
+
+/// Greatest magnitude of finite floats, 0 of integers.
+fn magnitude(tensor: &Tensor) -> f32 {
+    let elements: &[f32] = tensor.elements().unwrap_or_default();
+    elements.iter().map(|value| value.abs()).filter(|value| value.is_finite()).fold(0.0, f32::max)
 }
 
 /// The greatest absolute difference, which is 0 for equal integers.

@@ -197,14 +197,19 @@ fn golden_outputs_are_compared() {
             })
         }
     };
-    let worst = golden.verify(0.01, moved(0.005)).unwrap();
-    assert!((worst - 0.005).abs() < 1e-6, "{worst}");
-    for by in [0.02, f32::NAN] {
+    let logits = golden.examples.iter().flat_map(|x| x.outputs[0].1.elements::<f32>().unwrap());
+    let greatest = logits.fold(0f32, |most, logit| most.max(logit.abs()));
+    let by = 0.005 * greatest;
+    let worst = golden.verify(0.01, moved(by)).unwrap();
+    assert!((worst - by).abs() < 1e-6, "{worst}");
+    for by in [0.02 * greatest, f32::NAN] {
         let error = golden.verify(0.01, moved(by)).unwrap_err().to_string();
         assert!(error.starts_with("golden example 0: output `logits`: expected "), "{error}");
     }
     let error = golden.verify(0.01, |_| Err::<Vec<Tensor>, _>("no kernel")).unwrap_err();
     assert_eq!(error.to_string(), "golden example 0: no kernel");
+    let error = Golden::default().verify(0.01, moved(0.0)).unwrap_err();
+    assert_eq!(error.to_string(), "expected at least one golden example, found none");
 }
 
 #[test]
