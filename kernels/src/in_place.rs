@@ -2,7 +2,7 @@
 
 use crate::activation::Activation;
 use crate::elementwise::{add_assign_piece, mul_assign_piece};
-use crate::norm::{LayerNorm, check_rows, normalize_rows};
+use crate::norm::{LayerNorm, check_rows, normalize_rows, repeated};
 use crate::parallel::{CHUNK, check_len, for_each_chunk, rows_per_chunk};
 use crate::softmax::{piece_len, softmax_rows};
 use crate::tier::Cpu;
@@ -70,18 +70,14 @@ pub fn residual_layer_norm_in_place(
 ) {
     check_rows("residual_layer_norm_in_place: y", y.len(), norm);
     let repeats = y.len() / residual.len().max(1);
-    let repeated = residual.len() * repeats;
-    check_len("residual_layer_norm_in_place: residual, repeated", repeated, y.len());
+    let all = residual.len() * repeats;
+    check_len("residual_layer_norm_in_place: residual, repeated", all, y.len());
     check_rows("residual_layer_norm_in_place: residual", residual.len(), norm);
     if !y.is_empty() {
         let cols = norm.gamma.len();
         pieces(y, rows_per_chunk(cols) * cols, |start, y| {
-            let mut done = 0;
-            while done < y.len() {
-                let from = (start + done) % residual.len();
-                let count = (residual.len() - from).min(y.len() - done);
-                add_assign_piece(cpu, &mut y[done..][..count], &residual[from..][..count]);
-                done += count;
+            for (part, residual) in repeated(residual, start, y.len()) {
+                add_assign_piece(cpu, &mut y[part], residual);
             }
             normalize_rows(cpu, y, *norm, None);
         });

@@ -1,6 +1,8 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Layer normalisation over the last dimension (Ba et al. 2016, arXiv:1607.06450).
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::elementwise::add_assign_piece;
@@ -134,16 +136,28 @@ pub fn residual_layer_norm(
         return;
     }
     for_row_blocks(y, norm.gamma.len(), |start, y| {
-        let mut done = 0;
-        while done < y.len() {
-            let from = (start + done) % residual.len();
-            let count = (residual.len() - from).min(y.len() - done);
-            let x = &x[start + done..][..count];
-            add_rows(cpu, x, &residual[from..][..count], &mut y[done..][..count]);
-            done += count;
+        for (part, residual) in repeated(residual, start, y.len()) {
+            let x = &x[start + part.start..start + part.end];
+            add_rows(cpu, x, residual, &mut y[part]);
         }
         normalize_rows(cpu, y, *norm, None);
     });
+}
+
+/// The parts of `len` elements from element `start` of a repeated slice on, and what of it lies there.
+pub(crate) fn repeated<T>(
+    slice: &[T],
+    start: usize,
+    len: usize,
+) -> impl Iterator<Item = (Range<usize>, &[T])> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let from = (start + done) % slice.len().max(1);
+        let count = (slice.len() - from).min(len - done);
+        let part = done..done + count;
+        done = part.end;
+        (count > 0).then(|| (part, &slice[from..from + count]))
+    })
 }
 
 /// [`layer_norm`] that keeps what the backward pass needs.
