@@ -59,6 +59,9 @@ struct Shared {
     stop: AtomicBool,
 }
 
+/// Threads of a team at most: more than the largest machines run at once.
+const MOST_THREADS: usize = 8192;
+
 /// Neighbouring pieces, in a place of the cache of its own: the threads take pieces from theirs at the
 /// same time.
 #[derive(Default)]
@@ -158,8 +161,12 @@ impl Team {
     /// A team of so many threads, the caller's among them.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// When a thread cannot be started, or there are more than 8,192.
     pub fn new(threads: NonZeroUsize) -> io::Result<Self> {
+        if threads.get() > MOST_THREADS {
+            let reason = format!("expected at most {MOST_THREADS}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
         let workers = threads.get() - 1;
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),

@@ -9,7 +9,7 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::sync::Barrier;
+use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::{Cpu, Tier};
@@ -106,8 +106,11 @@ pub fn read_rate(size_bytes: usize, threads: usize, effort: Effort) -> Option<f6
 }
 
 /// Buffers that reads are measured from: the first and second caches of a core, the last cache,
-/// memory.
+/// memory. Of the last, all threads together have [`MOST_READ`] at most.
 const READ_SIZES: [usize; 4] = [16 << 10, 256 << 10, 4 << 20, 128 << 20];
+
+/// More than the last cache of a CPU, and little of the memory of a machine of many threads.
+const MOST_READ: usize = 512 << 20;
 
 /// The measured rate of a loop.
 #[derive(Clone, Debug, PartialEq)]
@@ -143,7 +146,11 @@ impl Peaks {
             Some(OperationPeak { name, numbers, tier, rate: candidate.rate(threads, effort)? })
         };
         let operations: Vec<OperationPeak> = LOOPS.iter().filter_map(peak).collect();
-        let rate = |size_bytes| Some((size_bytes, read_rate(size_bytes, threads, effort)?));
+        let most = (MOST_READ / threads.max(1)).max(READ_SIZES[2]) / 512 * 512;
+        let rate = |size_bytes: usize| {
+            let size_bytes = size_bytes.min(most);
+            Some((size_bytes, read_rate(size_bytes, threads, effort)?))
+        };
         let reads: Vec<(usize, f64)> = READ_SIZES.into_iter().filter_map(rate).collect();
         let known = !operations.is_empty() && !reads.is_empty();
         known.then_some(Self { threads, operations, reads })
@@ -171,7 +178,8 @@ impl Peaks {
     }
 }
 
-/// 10⁹ units a second that `threads` do together, each with a loop of its own.
+/// 10⁹ units a second that `threads` do together, each with a loop of its own; `None` where there is no
+/// loop, or not so many threads can be started.
 fn best_rate<L: Fn(u64)>(
     threads: usize,
     effort: Effort,
@@ -187,7 +195,12 @@ fn best_rate<L: Fn(u64)>(
         turns
     };
     let barrier = Barrier::new(threads);
+    // Whether all have started: nobody waits for one that has not.
+    let all_started = OnceLock::<bool>::new();
     let thread = || {
+        if !*all_started.wait() {
+            return Vec::new();
+        }
         let run = make();
         let once = || {
             barrier.wait();
@@ -195,10 +208,13 @@ fn best_rate<L: Fn(u64)>(
         };
         (0..effort.runs).map(|_| once()).collect::<Vec<_>>()
     };
-    let times: Vec<Vec<Duration>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
-        handles.into_iter().map(|handle| handle.join().expect("a loop ends")).collect()
+    let times: Option<Vec<Vec<Duration>>> = std::thread::scope(|scope| {
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, thread).ok();
+        let handles: Option<Vec<_>> = (0..threads).map(start).collect();
+        let _first = all_started.set(handles.is_some());
+        Some(handles?.into_iter().map(|handle| handle.join().expect("a loop ends")).collect())
     });
+    let times = times?;
     let slowest = |run: usize| times.iter().map(|times| times[run]).max().unwrap_or_default();
     let best = (0..effort.runs).map(slowest).min()?;
     Some(units * turns as f64 * threads as f64 / best.as_secs_f64() / 1e9)
