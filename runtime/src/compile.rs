@@ -22,7 +22,7 @@ use crate::{CompileTimes, Device, ExplainedNode, Explanation, RuntimeError, Sess
 pub enum Level {
     /// Nothing: every node of the graph runs as it is, quantized weights as floats.
     O0,
-    /// Cleans up and folds constants.
+    /// Cleans up, folds constants, and finds the operators that exporters write out.
     O1,
     /// Also fuses, and runs quantized layers in integers.
     O2,
@@ -31,15 +31,16 @@ pub enum Level {
     O3,
 }
 
-/// The numbers that linear layers with constant float weights multiply. Sums, and everything
-/// else, are `f32` either way; quantized layers run in integers.
+/// The numbers that linear layers with constant float weights and fused attention multiply. Sums are
+/// `f32` either way; quantized layers run in integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bf16: 8 bits of precision in half the bytes.
+    /// Rounded to bf16, 8 bits of precision in half the bytes, where the CPU multiplies them faster:
+    /// each node's kernel says. What only such products read is kept in bf16.
     Bf16,
 }
 
@@ -55,8 +56,10 @@ pub struct CompileOptions {
     /// The kernel tier; `None` for `PIPELINE_KERNELS`, or else the best of this CPU.
     pub tier: Option<Tier>,
     /// Most bytes that the weights and the arena of one session may take together, see
-    /// [`MemoryUse::total_bytes`]; a run that needs more is refused before its arena is allocated.
-    /// `None` for no limit of ours. [`crate::memory_fraction`] gives a part of the machine's.
+    /// [`MemoryUse::total_bytes`]; a run that needs more is refused before its arena is allocated, or
+    /// at the node that writes too much where sizes depend on values. Not counted are the inputs,
+    /// what threads keep to lay out operands, and copies that the kernel `reference` makes. `None`
+    /// for no limit of ours. [`crate::memory_fraction`] gives a part of the machine's.
     pub memory_budget: Option<usize>,
     /// What float layers multiply.
     pub precision: Precision,

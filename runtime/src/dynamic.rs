@@ -4,6 +4,8 @@
 //! Kernels still run wherever the inputs say how large the output is; the rest is the graph's own
 //! definition of the operator.
 
+use std::sync::LazyLock;
+
 use graph::op::Argument;
 use graph::{Bindings, Dim, Shape, Tensor, ValueType, dim};
 
@@ -11,6 +13,7 @@ use crate::RuntimeError;
 use crate::compile::Shared;
 use crate::kernel::{Call, Kernel, Operand, Prepared, Scratch, from_operand};
 use crate::module::{Id, Module, Node, Operation};
+use crate::plan;
 
 /// The outputs for the inputs, which are in the model's order; says which node has run, after each.
 ///
@@ -28,19 +31,29 @@ pub(crate) fn run(
     for (id, tensor) in module.inputs.iter().zip(inputs) {
         values[id.0] = Some(tensor);
     }
+    let mut written = Written { model, bytes: 0 };
     let last_readers = last_readers(module);
     for (index, (node, step)) in module.nodes.iter().zip(&model.steps).enumerate() {
-        let output = node_output(module, node, step, &values, bindings);
-        let output = output.map_err(|reason| RuntimeError::Node {
+        let fail = |reason| RuntimeError::Node {
             node: node.name.clone(),
             operation: node.operation.kind(),
             reason,
-        })?;
+        };
+        let sizes = sizes(module, node, &operands(node, &values), bindings).map_err(fail)?;
+        let expected = sizes.as_ref().map_or(0, |sizes| output_bytes(module, node, sizes));
+        written.admit(node, expected)?;
+        let output = node_output(module, node, step, &values, (sizes, bindings)).map_err(fail)?;
+        written.admit(node, output.size_bytes())?;
+        written.bytes += output.size_bytes();
         values[node.output.0] = Some(output);
         ran(index);
         for &input in &node.inputs {
-            if last_readers[input.0] == Some(index) {
-                values[input.0] = None;
+            if last_readers[input.0] == Some(index)
+                && let Some(read) = values[input.0].take()
+                && module.constant(input).is_none()
+                && !module.inputs.contains(&input)
+            {
+                written.bytes -= read.size_bytes();
             }
         }
     }
@@ -67,32 +80,52 @@ fn last_readers(module: &Module) -> Vec<Option<usize>> {
     readers
 }
 
+/// What nodes have written and something still reads.
+struct Written<'a> {
+    model: &'a Shared,
+    bytes: usize,
+}
+
+impl Written<'_> {
+    /// Refuses an output that the memory budget has no room for beside them.
+    fn admit(&self, node: &Node, bytes: usize) -> Result<(), RuntimeError> {
+        plan::admit_written(self.model, &node.name, self.bytes.saturating_add(bytes))
+    }
+}
+
+/// What a node reads. A weight that a kernel packed is not there any more: the kernel does not read it.
+fn operands<'v>(node: &Node, values: &'v [Option<Tensor>]) -> Vec<&'v Tensor> {
+    static EMPTY: LazyLock<Tensor> = LazyLock::new(|| Tensor::zeros(graph::DType::F32, &[0]));
+    node.inputs.iter().map(|id| values[id.0].as_ref().unwrap_or(&EMPTY)).collect()
+}
+
+/// Saturates: what does not fit a number fits no memory either.
+fn output_bytes(module: &Module, node: &Node, sizes: &[usize]) -> usize {
+    let element = module.value(node.output).dtype.size_bytes();
+    sizes.iter().fold(element, |bytes, &size| bytes.saturating_mul(size))
+}
+
 fn node_output(
     module: &Module,
     node: &Node,
     step: &Prepared,
     values: &[Option<Tensor>],
-    bindings: &Bindings,
+    (sizes, bindings): (Option<Vec<usize>>, &Bindings),
 ) -> Result<Tensor, String> {
-    // A weight that a kernel packed is not there any more: the kernel does not read it.
-    let empty = Tensor::zeros(graph::DType::F32, &[0]);
-    let inputs: Vec<&Tensor> =
-        node.inputs.iter().map(|id| values[id.0].as_ref().unwrap_or(&empty)).collect();
+    let inputs = operands(node, values);
     let Operation::Graph(op) = &node.operation else {
         return Err("fused operations take sizes that are known before a run".to_owned());
     };
-    let sizes = sizes(module, node, &inputs, bindings)?;
     let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
         return op.operator().evaluate(&inputs, bindings);
     };
     let dtype = module.value(node.output).dtype;
-    let bytes = dtype.size_bytes() * shape.iter().product::<usize>();
+    let bytes = output_bytes(module, node, &shape);
     // Words, because the elements of the output have to be aligned.
-    let mut words = vec![0u64; bytes.div_ceil(size_of::<u64>())];
+    let mut words = zeros(bytes)?;
     let output: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
     let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
-    let mut scratch =
-        vec![0u64; scratch_bytes(&**kernel, &inputs, &shape).div_ceil(size_of::<u64>())];
+    let mut scratch = zeros(scratch_bytes(&**kernel, &inputs, &shape))?;
     let scratch = bytemuck::cast_slice_mut(&mut scratch);
     kernel.run(Call {
         inputs: &operands,
@@ -107,13 +140,24 @@ fn node_output(
     from_operand(&operand).map_err(|error| error.to_string())
 }
 
+/// Words for so many bytes, where the system has them.
+fn zeros(bytes: usize) -> Result<Vec<u64>, String> {
+    let words = bytes.div_ceil(size_of::<u64>());
+    let mut zeros = Vec::new();
+    zeros
+        .try_reserve_exact(words)
+        .map_err(|error| format!("cannot have {bytes} bytes: {error}"))?;
+    zeros.resize(words, 0);
+    Ok(zeros)
+}
+
 /// Bytes that a kernel needs while it runs.
 fn scratch_bytes(kernel: &dyn Kernel, inputs: &[&Tensor], output: &[usize]) -> usize {
     let shapes: Vec<Shape> = inputs.iter().map(|tensor| dim::fixed(tensor.shape())).collect();
     let shapes: Vec<&[Dim]> = shapes.iter().map(Vec::as_slice).collect();
     let wanted = kernel.scratch(&shapes, &dim::fixed(output));
     wanted.map_or(0, |Scratch { element_bytes, shape }| {
-        element_bytes * shape.iter().filter_map(Dim::fixed).product::<usize>()
+        shape.iter().filter_map(Dim::fixed).fold(element_bytes, usize::saturating_mul)
     })
 }
 

@@ -46,7 +46,8 @@ pub enum RuntimeError {
         /// What is missing.
         reason: String,
     },
-    /// A run, or the weights alone, need more memory than the budget. Nothing was allocated.
+    /// A run, or the weights alone, need more memory than the budget. The run has not allocated its
+    /// memory; of weights, their size is known once they are packed.
     #[error("{asked} needs {needed_bytes} bytes, the memory budget is {budget_bytes}: {advice}")]
     Memory {
         /// The sizes of the run, or the weights.

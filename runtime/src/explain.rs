@@ -19,7 +19,8 @@ pub struct Explanation {
     pub threads: usize,
     /// The optimisation level that ran.
     pub level: Level,
-    /// Whether sizes depend on values: then nothing is fused, and runs go node by node.
+    /// Whether sizes depend on values: then the passes of [`Level::O2`] and [`Level::O3`] do not run,
+    /// and runs go node by node.
     pub dynamic: bool,
     /// What float layers multiply.
     pub precision: Precision,

@@ -36,7 +36,8 @@ pub fn dump_after(
     pass::check_names(&options.disabled_passes)?;
     let mut module = Module::new(graph, options.precision, options.cpu()?);
     for pass in PASSES {
-        if pass::runs(pass, options.level, &options.disabled_passes, options.device) {
+        let CompileOptions { level, disabled_passes, device, .. } = options;
+        if pass::runs(pass, &module, *level, disabled_passes, *device) {
             (pass.run)(&mut module);
         }
         if pass.name == last {
@@ -86,7 +87,8 @@ pub fn check_passes(
     let mut module = Module::new(graph, options.precision, options.cpu()?);
     let mut checks = Vec::new();
     for pass in PASSES {
-        let runs = pass::runs(pass, options.level, &options.disabled_passes, options.device);
+        let CompileOptions { level, disabled_passes, device, .. } = options;
+        let runs = pass::runs(pass, &module, *level, disabled_passes, *device);
         let fired = if runs { (pass.run)(&mut module) } else { 0 };
         if fired == 0 {
             continue;
@@ -107,7 +109,7 @@ fn difference(expected: &Tensor, found: &Tensor) -> f32 {
         (Ok(a), Ok(b)) if expected.shape() == found.shape() => a
             .iter()
             .zip(b)
-            .map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() })
+            .map(|(a, b)| if a == b || a.is_nan() && b.is_nan() { 0.0 } else { (a - b).abs() })
             .fold(0.0, |worst, d| if d.is_nan() { f32::INFINITY } else { f32::max(worst, d) }),
         _ if expected == found => 0.0,
         _ => f32::INFINITY,

@@ -25,7 +25,7 @@ use crate::module::{Id, Module};
 pub use blocks::ArenaBlock;
 pub(crate) use blocks::blocks;
 pub use budget::{MemoryUse, SlicedUse};
-pub(crate) use budget::{admit, admit_weights, fits, largest};
+pub(crate) use budget::{admit, admit_weights, admit_written, fits, largest};
 pub(crate) use buffers::Buffers;
 #[cfg(feature = "gpu")]
 pub(crate) use buffers::bases;

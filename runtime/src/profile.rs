@@ -3,13 +3,14 @@
 
 use std::time::Instant;
 
-use graph::{Bindings, Tensor};
+use graph::Tensor;
 use kernels::Tier;
 use kernels::peaks::{Effort, Peaks};
 use serde::Serialize;
 
 use crate::compile::Shared;
 use crate::cost::Work;
+use crate::session::bind;
 use crate::{CompiledModel, RuntimeError, SlicedUse};
 
 /// Runs before the clock starts: the first plans memory and fills caches.
@@ -156,7 +157,7 @@ pub fn profile(
     let tier = model.explain().tier.parse().unwrap_or(Tier::Portable);
     let plan = match shared.dynamic {
         true => None,
-        false => Some(shared.unlimited_plan(bindings(shared, inputs)?)?),
+        false => Some(shared.unlimited_plan(bind(&shared.module, inputs)?.1)?),
     };
     let sliced = plan.as_ref().and_then(|plan| shared.sliced_use(plan));
     let shapes = plan.map(|plan| plan.shapes);
@@ -180,18 +181,6 @@ pub fn profile(
         peaks: peaks.facts(),
         nodes,
     })
-}
-
-fn bindings(shared: &Shared, inputs: &[(&str, &Tensor)]) -> Result<Bindings, RuntimeError> {
-    let mut bindings = Bindings::default();
-    for &id in &shared.module.inputs {
-        let value = shared.module.value(id);
-        if let Some((_, tensor)) = inputs.iter().find(|(name, _)| *name == value.name) {
-            let bound = bindings.bind(&value.shape, tensor.shape());
-            bound.map_err(|reason| RuntimeError::Input { name: value.name.clone(), reason })?;
-        }
-    }
-    Ok(bindings)
 }
 
 /// Number of runs, the median time of each node and of a run, in milliseconds.

@@ -141,7 +141,6 @@ impl Session {
     ) -> Result<Outputs<'a>, RuntimeError> {
         let Self { model, computed, .. } = self;
         let module = &model.module;
-        check_types(module, inputs)?;
         let (_, bindings) = bind(module, inputs)?;
         let given = |&id: &Id| find(module, inputs, id).cloned();
         let tensors = module.inputs.iter().filter_map(given).collect();
@@ -216,10 +215,11 @@ fn check_types(module: &Module, inputs: &[(&str, &Tensor)]) -> Result<(), Runtim
 }
 
 /// The shapes of the inputs in the model's order, and the sizes they give to its symbols.
-fn bind(
+pub(crate) fn bind(
     module: &Module,
     inputs: &[(&str, &Tensor)],
 ) -> Result<(Vec<Vec<usize>>, Bindings), RuntimeError> {
+    check_types(module, inputs)?;
     let mut bindings = Bindings::default();
     let mut shapes = Vec::new();
     for &id in &module.inputs {

@@ -18,14 +18,21 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         tier: None,
         cost: 3,
         accepts: any,
-        prepare: |module, node, cpu| {
-            let products = if module.precision == Precision::Bf16 && cpu.has_fast_bf16_dot() {
-                Products::Bf16
-            } else {
-                Products::F32
-            };
-            run(Tiled::new(module, node, cpu, products))
+        prepare: |module, node, cpu| run(Tiled::new(module, node, cpu, Products::F32)),
+    },
+    KernelEntry {
+        name: "attention.bf16-dot",
+        operation: "FusedAttention",
+        tier: Some(Tier::Vnni),
+        cost: 2,
+        accepts: |module, _| {
+            if module.precision == Precision::F32 {
+                return Err("multiplies in bf16, and the model is compiled for f32".into());
+            }
+            let is_fast = module.cpu.has_fast_bf16_dot();
+            is_fast.then_some(()).ok_or_else(|| "this CPU gains nothing by bf16".into())
         },
+        prepare: |module, node, cpu| run(Tiled::new(module, node, cpu, Products::Bf16)),
     },
     KernelEntry {
         name: "attention.amx",

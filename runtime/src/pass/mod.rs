@@ -100,8 +100,7 @@ pub fn pass_names() -> impl Iterator<Item = &'static str> {
     PASSES.iter().map(|pass| pass.name)
 }
 
-/// Runs the passes of `level` that the device wants and that are not disabled. While sizes depend on
-/// values, only those of [`Level::O1`]: fused operations take sizes that are known before a run.
+/// Runs the passes of `level` that the device wants and that are not disabled.
 ///
 /// # Errors
 /// When a disabled name is no pass.
@@ -113,16 +112,23 @@ pub(crate) fn run(
 ) -> Result<Vec<PassReport>, RuntimeError> {
     check_names(disabled)?;
     let one = |pass: &Pass| {
-        let level = if module.is_dynamic() { level.min(Level::O1) } else { level };
-        let ran = runs(pass, level, disabled, device);
+        let ran = runs(pass, module, level, disabled, device);
         let fired = if ran { (pass.run)(module) } else { 0 };
         PassReport { name: pass.name.to_owned(), ran, fired }
     };
     Ok(PASSES.iter().map(one).collect())
 }
 
-/// Whether a pass runs at `level` for this device.
-pub(crate) fn runs(pass: &Pass, level: Level, disabled: &[String], device: Device) -> bool {
+/// Whether a pass runs on the module at `level` for this device. While sizes depend on values, only
+/// those of [`Level::O1`] do: fused operations take sizes that are known before a run.
+pub(crate) fn runs(
+    pass: &Pass,
+    module: &Module,
+    level: Level,
+    disabled: &[String],
+    device: Device,
+) -> bool {
+    let level = if module.is_dynamic() { level.min(Level::O1) } else { level };
     let is_wanted = || !ON_CPUS_ONLY.contains(&pass.name) || !device.is_gpu();
     pass.level <= level && !disabled.iter().any(|name| name == pass.name) && is_wanted()
 }

@@ -94,15 +94,18 @@ pub(crate) fn admit(shared: &Shared, plan: &Plan, budget_bytes: usize) -> Result
             Some(format!("{name} = {largest}"))
         })
         .collect();
-    let advice = if fits.is_empty() {
-        "not even size 1 fits; raise the budget".to_owned()
+    let (asked, advice) = if sizes.is_empty() {
+        ("a run".to_owned(), "raise the budget".to_owned())
+    } else if fits.is_empty() {
+        (sizes.join(", "), "not even size 1 fits; raise the budget".to_owned())
     } else {
-        format!(
+        let advice = format!(
             "the rest as it is, {} fits; ask for no more, or raise the budget",
             fits.join(" or ")
-        )
+        );
+        (sizes.join(", "), advice)
     };
-    Err(RuntimeError::Memory { asked: sizes.join(", "), needed_bytes, budget_bytes, advice })
+    Err(RuntimeError::Memory { asked, needed_bytes, budget_bytes, advice })
 }
 
 /// Refuses weights that alone are larger than the budget.
@@ -114,6 +117,20 @@ pub(crate) fn admit_weights(shared: &Shared) -> Result<(), RuntimeError> {
             needed_bytes,
             budget_bytes,
             advice: "quantize the model, or raise the budget".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what a run whose sizes depend on values holds once `node` has run, when that is more than
+/// the budget has room for.
+pub(crate) fn admit_written(shared: &Shared, node: &str, bytes: usize) -> Result<(), RuntimeError> {
+    match shared.memory_budget() {
+        Some(budget_bytes) if !fits(shared, bytes, budget_bytes) => Err(RuntimeError::Memory {
+            asked: format!("a run up to node `{node}`, whose sizes depend on values,"),
+            needed_bytes: total(shared.weight_bytes(), bytes),
+            budget_bytes,
+            advice: "give it less, or raise the budget".to_owned(),
         }),
         _ => Ok(()),
     }

@@ -1,7 +1,8 @@
 //! How much memory a run takes, known and limited before it runs.
 
 use graph::bert::{BertConfig, BertLayer, build, initial_weights};
-use graph::{Bindings, Graph, Tensor};
+use graph::op::Expand;
+use graph::{Bindings, DType, Graph, Op, Tensor};
 use runtime::{CompileOptions, CompiledModel, Level, RuntimeError, compile, memory_fraction};
 
 use crate::options;
@@ -118,6 +119,62 @@ fn weights_beyond_the_budget_are_refused() {
     assert!(message.starts_with("the model without any input needs "), "{message}");
     if let Ok(half) = memory_fraction(0.5) {
         assert!(limited(half).is_ok());
+    }
+}
+
+#[test]
+fn a_run_without_sizes_to_choose_is_refused_too() {
+    let mut graph = Graph::new("fixed");
+    let x = graph.add_input("x", DType::F32, vec![512.into()]).unwrap();
+    let y = graph.add_node("y", Op::Relu, &[x]).unwrap();
+    graph.set_outputs(&[y]);
+    let options = CompileOptions { memory_budget: Some(1000), ..options(Level::O3) };
+    let x = Tensor::from_fn(&[512], |i| i as f32);
+    let error = compile(&graph, &options).unwrap().session().run(&[("x", &x)]).unwrap_err();
+    let expected = "bytes, the memory budget is 1000: raise the budget";
+    let message = error.to_string();
+    assert!(message.starts_with("a run needs ") && message.ends_with(expected), "{message}");
+}
+
+#[test]
+fn a_run_whose_sizes_depend_on_values_stops_at_the_budget() {
+    let mut graph = Graph::new("repeated");
+    let x = graph.add_input("x", DType::F32, vec![1.into()]).unwrap();
+    let sizes = graph.add_input("sizes", DType::I64, vec![2.into()]).unwrap();
+    let wide = graph.add_node("wide", Op::Expand(Expand {}), &[x, sizes]).unwrap();
+    // Lets go of the one before.
+    let narrow = graph.add_node("narrow", Op::Relu, &[wide]).unwrap();
+    let y = graph.add_node("y", Op::Tanh, &[narrow]).unwrap();
+    graph.set_outputs(&[y]);
+    // Two of the values that a run of 10 × 100 writes.
+    let options = CompileOptions { memory_budget: Some(2 * 4000 + 64), ..options(Level::O3) };
+    let model = compile(&graph, &options).unwrap();
+    let x = Tensor::from_fn(&[1], |_| 1f32);
+    let run = |rows: i64| {
+        let sizes = Tensor::new(&[2], vec![rows, 100]).unwrap();
+        model.session().run(&[("x", &x), ("sizes", &sizes)]).map(|y| y[0].shape().to_vec())
+    };
+    assert_eq!(run(10), Ok(vec![10, 100]));
+    let message = run(11).unwrap_err().to_string();
+    assert!(message.starts_with("a run up to node `narrow`, whose sizes depend on"), "{message}");
+    // The system would have no such memory.
+    let message = run(1 << 40).unwrap_err().to_string();
+    assert!(message.starts_with("a run up to node `wide`, whose sizes depend on"), "{message}");
+}
+
+#[test]
+fn a_few_numbers_do_not_fold_into_a_large_constant() {
+    for (size, folded) in [(1 << 20, true), (1 << 23, false)] {
+        let mut graph = Graph::new("filled");
+        let x = graph.add_input("x", DType::F32, vec![1.into()]).unwrap();
+        let one = graph.add_weight("one", Tensor::from_fn(&[1], |_| 1f32)).unwrap();
+        let sizes =
+            graph.add_weight("sizes", Tensor::new(&[1], vec![size as i64]).unwrap()).unwrap();
+        let ones = graph.add_node("ones", Op::Expand(Expand {}), &[one, sizes]).unwrap();
+        let y = graph.add_node("y", Op::Add, &[x, ones]).unwrap();
+        graph.set_outputs(&[y]);
+        let model = compile(&graph, &options(Level::O3)).unwrap();
+        assert_eq!(model.explain().constant_bytes > 1 << 20, folded);
     }
 }
 

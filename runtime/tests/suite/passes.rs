@@ -2,10 +2,10 @@
 
 use graph::op::{
     Binary, Cast, Dequantize, Gather, Gelu, LayerNorm, Quantize, Reduce, ReduceKind, Reshape,
-    Softmax, Transpose, Unary, Unsqueeze,
+    ReshapeTo, Softmax, Transpose, Unary, Unsqueeze,
 };
 use graph::{DType, Dim, Graph, Op, Tensor, ValueId};
-use runtime::{CompileOptions, Level, Precision, compile, pass_names};
+use runtime::{CompileOptions, Level, Precision, check_passes, compile, dump_after, pass_names};
 
 use crate::{Sketch, assert_close, check, fired, floats, numbers, options, run};
 
@@ -609,4 +609,26 @@ fn layer_norm_written_out() {
             check_pass(&sketch.finish(&outputs), &rows(3, 8), "layer-norm", expected);
         }
     }
+}
+
+#[test]
+fn passes_are_checked_as_they_run() {
+    // A pass that fuses does not run while sizes depend on values, and a number that is none stays so.
+    let mut graph = Graph::new("checked");
+    let x = graph.add_input("x", DType::F32, vec![Dim::symbol("n")]).unwrap();
+    let sizes = graph.add_input("sizes", DType::I64, vec![2.into()]).unwrap();
+    let op = Op::ReshapeTo(ReshapeTo { allow_zero: false });
+    let table = graph.add_node("table", op, &[x, sizes]).unwrap();
+    let same = graph.add_node("same", Op::Identity, &[table]).unwrap();
+    let w = graph.add_weight("w", numbers(&[2, 3], 1, 1.0)).unwrap();
+    let product = graph.add_node("product", Op::MatMul, &[same, w]).unwrap();
+    let y = graph.add_node("y", Op::Unary(Unary::Log), &[product]).unwrap();
+    graph.set_outputs(&[y]);
+    let (x, sizes) = (numbers(&[8], 3, 1.0), Tensor::new(&[2], vec![4i64, 2]).unwrap());
+    let inputs = [("x", &x), ("sizes", &sizes)];
+    let checks = check_passes(&graph, &options(Level::O3), &inputs).unwrap();
+    assert!(checks.iter().any(|check| check.name == "no-ops"), "{checks:?}");
+    assert!(checks.iter().all(|check| check.worst_error < FLOAT), "{checks:?}");
+    let text = dump_after(&graph, &options(Level::O3), "activation").unwrap();
+    assert!(text.contains("= MatMul("), "{text}");
 }
