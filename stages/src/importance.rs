@@ -6,6 +6,7 @@ use graph::structure::{self, EncoderLayer};
 use graph::{Graph, Tensor, ValueId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use training::objectives::Supervised;
 use training::{Bucket, Examples};
 use training::{Mode, Network};
 use training::{Objective, Step};
@@ -16,8 +17,8 @@ use training::{Objective, Step};
 pub(crate) enum Importance {
     /// Sum of the magnitudes of its weights.
     L1,
-    /// Change of the loss when it is switched off, to first order: Σ over batches of |Σ w·∂L/∂w|
-    /// (Molchanov et al. 2017, arXiv:1611.06440; DynaBERT, arXiv:2004.04037, §2.1).
+    /// Change of the labels' loss when it is switched off, to first order: Σ over batches of
+    /// |Σ w·∂L/∂w| (Molchanov et al. 2017, arXiv:1611.06440; DynaBERT, arXiv:2004.04037, §2.1).
     #[default]
     Taylor,
 }
@@ -58,12 +59,10 @@ pub(crate) fn l1(graph: &Graph) -> Result<Scores> {
 }
 
 /// The rows of the matrix that reads a part's output say all: with a switch m on the output,
-/// ∂L/∂m at m = 1 is the sum of w·∂L/∂w over those rows.
-pub(crate) fn taylor(
-    network: &Network,
-    objective: &mut dyn Objective,
-    probe: &Probe<'_>,
-) -> Result<Scores> {
+/// ∂L/∂m at m = 1 is the sum of w·∂L/∂w over those rows. L is the labels' loss: towards its own
+/// logits a teacher has no gradient.
+pub(crate) fn taylor(network: &Network, probe: &Probe<'_>) -> Result<Scores> {
+    let mut objective = Supervised::default();
     let layers = structure::encoder_layers(network.source())?;
     let zeros = |count: fn(&EncoderLayer) -> usize| {
         layers.iter().map(|layer| vec![0.0; count(layer)]).collect()

@@ -17,7 +17,6 @@ use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use training::objectives::Supervised;
 use training::random::{Stream, derive};
 use training::tokenizer::Tokenizer;
 use training::{Device, Examples, Network, NetworkOptions};
@@ -180,11 +179,9 @@ impl Stage for NasSearch {
             Importance::L1 => importance::l1(&teacher.graph)?,
             Importance::Taylor => {
                 let network = Network::new(&teacher.graph, &device, &NetworkOptions::default())?;
-                // The labels' loss: towards its own logits a teacher has no gradient.
-                let mut objective = Supervised::new(teacher.info.labels.len(), 0.0, None);
                 let size = params.training.batch_size.get();
                 let probe = Probe::new(&train, size, context.seed());
-                importance::taylor(&network, &mut objective, &probe)?
+                importance::taylor(&network, &probe)?
             }
         };
         let max_length = teacher.info.max_length;

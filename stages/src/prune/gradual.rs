@@ -29,7 +29,6 @@ pub(super) fn choose(
     units: Option<&Structured>,
     progress: f64,
     network: &Network,
-    objective: &mut dyn Objective,
     probe: &Probe<'_>,
 ) -> Result<Kept> {
     let uses = |settings: Option<&Structured>, method| {
@@ -37,11 +36,8 @@ pub(super) fn choose(
     };
     let wanted = |method| uses(heads, method) || uses(units, method);
     let l1 = if wanted(Importance::L1) { l1(&network.graph())? } else { Scores::default() };
-    let taylor = if wanted(Importance::Taylor) {
-        taylor(network, objective, probe)?
-    } else {
-        Scores::default()
-    };
+    let taylor =
+        if wanted(Importance::Taylor) { taylor(network, probe)? } else { Scores::default() };
     let part = |settings: Option<&Structured>, multiple, of: fn(&Scores) -> &Vec<Vec<f64>>| {
         settings.map_or_else(Vec::new, |settings| {
             let keep = 1.0 - cubic(1.0 - settings.keep.get(), progress);
@@ -170,7 +166,7 @@ impl<O: Objective> Objective for Gradual<'_, O> {
         if due > event(step.index) {
             let progress = due as f64 / self.events as f64;
             let (heads, units) = (self.params.heads.as_ref(), self.params.units.as_ref());
-            let kept = choose(heads, units, progress, network, &mut self.inner, &self.probe)?;
+            let kept = choose(heads, units, progress, network, &self.probe)?;
             (self.report)(step.index, structured::share_gone(network.source(), &kept)?);
             self.kept = Some(kept);
             self.applied = false;
@@ -198,7 +194,6 @@ impl<O: Objective> Objective for Gradual<'_, O> {
 #[cfg(test)]
 mod tests {
     use graph::bert::{self, BertConfig, BertLayer};
-    use training::objectives::Supervised;
     use training::{Device, Examples, NetworkOptions};
 
     use super::*;
@@ -211,7 +206,6 @@ mod tests {
         let config = BertConfig { positions: 8, ..BertConfig::uniform(20, 24, 1, layer) };
         let graph = bert::build(&config, &mut bert::initial_weights(1)).unwrap();
         let network = Network::new(&graph, &Device::cpu(), &NetworkOptions::frozen()).unwrap();
-        let mut objective = Supervised::new(2, 0.0, None);
         let rows = Examples { ids: Vec::new(), labels: Vec::new() };
         let probe = Probe { examples: &rows, batches: Vec::new() };
         for (keep, heads, units) in [(0.99, 12, 48), (0.9, 11, 40), (0.75, 9, 40), (0.5, 6, 24)] {
@@ -221,7 +215,7 @@ mod tests {
                 scope: Scope::Layer,
             };
             let (parts, all) = (Some(&settings), 1.0);
-            let kept = choose(parts, parts, all, &network, &mut objective, &probe).unwrap();
+            let kept = choose(parts, parts, all, &network, &probe).unwrap();
             assert_eq!((kept.heads[0].len(), kept.units[0].len()), (heads, units), "{keep}");
         }
     }

@@ -337,18 +337,18 @@ impl Work<'_> {
     fn drop_parts(&self, graph: &mut Graph) -> Result<()> {
         let probe = self.probe();
         let mut network = self.network(graph)?;
-        let mut objective = self.objective(graph)?;
         let (heads, units) = (self.params.heads.as_ref(), self.params.units.as_ref());
         let report = |step, share| self.context.series("prune/sparsity", step, share);
         let kept = match &self.params.gradual {
             None => {
-                let kept = choose(heads, units, 1.0, &network, &mut objective, &probe)?;
+                let kept = choose(heads, units, 1.0, &network, &probe)?;
                 report(0, structured::share_gone(graph, &kept)?);
                 kept
             }
             Some(phase) => {
                 let recipe = self.params.training.recipe(phase.epochs.get(), self.context.seed());
                 let events = phase.events.get() as u64;
+                let objective = self.objective(graph)?;
                 let mut gradual = Gradual::new(objective, self.params, events, probe, report);
                 let rows = Rows { train: &self.train, validation: None };
                 fit(self.context, "prune", &mut network, rows, &mut gradual, &recipe)?;

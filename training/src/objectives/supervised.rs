@@ -6,7 +6,7 @@ use crate::network::Network;
 use crate::objective::{Loss, Objective, Step};
 
 /// Cross-entropy against the labels.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Supervised {
     loss: CrossEntropy,
 }
