@@ -33,6 +33,8 @@ pub struct Teacher {
     /// Bytes of its weights.
     size: f64,
     weights: f64,
+    /// Weights of the word and position tables.
+    embeddings: f64,
     layers: usize,
     heads: usize,
     intermediate: usize,
@@ -104,6 +106,7 @@ impl Teacher {
             accuracy: metric("validation/accuracy")?,
             size: metric("model/size")?,
             weights: metric("model/weights")?,
+            embeddings: ((config.vocabulary_size + config.positions) * config.hidden) as f64,
             layers: config.layers.len(),
             heads: most(|layer| layer.heads),
             intermediate: most(|layer| layer.intermediate),

@@ -47,7 +47,7 @@ pub fn search(
         }
     }
     set(stages, &["search", "params", "space"], teacher.space())?;
-    let weights = params_max(teacher, 0.7);
+    let weights = params_max(teacher, SHARES[0]);
     set(stages, &["search", "params", "constraints"], table_of([("params-max", weights)]))?;
     table.insert("sweep".to_owned(), Value::Table(sweep(teacher, goal, budget)));
     Ok(table)
@@ -111,13 +111,20 @@ fn list<T: Into<Value>>(values: impl IntoIterator<Item = T>) -> Value {
     Value::Array(values.into_iter().map(Into::into).collect())
 }
 
-/// A share of the teacher's weights, in round thousands.
+/// Limits on the weights of a searched student, as shares of the teacher's without its embeddings.
+/// What [`Teacher::space`] holds lies between a quarter and a bit more than half.
+const SHARES: [f64; 3] = [0.35, 0.45, 0.55];
+
+/// The embeddings, which no candidate is without, and a share of the teacher's other weights, in
+/// round thousands.
 fn params_max(teacher: &Teacher, share: f64) -> Value {
-    Value::from((teacher.weights * share / 1e3).ceil() as i64 * 1_000)
+    let weights = teacher.embeddings + share * (teacher.weights - teacher.embeddings);
+    Value::from((weights / 1e3).ceil() as i64 * 1_000)
 }
 
 impl Teacher {
-    /// What architecture search may choose from: the teacher's own sizes and smaller ones.
+    /// What architecture search may choose from: the teacher's layers or all but one, each with a
+    /// part of its heads and units.
     fn space(&self) -> Value {
         let shares = |whole: usize, parts: &[(usize, usize)]| {
             let mut sizes: Vec<i64> =
@@ -219,7 +226,7 @@ fn space(teacher: &Teacher) -> Table {
         let path = format!("stages.student.inputs.{port}");
         put(&path, table_of([choice(vec![Value::from(output)]), searched]));
     }
-    let most = [0.6, 0.7, 0.8].map(|share| params_max(teacher, share)).to_vec();
+    let most = SHARES.map(|share| params_max(teacher, share)).to_vec();
     put(
         "stages.search.params.constraints.params-max",
         table_of([choice(most), when("stages.student.params.student", Value::from("search"))]),
@@ -270,7 +277,7 @@ fn first(teacher: &Teacher) -> Value {
             ("stages.student.params.student", student),
             ("stages.student.params.epochs", Value::from(8)),
             ("stages.student.params.training.learning-rate", Value::from(2e-4)),
-            ("stages.search.params.constraints.params-max", params_max(teacher, 0.7)),
+            ("stages.search.params.constraints.params-max", params_max(teacher, SHARES[0])),
             ("stages.pruned.params.units", keep(units)),
             ("stages.pruned.params.heads", keep(heads)),
             ("stages.pruned.params.epochs", Value::from(if pruned == "student" { 1 } else { 6 })),
@@ -284,4 +291,46 @@ fn first(teacher: &Teacher) -> Value {
         road("pruned", &teacher.stage, layers.clone(), 0.33, 0.5),
         road("pruned", "student", layers, 0.25, 1.0),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use graph::bert::{self, BertConfig, BertLayer};
+
+    use super::*;
+
+    #[test]
+    fn every_limit_on_weights_can_be_kept_and_the_least_one_binds() {
+        let layer = BertLayer { heads: 12, intermediate: 192 };
+        let config = BertConfig { positions: 64, ..BertConfig::uniform(900, 48, 6, layer) };
+        let weights = |config: &BertConfig| {
+            bert::build(config, &mut bert::initial_weights(1)).unwrap().weight_count() as f64
+        };
+        let teacher = Teacher {
+            stage: "teacher".to_owned(),
+            dataset: "reviews".to_owned(),
+            accuracy: 0.8,
+            size: 4.0 * weights(&config),
+            weights: weights(&config),
+            embeddings: ((config.vocabulary_size + config.positions) * config.hidden) as f64,
+            layers: 6,
+            heads: 12,
+            intermediate: 192,
+            hidden: 48,
+        };
+        let space = teacher.space();
+        let sizes = |name: &str| {
+            let sizes = space[name].as_array().unwrap().iter();
+            let sizes: Vec<usize> = sizes.map(|x| x.as_integer().unwrap() as usize).collect();
+            [sizes[0], sizes[sizes.len() - 1]]
+        };
+        let [smallest, largest] = [0, 1].map(|end| {
+            let layer =
+                BertLayer { heads: sizes("heads")[end], intermediate: sizes("intermediate")[end] };
+            weights(&BertConfig { layers: vec![layer; sizes("layers")[end]], ..config.clone() })
+        });
+        let limits = SHARES.map(|share| params_max(&teacher, share).as_integer().unwrap() as f64);
+        assert!(limits.iter().all(|&limit| limit >= smallest), "{limits:?} {smallest}");
+        assert!(limits[0] < largest, "{limits:?} {largest}");
+    }
 }
