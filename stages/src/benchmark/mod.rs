@@ -38,7 +38,7 @@ pub(crate) struct Benchmark;
 impl Stage for Benchmark {
     type Params = Params;
     const KIND: &'static str = "benchmark";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str =
         "measures accuracy, latency, throughput, memory, size and energy of a chain of models";
     const INPUTS: &'static [Port] = &[
@@ -131,7 +131,7 @@ impl Stage for Benchmark {
         latencies(&benches)?;
         throughputs(&benches)?;
         for bench in &benches {
-            let inspection = Inspection::of(&bench.model.compiled, params.sequence.get())?;
+            let inspection = Inspection::of(&bench.model.compiled, bench.sequence())?;
             inspections.insert(bench.model.port.to_owned(), serde_json::to_value(inspection)?);
         }
         write(context, "answers", &answers)?;
@@ -193,7 +193,7 @@ fn latencies(benches: &[Bench<'_>]) -> Result<()> {
 /// Texts a second of each batch size and length, the models in turn.
 fn throughputs(benches: &[Bench<'_>]) -> Result<()> {
     let budget = Budget { warmup: 1, runs: 12, time: Duration::from_millis(60), least: 2 };
-    let mut best = vec![(0.0f64, None); benches.len()];
+    let mut best: Vec<Option<(f64, usize)>> = vec![None; benches.len()];
     let Some(first) = benches.first() else { return Ok(()) };
     for batch in first.params.batches.iter().map(|batch| batch.get()) {
         for sequence in first.params.sequences.iter().map(|sequence| sequence.get()) {
@@ -212,16 +212,26 @@ fn throughputs(benches: &[Bench<'_>]) -> Result<()> {
                 }
                 let rate = batch as f64 * 1e3 / times.median();
                 let name = format!("throughput-b{batch}-s{sequence}");
-                let runs = Some(times.len() as u64);
-                bench.report(&name, rate, "examples/s", runs);
-                if rate > best.0 {
-                    *best = (rate, runs);
+                bench.report(&name, rate, "examples/s", Some(times.len() as u64));
+                if best.is_none_or(|(fastest, _)| rate > fastest) {
+                    *best = Some((rate, times.len()));
                 }
             }
         }
     }
-    for (bench, (rate, runs)) in benches.iter().zip(best) {
-        bench.report("throughput", rate, "examples/s", runs);
+    for (bench, best) in benches.iter().zip(best) {
+        match best {
+            Some((rate, runs)) => {
+                bench.report("throughput", rate, "examples/s", Some(runs as u64));
+            }
+            None => bench.context.unavailable(
+                &bench.name("throughput"),
+                &format!(
+                    "`batches` and `sequences` name nothing that this model takes, which is texts of up to {} word pieces",
+                    bench.model.read.info.max_length
+                ),
+            ),
+        }
     }
     Ok(())
 }
@@ -250,7 +260,7 @@ impl Latency {
         let counters = EnergyCounters::open();
         let read = || counters.as_ref().map_err(Clone::clone).and_then(EnergyCounters::read);
         let before = read();
-        let times = bench.times(1, params.sequence.get(), budget)?;
+        let times = bench.times(1, bench.sequence(), budget)?;
         let used = read().and_then(|after| Ok(counters.as_ref()?.joules(&before?, &after)));
         let runs = times.len() + budget.warmup;
         self.energy = match (std::mem::replace(&mut self.energy, Ok((0.0, 0))), used) {
@@ -274,6 +284,11 @@ impl Bench<'_> {
         format!("bench/{}/{metric}", self.model.port)
     }
 
+    /// Word pieces of the text that is measured alone.
+    fn sequence(&self) -> usize {
+        self.params.sequence.get().min(self.model.read.info.max_length)
+    }
+
     fn report(&self, metric: &str, value: f64, unit: &str, samples: Option<u64>) {
         let name = self.name(metric);
         self.context.metric(Metric {
@@ -295,7 +310,7 @@ impl Bench<'_> {
             .len();
         self.report("weights", read.graph.weight_count() as f64, "count", None);
         self.report("size", size as f64, "bytes", None);
-        let sequence = self.params.sequence.get();
+        let sequence = self.sequence();
         let bindings = Bindings::new([("batch", 1), ("sequence", sequence)]);
         let counts = counts::count(&read.graph, &bindings)?;
         self.report("flops", counts.flops as f64, "FLOP", None);
@@ -380,11 +395,11 @@ impl Bench<'_> {
     }
 }
 
-/// Ids and mask of `batch` texts of `sequence` word pieces.
+/// Ids and mask of `batch` texts of `sequence` word pieces, no more than the model takes.
 fn texts_of(model: &ModelFolder, batch: usize, sequence: usize) -> Result<[Tensor; 2]> {
     let table = structure::word_embedding(&model.graph)?.table;
     let rows = model.graph.weight(table).map_or(1, |table| table.shape()[0]);
-    let shape = [batch, sequence.min(model.info.max_length)];
+    let shape = [batch, sequence];
     // Spread over the table, as words are, so that rows come from memory and not from cache.
     let ids = Tensor::from_fn(&shape, |index| (index * 7_919 % rows) as i64);
     Ok([ids, Tensor::from_fn(&shape, |_| 1i64)])

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct Params {
-    /// Word pieces of the text whose latency is measured alone (batch 1).
+    /// Word pieces of the text whose latency is measured alone (batch 1); as many as a model takes,
+    /// where it takes fewer.
     pub(super) sequence: NonZeroUsize,
     /// Most counted runs of that text; p99 needs 1,000.
     pub(super) runs: NonZeroUsize,
