@@ -2,6 +2,7 @@ mod control;
 mod functions;
 mod hostile;
 mod models;
+mod operators;
 
 use super::*;
 use crate::bert::{self, BertConfig, BertLayer};

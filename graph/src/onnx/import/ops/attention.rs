@@ -56,6 +56,12 @@ fn attention(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
         (None, None) => None,
         _ => return Err(node.invalid("expected both past_key and past_value, or neither")),
     };
+    for window in ["left_window_size", "right_window_size"] {
+        match node.int_or(window, -1) {
+            -1 => {}
+            size => return Err(node.unsupported(format!("{window} = {size}"))),
+        }
+    }
     let causal = node.flag("is_causal", false);
     let op = |part| {
         Op::Attention(Attention {
