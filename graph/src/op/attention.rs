@@ -9,7 +9,7 @@ use crate::{Bindings, DType, Dim, Tensor, ValueType};
 
 /// `softmax(softcap(scale · q · kᵀ) + mask) · v` by head (Vaswani et al. 2017, arXiv:1706.03762);
 /// every key and value head serves `query heads / key heads` query heads in a row (Ainslie et al.
-/// 2023, arXiv:2305.13245). A query without any key to look at gets NaN.
+/// 2023, arXiv:2305.13245). A query without any key to look at gets weights of 0.
 ///
 /// Inputs are `(q, k, v)` and then, where the fields below say so, the mask, the past keys and
 /// values, and the lengths.
@@ -49,7 +49,8 @@ pub struct Attention {
 pub enum VisibleKeys {
     /// All.
     All,
-    /// Query `i` the past ones and the new ones up to `i`.
+    /// Query `i` the past ones and the new ones up to `i`. Where lengths and no past are given, the
+    /// queries are the last of those keys.
     Causal,
 }
 
@@ -148,8 +149,14 @@ impl Attention {
         let bias = |index| {
             let at = position(index, &shape);
             let (query, key) = (at[2], at[3]);
-            let hidden = self.visible == VisibleKeys::Causal && key > sizes.past + query
-                || lengths.is_some_and(|lengths| key as i64 >= lengths[at[0]]);
+            let length = lengths.map(|lengths| lengths[at[0]]);
+            let before = match length {
+                Some(length) if !self.past => length.saturating_sub(sizes.queries as i64),
+                _ => sizes.past as i64,
+            };
+            let is_later = key as i64 > before.saturating_add(query as i64);
+            let hidden = self.visible == VisibleKeys::Causal && is_later
+                || length.is_some_and(|length| key as i64 >= length);
             match &mask {
                 _ if hidden => f64::NEG_INFINITY,
                 Some(mask) => mask.at(&at),
@@ -210,6 +217,17 @@ fn cached<'a>(
         _ => (parts.1, head * new + key - sizes.past),
     };
     &part[row * width..][..width]
+}
+
+/// The softmax, 0 where every product is masked out.
+fn weights(masked: &[f64]) -> Vec<f64> {
+    if masked.iter().all(|&x| x == f64::NEG_INFINITY) {
+        return vec![0.0; masked.len()];
+    }
+    let max = masked.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponentials: Vec<f64> = masked.iter().map(|x| (x - max).exp()).collect();
+    let sum: f64 = exponentials.iter().sum();
+    exponentials.iter().map(|x| x / sum).collect()
 }
 
 impl Operator for Attention {
@@ -306,10 +324,7 @@ impl Operator for Attention {
             let capped: Vec<f64> = capped.collect();
             let bias = &bias[row * sizes.keys..][..sizes.keys];
             let masked: Vec<f64> = capped.iter().zip(bias).map(|(x, bias)| x + bias).collect();
-            let max = masked.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let exponentials: Vec<f64> = masked.iter().map(|x| (x - max).exp()).collect();
-            let sum: f64 = exponentials.iter().sum();
-            let weights: Vec<f64> = exponentials.iter().map(|x| x / sum).collect();
+            let weights = weights(&masked);
             match self.part {
                 AttentionPart::Products => output.extend(products),
                 AttentionPart::Capped => output.extend(capped),
@@ -387,6 +402,30 @@ mod tests {
         let mask = Tensor::new(&[2, 1, 2], vec![true, true, false, true]).unwrap();
         let op = Attention { mask: true, ..attention() };
         assert_eq!(evaluate(op, &[&q, &k, &v, &mask]), [0.5, 1.0]);
+    }
+
+    #[test]
+    fn causal_queries_are_the_last_of_the_lengths() {
+        let (k, v) = caches(4);
+        let q = Tensor::zeros(DType::F32, &[1, 1, 3, 2]);
+        let op = Attention { visible: VisibleKeys::Causal, lengths: true, ..attention() };
+        let lengths = |length: i64| Tensor::new(&[1], vec![length]).unwrap();
+        assert_eq!(evaluate(op, &[&q, &k, &v, &lengths(4)]), [0.5, 1.0, 1.5]);
+        assert_eq!(evaluate(op, &[&q, &k, &v, &lengths(2)]), [0.0, 0.0, 0.5]);
+        assert_eq!(evaluate(op, &[&q, &k, &v, &lengths(i64::MIN)]), [0.0; 3]);
+    }
+
+    #[test]
+    fn what_sees_no_key_weighs_nothing() {
+        let (k, v) = caches(2);
+        let q = Tensor::zeros(DType::F32, &[1, 1, 2, 2]);
+        let mask = Tensor::new(&[2, 2], vec![false, false, true, true]).unwrap();
+        let op = Attention { mask: true, ..attention() };
+        assert_eq!(evaluate(op, &[&q, &k, &v, &mask]), [0.0, 0.5]);
+        let op = Attention { part: AttentionPart::Weights, ..op };
+        assert_eq!(evaluate(op, &[&q, &k, &v, &mask]), [0.0, 0.0, 0.5, 0.5]);
+        let unclear = Tensor::from_fn(&[1, 1, 2, 2], |_| f32::NAN);
+        assert!(evaluate(op, &[&unclear, &k, &v, &mask])[2].is_nan());
     }
 
     #[test]
