@@ -20,7 +20,7 @@ use crate::source::FetchProgress;
 use crate::store::{Action, Digest, Holder, Lock, LockAttempt, Store, StoreError};
 
 /// Time between two looks at a lock that another process holds.
-const LOCK_POLL: Duration = Duration::from_millis(100);
+pub(super) const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// What all stages of a run share.
 pub(super) struct Shared {

@@ -18,6 +18,11 @@ pub enum RunEvent {
         /// Whom for, as far as is known.
         holder: Option<Holder>,
     },
+    /// What nobody needs is being removed from the store; this run waits.
+    WaitingForCollection {
+        /// Who removes it, as far as is known.
+        holder: Option<Holder>,
+    },
     /// The run has a number and starts.
     RunStarted {
         /// Its number.

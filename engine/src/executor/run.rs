@@ -21,7 +21,7 @@ use crate::history::{
 };
 use crate::manifest::{Manifest, Reference};
 use crate::plan::Part;
-use crate::store::{Holder, LockAttempt, Store};
+use crate::store::{Holder, Lock, LockAttempt, Store, StoreError};
 
 /// Time between two looks at the lock of another run.
 const LOCK_POLL: Duration = Duration::from_millis(100);
@@ -58,13 +58,16 @@ pub(crate) async fn execute(
     observer: Observer<'_>,
 ) -> Result<RunReport, Error> {
     let mut signals = Signals::listen()?;
-    let _in_use = prepared.store.lock_in_use()?;
+    let collected =
+        |holder: &Option<Holder>| RunEvent::WaitingForCollection { holder: holder.clone() };
+    let in_use = || prepared.store.try_lock_in_use();
+    let _in_use = wait(in_use, &mut signals, |holder| observer(&collected(holder))).await?;
+    let name = lock_name(&prepared.manifest_file);
+    let at_work = |holder: &Option<Holder>| RunEvent::WaitingForRun { holder: holder.clone() };
+    let try_alone = || prepared.store.try_lock(&name);
     let mut alone = match &prepared.within {
         Some(_) => None,
-        None => match lock_run(&prepared, &mut signals, observer).await? {
-            Some(lock) => Some(lock),
-            None => return Err(Error::Interrupted),
-        },
+        None => Some(wait(try_alone, &mut signals, |holder| observer(&at_work(holder))).await?),
     };
     let mut recorder = Recorder::open(&prepared.store).await?;
     let start = RunStart {
@@ -139,27 +142,26 @@ pub(crate) fn lock_name(manifest_file: &Path) -> String {
     format!("run-{}", blake3::hash(manifest_file.as_os_str().as_encoded_bytes()).to_hex())
 }
 
-/// Waits until no other run of the manifest is at work; `None` when told to stop.
-async fn lock_run(
-    prepared: &Prepared,
+/// Tries again until a lock is taken, and tells whom it waits for.
+async fn wait(
+    attempt: impl Fn() -> Result<LockAttempt, StoreError>,
     signals: &mut Signals,
-    observer: Observer<'_>,
-) -> Result<Option<crate::store::Lock>, Error> {
-    let name = lock_name(&prepared.manifest_file);
+    mut tell: impl FnMut(&Option<Holder>),
+) -> Result<Lock, Error> {
     let mut told = None;
     loop {
-        match prepared.store.try_lock(&name)? {
-            LockAttempt::Taken(lock) => return Ok(Some(lock)),
+        match attempt()? {
+            LockAttempt::Taken(lock) => return Ok(lock),
             LockAttempt::Held(holder) => {
                 // The holder writes its run's number a moment after it took the lock.
                 if told.as_ref() != Some(&holder) {
-                    observer(&RunEvent::WaitingForRun { holder: holder.clone() });
+                    tell(&holder);
                     told = Some(holder);
                 }
             }
         }
         tokio::select! {
-            () = signals.next() => return Ok(None),
+            () = signals.next() => return Err(Error::Interrupted),
             () = tokio::time::sleep(LOCK_POLL) => {}
         }
     }

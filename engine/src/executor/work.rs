@@ -1,12 +1,15 @@
 //! The work of a stage that is no hit: attempts, then the store.
 
 use std::collections::BTreeMap;
+use std::fs::TryLockError;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Stop;
 use super::attempt::{self, Attempt, AttemptEnd, BAD_INPUT};
-use super::drive::{Driver, Fault, Halted, Identity, Message, StageOutcome, Started, blocking};
+use super::drive::{
+    Driver, Fault, Halted, Identity, LOCK_POLL, Message, StageOutcome, Started, blocking,
+};
 use super::inputs::Content;
 use crate::history::log_path;
 use crate::protocol::{PROTOCOL, Task, TaskInput, TaskResult};
@@ -211,27 +214,43 @@ impl Driver<'_> {
     /// Removes what earlier attempts left, but for the checkpoint, once no worker of theirs is
     /// alive any more.
     async fn clear(&self, work: &Path) -> Result<(), Halted> {
-        let work = work.to_owned();
+        let failed = |error: std::io::Error| {
+            Halted::failed(format!(
+                "cannot prepare the stage's work folder {}: {error}",
+                work.display()
+            ))
+        };
+        let checkpoint = work.join("checkpoint");
+        std::fs::create_dir_all(&checkpoint).map_err(failed)?;
+        let lock = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(lock_path(&checkpoint))
+            .map_err(failed)?;
+        let mut told = false;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if !told {
+                self.send(Message::Waiting { index: self.index, holder: None }).await;
+                told = true;
+            }
+            self.unless_stopped(Stop::Halt, tokio::time::sleep(LOCK_POLL)).await?;
+        }
+        let folder = work.to_owned();
         let cleared = blocking(move || -> std::io::Result<()> {
-            let checkpoint = work.join("checkpoint");
-            std::fs::create_dir_all(&checkpoint)?;
-            let lock = std::fs::File::options()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(lock_path(&checkpoint))?;
-            lock.lock()?;
-            for entry in std::fs::read_dir(&work)? {
+            for entry in std::fs::read_dir(&folder)? {
                 let entry = entry?;
                 if entry.file_name().to_string_lossy().starts_with("attempt-") {
                     std::fs::remove_dir_all(entry.path())?;
                 }
             }
             Ok(())
-        })
-        .await;
-        cleared.map_err(|error| {
-            Halted::failed(format!("cannot prepare the stage's work folder: {error}"))
-        })
+        });
+        cleared.await.map_err(failed)
     }
 }

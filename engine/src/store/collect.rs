@@ -1,6 +1,6 @@
 //! Removing what nothing refers to any more.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -37,8 +37,40 @@ pub struct Collected {
 struct Record {
     path: PathBuf,
     used: SystemTime,
-    outputs: Vec<Artifact>,
+    /// What it refers to, and the bytes of each: outputs, and the files of those that are trees.
+    contents: Vec<(Digest, u64)>,
     is_action: bool,
+}
+
+/// What records refer to, each content counted once.
+#[derive(Default)]
+struct References {
+    /// Records that refer to a content.
+    counts: BTreeMap<Digest, usize>,
+    size_bytes: u64,
+}
+
+impl References {
+    fn of(records: &[Record]) -> Self {
+        let mut references = Self::default();
+        for (digest, size_bytes) in records.iter().flat_map(|record| &record.contents) {
+            let count = references.counts.entry(digest.clone()).or_default();
+            references.size_bytes += if *count == 0 { *size_bytes } else { 0 };
+            *count += 1;
+        }
+        references
+    }
+
+    fn subtract(&mut self, record: &Record) {
+        for (digest, size_bytes) in &record.contents {
+            let count = self.counts.get_mut(digest).expect("the record was counted");
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(digest);
+                self.size_bytes -= size_bytes;
+            }
+        }
+    }
 }
 
 impl Store {
@@ -58,16 +90,17 @@ impl Store {
             let age = now.duration_since(used).unwrap_or_default();
             options.older_than.is_some_and(|limit| age >= limit)
         };
-        let (gone, mut kept): (Vec<_>, Vec<_>) =
+        let (mut gone, mut kept): (Vec<_>, Vec<_>) =
             self.all_records()?.into_iter().partition(|record| expired(record.used));
-        let mut gone = gone;
-        kept.sort_by_key(|record| record.used);
+        let mut references = References::of(&kept);
         if let Some(max_bytes) = options.max_bytes {
-            while self.referenced(&kept).1 > max_bytes {
-                let Some(oldest) = kept.iter().position(|record| record.is_action) else {
+            kept.sort_by_key(|record| record.used);
+            for record in kept.into_iter().filter(|record| record.is_action) {
+                if references.size_bytes <= max_bytes {
                     break;
-                };
-                gone.push(kept.remove(oldest));
+                }
+                references.subtract(&record);
+                gone.push(record);
             }
         }
         let mut sweep = Sweep { dry_run: options.dry_run, collected: &mut collected };
@@ -75,14 +108,13 @@ impl Store {
             sweep.collected.actions += u64::from(record.is_action);
             sweep.remove(&record.path, 0)?;
         }
-        let (referenced, kept_bytes) = self.referenced(&kept);
-        sweep.collected.kept_bytes = kept_bytes;
+        sweep.collected.kept_bytes = references.size_bytes;
         for section in ["blobs", "trees"] {
             for path in children(&self.home.join(section))?.iter().map(|shard| children(shard)) {
                 for path in path? {
                     let stem =
                         path.file_stem().and_then(|stem| stem.to_str()).and_then(Digest::parse);
-                    if stem.is_none_or(|digest| !referenced.contains(&digest)) {
+                    if stem.is_none_or(|digest| !references.counts.contains_key(&digest)) {
                         // A tree's files are links to blobs, which are counted there.
                         let bytes = if section == "blobs" { size_of(&path) } else { 0 };
                         sweep.remove(&path, bytes)?;
@@ -118,41 +150,32 @@ impl Store {
                 let used = fs::metadata(&path)
                     .and_then(|metadata| metadata.modified())
                     .map_err(io_at("read", &path))?;
-                let outputs = if is_action {
+                let outputs: Vec<Artifact> = if is_action {
                     serde_json::from_slice::<Action>(&bytes)
                         .map(|action| action.outputs.into_values().collect())
                         .unwrap_or_default()
                 } else {
                     model_artifact(&bytes).into_iter().collect()
                 };
-                records.push(Record { path, used, outputs, is_action });
+                let contents =
+                    outputs.iter().flat_map(|artifact| self.contents(artifact)).collect();
+                records.push(Record { path, used, contents, is_action });
             }
         }
         Ok(records)
     }
 
-    /// Digests that records refer to, trees' files included, and their bytes counted once.
-    fn referenced(&self, records: &[Record]) -> (BTreeSet<Digest>, u64) {
-        let mut referenced = BTreeSet::new();
-        let mut size_bytes = 0;
-        for artifact in records.iter().flat_map(|record| &record.outputs) {
-            if !referenced.insert(artifact.digest.clone()) {
-                continue;
-            }
-            match artifact.form {
-                Form::Blob => size_bytes += artifact.size_bytes,
-                Form::Tree => {
-                    for entry in
-                        self.read_tree(&artifact.digest).into_iter().flat_map(|tree| tree.entries)
-                    {
-                        if referenced.insert(entry.digest) {
-                            size_bytes += entry.size_bytes;
-                        }
-                    }
-                }
+    /// An artifact and its files, and the bytes of each; a tree's own are its files'.
+    fn contents(&self, artifact: &Artifact) -> Vec<(Digest, u64)> {
+        match artifact.form {
+            Form::Blob => vec![(artifact.digest.clone(), artifact.size_bytes)],
+            Form::Tree => {
+                let tree = self.read_tree(&artifact.digest);
+                let files = tree.into_iter().flat_map(|tree| tree.entries);
+                let files = files.map(|entry| (entry.digest, entry.size_bytes));
+                std::iter::once((artifact.digest.clone(), 0)).chain(files).collect()
             }
         }
-        (referenced, size_bytes)
     }
 }
 

@@ -90,13 +90,16 @@ impl Store {
         Ok(Lock { file })
     }
 
-    /// Marks the store as in use: nothing is collected while any such lock is held. Waits for
-    /// a collection under way.
-    pub(crate) fn lock_in_use(&self) -> Result<Lock, StoreError> {
+    /// Tries to mark the store as in use: nothing is collected while any such lock is held. It is
+    /// held by a collection under way.
+    pub(crate) fn try_lock_in_use(&self) -> Result<Attempt, StoreError> {
         let path = self.home.join("locks").join("store");
         let file = open(&path)?;
-        file.lock_shared().map_err(io_at("lock", &path))?;
-        Ok(Lock { file })
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Attempt::Taken(Lock { file })),
+            Err(TryLockError::WouldBlock) => Ok(Attempt::Held(read_holder(file))),
+            Err(TryLockError::Error(source)) => Err(io_at("lock", &path)(source)),
+        }
     }
 
     /// Takes the whole store for this process.

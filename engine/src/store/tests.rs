@@ -134,7 +134,9 @@ fn records_of_other_formats_count_as_absent() {
 #[test]
 fn collection_waits_for_runs() {
     let (_folder, store) = store();
-    let lock = store.lock_in_use().unwrap();
+    let LockAttempt::Taken(lock) = store.try_lock_in_use().unwrap() else {
+        panic!("nobody collects");
+    };
     let error = store.collect(CollectOptions::default()).unwrap_err().to_string();
     assert_eq!(error, "the state folder is in use by a run; try again when it has finished");
     drop(lock);

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("killed_worker_is_told_and_resumed", killed_worker_is_told_and_resumed),
     ("first_interrupt_checkpoints", first_interrupt_checkpoints),
     ("second_interrupt_kills", second_interrupt_kills),
+    ("a_run_that_waits_for_a_collection_can_be_stopped", collections_are_waited_for),
     ("runs_of_one_manifest_take_turns", runs_of_one_manifest_take_turns),
     ("equal_stages_of_two_manifests_run_once", equal_stages_of_two_manifests_run_once),
     ("kills_at_any_moment_lose_nothing", kills_at_any_moment_lose_nothing),
@@ -140,6 +141,21 @@ fn second_interrupt_kills() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let grandchild = fs::read_to_string(path).unwrap();
     wait_until("the end of the worker's child", || !alive(&grandchild));
+}
+
+fn collections_are_waited_for() {
+    let toy = Toy::new(crate::cache::CHAIN);
+    fs::create_dir(toy.home().join("locks")).unwrap();
+    let store = fs::File::create(toy.home().join("locks/store")).unwrap();
+    store.lock().unwrap();
+    let mut child = toy.spawn("toy.toml", &[]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let waiting = lines.next().unwrap().unwrap();
+    assert!(waiting.contains(r#""event":"waiting-for-collection""#), "{waiting}");
+    send(child.id(), Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(store);
+    assert_eq!(toy.run(&[]).exit_code(), 0);
 }
 
 fn runs_of_one_manifest_take_turns() {

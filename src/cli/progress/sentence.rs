@@ -14,6 +14,11 @@ pub(super) fn sentence(event: &RunEvent) -> Option<String> {
         RunEvent::WaitingForRun { holder } => {
             format!("waiting for {}, which is at work on this manifest", whom(holder.as_ref()))
         }
+        RunEvent::WaitingForCollection { holder } => {
+            let whom =
+                holder.as_ref().map_or_else(|| "`pipeline gc`".to_owned(), ToString::to_string);
+            format!("waiting for {whom}, which removes what nobody needs from the store")
+        }
         RunEvent::RunStarted { run, manifest, device, fallback, stages } => {
             let stages = stages.join(", ");
             let mut text = format!("run {run} of {manifest} on {device}: {stages}");
