@@ -2,13 +2,13 @@
 
 mod choose;
 mod gradual;
+mod shrunk;
 mod structured;
 mod vocabulary;
 
-use std::fs;
 use std::num::NonZeroUsize;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use engine::{Metric, Port, Stage, StageContext};
 use graph::rewrite::{masks, prune};
 use graph::{Graph, ModelFolder, structure};
@@ -23,6 +23,7 @@ use training::{Examples, Network, NetworkOptions};
 
 use self::choose::Scope;
 use self::gradual::{Gradual, choose};
+use self::shrunk::Shrunk;
 use self::vocabulary::{Vocabulary, prune_vocabulary};
 use crate::importance::{Importance, Probe, layer_influence};
 use crate::range::Fraction;
@@ -223,7 +224,7 @@ impl Stage for Prune {
             logits,
             context,
         };
-        work.shrink(&mut model)?;
+        let mut model = work.shrink(model)?;
         work.recover(&mut model)?;
 
         let after = Footprint::of(&model.graph, &model, context)?;
@@ -279,58 +280,54 @@ impl Work<'_> {
         Probe::new(&self.train, self.params.training.batch_size.get(), self.context.seed())
     }
 
-    /// Removes layers, heads and units. What was removed while training is kept beside the
-    /// checkpoints, so that an interrupted recovery does not start over.
-    fn shrink(&self, model: &mut ModelFolder) -> Result<()> {
-        let done = self.context.checkpoint_dir().join("shrunk");
-        if done.exists() {
-            *model = ModelFolder::read(&done)
-                .context("reading what was pruned before the interruption")?;
-            return Ok(());
+    /// Removes layers, heads and units. What was removed is kept beside the checkpoints, so that an
+    /// interrupted recovery does not start over.
+    fn shrink(&self, model: ModelFolder) -> Result<ModelFolder> {
+        let checkpoints = self.context.checkpoint_dir();
+        let shrunk = match Shrunk::read(checkpoints)? {
+            Some(shrunk) => shrunk,
+            None => {
+                let mut shrunk = Shrunk { model, influence: Vec::new() };
+                let graph = &mut shrunk.model.graph;
+                if let Some(layers) = &self.params.layers {
+                    shrunk.influence = self.drop_layers(graph, layers)?;
+                }
+                if self.params.heads.is_some() || self.params.units.is_some() {
+                    self.drop_parts(graph)?;
+                }
+                shrunk.write(checkpoints)?;
+                shrunk
+            }
+        };
+        for (layer, &influence) in shrunk.influence.iter().enumerate() {
+            let name = format!("prune/influence-layer-{layer}");
+            metric(self.context, &name, influence, "1 - cosine");
         }
-        if let Some(layers) = &self.params.layers {
-            self.drop_layers(&mut model.graph, layers)?;
-        }
-        if self.params.heads.is_some() || self.params.units.is_some() {
-            self.drop_parts(&mut model.graph)?;
-        }
-        let partial = self.context.checkpoint_dir().join("shrunk.partial");
-        if partial.exists() {
-            fs::remove_dir_all(&partial)
-                .with_context(|| format!("removing {}", partial.display()))?;
-        }
-        model.write(&partial)?;
-        fs::rename(&partial, &done).with_context(|| format!("renaming to {}", done.display()))
+        Ok(shrunk.model)
     }
 
-    fn drop_layers(&self, graph: &mut Graph, layers: &Layers) -> Result<()> {
+    /// Gives the influence of each layer, where the order follows it.
+    fn drop_layers(&self, graph: &mut Graph, layers: &Layers) -> Result<Vec<f64>> {
         let n_layers = structure::encoder_layers(graph)?.len();
         let drop = layers.drop.get();
         ensure!(
             drop < n_layers,
             "`layers.drop` = {drop}: the model has {n_layers} layers and needs one"
         );
-        let dropped = match layers.order {
-            LayerOrder::Top => (n_layers - drop..n_layers).collect(),
+        let (influence, dropped) = match layers.order {
+            LayerOrder::Top => (Vec::new(), (n_layers - drop..n_layers).collect()),
             LayerOrder::Influence => {
                 let influence = layer_influence(graph, &self.network(graph)?, &self.probe())?;
-                for (layer, influence) in influence.iter().enumerate() {
-                    metric(
-                        self.context,
-                        &format!("prune/influence-layer-{layer}"),
-                        *influence,
-                        "1 - cosine",
-                    );
-                }
                 let mut order: Vec<usize> = (0..n_layers).collect();
                 order.sort_by(|&a, &b| influence[a].total_cmp(&influence[b]));
                 order.truncate(drop);
                 order.sort_unstable();
-                order
+                (influence, order)
             }
         };
         self.context.log(format!("layers dropped: {dropped:?}"));
-        Ok(prune::drop_layers(graph, &dropped)?)
+        prune::drop_layers(graph, &dropped)?;
+        Ok(influence)
     }
 
     /// Removes heads and units, at once or while training.
