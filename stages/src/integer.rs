@@ -249,12 +249,7 @@ impl<'a> Work<'a> {
         let greatest =
             self.float_answers.iter().flatten().fold(0f32, |most, logit| most.max(logit.abs()));
         let step = greatest / quantize::LEVELS;
-        let (mut worst, mut other_class) = (0f32, 0usize);
-        for (promised, served) in promised.iter().zip(&served) {
-            let difference = promised.iter().zip(served).map(|(a, b)| (a - b).abs());
-            worst = difference.fold(worst, f32::max);
-            other_class += usize::from(argmax(promised) != argmax(served));
-        }
+        let (worst, other_class) = differences(&promised, &served)?;
         let report = |name: &str, value: f64, unit: &str| {
             self.context.metric(Metric {
                 name: format!("agreement/{name}"),
@@ -275,6 +270,25 @@ impl<'a> Work<'a> {
         );
         Ok(())
     }
+}
+
+/// The greatest difference of two logits, and the number of rows with another class.
+fn differences(promised: &[Vec<f32>], served: &[Vec<f32>]) -> Result<(f32, usize)> {
+    let (rows, answers) = (promised.len(), served.len());
+    ensure!(rows == answers, "{rows} test rows have {answers} answers of the integer runtime");
+    let (mut worst, mut other_class) = (0f32, 0usize);
+    for (row, (promised, served)) in promised.iter().zip(served).enumerate() {
+        let comparable = promised.len() == served.len()
+            && promised.iter().zip(served).all(|(a, b)| (a - b).is_finite());
+        ensure!(
+            comparable,
+            "test row {row}: expected as many finite logits of both, found {promised:?} of the fake-quantized model and {served:?} of the integer runtime"
+        );
+        let difference = promised.iter().zip(served).map(|(a, b)| (a - b).abs());
+        worst = difference.fold(worst, f32::max);
+        other_class += usize::from(argmax(promised) != argmax(served));
+    }
+    Ok((worst, other_class))
 }
 
 /// Rows that ranges of activations are found on.
@@ -343,6 +357,24 @@ mod tests {
     use graph::bert::{self, BertConfig, BertLayer, Pooling};
 
     use super::*;
+
+    #[test]
+    fn logits_that_cannot_be_compared_do_not_agree() {
+        let promised = [vec![1.0, 2.0], vec![3.0, 0.5]];
+        let found = differences(&promised, &[vec![1.5, 2.0], vec![0.25, 0.5]]).unwrap();
+        assert_eq!(found, (2.75, 1));
+        for (served, expected) in [
+            (vec![vec![1.0, 2.0]], "2 test rows have 1 answers"),
+            (vec![vec![1.0, 2.0], vec![3.0]], "test row 1"),
+            (vec![vec![1.0, 2.0], vec![3.0, f32::NAN]], "test row 1"),
+            (vec![vec![f32::NEG_INFINITY, 2.0], vec![3.0, 0.5]], "test row 0"),
+        ] {
+            let error = differences(&promised, &served).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let neither = [vec![f32::NAN, f32::NAN]];
+        assert!(differences(&neither, &neither).is_err());
+    }
 
     /// Hundreds of thousands of roundings: were the runtime's arithmetic off by a unit in the last
     /// place anywhere before one, some number would be rounded to another step.
