@@ -243,8 +243,9 @@ impl Network {
     }
 
     /// Switches the observers of activation ranges on or off. While they are on, every forward pass
-    /// in [`Mode::Train`] moves each activation's scale towards what it saw; evaluation never does,
-    /// so that validation rows leave no trace. They start switched off.
+    /// in [`Mode::Train`] moves each activation's scale towards what it saw, padding included (which
+    /// [`crate::calibrate()`] leaves out); evaluation never does, so that validation rows leave no
+    /// trace. They start switched off.
     pub fn set_observing(&mut self, observing: bool) {
         self.scales_mut().observing = observing;
     }
@@ -260,7 +261,8 @@ impl Network {
     }
 
     /// Gives learned activation scales their start (2·mean|v|/√127, Esser et al. 2020) from these
-    /// inputs, and observed ones their first range. The inputs pass unquantized activations.
+    /// inputs, padding included, and observed ones their first range. The inputs pass unquantized
+    /// activations.
     ///
     /// # Errors
     ///
