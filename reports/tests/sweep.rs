@@ -33,6 +33,16 @@ fn importances_name_what_the_objective_depends_on() {
 }
 
 #[test]
+fn a_used_budget_is_the_reason_of_an_early_end() {
+    let mut sweep = fixture::young();
+    sweep.summary.state = engine::history::SweepState::Done;
+    sweep.summary.asked += 1;
+    sweep.spec["budget"] = "1s".into();
+    let html = render_sweeps(&[sweep], Format::Html).unwrap();
+    assert!(html.contains("The budget of this sweep, 1s, is used up."));
+}
+
+#[test]
 fn few_trials_rank_nothing() {
     let html = render_sweeps(&[fixture::young()], Format::Html).unwrap();
     assert!(html.contains("at least 16 measured trials are needed, found "));

@@ -136,5 +136,8 @@ pub(super) fn text(sweep: &SweepRecord) -> String {
             counts.total, counts.ran, counts.saved
         );
     }
+    if let Some(budget) = sweep.used_budget() {
+        let _infallible = writeln!(text, "its budget of {budget} is used up; a larger one goes on");
+    }
     text
 }

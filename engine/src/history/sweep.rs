@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::manifest::parse_duration;
+
 /// Whether a sweep has anything left to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SweepState {
     /// Its process is at work.
     Running,
-    /// Every trial that it was asked for has ended.
+    /// Every trial that it was asked for has ended, or its budget is used up.
     Done,
     /// It ended because a trial failed.
     Failed,
@@ -114,6 +116,16 @@ impl SweepRecord {
     /// The dimensions that leave something to choose.
     pub fn varied(&self) -> impl Iterator<Item = &DimensionRecord> + Clone {
         self.space.iter().filter(|dimension| dimension.varies())
+    }
+
+    /// The budget, as written, that ended it before all its trials had ended.
+    pub fn used_budget(&self) -> Option<&str> {
+        let summary = &self.summary;
+        let budget = self.spec["budget"].as_str()?;
+        let is_used = summary.duration_s >= parse_duration(budget)?.as_secs_f64();
+        let ended = summary.done + summary.failed + summary.paused;
+        let is_short = ended < summary.asked || summary.interrupted > 0;
+        (summary.state == SweepState::Done && is_used && is_short).then_some(budget)
     }
 }
 

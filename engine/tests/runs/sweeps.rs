@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
         "sweeps_killed_anywhere_lose_and_repeat_nothing",
         sweeps_killed_anywhere_lose_and_repeat_nothing,
     ),
+    ("a_used_budget_is_told_and_can_be_raised", a_used_budget_is_told_and_can_be_raised),
     ("trials_do_not_stand_for_the_manifest", trials_do_not_stand_for_the_manifest),
     ("sweeps_are_extended", sweeps_are_extended),
     ("a_sweep_that_waited_knows_what_was_measured", a_sweep_that_waited_knows_what_was_measured),
@@ -159,6 +160,14 @@ fn a_sweep_that_waited_knows_what_was_measured() {
     let sweep = history.sweep(1).unwrap();
     assert_eq!((sweep.summary.state, sweep.summary.done), (SweepState::Done, 24));
     assert_eq!(history.runs(usize::MAX).unwrap().len(), 72, "the second had nothing left to do");
+}
+
+fn a_used_budget_is_told_and_can_be_raised() {
+    let toy = Toy::new(GRID);
+    let report = sweep(&toy, &["sweep.budget=1ms"]);
+    assert_eq!((report.exit_code(), report.sweep.used_budget()), (1, Some("1ms")));
+    let report = sweep(&toy, &["sweep.budget=1h", "sweep.trials=2"]);
+    assert_eq!((report.exit_code(), report.sweep.used_budget()), (0, None));
 }
 
 fn trials_do_not_stand_for_the_manifest() {

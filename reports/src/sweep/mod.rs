@@ -46,7 +46,7 @@ pub(crate) struct SweepView {
     pub(crate) manifest: String,
     pub(crate) manifest_path: String,
     pub(crate) state: SweepState,
-    pub(crate) state_note: &'static str,
+    pub(crate) state_note: String,
     pub(crate) started: String,
     pub(crate) duration: String,
     pub(crate) sampler: String,
@@ -112,7 +112,7 @@ fn read_sweep(sweep: &SweepRecord) -> SweepView {
         manifest: summary.manifest.clone(),
         manifest_path: summary.manifest_path.display().to_string(),
         state: summary.state,
-        state_note: state_note(summary.state),
+        state_note: state_note(sweep),
         started: summary.started_at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
         duration: seconds(summary.duration_s),
         sampler: summary.sampler.clone(),
@@ -144,8 +144,14 @@ fn read_sweep(sweep: &SweepRecord) -> SweepView {
     }
 }
 
-fn state_note(state: SweepState) -> &'static str {
-    match state {
+fn state_note(sweep: &SweepRecord) -> String {
+    if let Some(budget) = sweep.used_budget() {
+        return format!(
+            "The budget of this sweep, {budget}, is used up. Run `pipeline sweep` with a larger one \
+             to continue it."
+        );
+    }
+    let note = match sweep.summary.state {
         SweepState::Done => "",
         SweepState::Running => {
             "This sweep is still going, or was killed before it could say how it ended. The \
@@ -155,7 +161,8 @@ fn state_note(state: SweepState) -> &'static str {
         SweepState::Interrupted => {
             "Someone stopped this sweep. Run `pipeline sweep` again to continue it."
         }
-    }
+    };
+    note.to_owned()
 }
 
 fn counts(sweep: &SweepRecord) -> String {
