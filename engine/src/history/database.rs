@@ -175,11 +175,25 @@ impl Database {
             options.connect().await.map_err(|source| failed(&path, "open it", source))?;
         let mut database = Self { path, connection };
         database.refuse_newer().await?;
+        let is_new = database.schema_version().await?.is_none();
         migrator()
             .run_direct(None, &mut database.connection, false)
             .await
             .map_err(|source| HistoryError::Migration { path: database.path.clone(), source })?;
+        if is_new {
+            database.number_runs_from(store.highest_run()?).await?;
+        }
         Ok(database)
+    }
+
+    /// Numbers of runs whose database was lost are not given again: results and logs bear them.
+    async fn number_runs_from(&mut self, highest: i64) -> Result<(), HistoryError> {
+        sqlx::query("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', ?)")
+            .bind(highest)
+            .execute(&mut self.connection)
+            .await
+            .map_err(|source| failed(&self.path, "number its runs", source))?;
+        Ok(())
     }
 
     /// Opens for reading; `None` where there is no database yet. An older version's tables are

@@ -102,6 +102,26 @@ impl Store {
         Ok(Some(action))
     }
 
+    /// Highest number of a run that left a log or a result; 0 where none did.
+    pub(crate) fn highest_run(&self) -> Result<i64, StoreError> {
+        let logs = self.home().join("logs");
+        let mut highest = 0;
+        if logs.exists() {
+            for entry in fs::read_dir(&logs).map_err(io_at("read", &logs))? {
+                let name = entry.map_err(io_at("read", &logs))?.file_name();
+                highest =
+                    highest.max(name.to_str().and_then(|name| name.parse().ok()).unwrap_or(0));
+            }
+        }
+        for path in self.records("actions")? {
+            let bytes = fs::read(&path).map_err(io_at("read", &path))?;
+            // A record that is damaged counts as absent everywhere.
+            highest =
+                highest.max(serde_json::from_slice::<Action>(&bytes).map_or(0, |one| one.run));
+        }
+        Ok(highest)
+    }
+
     /// Marks an action as used now; [`Store::collect`] goes by that.
     pub fn touch(&self, key: &Digest) {
         let now = std::time::SystemTime::now();

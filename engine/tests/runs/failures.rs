@@ -216,6 +216,7 @@ fn damaged_databases_say_what_to_do() {
     std::fs::remove_file(&path).unwrap();
     let report = toy.run(&[]);
     assert_eq!(states(&report), ["one hit", "two hit", "sum hit", "again hit"]);
+    assert_eq!(report.run, 2, "the number of a lost run is not given again");
     let run = History::open(&toy.home()).unwrap().run(RunChoice::Latest).unwrap();
     assert_eq!(run.stages[2].metrics[0].value, 3.0, "summaries come from the store");
 }
