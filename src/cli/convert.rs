@@ -1,7 +1,7 @@
 //! `pipeline convert INPUT -o PACKAGE`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use graph::package::{Golden, Package};
@@ -44,10 +44,10 @@ pub(super) struct Convert {
     quantize: Option<Format>,
     /// A TSV file of texts like those the model will see (plain or .gz), for the ranges of
     /// activations
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "quantize")]
     calibrate: Option<PathBuf>,
     /// Column of the texts
-    #[arg(long, value_name = "COLUMN", default_value = "text")]
+    #[arg(long, value_name = "COLUMN", default_value = "text", requires = "calibrate")]
     text_column: String,
     /// Rows that have to fit the memory budget together, at the most word pieces or the sizes bound
     #[arg(long, value_name = "N")]
@@ -89,18 +89,25 @@ impl Convert {
             _ => opened.model,
         };
         let largest_batch = self.largest_batch(&model)?;
-        if let (Some(wanted), Some(most)) = (self.batch_size, largest_batch)
-            && wanted > most
-        {
-            return Err(Failure::wrong(format!(
-                "expected a batch that fits the memory budget, at most {most}, found {wanted}"
-            )));
+        match (self.batch_size, largest_batch) {
+            (Some(wanted), Some(most)) if wanted > most => {
+                return Err(Failure::wrong(format!(
+                    "expected a batch that fits the memory budget, at most {most}, found {wanted}"
+                )));
+            }
+            (Some(_), None) => {
+                return Err(Failure::wrong(
+                    "--batch-size is for a memory budget, give one with --memory-budget or \
+                     --memory-fraction, and for a model whose dimension `batch` is open",
+                ));
+            }
+            _ => {}
         }
         let report = Report { largest_batch, ..self.pack(model)? };
         Ok(self.facts.answer(&report, || text(&report)))
     }
 
-    fn quantized(&self, model: ModelFolder, file: &std::path::Path) -> Result<ModelFolder> {
+    fn quantized(&self, model: ModelFolder, file: &Path) -> Result<ModelFolder> {
         let options = QuantizeOptions { float: Vec::new(), embeddings: true };
         ensure!(
             !model.tokenizer_json.is_empty(),
@@ -145,12 +152,16 @@ impl Convert {
         let provenance = BTreeMap::from([("tool".to_owned(), tool)]);
         let package =
             Package { name: file_name.into_owned(), model, golden, provenance, slo: None };
-        package.write(&self.output).map_err(|error| wrong(error.into()))?;
-        // What was written is read back and tested before anyone may rely on it.
+        // What was written is read back and tested before it has a name that anyone may rely on.
+        let beside = self.folder_beside().map_err(wrong)?;
+        let untested = beside.path().join("package");
+        package.write(&untested).map_err(|error| wrong(error.into()))?;
         let package =
-            Package::read(&self.output).context("reading the package back").map_err(wrong)?;
-        let verified = runtime::load(&package, &self.compilation.options()?);
-        let verified = verified.map_err(|error| Failure::Other(error.into(), 1))?;
+            Package::read(&untested).context("reading the package back").map_err(wrong)?;
+        let verified = self.compilation.load(&package)?;
+        std::fs::rename(&untested, &self.output)
+            .with_context(|| format!("cannot name the package {}", self.output.display()))
+            .map_err(wrong)?;
         Ok(Report {
             package: self.output.clone(),
             weights: package.model.graph.weight_count(),
@@ -161,6 +172,17 @@ impl Convert {
             worst_difference: verified.worst_difference,
             largest_batch: None,
         })
+    }
+}
+
+impl Convert {
+    /// A folder on the file system of the output that goes away again.
+    fn folder_beside(&self) -> Result<tempfile::TempDir> {
+        let parent = self.output.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent)
+            .and_then(|()| tempfile::Builder::new().prefix(".convert-").tempdir_in(parent))
+            .with_context(|| format!("cannot write in the folder {}", parent.display()))
     }
 }
 

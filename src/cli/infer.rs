@@ -42,7 +42,7 @@ pub(super) struct Infer {
     #[arg(long, value_name = "NAME=FILE.npy")]
     input: Vec<NamedFile>,
     /// Folder for the outputs, one NumPy file each
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "text")]
     out: Option<PathBuf>,
     #[command(flatten)]
     compilation: Compilation,

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 
+use graph::package::Package;
 use runtime::{
     CompileOptions, CompiledModel, Device, Explanation, FailedTier, Level, Precision, RuntimeError,
+    VerifiedModel,
 };
 
 use super::Opened;
@@ -72,19 +74,25 @@ impl Compilation {
         &self,
         opened: &Opened,
     ) -> Result<(CompiledModel, Vec<FailedTier>), Failure> {
-        let options = self.options()?;
-        let compiled = match &opened.package {
-            Some(package) => {
-                runtime::load(package, &options).map(|verified| (verified.model, verified.failed))
-            }
-            None => runtime::compile(&opened.model.graph, &options)
-                .map(|compiled| (compiled, Vec::new())),
-        };
-        compiled.map_err(|error| {
-            let code = if matches!(error, RuntimeError::SelfTest { .. }) { 1 } else { WRONG };
-            Failure::Other(error.into(), code)
-        })
+        if let Some(package) = &opened.package {
+            return self.load(package).map(|verified| (verified.model, verified.failed));
+        }
+        let compiled = runtime::compile(&opened.model.graph, &self.options()?);
+        compiled.map(|compiled| (compiled, Vec::new())).map_err(refused)
     }
+
+    /// Compiles a package and tests it.
+    ///
+    /// # Errors
+    /// When an option is wrong, or no kernels of this machine reproduce its answers.
+    pub(in crate::cli) fn load(&self, package: &Package) -> Result<VerifiedModel, Failure> {
+        runtime::load(package, &self.options()?).map_err(refused)
+    }
+}
+
+fn refused(error: RuntimeError) -> Failure {
+    let code = if matches!(error, RuntimeError::SelfTest { .. }) { 1 } else { WRONG };
+    Failure::Other(error.into(), code)
 }
 
 /// A line for each tier whose kernels failed the self-test here; `runs` is the tier that took over.

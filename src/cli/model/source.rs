@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -17,14 +18,16 @@ use crate::cli::failure::Failure;
 #[derive(Clone, Debug)]
 struct Size {
     name: String,
-    size: usize,
+    size: NonZeroUsize,
 }
 
 impl FromStr for Size {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once('=').and_then(|(name, size)| Some((name, size.parse().ok()?)));
-        let (name, size) = parts.ok_or_else(|| format!("expected NAME=SIZE, found `{text}`"))?;
+        let (name, size) = parts.ok_or_else(|| {
+            format!("expected NAME=SIZE with a size of 1 or more, found `{text}`")
+        })?;
         Ok(Self { name: name.to_owned(), size })
     }
 }
@@ -45,7 +48,7 @@ pub(in crate::cli) struct Source {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Most word pieces of a text, for an ONNX model that takes texts
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "tokenizer")]
     max_length: usize,
 }
 
@@ -71,7 +74,7 @@ impl Opened {
 impl Source {
     /// Sizes given on the command line.
     pub(in crate::cli) fn bindings(&self) -> BTreeMap<String, usize> {
-        self.bind.iter().map(|Size { name, size }| (name.clone(), *size)).collect()
+        self.bind.iter().map(|Size { name, size }| (name.clone(), size.get())).collect()
     }
 
     /// Reads and checks the model.
@@ -87,6 +90,12 @@ impl Source {
         let path = self.model.as_path();
         let bare = |model| Opened { model, package: None };
         if !path.is_dir() {
+            // Once they are fixed, dimensions have no names; some models are read only with them fixed.
+            if !self.bind.is_empty()
+                && let Ok(open) = onnx::import(path, &ImportOptions::default())
+            {
+                self.refuse_unknown(&open)?;
+            }
             let options = ImportOptions { bindings: self.bindings() };
             let graph = onnx::import(path, &options)?;
             let (tokenizer_json, max_length) = match &self.tokenizer {
@@ -102,14 +111,46 @@ impl Source {
             let info = ModelInfo { labels: self.labels.clone(), max_length };
             return Ok(bare(ModelFolder { graph, tokenizer_json, info }));
         }
-        if path.join(MANIFEST_FILE).exists() {
-            let package = Package::read(path)?;
-            return Ok(Opened { model: package.model.clone(), package: Some(package) });
+        ensure!(
+            self.tokenizer.is_none(),
+            "expected a folder without --tokenizer: it brings its own, only an ONNX file has none"
+        );
+        let is_package = path.join(MANIFEST_FILE).exists();
+        let opened = if is_package || path.join(model_folder::GRAPH_FILE).exists() {
+            ensure!(
+                self.labels.is_empty(),
+                "expected a package or model folder without --labels: it brings its own"
+            );
+            match is_package {
+                true => {
+                    let package = Package::read(path)?;
+                    Opened { model: package.model.clone(), package: Some(package) }
+                }
+                false => bare(ModelFolder::read(path)?),
+            }
+        } else {
+            bare(self.checkpoint(path)?)
+        };
+        self.refuse_unknown(&opened.model.graph)?;
+        Ok(opened)
+    }
+
+    /// Refuses sizes of dimensions that the model does not have.
+    fn refuse_unknown(&self, graph: &graph::Graph) -> anyhow::Result<()> {
+        let open = samples::open_dimensions(graph);
+        // The importer puts `_` before a name that begins with no letter.
+        let is_known =
+            |name: &String| open.iter().any(|open| open == name || *open == format!("_{name}"));
+        for Size { name, .. } in &self.bind {
+            let listed: Vec<String> = open.iter().map(|name| format!("`{name}`")).collect();
+            let known =
+                if open.is_empty() { "which has none".to_owned() } else { listed.join(", ") };
+            ensure!(
+                is_known(name),
+                "expected --bind with a dimension of the model ({known}), found `{name}`"
+            );
         }
-        if path.join(model_folder::GRAPH_FILE).exists() {
-            return Ok(bare(ModelFolder::read(path)?));
-        }
-        self.checkpoint(path).map(bare)
+        Ok(())
     }
 
     fn checkpoint(&self, path: &Path) -> anyhow::Result<ModelFolder> {
