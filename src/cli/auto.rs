@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use engine::history::{SweepRecord, TrialRecord};
+use engine::manifest::parse_duration;
 use engine::{RunOptions, Selection, SweepOptions};
 use stages::auto::{self, Goal, Teacher};
 
@@ -19,7 +20,8 @@ use super::{sweep, sweeps};
 ///
 /// The order and strength of distillation, architecture search, pruning and quantization vary, with
 /// their hyper-parameters. What is searched is written beside the manifest as NAME.search.toml: a
-/// manifest with a `[sweep]`, to read, change and go on with.
+/// manifest with a `[sweep]`, to read, change and go on with by `pipeline sweep`. One that is there
+/// and says something else is kept.
 #[derive(Debug, clap::Args)]
 pub(super) struct Auto {
     #[command(flatten)]
@@ -30,7 +32,7 @@ pub(super) struct Auto {
     goal: Goal,
     /// Longest time to search once the teacher is there, for instance 90m or 2h; a search that
     /// began earlier goes on with what is left of it
-    #[arg(long, default_value = "2h")]
+    #[arg(long, default_value = "2h", value_parser = duration)]
     budget: String,
     /// Stage that trains the teacher, where several could be it
     #[arg(long, value_name = "STAGE")]
@@ -71,7 +73,7 @@ impl Auto {
         let keep: Vec<_> = report.stages.iter().map(|stage| stage.name.clone()).collect();
         let searched = auto::search(&base, &keep, &teacher, &self.goal, &self.budget)?;
         let path = self.beside("search");
-        write(&path, &auto::text(&searched, &self.goal)?)?;
+        write_search(&path, &searched, &self.goal)?;
         progress.say(&format!("searching {}", path.display()));
         let search = self.manifest.project_of(&path)?;
         let found = search.sweep(&SweepOptions::default(), &mut |event| {
@@ -118,7 +120,62 @@ impl Auto {
     }
 }
 
+/// A duration as manifests have them.
+fn duration(text: &str) -> Result<String, String> {
+    let is_one = parse_duration(text).is_some();
+    is_one.then(|| text.to_owned()).ok_or_else(|| "expected for instance `90m` or `2h`".to_owned())
+}
+
+/// Writes what is searched, unless there is something else that people may have worked on.
+fn write_search(path: &Path, searched: &auto::Table, goal: &Goal) -> Result<(), Failure> {
+    let but_for_budget = |table: &auto::Table| {
+        let mut table = table.clone();
+        if let Some(sweep) = table.get_mut("sweep").and_then(|sweep| sweep.as_table_mut()) {
+            sweep.remove("budget");
+        }
+        table
+    };
+    let text = std::fs::read_to_string(path).ok();
+    let there = text.map(|text| text.parse::<auto::Table>().ok().as_ref().map(but_for_budget));
+    if there.is_some_and(|there| there != Some(but_for_budget(searched))) {
+        let shown = path.display();
+        return Err(Failure::wrong(format!(
+            "{shown} is there and says something else than this search, so it is kept: go on with it \
+             by `pipeline sweep {shown}`, or move it away for `auto` to write it anew"
+        )));
+    }
+    write(path, &auto::text(searched, goal)?)
+}
+
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_durations() {
+        assert_eq!(duration("90m"), Ok("90m".to_owned()));
+        assert!(duration("foo").is_err() && duration("").is_err());
+    }
+
+    #[test]
+    fn a_search_that_was_changed_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.search.toml");
+        let goal: Goal = "size<=1/10".parse().expect("a goal");
+        let table = |text: &str| text.parse::<auto::Table>().expect("TOML");
+        let first = table("seed = 1\n[sweep]\nbudget = \"2h\"");
+        write_search(&path, &first, &goal).expect("there is none");
+        let longer = table("seed = 1\n[sweep]\nbudget = \"3h\"");
+        write_search(&path, &longer, &goal).expect("only the budget differs");
+        let changed = std::fs::read_to_string(&path).expect("it").replace("seed = 1", "seed = 2");
+        std::fs::write(&path, &changed).expect("a change");
+        let refused = write_search(&path, &longer, &goal).expect_err("it was changed").message();
+        assert!(refused.contains("is there and says something else"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&path).expect("it"), changed);
+    }
 }

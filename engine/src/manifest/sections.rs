@@ -424,7 +424,7 @@ fn is_file_name(file: &str) -> bool {
 }
 
 /// `1h30m`, `90s`, `500ms`: whole numbers with units, largest first by habit, not by rule.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     while !rest.is_empty() {
