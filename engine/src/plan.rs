@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::executor::dataset;
+use crate::gate::judge;
 use crate::history::{History, LastStage, StageState};
 use crate::key::{self, Change, KeyInput};
 use crate::manifest::{DatasetSpec, DeviceChoice, Manifest, Reference, StageSpec, did_you_mean};
@@ -203,6 +204,10 @@ pub enum Forecast {
     Run,
     /// It depends on what upstream stages will write, or a checkpoint that is not fetched yet.
     Depends,
+    /// Its cached result would be used, and does not keep to its gates.
+    Fail,
+    /// It would not run, because something upstream fails.
+    Skip,
 }
 
 /// One stage of a [`Plan`].
@@ -268,16 +273,28 @@ impl Outlook<'_> {
     /// Every stage that plays a part, with its key document.
     pub(crate) fn stages(&self, parts: &[Part]) -> Result<Vec<(PlannedStage, Value)>, Error> {
         let mut known = self.sources()?;
+        let mut bad = BTreeSet::new();
         let mut planned = Vec::new();
         for (spec, part) in self.manifest.stages.iter().zip(parts) {
             if *part == Part::Left {
                 continue;
             }
-            let (stage, document, action) = self.stage(spec, *part, &known)?;
-            if stage.forecast == Forecast::Hit {
-                for (port, artifact) in action.into_iter().flat_map(|action| action.outputs) {
-                    known.insert(format!("{}.{port}", spec.name), artifact.digest);
+            let (mut stage, document, action) = self.stage(spec, *part, &known)?;
+            let blocker = spec.inputs.values().find_map(|from| match from {
+                Reference::Stage { stage, .. } if bad.contains(stage) => Some(stage),
+                Reference::Stage { .. } | Reference::Data(_) | Reference::Model(_) => None,
+            });
+            if let Some(blocker) = blocker {
+                (stage.forecast, stage.reason) = (Forecast::Skip, format!("`{blocker}` fails"));
+            }
+            match stage.forecast {
+                Forecast::Hit => {
+                    for (port, artifact) in action.into_iter().flat_map(|action| action.outputs) {
+                        known.insert(format!("{}.{port}", spec.name), artifact.digest);
+                    }
                 }
+                Forecast::Fail | Forecast::Skip => _ = bad.insert(spec.name.clone()),
+                Forecast::Run | Forecast::Depends => {}
             }
             planned.push((stage, document));
         }
@@ -350,8 +367,13 @@ impl Outlook<'_> {
         }
         match look_up(self.store, spec, &key, &self.manifest.root) {
             Ok(action) => {
-                planned.forecast = Forecast::Hit;
-                planned.reason = format!("done by run {}", action.run);
+                let judged = judge(&spec.gates, &action.metrics, &action.unavailable);
+                let complaints: Vec<_> =
+                    judged.into_iter().filter_map(|judgement| judgement.complaint).collect();
+                (planned.forecast, planned.reason) = match complaints.is_empty() {
+                    true => (Forecast::Hit, format!("done by run {}", action.run)),
+                    false => (Forecast::Fail, complaints.join("; ")),
+                };
                 Ok((planned, document, Some(action)))
             }
             Err(miss) => {

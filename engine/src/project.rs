@@ -180,7 +180,7 @@ impl Project {
         let stages: Vec<_> = planned.into_iter().map(|(stage, _)| stage).collect();
         let expected_s = stages
             .iter()
-            .filter(|stage| stage.forecast != Forecast::Hit)
+            .filter(|stage| matches!(stage.forecast, Forecast::Run | Forecast::Depends))
             .map(|stage| stage.expected_s)
             .sum();
         Ok(Plan { device, fallback, stages, expected_s })

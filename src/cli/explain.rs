@@ -32,6 +32,8 @@ fn text(explanation: &Explanation) -> String {
         Forecast::Hit => "is a hit",
         Forecast::Run => "would run",
         Forecast::Depends => "may run",
+        Forecast::Fail => "would fail",
+        Forecast::Skip => "would not run",
     };
     let mut text = format!("`{}` {would}: {}\n", stage.name, stage.reason);
     match previous_run {

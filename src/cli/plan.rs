@@ -9,7 +9,8 @@ use super::arguments::{Asked, ManifestFile};
 use super::failure::Failure;
 use super::quantity::{maybe_seconds, seconds};
 
-/// Says what a run would do, hit or miss and why; runs, fetches and writes nothing.
+/// Says what a run would do, hit or miss and why; runs, fetches and writes nothing. Ends with 1
+/// where a cached result does not keep to a gate.
 #[derive(Debug, clap::Args)]
 pub(super) struct Plan {
     #[command(flatten)]
@@ -33,7 +34,8 @@ pub(super) fn look_ahead(
     facts: Facts,
 ) -> Result<Answer, Failure> {
     let plan = manifest.project()?.plan(options)?;
-    Ok(facts.answer(&plan, || text(&plan)))
+    let fails = plan.stages.iter().any(|stage| stage.forecast == Forecast::Fail);
+    Ok(facts.answer(&plan, || text(&plan)).with_code(u8::from(fails)))
 }
 
 fn text(plan: &engine::Plan) -> String {
@@ -43,6 +45,8 @@ fn text(plan: &engine::Plan) -> String {
             Forecast::Hit => ("hit", String::new()),
             Forecast::Run => ("run", maybe_seconds(stage.expected_s)),
             Forecast::Depends => ("depend", maybe_seconds(stage.expected_s)),
+            Forecast::Fail => ("fail", String::new()),
+            Forecast::Skip => ("skip", String::new()),
         };
         [stage.name.clone(), stage.kind.clone(), would.to_owned(), expected, stage.reason.clone()]
     });
@@ -51,12 +55,15 @@ fn text(plan: &engine::Plan) -> String {
     if let Some(fallback) = &plan.fallback {
         let _infallible = write!(text, " ({fallback})");
     }
-    let all_hit = plan.stages.iter().all(|stage| stage.forecast == Forecast::Hit);
+    let none = |forecasts: &[Forecast]| {
+        plan.stages.iter().all(|stage| !forecasts.contains(&stage.forecast))
+    };
     let outlook = match plan.expected_s {
-        _ if all_hit => "nothing to do".to_owned(),
+        _ if none(&[Forecast::Run, Forecast::Depends]) => "nothing to do".to_owned(),
         Some(expected_s) => format!("expected time: {} of work at most", seconds(expected_s)),
         None => "expected time: not known before the first run".to_owned(),
     };
-    let _infallible = write!(text, "\n{outlook}\n");
+    let fails = if none(&[Forecast::Fail]) { "" } else { ", and a gate would fail" };
+    let _infallible = write!(text, "\n{outlook}{fails}\n");
     text
 }

@@ -1,7 +1,7 @@
 //! Stages that fail: how it shows, what goes on, what is tried again.
 
 use engine::history::{History, RunChoice, StageState};
-use engine::{RunEvent, RunOptions};
+use engine::{Forecast, RunEvent, RunOptions};
 
 use crate::Test;
 use crate::project::{Toy, options, states, wait_until};
@@ -135,6 +135,10 @@ fn gates_fail_with_the_measured_value() {
     assert_eq!(failed.stages[2].error.as_deref(), Some(said));
     assert_eq!(failed.exit_code(), 1);
     toy.executed();
+    let plan = toy.project().plan(&options(&["stages.sum.require.sum-max=2.5"])).unwrap();
+    let forecasts: Vec<_> = plan.stages.iter().map(|stage| stage.forecast).collect();
+    assert_eq!(forecasts, [Forecast::Hit, Forecast::Hit, Forecast::Fail, Forecast::Skip]);
+    assert_eq!((plan.stages[2].reason.as_str(), plan.expected_s), (said, Some(0.0)));
     // The work itself was good: it is not done again, only judged again.
     let again = toy.run(&["stages.sum.require.sum-max=2.5"]);
     assert_eq!(states(&again), ["one hit", "two hit", "sum failed", "again skipped"]);
