@@ -46,8 +46,12 @@ fn a_slot_runs_once_and_shows_everywhere() {
 #[test]
 fn a_folder_gives_its_manifests_with_a_schedule() {
     let sandbox = project("cron = \"30 2 * * *\"");
-    let listed = sandbox.json(&["scheduler", "list", "--folder", "."]);
-    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed:#}");
+    sandbox.write("Cargo.toml", "[package]\nname = \"other\"\n");
+    let listed = sandbox.run(&["scheduler", "list", "--folder", ".", "--json"]);
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    assert!(listed.stderr.contains("Cargo.toml"), "{listed:?}");
+    let shown: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    assert_eq!(shown.as_array().map(Vec::len), Some(1), "{shown:#}");
 }
 
 #[test]
@@ -67,6 +71,22 @@ fn what_cannot_be_scheduled_is_told_before_anything_is_written() {
         assert!(answer.stderr.contains(words), "{arguments:?}: {}", answer.stderr);
     }
     assert!(!sandbox.path(".pipeline").exists());
+}
+
+#[test]
+fn units_have_names_and_state_folders_of_their_own() {
+    let sandbox = project("cron = \"30 2 * * *\"");
+    let text = std::fs::read_to_string(sandbox.path("nightly.toml")).expect("a manifest");
+    sandbox.write("other/nightly.toml", text);
+    let both = ["nightly.toml", "other/nightly.toml", "--home", "elsewhere"];
+    let units = sandbox.ask(&[&["scheduler", "emit-systemd"][..], &both].concat());
+    let names: std::collections::BTreeSet<_> =
+        units.lines().filter(|line| line.starts_with("# ~/.config")).collect();
+    assert_eq!(names.len(), 4, "a service and a timer each: {units}");
+    let home = format!(" --home \"{}\" --once", sandbox.path("elsewhere").display());
+    let started =
+        units.lines().filter(|line| line.starts_with("ExecStart=") && line.ends_with(&home));
+    assert_eq!(started.count(), 2, "{units}");
 }
 
 #[test]

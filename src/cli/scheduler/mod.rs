@@ -58,7 +58,8 @@ struct Scheduled {
 }
 
 impl Manifests {
-    /// All of them; those named have to have a schedule.
+    /// All of them; those named have to have a schedule, those of the folder that are no
+    /// manifests are told and left out.
     fn read(&self) -> Result<Vec<Scheduled>, Failure> {
         let mut scheduled = Vec::new();
         for manifest in &self.manifests {
@@ -82,7 +83,11 @@ impl Manifests {
         }
         found.sort();
         for manifest in found {
-            scheduled.extend(read(manifest)?);
+            match read(manifest) {
+                Ok(one) => scheduled.extend(one),
+                // A folder holds other files too; `run` goes on as well.
+                Err(failure) => _ = failure.print(),
+            }
         }
         Ok(scheduled)
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use engine::schedule::{CatchUp, Overlap, Schedule};
 
 use super::super::answer::Answer;
+use super::super::arguments::State;
 use super::super::failure::Failure;
 use super::{Manifests, Scheduled};
 
@@ -14,24 +15,46 @@ use super::{Manifests, Scheduled};
 pub(super) struct EmitSystemd {
     #[command(flatten)]
     manifests: Manifests,
+    #[command(flatten)]
+    state: State,
 }
 
 impl EmitSystemd {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let program = std::env::current_exe()
             .map_err(|error| anyhow::Error::new(error).context("cannot find this program"))?;
-        let units: Vec<_> = self.manifests.read()?.iter().map(|one| units(&program, one)).collect();
-        Ok(Answer::text(units.join("\n")))
+        let scheduled = self.manifests.read()?;
+        // What chooses the state folder here is not there when systemd starts a unit.
+        let is_set = std::env::var_os("PIPELINE_HOME").is_some_and(|home| !home.is_empty());
+        let chosen = || is_set.then(|| engine::state_folder(Path::new("/")));
+        let home = self.state.given().or_else(chosen);
+        let stems: Vec<String> = scheduled.iter().map(|one| stem(&one.file)).collect();
+        let units = scheduled.iter().zip(&stems).map(|(one, stem)| {
+            let is_shared = stems.iter().filter(|other| *other == stem).count() > 1;
+            let tag = if is_shared { format!("-{:08x}", tag(&one.file)) } else { String::new() };
+            units(&program, one, &format!("{stem}{tag}"), home.as_deref())
+        });
+        Ok(Answer::text(units.collect::<Vec<_>>().join("\n")))
     }
 }
 
-fn units(program: &Path, one: &Scheduled) -> String {
+fn stem(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().replace(' ', "-")
+}
+
+/// Tells files of one name apart: FNV-1a (Fowler, Noll and Vo) of the path.
+fn tag(file: &Path) -> u32 {
+    let bytes = file.as_os_str().as_encoded_bytes();
+    bytes.iter().fold(0x811c_9dc5, |tag, byte| (tag ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+fn units(program: &Path, one: &Scheduled, stem: &str, home: Option<&Path>) -> String {
     let schedule = one.timetable.schedule();
-    let stem = one.file.file_stem().unwrap_or_default().to_string_lossy().replace(' ', "-");
     let name = format!("pipeline-{stem}");
     let folder = one.file.parent().unwrap_or(Path::new("/"));
     let quoted = |path: &Path| format!("\"{}\"", escaped(&path.display().to_string()));
-    let command = format!("{} scheduler run {}", quoted(program), quoted(&one.file));
+    let home = home.map_or_else(String::new, |home| format!(" --home {}", quoted(home)));
+    let command = format!("{} scheduler run {}{home}", quoted(program), quoted(&one.file));
     let folder = folder.display().to_string().replace('%', "%%");
     let (kind, once) =
         if calendar(schedule).is_some() { ("oneshot", " --once") } else { ("simple", "") };
