@@ -34,6 +34,14 @@ impl Step {
         self.index as f64 / self.total.max(1) as f64
     }
 
+    /// Where a schedule stands, from 0 at the first step to 1 at the last; 1 where there is only one.
+    pub fn schedule_progress(&self) -> f64 {
+        match self.total.saturating_sub(1) {
+            0 => 1.0,
+            last => self.index as f64 / last as f64,
+        }
+    }
+
     /// A seed for randomness of this very batch; `purpose` tells several uses apart.
     pub fn random_seed(&self, purpose: u64) -> u64 {
         let step = derive(self.seed, self.index);

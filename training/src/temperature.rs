@@ -102,7 +102,8 @@ pub const LOWEST: f64 = 0.1;
 impl Temperature {
     /// Temperatures of a batch, ready for [`crate::loss::Distillation::loss`].
     ///
-    /// `progress` is the share of training steps done, 0 at the first step and 1 at the last.
+    /// `progress` is 0 at the first step and 1 at the last
+    /// ([`crate::Step::schedule_progress`]).
     /// `parameter` is the trained θ; only [`Temperature::Learned`] looks at it, and starts from its
     /// initial value when it is absent. Only that variant lets a gradient through.
     ///

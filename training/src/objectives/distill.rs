@@ -242,7 +242,8 @@ impl Objective for Distill {
         let logits = student.get::<2>(name)?;
         let (target, teacher) = self.teacher_says(batch, device)?;
         let parameter = network.parameter::<1>(TEMPERATURE).ok();
-        let temperature = self.temperature.of_batch(step.progress(), &logits, &target, parameter);
+        let temperature =
+            self.temperature.of_batch(step.schedule_progress(), &logits, &target, parameter);
         let labels = super::labels(batch, device);
         let distilled = self.distillation.loss(logits, target, labels, temperature.clone())?;
         let mut loss = Loss::new(distilled.total)
@@ -263,6 +264,6 @@ impl Objective for Distill {
 
     fn descent_rate(&self, extra: &str, step: &Step) -> Option<f64> {
         let learned = extra == TEMPERATURE;
-        learned.then(|| self.temperature.descent_rate(step.progress())).flatten()
+        learned.then(|| self.temperature.descent_rate(step.schedule_progress())).flatten()
     }
 }

@@ -3,8 +3,8 @@ use graph::bert::{self, BertConfig, BertLayer};
 
 use super::{Distill, Masking, Match, Subnetwork, Supernet, Teacher};
 use crate::loss::{CrossEntropy, Distillation};
-use crate::objective::Silent;
-use crate::temperature::Temperature;
+use crate::objective::{Objective as _, Silent, Step};
+use crate::temperature::{Shape, Temperature};
 use crate::{Device, Examples, Network, NetworkOptions, Recipe, evaluate, fit};
 
 fn config(hidden: usize, layers: usize) -> BertConfig {
@@ -69,6 +69,24 @@ fn a_student_comes_closer_to_its_teacher() {
     fit(&mut student, &rows, None, &mut objective, &recipe(15), &mut Silent).unwrap();
     let after = distance(&evaluate(&student, &rows, 8).unwrap().logits, &logits);
     assert!(after < before / 2.0, "{before} {after}");
+}
+
+#[test]
+fn a_scheduled_temperature_reaches_both_ends() {
+    let (rows, graph) = (rows(), build(&config(4, 1), 2));
+    let teacher = Teacher { logits: vec![vec![0.0; 2]; rows.len()], network: None };
+    let schedule = Temperature::Schedule { from: 8.0, to: 2.0, shape: Shape::Linear };
+    let mut objective =
+        Distill::new(distillation(0.5), schedule, teacher, &graph, Vec::new(), 3).unwrap();
+    let student = network(&graph, &NetworkOptions::default());
+    let batch = rows.batch(&[0, 1, 2, 3]);
+    for (index, total, expected) in [(0, 4, 8.0), (1, 4, 6.0), (3, 4, 2.0), (0, 1, 2.0)] {
+        let step = Step { index, total, part: 0, epoch: 0, epochs: 1, dropout: 0.0, seed: 1 };
+        let loss = objective.loss(&student, &batch, &step).unwrap();
+        let (_, found) = loss.parts.into_iter().find(|(name, _)| name == "temperature").unwrap();
+        let found = found.into_data().try_to_vec::<f32>().unwrap()[0];
+        assert!((found - expected).abs() < 1e-5, "step {index} of {total}: {found}");
+    }
 }
 
 #[test]
