@@ -122,13 +122,13 @@ impl Resize {
             return Err(format!("expected {} scales, found {}", self.axes.len(), scales.len()));
         }
         let target = |(&size, &scale): (&usize, &f32)| {
-            let scale = f64::from(scale);
-            let target = (size as f64 * scale).floor();
+            // In f32, as onnxruntime: 20 times the f32 next to 1.3 is 26.
+            let target = (size as f32 * scale).floor();
             // `affordable` sets a far lower bound on what is made.
             if !(scale > 0.0 && target < 1e15) {
                 return Err(format!("{size} entries cannot be scaled by {scale}"));
             }
-            Ok(Target { size: target as usize, scale })
+            Ok(Target { size: target as usize, scale: scale.into() })
         };
         input.iter().zip(scales).map(target).collect()
     }
@@ -396,6 +396,16 @@ mod tests {
         let nearest = resize(Interpolation::Nearest(Nearest::RoundPreferFloor));
         let y = evaluate(&nearest, &x, 2.0).unwrap();
         assert_eq!(y.elements::<u8>().unwrap(), [1, 1, 3, 3]);
+    }
+
+    #[test]
+    fn scales_are_those_that_their_f32_stand_for() {
+        let x = Tensor::from_fn(&[1, 20], |index| index as f32);
+        let nearest = resize(Interpolation::Nearest(Nearest::Floor));
+        let op = Resize { coordinates: Coordinates::Asymmetric, ..nearest };
+        assert_eq!(evaluate(&op, &x, 1.3).unwrap().shape(), [1, 26]);
+        let y = evaluate(&op, &x, 0.2).unwrap();
+        assert_eq!(y.elements::<f32>().unwrap(), [0.0, 5.0, 10.0, 15.0]);
     }
 
     #[test]

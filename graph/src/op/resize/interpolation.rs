@@ -140,7 +140,9 @@ impl Coordinates {
         let Target { scale, size } = target;
         // The size before it is cut to a whole number.
         let width = scale * input;
-        let half_pixel = (y + 0.5) / scale - 0.5;
+        // In f32, as onnxruntime: 1 divided by the f32 next to 0.2 is 5, and lies on an element.
+        let divided = |y: f64| f64::from(y as f32 / scale as f32);
+        let half_pixel = divided(y + 0.5) - 0.5;
         match self {
             Self::HalfPixel => half_pixel,
             Self::HalfPixelSymmetric => input / 2.0 * (1.0 - size as f64 / width) + half_pixel,
@@ -148,8 +150,8 @@ impl Coordinates {
             Self::PytorchHalfPixel => half_pixel,
             Self::AlignCorners if width == 1.0 => 0.0,
             Self::AlignCorners => y * (input - 1.0) / (width - 1.0),
-            Self::Asymmetric => y / scale,
-            Self::TfHalfPixelForNearest => (y + 0.5) / scale,
+            Self::Asymmetric => divided(y),
+            Self::TfHalfPixelForNearest => divided(y + 0.5),
             Self::TfCropAndResize { .. } if width == 1.0 => 0.5 * (start + end) * (input - 1.0),
             Self::TfCropAndResize { .. } => {
                 start * (input - 1.0) + y * (end - start) * (input - 1.0) / (width - 1.0)
