@@ -136,10 +136,9 @@ fn pool(node: &NodeContext<'_, '_>, kind: PoolKind) -> Result<Pool, ImportError>
         return Err(node.unsupported("no `kernel_shape`"));
     }
     let window = window(node, sizes(node, "kernel_shape", count, 1)?)?;
-    // Where the padding follows from the stride, or there is none, the whole windows are all that
-    // the rule for the last one asks for.
-    let automatic = !matches!(node.text_or("auto_pad", "NOTSET").as_str(), "NOTSET" | "");
-    let ceil = node.flag("ceil_mode", false) && !automatic;
+    // Where the padding follows from the stride, every window is whole.
+    let same = matches!(window.padding, Padding::SameUpper | Padding::SameLower);
+    let ceil = node.flag("ceil_mode", false) && !same;
     Ok(Pool { kind, window, rounding: if ceil { Rounding::Ceil } else { Rounding::Floor } })
 }
 
