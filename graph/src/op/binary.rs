@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::{broadcast, broadcast_index, broadcast_sizes, elements};
-use super::wide::{Wide, bounded};
+use super::position::affordable;
+use super::wide::Wide;
 use super::{Argument, Integer, OnnxAttribute, OnnxForm, Operator, exactly};
 use crate::{Bindings, DType, Tensor, ValueType};
 
@@ -224,7 +225,7 @@ impl Operator for Binary {
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [a, b] = exactly(inputs)?;
         let shape = broadcast_sizes(a.shape(), b.shape())?;
-        let count = bounded(&shape)?;
+        let count = affordable(&shape)?;
         let left = |index| broadcast_index(index, &shape, a.shape());
         let right = |index| broadcast_index(index, &shape, b.shape());
         let values = match (Wide::of(a)?, Wide::of(b)?) {

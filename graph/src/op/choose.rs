@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::{broadcast, broadcast_index, broadcast_sizes, elements};
-use super::wide::{Wide, bounded};
+use super::position::affordable;
+use super::wide::Wide;
 use super::{Argument, Integer, OnnxForm, Operator, elements_of, exactly};
 use crate::{Bindings, DType, Tensor, ValueType};
 
@@ -59,7 +60,7 @@ impl Operator for Where {
         }
         let width = a.dtype().size_bytes();
         let mut bytes = Vec::new();
-        for index in 0..bounded(&shape)? {
+        for index in 0..affordable(&shape)? {
             let source =
                 if holds[broadcast_index(index, &shape, condition.shape())] { a } else { b };
             let start = broadcast_index(index, &shape, source.shape()) * width;

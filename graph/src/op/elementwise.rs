@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::position::affordable;
 use super::{Argument, Integer, OnnxAttribute, OnnxForm, Operator, elements_of, exactly, floats};
 use crate::{Bindings, DType, Dim, Element, Shape, Tensor, ValueType, dim};
 
@@ -164,9 +165,11 @@ pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
     dims.collect()
 }
 
-/// [`broadcast`] of concrete shapes.
+/// [`broadcast`] of concrete shapes, to one that is small enough to hold.
 pub(super) fn broadcast_sizes(a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
-    Bindings::default().sizes(&broadcast(&dim::fixed(a), &dim::fixed(b))?)
+    let shape = Bindings::default().sizes(&broadcast(&dim::fixed(a), &dim::fixed(b))?)?;
+    affordable(&shape)?;
+    Ok(shape)
 }
 
 /// Flat index into a tensor of shape `source` for flat `index` of the shape it is broadcast to.
@@ -315,6 +318,14 @@ mod tests {
         let row = Tensor::from_fn(&[3], |index| index as f32);
         let sum = Arithmetic::Add.evaluate(&[&column, &row], &Bindings::default()).unwrap();
         assert_eq!(sum.elements::<f32>().unwrap(), [0.0, 1.0, 2.0, 10.0, 11.0, 12.0]);
+    }
+
+    #[test]
+    fn a_product_of_sizes_that_no_machine_holds_is_refused() {
+        let row = Tensor::from_fn(&[1, 1 << 17], |_| 0u8);
+        let column = row.reshaped(&[1 << 17, 1]).unwrap();
+        let sum = Arithmetic::Add.evaluate(&[&row, &column], &Bindings::default());
+        assert!(sum.unwrap_err().contains("expected at most"));
     }
 
     #[test]

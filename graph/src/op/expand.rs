@@ -58,7 +58,6 @@ impl Operator for Expand {
         let asked: Result<Vec<usize>, _> = asked.into_iter().map(usize::try_from).collect();
         let asked = asked.map_err(|_| "expected sizes of at least 0".to_owned())?;
         let shape = broadcast_sizes(x.shape(), &asked)?;
-        affordable(&shape)?;
         let source = |index| Some(broadcast_index(index, &shape, x.shape()));
         x.rearranged(&shape, None, source).map_err(|error| error.to_string())
     }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::movement::from_either_end;
-use super::wide::{Wide, bounded, single};
+use super::position::affordable;
+use super::wide::{Wide, single};
 use super::{Argument, Integer, OnnxAttribute, OnnxForm, Operator, exactly};
 use crate::{Bindings, DType, Dim, Tensor, ValueType};
 
@@ -77,14 +78,14 @@ impl Operator for Range {
                 if !count.is_finite() {
                     return Err(format!("{start} to {limit} by {delta} is no range"));
                 }
-                let count = bounded(&[count as usize])?;
+                let count = affordable(&[count as usize])?;
                 (count, Wide::Real((0..count).map(|index| start + index as f64 * delta).collect()))
             }
             [Some(Wide::Whole(start)), Some(Wide::Whole(limit)), Some(Wide::Whole(delta))] => {
                 let (start, delta) = (start[0], delta[0]);
                 let count =
                     usize::try_from(whole_range(start, limit[0], delta)?).map_err(too_long)?;
-                let count = bounded(&[count])?;
+                let count = affordable(&[count])?;
                 let number = |index: usize| start.wrapping_add(delta.wrapping_mul(index as i64));
                 (count, Wide::Whole((0..count).map(number).collect()))
             }
@@ -142,7 +143,7 @@ impl Operator for OneHot {
         let indices = whole_or_cut(indices)?;
         let mut shape = indices_shape.to_vec();
         shape.insert(self.axis, depth);
-        bounded(&shape)?;
+        affordable(&shape)?;
         let inner: usize = indices_shape[self.axis..].iter().product();
         let source = |index: usize| {
             let (block, rest) = (index / (depth * inner), index % (depth * inner));

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::{broadcast, broadcast_index, broadcast_sizes, elements};
+use super::position::affordable;
 use super::quantize::integers_of;
 use super::{Argument, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Tensor, ValueType};
@@ -56,6 +57,7 @@ impl Operator for MatMulInteger {
         }
         let batch = broadcast_sizes(a_batch, b_batch)?;
         let shape = [batch.as_slice(), &[*rows, *columns]].concat();
+        affordable(&shape)?;
         Ok(Tensor::from_fn(&shape, |index| {
             let (matrix, row) = (index / (rows * columns), index / columns % rows);
             let a_start = (broadcast_index(matrix, &batch, a_batch) * rows + row) * inner;

@@ -1,6 +1,7 @@
 //! Matrix product.
 
 use super::elementwise::{broadcast, broadcast_index, broadcast_sizes, elements};
+use super::position::affordable;
 use super::{Argument, Operator, exactly, floats};
 use crate::{Bindings, DType, Tensor, ValueType, dim};
 
@@ -45,6 +46,7 @@ impl Operator for MatMul {
         }
         let batch = broadcast_sizes(a_batch, b_batch)?;
         let shape = [batch.as_slice(), &[*rows, *columns]].concat();
+        affordable(&shape)?;
         Ok(Tensor::from_fn(&shape, |index| {
             let (matrix, row) = (index / (rows * columns), index / columns % rows);
             let a_start = (broadcast_index(matrix, &batch, a_batch) * rows + row) * inner;
@@ -65,6 +67,14 @@ impl Operator for MatMul {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_product_that_no_machine_holds_is_refused() {
+        let column = Tensor::from_fn(&[1 << 17, 1], |_| 0f32);
+        let row = column.reshaped(&[1, 1 << 17]).unwrap();
+        let product = MatMul.evaluate(&[&column, &row], &Bindings::default());
+        assert!(product.unwrap_err().contains("expected at most"));
+    }
 
     #[test]
     fn leading_dimensions_broadcast() {

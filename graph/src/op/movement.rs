@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::position::affordable;
 use super::{Argument, Integer, OnnxAttribute, OnnxForm, Operator, elements_of, exactly};
 use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType, dim};
 
@@ -46,6 +47,7 @@ impl Operator for Gather {
             .collect::<Result<_, _>>()?;
         let (before, after) = (&data.shape()[..self.axis], &data.shape()[self.axis + 1..]);
         let shape = [before, indices.shape(), after].concat();
+        affordable(&shape)?;
         data.select(self.axis, &picked).reshaped(&shape).map_err(|error| error.to_string())
     }
 

@@ -22,14 +22,33 @@ pub(super) fn flat(position: &[usize], shape: &[usize]) -> usize {
     position.iter().zip(shape).fold(0, |flat, (place, size)| flat * size + place)
 }
 
-/// Checks that an output of this shape can be held.
+/// Number of elements of an output of this shape, which must be small enough to hold.
 ///
 /// # Errors
 ///
-/// When it has too many elements.
-pub(super) fn affordable(shape: &[usize]) -> Result<(), String> {
-    match checked_elements(shape) {
-        Some(elements) if elements <= EVALUATION_LIMIT => Ok(()),
-        _ => Err(format!("expected at most {EVALUATION_LIMIT} elements, found sizes {shape:?}")),
+/// When there are too many, or more than the allocator gives.
+pub(super) fn affordable(shape: &[usize]) -> Result<usize, String> {
+    let elements = checked_elements(shape)
+        .filter(|&elements| elements <= EVALUATION_LIMIT)
+        .ok_or_else(|| format!("expected at most {EVALUATION_LIMIT} elements, found {shape:?}"))?;
+    // Memory that is not there would end the process where the elements are made.
+    let mut widest: Vec<u64> = Vec::new();
+    let reserved = widest.try_reserve_exact(elements);
+    std::hint::black_box(&widest);
+    reserved.map_err(|_| format!("expected sizes that fit in memory, found {shape:?}"))?;
+    Ok(elements)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_machine_holds_is_refused() {
+        assert_eq!(affordable(&[2, 3]), Ok(6));
+        assert_eq!(affordable(&[1 << 40, 0]), Ok(0));
+        for shape in [&[EVALUATION_LIMIT + 1][..], &[1 << 20, 1 << 20], &[usize::MAX, 2]] {
+            assert!(affordable(shape).unwrap_err().contains("elements, found"), "{shape:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::movement::{from_either_end, whole_numbers};
-use super::position::{flat, position};
+use super::position::{affordable, flat, position};
 use super::{Argument, OnnxAttribute, OnnxForm, Operator, elements_of, exactly};
 use crate::{Bindings, DType, Dim, Element, Tensor, ValueType};
 
@@ -136,9 +136,10 @@ impl Operator for GatherNd {
         let (length, leading) = indices.shape().split_last().ok_or("expected rows of indices")?;
         let kept = &data.shape()[self.batch_dims + length..];
         let slice: usize = kept.iter().product();
+        let shape = [leading, kept].concat();
+        affordable(&shape)?;
         let source = |index| Some(places[index / slice] + index % slice);
-        let y = data.rearranged(&[leading, kept].concat(), None, source);
-        y.map_err(|error| error.to_string())
+        data.rearranged(&shape, None, source).map_err(|error| error.to_string())
     }
 }
 

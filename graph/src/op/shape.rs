@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::movement::whole_numbers;
+use super::position::affordable;
 use super::{Argument, Integer, OnnxAttribute, OnnxForm, Operator, exactly};
 use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType, dim};
 
@@ -287,6 +288,7 @@ impl Operator for Concat {
         let [first, ..] = inputs else { return Err("expected an input".to_owned()) };
         let mut shape = first.shape().to_vec();
         shape[self.axis] = inputs.iter().map(|part| part.shape()[self.axis]).sum();
+        affordable(&shape)?;
         let outer: usize = shape[..self.axis].iter().product();
         let inner: usize = shape[self.axis + 1..].iter().product();
         let width = first.dtype().size_bytes();

@@ -1,7 +1,6 @@
 //! Elements as the widest number of their kind, for references that treat all types alike.
 
 use super::elements_of;
-use crate::weights::checked_elements;
 use crate::{DType, Tensor};
 
 /// The elements of a tensor. Arithmetic on the wide integers, wrapped to the narrow type at its
@@ -72,9 +71,4 @@ pub(super) fn single(tensor: &Tensor) -> Result<i64, String> {
         Wide::Whole(values) if values.len() == 1 => Ok(values[0]),
         _ => Err(format!("expected one integer, found {tensor:?}")),
     }
-}
-
-/// Number of elements of `shape`, which must be small enough to hold.
-pub(super) fn bounded(shape: &[usize]) -> Result<usize, String> {
-    checked_elements(shape).ok_or_else(|| format!("shape {shape:?} is too large"))
 }
