@@ -37,10 +37,10 @@ pub(crate) struct Params {
     /// What the student is made of.
     student: Student,
     /// Weight of the teacher against the labels.
-    #[serde(default = "default_alpha")]
+    #[serde(default = "teacher_logits::default_alpha")]
     alpha: Fraction,
     /// Temperature that softens teacher and student.
-    #[serde(default = "default_temperature")]
+    #[serde(default = "teacher_logits::default_temperature")]
     temperature: Temperature,
     /// Share of each label that is spread over all classes.
     #[serde(default = "nothing")]
@@ -102,14 +102,6 @@ pub(crate) struct Relations {
     /// Relation heads that queries, keys and values are cut into.
     #[serde(default = "default_relation_heads")]
     heads: NonZeroUsize,
-}
-
-fn default_alpha() -> Fraction {
-    Fraction::new(0.5)
-}
-
-fn default_temperature() -> Temperature {
-    Temperature::Constant { value: 2.0 }
 }
 
 fn nothing() -> Share {

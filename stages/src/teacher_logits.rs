@@ -46,6 +46,16 @@ pub(crate) fn read(path: &Path, rows: &[Row]) -> Result<Vec<Vec<f32>>> {
     Ok(tensor.elements::<f32>()?.chunks(classes.max(1)).map(<[f32]>::to_vec).collect())
 }
 
+/// Weight of the teacher against the labels, where a manifest says nothing.
+pub(crate) fn default_alpha() -> Fraction {
+    Fraction::new(0.5)
+}
+
+/// Temperature where a manifest says nothing: DistilBERT's.
+pub(crate) fn default_temperature() -> Temperature {
+    Temperature::Constant { value: 2.0 }
+}
+
 /// What a model recovers with: α·T²·KL to these logits + (1 − α)·cross-entropy of the labels.
 pub(crate) fn objective(
     alpha: Fraction,

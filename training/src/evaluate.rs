@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::examples::Examples;
+use crate::metrics::{argmax, cross_entropy};
 use crate::network::{Mode, Network};
 
 /// What a network says about examples.
@@ -9,7 +10,7 @@ use crate::network::{Mode, Network};
 pub struct Evaluation {
     /// Class scores of each example, before softmax, in the order of the examples.
     pub logits: Vec<Vec<f32>>,
-    /// Mean cross-entropy with the labels, in nats.
+    /// Mean cross-entropy with the labels, in nats; infinite for a label without a score.
     pub loss: f64,
     /// Part of the examples whose greatest score is their label's.
     pub accuracy: f64,
@@ -41,26 +42,8 @@ pub fn evaluate(network: &Network, examples: &Examples, batch_size: usize) -> Re
             logits[row] = scores.to_vec();
         }
     }
-    let (mut loss, mut right) = (0f64, 0usize);
-    for (scores, &label) in logits.iter().zip(&examples.labels) {
-        loss += cross_entropy(scores, label);
-        right += usize::from(greatest(scores) == label);
-    }
-    let count = examples.len() as f64;
-    Ok(Evaluation { logits, loss: loss / count, accuracy: right as f64 / count })
-}
-
-/// −log softmax(scores)[label]; infinite for a label without a score.
-fn cross_entropy(scores: &[f32], label: usize) -> f64 {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = scores.iter().map(|&score| f64::from(score - max).exp()).sum();
-    let score = scores.get(label).map_or(f64::NEG_INFINITY, |&score| f64::from(score - max));
-    sum.ln() - score
-}
-
-/// Index of the first greatest score.
-fn greatest(scores: &[f32]) -> usize {
-    let better =
-        |best: usize, index: usize| if scores[index] > scores[best] { index } else { best };
-    (0..scores.len()).fold(0, better)
+    let labelled = logits.iter().zip(&examples.labels);
+    let right = labelled.filter(|(scores, label)| argmax(scores) == **label).count();
+    let accuracy = right as f64 / examples.len() as f64;
+    Ok(Evaluation { loss: cross_entropy(&logits, &examples.labels), accuracy, logits })
 }

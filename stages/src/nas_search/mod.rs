@@ -72,7 +72,7 @@ pub(crate) struct Params {
     #[serde(default)]
     arithmetic: Arithmetic,
     /// Weight of the teacher against the labels.
-    #[serde(default = "default_alpha")]
+    #[serde(default = "teacher_logits::default_alpha")]
     alpha: Fraction,
     /// Optimizer and batches.
     #[serde(default)]
@@ -105,10 +105,6 @@ fn default_rows() -> NonZeroUsize {
 
 fn default_sequence() -> NonZeroUsize {
     NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN)
-}
-
-fn default_alpha() -> Fraction {
-    Fraction::new(0.5)
 }
 
 impl Stage for NasSearch {

@@ -62,10 +62,10 @@ pub(crate) struct Params {
     #[serde(default)]
     zeros: Option<Zeros>,
     /// Weight of the teacher against the labels.
-    #[serde(default = "default_alpha")]
+    #[serde(default = "teacher_logits::default_alpha")]
     alpha: Fraction,
     /// Temperature that softens teacher and student.
-    #[serde(default = "default_temperature")]
+    #[serde(default = "teacher_logits::default_temperature")]
     temperature: Temperature,
     /// Optimizer and batches.
     #[serde(default)]
@@ -131,14 +131,6 @@ pub(crate) enum Zeros {
     /// Two of every four along the input (Mishra et al. 2021, arXiv:2104.08378).
     #[serde(rename = "2:4")]
     TwoOfFour,
-}
-
-fn default_alpha() -> Fraction {
-    Fraction::new(0.5)
-}
-
-fn default_temperature() -> Temperature {
-    Temperature::Constant { value: 2.0 }
 }
 
 fn default_events() -> NonZeroUsize {

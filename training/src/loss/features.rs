@@ -4,16 +4,13 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use super::fused::{Relations, SquaredError};
+use super::fused::{EXCLUDED, Relations, SquaredError};
 use super::{LossError, divergence, expect};
 use crate::walk::floats::Floats;
 use crate::walk::fused::{self, Operation};
 
 /// Scores at or below this are a mask's doing and count as 0 (TinyBERT's reference code).
 const MASKED_SCORE: f32 = -1e2;
-
-/// Far below any score, yet finite: softmax gives 0 and its gradient no NaN.
-const EXCLUDED: f32 = -1e9;
 
 /// Mean squared error between hidden states, the student's through a learned projection (TinyBERT,
 /// arXiv:1909.10351, eq. 9); padding does not count.

@@ -107,8 +107,8 @@ pub(super) struct Relations {
     pub(super) mask: Arc<Vec<f32>>,
 }
 
-/// Far below any score, yet finite: its exponential is 0.
-const EXCLUDED: f32 = -1e9;
+/// Far below any score, yet finite: softmax gives 0 and its gradient no NaN.
+pub(super) const EXCLUDED: f32 = -1e9;
 
 /// Scores between the tokens of one head, and their softmax by rows: `[length, length]` each.
 struct Relation {

@@ -153,11 +153,13 @@ pub fn argmax(logits: &[f32]) -> usize {
     best
 }
 
-fn cross_entropy(logits: &[Vec<f32>], labels: &[usize]) -> f64 {
+/// Mean −log softmax(logits)[label] of the rows, in nats; infinite for a label without a logit.
+pub(crate) fn cross_entropy(logits: &[Vec<f32>], labels: &[usize]) -> f64 {
     let row = |(logits, &label): (&Vec<f32>, &usize)| {
         let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let sum: f64 = logits.iter().map(|&value| (f64::from(value) - largest).exp()).sum();
-        largest + sum.ln() - f64::from(logits[label])
+        let logit = logits.get(label).map_or(f64::NEG_INFINITY, |&logit| f64::from(logit));
+        largest + sum.ln() - logit
     };
     logits.iter().zip(labels).map(row).sum::<f64>() / labels.len() as f64
 }
