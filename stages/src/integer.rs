@@ -182,6 +182,11 @@ impl<'a> Work<'a> {
             drop = self.accuracy_drop(&self.answers(quantized)?)?;
             self.context.log(format!("`{linear}` back to float: accuracy drop {drop:.4}"));
         }
+        if drop > limit {
+            self.context.log(format!(
+                "accuracy drop {drop:.4} with every layer back to float; `mixed-precision.accuracy-drop-max` is {limit}"
+            ));
+        }
         self.context.metric(Metric {
             name: "mixed/float-layers".to_owned(),
             value: f64::from(n_reverted),

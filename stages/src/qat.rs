@@ -32,10 +32,10 @@ pub(crate) struct Qat;
 pub(crate) struct Params {
     /// Passes over the training rows.
     epochs: NonZeroUsize,
-    /// How the first ranges of activations are found.
+    /// How the first ranges of activations are found; learned scales start from mean magnitudes.
     #[serde(default = "default_observer")]
     observer: Observer,
-    /// Training rows they are found on.
+    /// Training rows they are found on; learned scales start from the first batches.
     #[serde(default = "default_rows")]
     rows: NonZeroUsize,
     /// How scales change while training.
@@ -51,10 +51,10 @@ pub(crate) struct Params {
     #[serde(default)]
     mixed_precision: Option<MixedPrecision>,
     /// Weight of the teacher against the labels.
-    #[serde(default = "default_alpha")]
+    #[serde(default = "teacher_logits::default_alpha")]
     alpha: Fraction,
     /// Temperature that softens teacher and student.
-    #[serde(default = "default_temperature")]
+    #[serde(default = "teacher_logits::default_temperature")]
     temperature: Temperature,
     /// Optimizer and batches.
     #[serde(default)]
@@ -93,14 +93,6 @@ fn default_rows() -> NonZeroUsize {
 
 fn on() -> bool {
     true
-}
-
-fn default_alpha() -> Fraction {
-    Fraction::new(0.5)
-}
-
-fn default_temperature() -> Temperature {
-    Temperature::Constant { value: 2.0 }
 }
 
 impl Stage for Qat {

@@ -27,7 +27,7 @@ const HEADER: &str = "training";
 /// What belongs to a checkpoint besides tensors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
-    /// Digest of everything that decides the run.
+    /// Digest of the run, see [`fingerprint`].
     pub(crate) fingerprint: String,
     pub(crate) state: State,
     /// Steps of the optimizer.
@@ -115,7 +115,9 @@ pub(crate) struct Loaded {
     bytes: Vec<u8>,
 }
 
-/// A digest of what decides a run: settings, data, and the names and sizes of what is trained.
+/// A digest of a run's settings, data, and the names and sizes of what is trained: whether a
+/// checkpoint fits. Weights before training and the objective are not in it; a folder belongs to one
+/// run (a stage has one for each cache key), so they cannot differ.
 pub(crate) fn fingerprint(
     network: &Network,
     train: &Examples,

@@ -11,7 +11,8 @@ use crate::op::{Dequantize, Quantize};
 use crate::structure::{Embedding, Linear, float_source, linears, word_embedding};
 use crate::{Graph, NodeId, Op, Tensor, ValueId};
 
-/// Greatest magnitude of a quantized value. −128 is not used for weights.
+/// Greatest magnitude that scales are made for. What lies below saturates at −128, which a weight
+/// reaches only where its scale was learned.
 pub const LEVELS: f32 = 127.0;
 
 /// What [`insert`] quantizes.
