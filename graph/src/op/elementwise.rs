@@ -282,7 +282,7 @@ macro_rules! unary {
         }
     };
 }
-unary!(Relu, "Relu", |_| OnnxForm::default(), 1, |_, x| x.max(0.0));
+unary!(Relu, "Relu", |_| OnnxForm::default(), 1, |_, x| if x < 0.0 { 0.0 } else { x });
 unary!(Tanh, "Tanh", |_| OnnxForm::default(), 1, |_, x| x.tanh());
 unary!(Gelu, "Gelu", Gelu::form, 8, |gelu, x| gelu.apply(x));
 
@@ -318,6 +318,15 @@ mod tests {
         let row = Tensor::from_fn(&[3], |index| index as f32);
         let sum = Arithmetic::Add.evaluate(&[&column, &row], &Bindings::default()).unwrap();
         assert_eq!(sum.elements::<f32>().unwrap(), [0.0, 1.0, 2.0, 10.0, 11.0, 12.0]);
+    }
+
+    #[test]
+    fn relu_keeps_what_is_no_number() {
+        let x = Tensor::new(&[3], vec![f32::NAN, -1.0, 2.0]).unwrap();
+        let y = Relu.evaluate(&[&x], &Bindings::default()).unwrap();
+        let y = y.elements::<f32>().unwrap();
+        assert!(y[0].is_nan());
+        assert_eq!(y[1..], [0.0, 2.0]);
     }
 
     #[test]
