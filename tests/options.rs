@@ -30,7 +30,7 @@ fn every_option_does_its_work() {
     let sandbox = project();
     let (code, events) = sandbox.events(&["options.toml"]);
     assert_eq!(code, Some(0), "{events:#?}");
-    assert_eq!(stages(&events, "stage-finished").len(), 11, "{events:#?}");
+    assert_eq!(stages(&events, "stage-finished").len(), 12, "{events:#?}");
     let run = sandbox.json(&["show", "1"]);
     sandbox.check_metrics(&run);
 
@@ -47,6 +47,13 @@ fn every_option_does_its_work() {
         "layers went back to float"
     );
     assert!(metric(&run, "lsq", "model/size") < metric(&run, "gradual", "model/size") / 2.0);
+
+    // Nothing in `sequences` fits the teacher, so nothing is known of its throughput.
+    let long = run["stages"].as_array().expect("stages").iter().find(|one| one["name"] == "long");
+    let measured = long.expect("the stage ran")["metrics"].as_array().expect("metrics");
+    let known =
+        |name: &str| measured.iter().any(|one| one["name"] == name && one["value"].is_number());
+    assert!(known("bench/teacher/flops") && !known("bench/teacher/throughput"), "{measured:?}");
 
     // What no candidate can keep to is told with numbers, before the supernet is trained.
     let impossible = "stages.scaled.params.constraints={ params-max = 100, latency-ms-max = 1e-6 }";
