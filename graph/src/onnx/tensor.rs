@@ -42,7 +42,8 @@ pub(super) fn read(message: &TensorMessage, folder: Option<&Path>) -> Result<Ten
         checked_elements(&shape).ok_or_else(|| format!("shape {shape:?} is too large"))?;
     let external;
     let raw = if message.data_location == Some(EXTERNAL) {
-        external = external_bytes(message, folder)?;
+        let width = width(message.data_type.unwrap_or(0))?;
+        external = external_bytes(message, folder, elements.saturating_mul(width))?;
         Some(external.as_slice())
     } else {
         message.raw_data.as_deref()
@@ -51,6 +52,16 @@ pub(super) fn read(message: &TensorMessage, folder: Option<&Path>) -> Result<Ten
     match raw {
         Some(raw) => of_bytes(kind, &shape, raw),
         None => of_fields(message, kind, &shape, elements),
+    }
+}
+
+/// Bytes of an element.
+fn width(kind: i32) -> Result<usize, String> {
+    match (element_type(kind), kind) {
+        (Some(dtype), _) => Ok(dtype.size_bytes()),
+        (None, FLOAT16 | BFLOAT16) => Ok(2),
+        (None, DOUBLE) => Ok(8),
+        _ => Err(unsupported(kind)),
     }
 }
 
@@ -129,9 +140,13 @@ fn of_fields(
     built.map_err(|error| error.to_string())
 }
 
-/// The bytes of a tensor in another file, which has to lie in the model's folder: a model from
-/// elsewhere must not read what its user can.
-fn external_bytes(message: &TensorMessage, folder: Option<&Path>) -> Result<Vec<u8>, String> {
+/// The `expected` bytes of a tensor in another file, which has to lie in the model's folder: a model
+/// from elsewhere must not read what its user can.
+fn external_bytes(
+    message: &TensorMessage,
+    folder: Option<&Path>,
+    expected: usize,
+) -> Result<Vec<u8>, String> {
     let entry = |key: &str| {
         let found = message.external_data.iter().find(|entry| entry.key.as_deref() == Some(key));
         found.and_then(|entry| entry.value.as_deref())
@@ -151,16 +166,24 @@ fn external_bytes(message: &TensorMessage, folder: Option<&Path>) -> Result<Vec<
     let mut file = File::open(&path).map_err(fail)?;
     let size = file.metadata().map_err(fail)?.len();
     let offset = number("offset")?.unwrap_or(0);
-    let length = number("length")?.unwrap_or_else(|| size.saturating_sub(offset));
+    let length = number("length")?.unwrap_or(expected as u64);
+    if length != expected as u64 {
+        let shape = &message.dims;
+        return Err(format!(
+            "expected {expected} bytes for shape {shape:?}, found a length of {length}"
+        ));
+    }
     if offset.checked_add(length).is_none_or(|end| end > size) {
         let path = path.display();
         return Err(format!(
             "expected {length} bytes from byte {offset} of {path}, which has {size}: truncated"
         ));
     }
-    let length =
-        usize::try_from(length).map_err(|_| "its external data is too large".to_owned())?;
-    let mut bytes = vec![0; length];
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(expected)
+        .map_err(|_| format!("expected elements that fit in memory, found {expected} bytes"))?;
+    bytes.resize(expected, 0);
     file.seek(SeekFrom::Start(offset)).map_err(fail)?;
     file.read_exact(&mut bytes).map_err(fail)?;
     Ok(bytes)
@@ -214,6 +237,21 @@ mod tests {
         assert!(error.contains("truncated"), "{error}");
         let error = read(&external("missing.bin"), Some(folder.path())).unwrap_err();
         assert!(error.contains("missing.bin"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_read_as_far_as_the_shape_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join("weights.bin")).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let mut message = external("weights.bin");
+        let tensor = read(&message, Some(folder.path())).unwrap();
+        assert_eq!(tensor.elements::<f32>().unwrap(), [0.0, 0.0]);
+        let length =
+            Entry { key: Some("length".to_owned()), value: Some((1u64 << 39).to_string()) };
+        message.external_data.push(length);
+        let error = read(&message, Some(folder.path())).unwrap_err();
+        assert!(error.starts_with("expected 8 bytes for shape [2], found a length of "), "{error}");
     }
 
     #[test]
