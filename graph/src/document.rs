@@ -18,7 +18,7 @@ pub(crate) const SIZE_LIMIT: u64 = 64 << 20;
 /// Most dimensions of a value; operators can double them, so a hostile file could explode.
 const RANK_LIMIT: usize = 16;
 /// Longest name.
-const NAME_LIMIT: usize = 1024;
+pub(crate) const NAME_LIMIT: usize = 1024;
 
 /// What can be wrong with a document.
 #[derive(Debug, thiserror::Error)]

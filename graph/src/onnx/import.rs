@@ -21,6 +21,7 @@ pub(in crate::onnx) use node::{Branch, NodeContext};
 
 use super::export::SIZE_LIMIT;
 use super::{element_type, proto, tensor, type_name};
+use crate::document::NAME_LIMIT;
 use crate::op::Op;
 use crate::{DType, Dim, Graph, Shape, Tensor, ValueId, file};
 
@@ -88,6 +89,7 @@ pub fn import_bytes(
         functions: function::table(&model.functions)?,
         bindings: &options.bindings,
         nodes_left: NODE_LIMIT,
+        copies: BTreeMap::new(),
     };
     let mut scope = Scope { opsets, ..Scope::default() };
     importer.model_graph(message, &mut scope)?;
@@ -121,6 +123,8 @@ pub(in crate::onnx) struct Importer<'a> {
     functions: Functions<'a>,
     bindings: &'a BTreeMap<String, usize>,
     nodes_left: usize,
+    /// How often each name was asked for when it was taken.
+    copies: BTreeMap<String, usize>,
 }
 
 /// Names as one graph or function sees them.
@@ -145,6 +149,7 @@ impl<'a> Importer<'a> {
             message.initializer.iter().filter_map(|tensor| tensor.name.as_deref()).collect();
         // Old models list their weights among the inputs.
         for info in message.input.iter().filter(|info| !stored.contains(info.name())) {
+            check_name(info.name())?;
             let (dtype, shape) = self.declared_type(info)?;
             let id = self.graph.add_input(info.name(), dtype, shape)?;
             scope.values.insert(info.name().to_owned(), id);
@@ -153,6 +158,7 @@ impl<'a> Importer<'a> {
         self.nodes(&message.node, scope)?;
         let mut outputs = Vec::new();
         for info in &message.output {
+            check_name(info.name())?;
             outputs.push(self.output(info.name(), scope)?);
         }
         self.graph.set_outputs(&outputs);
@@ -173,10 +179,10 @@ impl<'a> Importer<'a> {
             let name = stored.name();
             let fail = |reason| ImportError::Tensor { name: name.to_owned(), reason };
             let tensor = tensor::read(stored, self.folder.as_deref()).map_err(fail)?;
-            let mut own = format!("{}{name}", scope.prefix);
-            if scope.depth > 0 {
-                own = self.fresh(own);
-            }
+            let own = match scope.depth {
+                0 => shortened(name.to_owned()),
+                _ => self.fresh(format!("{}{name}", scope.prefix)),
+            };
             let id = self.graph.add_weight(&own, tensor)?;
             scope.values.insert(name.to_owned(), id);
         }
@@ -277,7 +283,9 @@ impl<'a> Importer<'a> {
             Some(proto::DimensionValue::Size(size)) => usize::try_from(*size)
                 .map(Dim::Fixed)
                 .map_err(|_| fail(format!("dimension {axis} is {size}"))),
-            Some(proto::DimensionValue::Symbol(name)) if !name.is_empty() => Ok(self.named(name)),
+            Some(proto::DimensionValue::Symbol(name)) if !name.is_empty() => {
+                check_name(name).map(|()| self.named(name))
+            }
             // A dimension without a name is one of its own.
             _ => Ok(self.named(&format!("{}.{axis}", info.name()))),
         });
@@ -292,12 +300,19 @@ impl<'a> Importer<'a> {
     }
 
     /// A name that no value has yet, made from `name`.
-    fn fresh(&self, name: String) -> String {
-        let mut fresh = name;
-        while self.graph.find(&fresh).is_some() {
-            fresh.push('\'');
+    fn fresh(&mut self, name: String) -> String {
+        let name = shortened(name);
+        if self.graph.find(&name).is_none() {
+            return name;
         }
-        fresh
+        let copies = self.copies.entry(name.clone()).or_default();
+        loop {
+            *copies += 1;
+            let fresh = format!("{name}'{copies}");
+            if self.graph.find(&fresh).is_none() {
+                return fresh;
+            }
+        }
     }
 
     /// Adds what `op` gives for `inputs`: a weight where that is known, a node elsewhere.
@@ -357,6 +372,25 @@ impl<'a> Importer<'a> {
         let tensor = op.operator().evaluate(&constants, &crate::Bindings::default()).ok()?;
         (moves || tensor.len() <= SMALL).then_some(tensor)
     }
+}
+
+/// The end of a name that is too long to be kept, with room for a number behind it.
+fn shortened(mut name: String) -> String {
+    if name.len() > NAME_LIMIT {
+        let start = name.len() - (NAME_LIMIT - 32);
+        name.drain(..name.ceil_char_boundary(start));
+    }
+    name
+}
+
+/// Inputs and outputs keep their names, which therefore may not be too long.
+fn check_name(name: &str) -> Result<(), ImportError> {
+    let found = name.len();
+    if found > NAME_LIMIT {
+        let limit = NAME_LIMIT;
+        return Err(ImportError::Limit { what: "bytes in the name of a value", limit, found });
+    }
+    Ok(())
 }
 
 /// A dimension's name as graphs want it: beginning with a letter.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{DEPTH_LIMIT, ImportError, Importer, NodeContext, Scope, opsets, own_domain};
+use super::{
+    DEPTH_LIMIT, ImportError, Importer, NodeContext, Scope, opsets, own_domain, shortened,
+};
 use crate::onnx::proto;
 
 /// What a node names a function by.
@@ -47,7 +49,7 @@ impl<'a> Importer<'a> {
             values: BTreeMap::new(),
             opsets: opsets(&function.opset_import)?,
             attributes,
-            prefix: format!("{}{label}/", scope.prefix),
+            prefix: shortened(format!("{}{label}/", scope.prefix)),
             depth: deeper(scope.depth)?,
         };
         for (name, id) in function.input.iter().zip(inputs) {

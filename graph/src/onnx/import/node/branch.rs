@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::function::deeper;
-use super::super::{ImportError, Scope};
+use super::super::{ImportError, Scope, shortened};
 use super::{NodeContext, free_names};
 use crate::onnx::proto;
 use crate::op::{Op, Subgraph, SubgraphNode};
@@ -113,7 +113,7 @@ impl<'a> NodeContext<'_, 'a> {
         message: &'a proto::GraphMessage,
     ) -> Result<(), ImportError> {
         let mut scope = self.inner_scope(message, &[])?;
-        scope.prefix = format!("{}{}/", self.scope.prefix, self.label);
+        scope.prefix = shortened(format!("{}{}/", self.scope.prefix, self.label));
         for name in free_names(message) {
             scope.values.extend(self.scope.values.get(&name).map(|&id| (name, id)));
         }

@@ -90,6 +90,22 @@ fn names_are_unique_and_outputs_are_written() {
     assert!(error.to_string().contains("local.Nothing"), "{error}");
 }
 
+#[test]
+fn names_stay_short_and_are_found_soon() {
+    let long = "n".repeat(5000);
+    let nodes = vec![node("Neg", &["x"], &[&long]), node("Abs", &[&long], &["y"])];
+    let graph = import(&model(vec![typed("x", 1, &[2])], nodes, &["y"])).unwrap();
+    let document = crate::document::write(&graph);
+    assert!(crate::document::read(document.as_bytes(), std::collections::BTreeMap::new()).is_ok());
+    let nodes = vec![node("Neg", &["x"], &[&long])];
+    let error = import(&model(vec![typed("x", 1, &[2])], nodes, &[&long])).unwrap_err();
+    assert!(error.to_string().contains("1024 bytes in the name"), "{error}");
+    // Each would try the names of all before it.
+    let mut nodes = vec![node("HardSwish", &["x"], &[""]); 20_000];
+    nodes.push(node("Neg", &["x"], &["y"]));
+    assert!(import(&model(vec![typed("x", 1, &[2])], nodes, &["y"])).is_ok());
+}
+
 /// What is no finite number is a model's own affair until it is packed or run.
 #[test]
 fn weights_that_are_no_numbers_are_read() {
