@@ -131,6 +131,8 @@ pub(in crate::onnx) struct Importer<'a> {
 #[derive(Clone, Default)]
 pub(in crate::onnx) struct Scope {
     values: BTreeMap<String, ValueId>,
+    /// Inputs of a function that its call leaves out.
+    absent: BTreeSet<String>,
     opsets: BTreeMap<String, i64>,
     /// What the call of a function gives for its attributes.
     attributes: BTreeMap<String, proto::Attribute>,

@@ -1,6 +1,6 @@
 //! Functions of a model: a node that calls one becomes the function's nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     DEPTH_LIMIT, ImportError, Importer, NodeContext, Scope, opsets, own_domain, shortened,
@@ -47,13 +47,17 @@ impl<'a> Importer<'a> {
         let attributes = context.attributes(&function.attribute_proto)?;
         let mut inner = Scope {
             values: BTreeMap::new(),
+            absent: BTreeSet::new(),
             opsets: opsets(&function.opset_import)?,
             attributes,
             prefix: shortened(format!("{}{label}/", scope.prefix)),
             depth: deeper(scope.depth)?,
         };
-        for (name, id) in function.input.iter().zip(inputs) {
-            inner.values.extend(id.map(|id| (name.clone(), id)));
+        for (index, name) in function.input.iter().enumerate() {
+            match inputs.get(index).copied().flatten() {
+                Some(id) => drop(inner.values.insert(name.clone(), id)),
+                None => drop(inner.absent.insert(name.clone())),
+            }
         }
         self.nodes(&function.node, &mut inner)?;
         for (name, output) in function.output.iter().zip(&node.output) {

@@ -33,6 +33,7 @@ impl<'c, 'a> NodeContext<'c, 'a> {
         let find = |name: &String| match (name.is_empty(), scope.values.get(name)) {
             (true, _) => Ok(None),
             (false, Some(id)) => Ok(Some(*id)),
+            (false, None) if scope.absent.contains(name) => Ok(None),
             (false, None) => Err(ImportError::Node {
                 node: label.clone(),
                 op: node.op_type().to_owned(),

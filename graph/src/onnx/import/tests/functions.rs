@@ -1,6 +1,8 @@
 //! Functions of a model become their nodes.
 
-use super::models::{call, function, import, int, model, node, reference as refers, typed, with};
+use super::models::{
+    call, floats, function, import, int, model, node, reference as refers, typed, with,
+};
 use crate::onnx::proto::{Attribute, Function, Model};
 use crate::{Tensor, reference};
 
@@ -55,6 +57,19 @@ fn names_of_a_function_are_its_own() {
     let stranger = function("Own", &["a"], &["y"], vec![node("Add", &["x", "a"], &["y"])]);
     let error = import(&calling(call("Own", &["x"], &["y"]), vec![stranger])).unwrap_err();
     assert!(error.to_string().contains("reads `x`"), "{error}");
+}
+
+#[test]
+fn inputs_that_a_call_leaves_out_are_left_out_inside() {
+    let clip = node("Clip", &["a", "low", "high"], &["b"]);
+    let clip = function("Bound", &["a", "low", "high"], &["b"], vec![clip]);
+    let outer =
+        function("Outer", &["a", "high"], &["b"], vec![call("Bound", &["a", "", "high"], &["b"])]);
+    let mut bounded = calling(call("Bound", &["x", "", "two"], &["y"]), vec![clip.clone()]);
+    bounded.graph.as_mut().unwrap().initializer.push(floats("two", &[], &[2.0]));
+    assert_eq!(run(&bounded).elements::<f32>().unwrap(), [0.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
+    let unbounded = calling(call("Outer", &["x"], &["y"]), vec![clip, outer]);
+    assert_eq!(run(&unbounded).elements::<f32>().unwrap()[5], 5.0);
 }
 
 #[test]
