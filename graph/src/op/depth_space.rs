@@ -71,7 +71,7 @@ fn image(x: &ValueType, block: usize) -> Result<[Dim; 4], String> {
     shape.map_err(|_| format!("expected [batch, channels, height, width], found {x}"))
 }
 
-fn type_of(x: &Tensor) -> ValueType {
+pub(super) fn type_of(x: &Tensor) -> ValueType {
     ValueType { dtype: x.dtype(), shape: crate::dim::fixed(x.shape()) }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elementwise::elements;
 use super::{Argument, OnnxAttribute, OnnxForm, Operator, exactly, floats};
-use crate::{Bindings, DType, Dim, Tensor, ValueType, dim};
+use crate::{Bindings, DType, Tensor, ValueType, dim};
 
 /// `exp(xᵢ − max) / Σ exp(xⱼ − max)` along the last axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ impl Operator for LayerNorm {
         }
         let width = x.shape.last().ok_or("expected at least one dimension, found a scalar")?;
         for (name, parameter) in [("scale", scale), ("bias", bias)] {
-            if parameter.shape != [Dim::clone(width)] {
+            if parameter.shape.len() != 1 || !parameter.shape[0].may_equal(width) {
                 let found = dim::display(&parameter.shape);
                 return Err(format!("expected {name} of shape [{width}], found {found}"));
             }
@@ -84,6 +84,9 @@ impl Operator for LayerNorm {
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [x, scale, bias] = exactly(inputs)?;
+        if [scale, bias].iter().any(|parameter| x.shape().last() != parameter.shape().first()) {
+            return Err(format!("expected a scale and a bias for the rows of {x:?}"));
+        }
         let (scale, bias) = (floats(scale)?, floats(bias)?);
         let width = scale.len();
         let mut output = Vec::with_capacity(x.len());

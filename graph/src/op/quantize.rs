@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::depth_space::type_of;
 use super::elementwise::elements;
 use super::{Argument, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Tensor, ValueType, dim};
@@ -46,7 +47,8 @@ fn check_parameters(
         Some(axis) => return Err(format!("axis {axis} is not a dimension of {x}")),
     };
     for (name, parameter) in [("scale", scale), ("zero point", zero_point)] {
-        if parameter.shape != expected {
+        let mut dims = parameter.shape.iter().zip(&expected);
+        if parameter.shape.len() != expected.len() || !dims.all(|(a, b)| a.may_equal(b)) {
             let (expected, found) = (dim::display(&expected), dim::display(&parameter.shape));
             return Err(format!("expected {name} of shape {expected}, found {found}"));
         }
@@ -88,6 +90,7 @@ impl Operator for Quantize {
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
+        check_parameters(&type_of(x), &type_of(scale), &type_of(zero_point), self.axis)?;
         let (values, scales, zeros) = (floats(x)?, floats(scale)?, integers_of(zero_point)?);
         let (low, high) = range(zero_point.dtype())?;
         let quantized = |index: usize| {
@@ -127,6 +130,7 @@ impl Operator for Dequantize {
 
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
         let [x, scale, zero_point] = exactly(inputs)?;
+        check_parameters(&type_of(x), &type_of(scale), &type_of(zero_point), self.axis)?;
         let (values, scales, zeros) = (integers_of(x)?, floats(scale)?, integers_of(zero_point)?);
         Ok(Tensor::from_fn(x.shape(), |index| {
             let channel = channel(index, x.shape(), self.axis);
@@ -171,5 +175,9 @@ mod tests {
         };
         assert_eq!(evaluate(0), [2.0, 2.0, -6.0, -6.0]);
         assert_eq!(evaluate(1), [2.0, 6.0, -1.0, -6.0]);
+        let row = Tensor::new(&[1, 3], vec![4i8, 4, 4]).unwrap();
+        let op = Dequantize { axis: Some(1) };
+        let error = op.evaluate(&[&row, &scale, &zero], &Bindings::default()).unwrap_err();
+        assert_eq!(error, "expected scale of shape [3], found [2]");
     }
 }

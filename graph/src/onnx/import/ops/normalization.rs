@@ -99,7 +99,13 @@ impl Rows {
     fn of(node: &NodeContext<'_, '_>) -> Result<Self, ImportError> {
         let x = node.input(0)?;
         let axis = node.axis_of(node.int_or("axis", -1), node.rank(x))?;
-        let sizes: Option<Vec<usize>> = node.shape(x)[axis..].iter().map(Dim::fixed).collect();
+        let sizes = match &node.shape(x)[axis..] {
+            // A scale of one number might be repeated.
+            [Dim::Unknown] => node
+                .fixed_dims(node.input(1)?)
+                .filter(|scale| matches!(scale.as_slice(), [width] if *width > 1)),
+            dims => dims.iter().map(Dim::fixed).collect::<Option<Vec<usize>>>(),
+        };
         let sizes = sizes.filter(|sizes| {
             crate::weights::checked_elements(sizes).is_some_and(|width| width <= 1 << 31)
         });

@@ -1,8 +1,8 @@
 //! Single operators, with what is easily taken for something else.
 
-use super::models::{import, int, model, node, typed, with};
-use crate::onnx::proto::Attribute;
-use crate::{Dim, Graph};
+use super::models::{floats, import, int, model, node, typed, with};
+use crate::onnx::proto::{Attribute, NodeMessage, TensorMessage};
+use crate::{Dim, Graph, Tensor, reference};
 
 fn ints(name: &str, values: &[i64]) -> Attribute {
     Attribute { name: Some(name.to_owned()), ints: values.to_vec(), ..Default::default() }
@@ -41,4 +41,35 @@ fn pools_without_padding_keep_the_last_window() {
     };
     assert_eq!(pool("VALID")[2], Dim::Fixed(3));
     assert_eq!(pool("SAME_UPPER")[2], Dim::Fixed(3));
+}
+
+#[test]
+fn parameters_say_how_long_an_unknown_dimension_is() {
+    let run = |nodes: Vec<NodeMessage>| {
+        let reshape = node("Reshape", &["x", "sizes"], &["rows"]);
+        let inputs = vec![typed("x", 1, &[8]), typed("sizes", 7, &[2])];
+        let mut model = model(inputs, [vec![reshape], nodes].concat(), &["y"]);
+        let zeros = TensorMessage { data_type: Some(3), ..floats("zeros", &[4], &[]) };
+        let zeros = TensorMessage { int32_data: vec![0; 4], ..zeros };
+        let scale = floats("scale", &[4], &[1.0, 0.5, 2.0, 8.0]);
+        model.graph.as_mut().unwrap().initializer.extend([scale, zeros]);
+        let graph = import(&model).unwrap();
+        let x = Tensor::from_fn(&[8], |index| (index % 4) as f32);
+        let sizes = |list: [i64; 2]| Tensor::new(&[2], list.to_vec()).unwrap();
+        let wrong = [("x", x.clone()), ("sizes", sizes([4, 2]))];
+        assert!(reference::evaluate(&graph, &wrong).is_err());
+        reference::evaluate(&graph, &[("x", x), ("sizes", sizes([2, 4]))]).unwrap()[0]
+            .elements::<f32>()
+            .unwrap()
+            .to_vec()
+    };
+    let quantize =
+        with(node("QuantizeLinear", &["rows", "scale", "zeros"], &["q"]), int("axis", 1));
+    let dequantize =
+        with(node("DequantizeLinear", &["q", "scale", "zeros"], &["y"]), int("axis", 1));
+    let y = run(vec![quantize, dequantize]);
+    assert_eq!(y[4..], [0.0, 1.0, 2.0, 0.0]);
+    let normalize = node("LayerNormalization", &["rows", "scale"], &["y"]);
+    let y = run(vec![normalize]);
+    assert!((y[7] - 8.0 * 1.5 / 1.25f32.sqrt()).abs() < 1e-4, "{y:?}");
 }
