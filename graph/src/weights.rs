@@ -67,7 +67,8 @@ pub struct NotFinite {
     pub value: f32,
 }
 
-/// Checks that no float of `tensors` is infinite or NaN.
+/// Checks that no float of `tensors` is NaN, and none infinite but the only one of its tensor and
+/// those of masks, which hold 0 and −∞ alone.
 ///
 /// # Errors
 ///
@@ -77,7 +78,16 @@ pub fn ensure_finite<'a>(
 ) -> Result<(), NotFinite> {
     for (name, tensor) in tensors {
         let Ok(elements) = tensor.elements::<f32>() else { continue };
-        if let Some(index) = elements.iter().position(|value| !value.is_finite()) {
+        let may_be_infinite = match elements {
+            [alone] => !alone.is_nan(),
+            _ => {
+                elements.contains(&0.0)
+                    && elements.iter().all(|&value| value == 0.0 || value == f32::NEG_INFINITY)
+            }
+        };
+        if let Some(index) = elements.iter().position(|value| !value.is_finite())
+            && !may_be_infinite
+        {
             return Err(NotFinite { tensor: name.to_owned(), index, value: elements[index] });
         }
     }

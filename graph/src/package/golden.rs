@@ -132,7 +132,8 @@ fn take(
 }
 
 impl GoldenExample {
-    /// Names, types and shapes are the graph's, and outputs are finite.
+    /// Names, types and shapes are the graph's, and outputs tell something: floats are not all
+    /// infinite or NaN.
     fn check(&self, graph: &Graph) -> Result<(), String> {
         let mut bindings = Bindings::default();
         for (kind, named, ids) in
@@ -153,8 +154,13 @@ impl GoldenExample {
                     .map_err(|reason| format!("{kind} `{name}`: {reason}"))?;
             }
         }
-        let outputs = self.outputs.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        weights::ensure_finite(outputs).map_err(|error| error.to_string())
+        for (name, tensor) in &self.outputs {
+            let elements: &[f32] = tensor.elements().unwrap_or_default();
+            if !elements.is_empty() && !elements.iter().any(|value| value.is_finite()) {
+                return Err(format!("output `{name}`: expected finite numbers, found none"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -164,7 +170,8 @@ fn magnitude(tensor: &Tensor) -> f32 {
     elements.iter().map(|value| value.abs()).filter(|value| value.is_finite()).fold(0.0, f32::max)
 }
 
-/// The greatest absolute difference, which is 0 for equal integers.
+/// The greatest absolute difference, which is 0 for equal integers and for what is infinite or NaN
+/// in both.
 fn compare(expected: &Tensor, found: &Tensor, tolerance: f32) -> Result<f32, String> {
     if expected.dtype() != found.dtype() || expected.shape() != found.shape() {
         return Err(format!("expected {expected:?}, found {found:?}"));
@@ -175,6 +182,9 @@ fn compare(expected: &Tensor, found: &Tensor, tolerance: f32) -> Result<f32, Str
     };
     let mut worst = 0f32;
     for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
+        if expected == found || expected.is_nan() && found.is_nan() {
+            continue;
+        }
         let difference = (expected - found).abs();
         if difference.is_nan() || difference > tolerance {
             return Err(format!(

@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::bert::{self, BertConfig, BertLayer};
-use crate::op::{Dequantize, Quantize};
+use crate::op::{Dequantize, Quantize, Unary};
 use crate::{Dim, Tensor, reference};
 
 /// A text of three pieces, and a batch of two of which one is padded.
@@ -210,6 +210,25 @@ fn golden_outputs_are_compared() {
     assert_eq!(error.to_string(), "golden example 0: no kernel");
     let error = Golden::default().verify(0.01, moved(0.0)).unwrap_err();
     assert_eq!(error.to_string(), "expected at least one golden example, found none");
+}
+
+#[test]
+fn golden_outputs_may_lack_some_numbers() {
+    let mut graph = Graph::new("logarithm");
+    let x = graph.add_input("x", DType::F32, vec![4.into()]).unwrap();
+    let y = graph.add_node("y", Op::Unary(Unary::Log), &[x]).unwrap();
+    graph.set_outputs(&[y]);
+    let given = |numbers: Vec<f32>| vec![("x".to_owned(), Tensor::new(&[4], numbers).unwrap())];
+    let golden = Golden::evaluate(&graph, vec![given(vec![-1.0, 0.0, 1.0, 2.0])]).unwrap();
+    assert!(golden.tensors(&graph).is_ok());
+    assert_eq!(golden.verify(0.0, |example| run(&graph, example)).unwrap(), 0.0);
+    let other = |_: &GoldenExample| {
+        Ok::<_, String>(vec![Tensor::new(&[4], vec![0.0, 0.0, 0.0, 2f32.ln()]).unwrap()])
+    };
+    assert!(golden.verify(0.0, other).is_err());
+    let golden = Golden::evaluate(&graph, vec![given(vec![-1.0; 4])]).unwrap();
+    let error = golden.tensors(&graph).unwrap_err().to_string();
+    assert!(error.contains("output `y`: expected finite numbers, found none"), "{error}");
 }
 
 #[test]

@@ -189,6 +189,14 @@ fn numbers_must_be_finite() {
     assert_eq!(ensure_finite([("good", &good), ("integers", &integers)]), Ok(()));
     let error = ensure_finite([("good", &good), ("bad", &bad)]).unwrap_err();
     assert_eq!(error.to_string(), "tensor `bad`: expected finite numbers, found NaN at element 1");
+    let mask = Tensor::new(&[3], vec![0.0, f32::NEG_INFINITY, -0.0]).unwrap();
+    let hidden = Tensor::scalar(f32::NEG_INFINITY);
+    assert_eq!(ensure_finite([("mask", &mask), ("hidden", &hidden)]), Ok(()));
+    for diverged in [[1.0, f32::NEG_INFINITY], [0.0, f32::INFINITY], [f32::NEG_INFINITY; 2]] {
+        let diverged = Tensor::new(&[2], diverged.to_vec()).unwrap();
+        assert!(ensure_finite([("diverged", &diverged)]).is_err(), "{diverged:?}");
+    }
+    assert!(ensure_finite([("nothing", &Tensor::scalar(f32::NAN))]).is_err());
 }
 
 proptest! {
