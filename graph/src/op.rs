@@ -85,6 +85,7 @@ pub(crate) use slice_by::Entries;
 pub use slice_by::{SliceBy, Split};
 pub use softmax::SoftmaxRelative;
 pub use squeeze_by::{SqueezeBy, UnsqueezeBy};
+pub(crate) use subgraph::Known;
 pub use subgraph::{Subgraph, SubgraphNode};
 pub use unary::Unary;
 pub use window::{Padding, Rounding, Window, WindowAxis};

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 
 use super::{data_type, proto};
-use crate::op::{OnnxAttribute, OnnxOperand, OnnxSubgraph};
-use crate::{Dim, Graph, Node, Op, Tensor, ValueId};
+use crate::op::{Argument, Known, OnnxAttribute, OnnxOperand, OnnxSubgraph};
+use crate::{DType, Dim, Graph, Node, Op, Tensor, ValueId};
 
 /// The first version of the operator set that has Gelu.
 const OPSET: i64 = 20;
@@ -96,17 +96,21 @@ impl<'a> Exporter<'a> {
     fn node(&mut self, node: &Node) -> Result<(), OnnxError> {
         let inputs: Vec<String> =
             node.inputs.iter().map(|&id| self.graph.value_name(id).to_owned()).collect();
-        let message = self.message(&node.name, &node.op, &inputs)?;
+        let arguments: Vec<Argument<'_>> =
+            node.inputs.iter().map(|&id| self.graph.argument(id)).collect();
+        let message = self.message(&node.name, &node.op, &inputs, &arguments)?;
         self.nodes.push(message);
         Ok(())
     }
 
-    /// The node `name`, which is also the name of its output.
+    /// The node `name`, which is also the name of its output; `arguments` is what is known of its
+    /// inputs, where that is.
     fn message(
         &mut self,
         name: &str,
         op: &Op,
         inputs: &[String],
+        arguments: &[Argument<'_>],
     ) -> Result<proto::NodeMessage, OnnxError> {
         let operator = op.operator();
         let form = operator.onnx();
@@ -136,7 +140,7 @@ impl<'a> Exporter<'a> {
         }
         let mut attribute: Vec<_> = form.attributes.into_iter().map(attribute).collect();
         for subgraph in form.subgraphs {
-            attribute.push(self.subgraph(name, &subgraph, inputs)?);
+            attribute.push(self.subgraph(name, &subgraph, inputs, arguments)?);
         }
         Ok(proto::NodeMessage {
             input,
@@ -154,10 +158,11 @@ impl<'a> Exporter<'a> {
         owner: &str,
         subgraph: &OnnxSubgraph,
         inputs: &[String],
+        arguments: &[Argument<'_>],
     ) -> Result<proto::Attribute, OnnxError> {
         let OnnxSubgraph { name, graph, given, outside } = subgraph;
         let place = format!("{owner}/{name}");
-        let value = |name: &str| proto::ValueInfo { name: Some(name.to_owned()), r#type: None };
+        let known = known_values(subgraph, arguments);
         let mut message = proto::GraphMessage { name: Some(place.clone()), ..Default::default() };
         let mut names: BTreeMap<&str, String> = BTreeMap::new();
         for (index, inner) in graph.inputs.iter().enumerate() {
@@ -165,7 +170,8 @@ impl<'a> Exporter<'a> {
                 Some(index) => inputs[outside + index].clone(),
                 None => {
                     let own = self.fresh(format!("{place}/{inner}"));
-                    message.input.push(value(&own));
+                    let inner = known.get(inner.as_str()).map(|known| known.argument().dtype);
+                    message.input.push(subgraph_value(&own, inner));
                     own
                 }
             };
@@ -175,15 +181,19 @@ impl<'a> Exporter<'a> {
             let own = self.fresh(format!("{place}/{}", node.name));
             let inputs: Vec<String> =
                 node.inputs.iter().map(|name| names[name.as_str()].clone()).collect();
-            message.node.push(self.message(&own, &node.op, &inputs)?);
+            let arguments =
+                node.inputs.iter().map(|name| Some(known.get(name.as_str())?.argument()));
+            let arguments: Option<Vec<Argument<'_>>> = arguments.collect();
+            let arguments = arguments.unwrap_or_default();
+            message.node.push(self.message(&own, &node.op, &inputs, &arguments)?);
             names.insert(&node.name, own);
         }
         for (index, output) in graph.outputs.iter().enumerate() {
             // An output may be given, from outside, or one twice: each gets a node.
             let own = self.fresh(format!("{place}/output {index}"));
-            let node = self.message(&own, &Op::Identity, &[names[output.as_str()].clone()])?;
+            let node = self.message(&own, &Op::Identity, &[names[output.as_str()].clone()], &[])?;
             message.node.push(node);
-            message.output.push(value(&own));
+            message.output.push(subgraph_value(&own, None));
         }
         Ok(proto::Attribute {
             name: Some((*name).to_owned()),
@@ -248,6 +258,30 @@ impl<'a> Exporter<'a> {
         }
         name
     }
+}
+
+/// What is known of a subgraph's values; nothing where the operator's inputs do not say it.
+fn known_values<'a>(
+    subgraph: &'a OnnxSubgraph,
+    arguments: &[Argument<'a>],
+) -> BTreeMap<&'a str, Known<'a>> {
+    let OnnxSubgraph { graph, given, outside, .. } = subgraph;
+    let count = graph.inputs.len() - given;
+    let outer = arguments.get(*outside..).and_then(|outer| outer.get(..count));
+    let (Some(own), Some(outer)) = (arguments.get(..*given), outer) else {
+        return BTreeMap::new();
+    };
+    // What is carried has other numbers in every round.
+    let own = own.iter().map(|own| Argument { constant: None, integers: None, ..*own });
+    graph.known(&own.chain(outer.iter().copied()).collect::<Vec<_>>()).unwrap_or_default()
+}
+
+/// A value of a subgraph: sizes may change from round to round, and are left out.
+fn subgraph_value(name: &str, dtype: Option<DType>) -> proto::ValueInfo {
+    let tensor_type =
+        dtype.map(|dtype| proto::TensorType { elem_type: Some(data_type(dtype)), shape: None });
+    let r#type = tensor_type.map(|kind| proto::TypeMessage { tensor_type: Some(kind) });
+    proto::ValueInfo { name: Some(name.to_owned()), r#type }
 }
 
 fn attribute((name, value): (&str, OnnxAttribute)) -> proto::Attribute {

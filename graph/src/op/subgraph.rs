@@ -36,14 +36,14 @@ pub struct SubgraphNode {
 }
 
 /// What is known of a value of a subgraph.
-struct Known<'a> {
+pub(crate) struct Known<'a> {
     value_type: ValueType,
     constant: Option<&'a Tensor>,
     integers: Option<Vec<Integer>>,
 }
 
 impl Known<'_> {
-    fn argument(&self) -> Argument<'_> {
+    pub(crate) fn argument(&self) -> Argument<'_> {
         Argument {
             value_type: &self.value_type,
             constant: self.constant,
@@ -71,6 +71,20 @@ impl Subgraph {
                 "expected at most {NESTING_LIMIT} nested subgraphs, found {depth}"
             ));
         }
+        let values = self.known(arguments)?;
+        let types = self.outputs.iter().map(|name| Ok(find(&values, name)?.value_type.clone()));
+        types.collect()
+    }
+
+    /// What is known of every value, by name, when this is known of the inputs.
+    ///
+    /// # Errors
+    ///
+    /// When a node refuses its inputs, or a name is unknown or used twice.
+    pub(crate) fn known<'a>(
+        &'a self,
+        arguments: &[Argument<'a>],
+    ) -> Result<BTreeMap<&'a str, Known<'a>>, String> {
         let given = arguments.iter().map(|argument| Known {
             value_type: argument.value_type.clone(),
             constant: argument.constant,
@@ -88,8 +102,7 @@ impl Subgraph {
                 return Err(format!("the name `{}` is used twice", node.name));
             }
         }
-        let types = self.outputs.iter().map(|name| Ok(find(&values, name)?.value_type.clone()));
-        types.collect()
+        Ok(values)
     }
 
     /// The outputs for these inputs.

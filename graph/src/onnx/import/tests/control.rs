@@ -3,7 +3,7 @@
 use prost::Message;
 
 use super::models::{body, floats, graph_attribute, import, int, model, node, typed, value, with};
-use crate::onnx::proto::{GraphMessage, Model};
+use crate::onnx::proto::{GraphMessage, Model, ValueInfo};
 use crate::{DType, Dim, Graph, Tensor, ValueType, onnx, reference};
 
 const FLOAT: i32 = 1;
@@ -98,6 +98,21 @@ fn loops_carry_collect_and_grow() {
     let (_, outputs) = there_and_back(&repetition(), &inputs(0));
     assert_eq!(outputs[0].elements::<f32>().unwrap(), [1.0, 3.0]);
     assert!(outputs[2].is_empty());
+}
+
+/// onnxruntime reads no loop without them.
+#[test]
+fn what_a_body_is_given_has_element_types() {
+    let exported = onnx::export(&import(&repetition()).unwrap()).unwrap();
+    let exported = Model::decode(exported.as_slice()).unwrap().graph.unwrap();
+    let element_type = |info: &ValueInfo| info.r#type.as_ref()?.tensor_type.as_ref()?.elem_type;
+    let loops = exported.node.iter().filter(|node| node.op_type() == "Loop");
+    let bodies: Vec<_> = loops.map(|node| node.attribute[0].g.as_ref().unwrap()).collect();
+    assert_eq!(bodies.len(), 3);
+    for body in bodies {
+        let types: Vec<_> = body.input.iter().map(element_type).collect();
+        assert_eq!(types, [INT64, BOOL, FLOAT, FLOAT].map(Some));
+    }
 }
 
 #[test]
