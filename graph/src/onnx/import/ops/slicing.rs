@@ -96,7 +96,10 @@ fn fixed_ranges(
             }
             (_, 0, Integer::Known(FAR..)) => continue,
             (Dim::Symbol(size), 0, Integer::Symbol(end)) if size == end => continue,
-            (_, 0, Integer::Symbol(end)) => Slice { axis, start: 0, end: Dim::Symbol(end.clone()) },
+            // Of two names either may be the smaller size.
+            (Dim::Fixed(_), 0, Integer::Symbol(end)) => {
+                Slice { axis, start: 0, end: Dim::Symbol(end.clone()) }
+            }
             // The first entry: an empty dimension is refused when the graph runs.
             (_, 0, Integer::Known(1)) => Slice { axis, start: 0, end: Dim::Fixed(1) },
             _ => return None,

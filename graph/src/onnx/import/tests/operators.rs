@@ -1,7 +1,7 @@
 //! Single operators, with what is easily taken for something else.
 
 use super::models::{floats, import, int, model, node, typed, with};
-use crate::onnx::proto::{Attribute, NodeMessage, TensorMessage};
+use crate::onnx::proto::{Attribute, DimensionValue, NodeMessage, TensorMessage};
 use crate::{Dim, Graph, Tensor, reference};
 
 fn ints(name: &str, values: &[i64]) -> Attribute {
@@ -72,4 +72,26 @@ fn parameters_say_how_long_an_unknown_dimension_is() {
     let normalize = node("LayerNormalization", &["rows", "scale"], &["y"]);
     let y = run(vec![normalize]);
     assert!((y[7] - 8.0 * 1.5 / 1.25f32.sqrt()).abs() < 1e-4, "{y:?}");
+}
+
+#[test]
+fn slices_end_where_their_dimension_does() {
+    let named = |name: &str, dim: &str| {
+        let mut info = typed(name, 1, &[1]);
+        let kind = info.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
+        kind.shape.as_mut().unwrap().dim[0].value = Some(DimensionValue::Symbol(dim.to_owned()));
+        info
+    };
+    let size = node("Shape", &["w"], &["size"]);
+    let slice = node("Slice", &["x", "zero", "size"], &["y"]);
+    let mut model = model(vec![named("x", "a"), named("w", "b")], vec![size, slice], &["y"]);
+    let zero = TensorMessage { data_type: Some(7), ..floats("zero", &[1], &[]) };
+    let zero = TensorMessage { int64_data: vec![0], ..zero };
+    model.graph.as_mut().unwrap().initializer.push(zero);
+    let graph = import(&model).unwrap();
+    let list = |length: usize| Tensor::from_fn(&[length], |index| index as f32);
+    for (own, other) in [(2, 3), (3, 2)] {
+        let y = reference::evaluate(&graph, &[("x", list(own)), ("w", list(other))]).unwrap();
+        assert_eq!(y[0], list(2));
+    }
 }
