@@ -107,6 +107,19 @@ pub fn display(shape: &[Dim]) -> String {
     format!("[{}]", dims.join(", "))
 }
 
+/// What to do when two dimensions that have to be equal have different names; empty for two numbers.
+pub(crate) fn how_to_bind(a: &Dim, b: &Dim) -> String {
+    match (a, b) {
+        (Dim::Symbol(a), Dim::Symbol(b)) => {
+            format!("; if `{a}` and `{b}` are equal, give their sizes (--bind {a}=…,{b}=…)")
+        }
+        (Dim::Symbol(name), Dim::Fixed(size)) | (Dim::Fixed(size), Dim::Symbol(name)) => {
+            format!("; if `{name}` is {size}, give its size (--bind {name}={size})")
+        }
+        _ => String::new(),
+    }
+}
+
 /// The shape of known sizes.
 pub fn fixed(sizes: &[usize]) -> Shape {
     sizes.iter().map(|&size| Dim::Fixed(size)).collect()

@@ -499,7 +499,8 @@ mod tests {
         let error = graph.add_node("wrong", Op::MatMul, &[x, x]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "node `wrong` (MatMul): inner dimensions of [batch, 2] and [batch, 2] differ: 2 and batch"
+            "node `wrong` (MatMul): inner dimensions of [batch, 2] and [batch, 2] differ: 2 and batch; \
+             if `batch` is 2, give its size (--bind batch=2)"
         );
         let error = graph.add_node("sum", Op::Relu, &[x]).unwrap_err();
         assert_eq!(error, GraphError::Duplicate("sum".to_owned()));

@@ -114,7 +114,8 @@ fn errors_say_what_was_expected_and_found() {
     check(
         "[\"x\",\"w\"]",
         "[\"w\",\"x\"]",
-        "node `product` (MatMul): inner dimensions of [2, 3] and [batch, 2] differ: 3 and batch",
+        "node `product` (MatMul): inner dimensions of [2, 3] and [batch, 2] differ: 3 and batch; \
+         if `batch` is 3, give its size (--bind batch=3)",
     );
     check(
         "[\"batch\",2]",

@@ -160,7 +160,10 @@ pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
         // What is not 1 decides: the other side is 1, or the same.
         (Dim::Unknown, known @ Dim::Fixed(_)) | (known @ Dim::Fixed(_), Dim::Unknown) => Ok(known),
         (Dim::Unknown, _) | (_, Dim::Unknown) => Ok(Dim::Unknown),
-        _ => Err(format!("shapes {} and {} do not broadcast", dim::display(a), dim::display(b))),
+        (x, y) => {
+            let (a, b) = (dim::display(a), dim::display(b));
+            Err(format!("shapes {a} and {b} do not broadcast{}", dim::how_to_bind(&x, &y)))
+        }
     });
     dims.collect()
 }
@@ -309,7 +312,21 @@ mod tests {
         check(&["batch", "s", "384"], &["384"], Ok(&["batch", "s", "384"]));
         check(&[], &["3"], Ok(&["3"]));
         check(&["2"], &["3"], Err("shapes [2] and [3] do not broadcast"));
-        check(&["batch"], &["s"], Err("shapes [batch] and [s] do not broadcast"));
+        check(
+            &["batch"],
+            &["s"],
+            Err(
+                "shapes [batch] and [s] do not broadcast; if `batch` and `s` are equal, give their \
+                 sizes (--bind batch=…,s=…)",
+            ),
+        );
+        check(
+            &["s", "4"],
+            &["5", "4"],
+            Err(
+                "shapes [s, 4] and [5, 4] do not broadcast; if `s` is 5, give its size (--bind s=5)",
+            ),
+        );
     }
 
     #[test]

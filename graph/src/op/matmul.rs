@@ -25,7 +25,10 @@ impl Operator for MatMul {
         };
         if !a_inner.may_equal(b_inner) {
             let (a, b) = (dim::display(&a.shape), dim::display(&b.shape));
-            return Err(format!("inner dimensions of {a} and {b} differ: {a_inner} and {b_inner}"));
+            let bind = dim::how_to_bind(a_inner, b_inner);
+            return Err(format!(
+                "inner dimensions of {a} and {b} differ: {a_inner} and {b_inner}{bind}"
+            ));
         }
         let mut shape = broadcast(a_batch, b_batch)?;
         shape.extend([rows.clone(), columns.clone()]);
