@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use graph::bert::{self, BertConfig, BertLayer, Pooling};
-use graph::op::{Dequantize, Gather, Gelu, Quantize};
+use graph::op::{Dequantize, Gather, Gelu, Loop, Quantize, Subgraph, SubgraphNode};
 use graph::{DType, Dim, Graph, Op, Tensor, ValueId, onnx, reference};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -190,4 +190,32 @@ fn quantized_graphs_agree() {
     // A value on the border of two steps may fall to either side: one step of `units` (0.011)
     // times a weight of `down` (at most 0.7). Everything else agrees to rounding.
     check("quantized", &quantized(), &runs, 0.011 * 0.7);
+}
+
+/// Doubles `x` three times and collects the states.
+fn repeated(output: usize) -> Graph {
+    let mut graph = Graph::new("repeated");
+    let x = graph.add_input("x", DType::F32, vec![Dim::symbol("batch")]).unwrap();
+    let rounds = graph.add_weight("rounds", Tensor::scalar(3i64)).unwrap();
+    let going = graph.add_weight("going", Tensor::scalar(true)).unwrap();
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    let double =
+        SubgraphNode { name: "double".to_owned(), op: Op::Add, inputs: names(&["state", "state"]) };
+    let body = Subgraph {
+        inputs: names(&["round", "going", "state"]),
+        nodes: vec![double],
+        outputs: names(&["going", "double", "state"]),
+    };
+    let repetition = Op::Loop(Loop { body, carried: 1, output });
+    let y = graph.add_node("y", repetition, &[rounds, going, x]).unwrap();
+    graph.set_outputs(&[y]);
+    graph
+}
+
+#[test]
+fn loops_agree() {
+    let runs = [1, 3].map(|length| vec![("x", Tensor::from_fn(&[length], |index| index as f32))]);
+    for output in [0, 1] {
+        check(&format!("output {output} of a loop"), &repeated(output), &runs, 0.0);
+    }
 }

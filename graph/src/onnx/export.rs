@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::{data_type, proto};
 use crate::op::{Argument, Known, OnnxAttribute, OnnxOperand, OnnxSubgraph};
-use crate::{DType, Dim, Graph, Node, Op, Tensor, ValueId};
+use crate::{DType, Dim, Graph, Node, Op, Tensor, ValueId, ValueType};
 
 /// The first version of the operator set that has Gelu.
 const OPSET: i64 = 20;
@@ -170,8 +170,11 @@ impl<'a> Exporter<'a> {
                 Some(index) => inputs[outside + index].clone(),
                 None => {
                     let own = self.fresh(format!("{place}/{inner}"));
-                    let inner = known.get(inner.as_str()).map(|known| known.argument().dtype);
-                    message.input.push(subgraph_value(&own, inner));
+                    let known = known.get(inner.as_str()).map(Known::argument);
+                    // Round and condition are scalars.
+                    let rank = |known: Argument<'_>| if index < 2 { 0 } else { known.shape.len() };
+                    let kind = known.map(|known| (known.dtype, rank(known)));
+                    message.input.push(subgraph_value(&own, kind));
                     own
                 }
             };
@@ -276,11 +279,10 @@ fn known_values<'a>(
     graph.known(&own.chain(outer.iter().copied()).collect::<Vec<_>>()).unwrap_or_default()
 }
 
-/// A value of a subgraph: sizes may change from round to round, and are left out.
-fn subgraph_value(name: &str, dtype: Option<DType>) -> proto::ValueInfo {
-    let tensor_type =
-        dtype.map(|dtype| proto::TensorType { elem_type: Some(data_type(dtype)), shape: None });
-    let r#type = tensor_type.map(|kind| proto::TypeMessage { tensor_type: Some(kind) });
+/// A value of a subgraph, with what is known of its type: sizes may change from round to round.
+fn subgraph_value(name: &str, kind: Option<(DType, usize)>) -> proto::ValueInfo {
+    let value_type = kind.map(|(dtype, rank)| ValueType { dtype, shape: vec![Dim::Unknown; rank] });
+    let r#type = value_type.as_ref().map(type_message);
     proto::ValueInfo { name: Some(name.to_owned()), r#type }
 }
 
@@ -322,7 +324,13 @@ fn initializer(name: &str, tensor: &Tensor) -> proto::TensorMessage {
 }
 
 fn value_info(graph: &Graph, id: ValueId) -> proto::ValueInfo {
-    let value_type = graph.value_type(id);
+    proto::ValueInfo {
+        name: Some(graph.value_name(id).to_owned()),
+        r#type: Some(type_message(graph.value_type(id))),
+    }
+}
+
+fn type_message(value_type: &ValueType) -> proto::TypeMessage {
     let dim = value_type.shape.iter().map(|dim| {
         let value = match dim {
             Dim::Fixed(size) => Some(proto::DimensionValue::Size(*size as i64)),
@@ -335,10 +343,7 @@ fn value_info(graph: &Graph, id: ValueId) -> proto::ValueInfo {
         elem_type: Some(data_type(value_type.dtype)),
         shape: Some(proto::ShapeMessage { dim: dim.collect() }),
     };
-    proto::ValueInfo {
-        name: Some(graph.value_name(id).to_owned()),
-        r#type: Some(proto::TypeMessage { tensor_type: Some(tensor_type) }),
-    }
+    proto::TypeMessage { tensor_type: Some(tensor_type) }
 }
 
 #[cfg(test)]

@@ -102,16 +102,19 @@ fn loops_carry_collect_and_grow() {
 
 /// onnxruntime reads no loop without them.
 #[test]
-fn what_a_body_is_given_has_element_types() {
+fn what_a_body_is_given_has_types() {
     let exported = onnx::export(&import(&repetition()).unwrap()).unwrap();
     let exported = Model::decode(exported.as_slice()).unwrap().graph.unwrap();
-    let element_type = |info: &ValueInfo| info.r#type.as_ref()?.tensor_type.as_ref()?.elem_type;
+    let kind = |info: &ValueInfo| {
+        let kind = info.r#type.as_ref()?.tensor_type.as_ref()?;
+        Some((kind.elem_type?, kind.shape.as_ref()?.dim.len()))
+    };
     let loops = exported.node.iter().filter(|node| node.op_type() == "Loop");
     let bodies: Vec<_> = loops.map(|node| node.attribute[0].g.as_ref().unwrap()).collect();
     assert_eq!(bodies.len(), 3);
     for body in bodies {
-        let types: Vec<_> = body.input.iter().map(element_type).collect();
-        assert_eq!(types, [INT64, BOOL, FLOAT, FLOAT].map(Some));
+        let types: Vec<_> = body.input.iter().map(kind).collect();
+        assert_eq!(types, [(INT64, 0), (BOOL, 0), (FLOAT, 1), (FLOAT, 1)].map(Some));
     }
 }
 
