@@ -27,6 +27,7 @@ pub use diagnostic::{Diagnostic, ManifestError};
 pub(crate) use diagnostic::{did_you_mean, only};
 pub(crate) use schema::params_schema;
 pub use schema::schema;
+pub(crate) use sections::NO_DURATION;
 pub use sections::parse_duration;
 pub use spec::{Bound, DatasetSpec, DeviceChoice, Gate, ModelSpec, Reference};
 pub use sweep::{

@@ -293,10 +293,7 @@ impl Reader<'_> {
         let text = entry.timeout.as_ref()?;
         let timeout = parse_duration(text);
         if timeout.is_none() {
-            let message = format!(
-                "{}`{text}` is no length of time; write for instance `90s`, `30m` or `1h30m`",
-                place.label
-            );
+            let message = format!("{}`{text}` {NO_DURATION}", place.label);
             self.error(&place.entry("timeout"), message, None);
         }
         timeout
@@ -423,7 +420,15 @@ fn is_file_name(file: &str) -> bool {
         && path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
-/// `1h30m`, `90s`, `500ms`: whole numbers with units, largest first by habit, not by rule.
+/// Longest length of time: far beyond any run, and near enough for clocks to reckon with.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// What is wrong with a text that [`parse_duration`] does not read.
+pub(crate) const NO_DURATION: &str =
+    "is no length of time up to 100 years; write for instance `90s`, `30m` or `1h30m`";
+
+/// `1h30m`, `90s`, `500ms`: whole numbers with units, largest first by habit, not by rule; up to
+/// 100 years.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
@@ -441,7 +446,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         })?;
         rest = &after[letters..];
     }
-    (!total.is_zero()).then_some(total)
+    (!total.is_zero() && total <= DURATION_MAX).then_some(total)
 }
 
 /// A kind of TOML value with its article.

@@ -6,12 +6,15 @@ use super::Bound;
 use super::diagnostic::did_you_mean;
 use super::metric;
 use super::read::Reader;
-use super::sections::{Draft, Place, parse_duration};
+use super::sections::{Draft, NO_DURATION, Place, parse_duration};
 use super::spec::Gate;
 use super::sweep::{EarlyStopping, SweepSpec};
 use crate::stage::AnyStage;
 use crate::sweep::sampler::Sampler;
 use crate::sweep::space::{Dimension, Space};
+
+/// Most combinations that are all tried.
+const GRID_MAX: u64 = 1_000_000;
 
 /// Checks a sweep against the manifest's stages.
 pub(super) fn check(reader: &mut Reader<'_>, place: &Place, spec: &SweepSpec, drafts: &[Draft]) {
@@ -69,6 +72,12 @@ impl<'r> Checker<'r, '_> {
     fn space(&mut self, spec: &SweepSpec, space: &Space) {
         if let Err(error) = spec.sampler.check(space) {
             self.complain("space", error.to_string(), None);
+        }
+        let size = spec.sampler.total(space).ok().flatten().filter(|_| spec.trials.is_none());
+        if let Some(size) = size.filter(|size| *size > GRID_MAX) {
+            let message = format!("{size} combinations are more than {GRID_MAX}");
+            let help = "make a `step` wider, or say with `trials` how many to try".to_owned();
+            self.complain("space", message, Some(help));
         }
         for dimension in &space.dimensions {
             self.dimension(dimension);
@@ -132,7 +141,7 @@ impl<'r> Checker<'r, '_> {
         if let Some(text) = &spec.budget
             && parse_duration(text).is_none()
         {
-            let message = format!("`budget`: `{text}` is no duration, expected for instance `90m`");
+            let message = format!("`budget`: `{text}` {NO_DURATION}");
             self.complain("budget", message, None);
         }
         let mut seeds = spec.seeds.clone();

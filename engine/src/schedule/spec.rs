@@ -7,7 +7,7 @@ use croner::parser::{CronParser, Seconds, Year};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{did_you_mean, parse_duration};
+use crate::manifest::{NO_DURATION, did_you_mean, parse_duration};
 
 /// Longest accepted jitter.
 const JITTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -212,9 +212,7 @@ impl TryFrom<String> for Jitter {
         match parse_duration(&text) {
             Some(longest) if longest <= JITTER_MAX => Ok(Self { text, longest }),
             Some(_) => Err(format!("jitter `{text}` is longer than `24h`")),
-            None => Err(format!(
-                "`{text}` is no length of time; write for instance `90s`, `30m` or `1h30m`"
-            )),
+            None => Err(format!("`{text}` {NO_DURATION}")),
         }
     }
 }

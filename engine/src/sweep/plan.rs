@@ -16,6 +16,9 @@ use crate::plan::{Part, Selection, parts};
 use crate::project::Project;
 use crate::store::Digest;
 
+/// Most trials whose stages are counted one by one.
+const PLANNED_MAX: u64 = 1000;
+
 /// What a sweep would do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -38,7 +41,8 @@ pub struct SweepPlan {
     pub needed: u64,
     /// Those that a trial shares with an earlier one.
     pub saved: u64,
-    /// Whether the numbers rest on drawn parameters that stand for those not known before the run.
+    /// Whether the numbers rest on drawn parameters that stand for those not known before the run,
+    /// or on the first of very many trials.
     pub estimated: bool,
     /// Epochs at which early stopping holds trials.
     pub rungs: Vec<u64>,
@@ -57,9 +61,13 @@ pub(super) fn plan(
     let base = project.check(set)?;
     let selection = Selection { until: targets(&board.spec), ..Selection::default() };
     let mut distinct = BTreeMap::new();
-    let mut stage_runs = 0;
+    let mut stage_runs = 0_u32;
     let history = project.history()?;
-    for params in stand_ins(board)? {
+    let planned = stand_ins(board)?;
+    let is_cut = planned.len() as u64 == PLANNED_MAX && board.asked > PLANNED_MAX;
+    // The trials beyond are taken to share as much as those that are looked at.
+    let share = if is_cut { board.asked as f64 / PLANNED_MAX as f64 } else { 1.0 };
+    for params in planned {
         for seed in &board.seeds {
             let set = [set, &overrides(&params, *seed)].concat();
             let manifest = project.check(&set)?;
@@ -75,12 +83,13 @@ pub(super) fn plan(
             }
         }
     }
-    let needed = distinct.len() as u64;
+    let needed = (distinct.len() as f64 * share) as u64;
+    let stage_runs = (f64::from(stage_runs) * share) as u64;
     let mut expected_s = Some(0.0);
     for name in distinct.into_values().collect::<Vec<_>>() {
         let kind = base.stage(&name).map_or("", |stage| stage.stage.kind());
         let seconds = history.expected_s(project.manifest_file(), &name, kind)?;
-        expected_s = expected_s.zip(seconds).map(|(sum, seconds)| sum + seconds);
+        expected_s = expected_s.zip(seconds).map(|(sum, seconds)| sum + seconds * share);
     }
     let ladder = board.ladder.iter();
     Ok(SweepPlan {
@@ -99,7 +108,7 @@ pub(super) fn plan(
         stage_runs,
         needed,
         saved: stage_runs - needed,
-        estimated: !matches!(board.spec.sampler, Sampler::Grid | Sampler::Zip),
+        estimated: is_cut || !matches!(board.spec.sampler, Sampler::Grid | Sampler::Zip),
         rungs: ladder
             .flat_map(|ladder| (0..ladder.len()).filter_map(|rung| ladder.epochs(rung)))
             .collect(),
@@ -107,9 +116,12 @@ pub(super) fn plan(
     })
 }
 
-/// Parameters of all trials: those that are known, and for the rest such as may be drawn.
+/// Parameters of all trials, or of the first of very many: those that are known, and for the rest
+/// such as may be drawn.
 fn stand_ins(board: &Board) -> Result<Vec<Params>, Error> {
     let mut params: Vec<Params> = board.trials.iter().map(|trial| trial.params.clone()).collect();
+    params.truncate(PLANNED_MAX as usize);
+    let wanted = board.asked.min(PLANNED_MAX);
     let sampler = match &board.spec.sampler {
         Sampler::Grid => Sampler::Grid,
         Sampler::Zip => Sampler::Zip,
@@ -118,8 +130,8 @@ fn stand_ins(board: &Board) -> Result<Vec<Params>, Error> {
     let mut seen: BTreeSet<String> =
         params.iter().map(|params| json!(params).to_string()).collect();
     // A small space runs out of new parameters long before this.
-    for number in 0..board.asked.saturating_mul(4) {
-        if params.len() as u64 >= board.asked {
+    for number in 0..4 * wanted {
+        if params.len() as u64 >= wanted {
             break;
         }
         let ask = Ask { space: &board.space, seed: board.seed, number, history: &[] };

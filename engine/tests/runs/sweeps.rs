@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
         "sweeps_killed_anywhere_lose_and_repeat_nothing",
         sweeps_killed_anywhere_lose_and_repeat_nothing,
     ),
+    ("very_many_trials_are_planned_at_once", very_many_trials_are_planned_at_once),
     ("a_used_budget_is_told_and_can_be_raised", a_used_budget_is_told_and_can_be_raised),
     ("trials_do_not_stand_for_the_manifest", trials_do_not_stand_for_the_manifest),
     ("sweeps_are_extended", sweeps_are_extended),
@@ -160,6 +161,22 @@ fn a_sweep_that_waited_knows_what_was_measured() {
     let sweep = history.sweep(1).unwrap();
     assert_eq!((sweep.summary.state, sweep.summary.done), (SweepState::Done, 24));
     assert_eq!(history.runs(usize::MAX).unwrap().len(), 72, "the second had nothing left to do");
+}
+
+fn very_many_trials_are_planned_at_once() {
+    let toy = Toy::new(&GRID.replace("{ int = [0, 3] }", "{ int = [0, 1000000000] }"));
+    let plan = |set: &[&str]| {
+        let set = set.iter().map(|text| (*text).to_owned()).collect();
+        toy.project().plan_sweep(&SweepOptions { set, ..SweepOptions::default() })
+    };
+    let refused = plan(&[]).unwrap_err().to_string();
+    assert!(refused.contains("6000000006 combinations are more than 1000000"), "{refused}");
+    for sampler in ["grid", "random"] {
+        let sampler = format!("sweep.sampler={sampler}");
+        let plan = plan(&["sweep.trials=4000000000", "sweep.seeds=[1]", &sampler]).unwrap();
+        assert_eq!((plan.trials, plan.stage_runs), (4_000_000_000, 12_000_000_000));
+        assert!(plan.estimated && plan.needed > 4_000_000_000 && plan.saved > 0, "{plan:?}");
+    }
 }
 
 fn a_used_budget_is_told_and_can_be_raised() {
@@ -372,6 +389,8 @@ fn what_cannot_be_looked_for_is_said_at_once() {
     let before = runs(&toy);
     for (set, expected) in [
         ("sweep.objectives=[]", "`objectives` is empty"),
+        ("sweep.budget=18446744073709551615s", "no length of time up to 100 years"),
+        ("stages.end.timeout=10000000000000000000s", "no length of time up to 100 years"),
         ("sweep.objectives=[{maximize=\"and.score\"}]", "there is no stage `and`"),
         ("sweep.space={}", "space"),
         ("sweep.space={\"stages.end.params.offset\"={uniform=[2.0,1.0]}}", "low"),

@@ -76,7 +76,7 @@ impl Domain {
             Self::Choice(choices) => Some(choices.len() as u64),
             numeric => {
                 let Numeric { low, high, step, .. } = numeric.numeric()?;
-                Some(((high - low) / step?).round() as u64 + 1)
+                Some((((high - low) / step?).round() as u64).saturating_add(1))
             }
         }
     }
