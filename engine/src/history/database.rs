@@ -171,10 +171,7 @@ impl Database {
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
             .busy_timeout(wait);
-        let connection =
-            options.connect().await.map_err(|source| failed(&path, "open it", source))?;
-        let mut database = Self { path, connection };
-        database.refuse_newer().await?;
+        let mut database = Self::open(&path, &options).await?;
         let is_new = database.schema_version().await?.is_none();
         migrator()
             .run_direct(None, &mut database.connection, false)
@@ -209,10 +206,17 @@ impl Database {
         }
         // Not read-only: after a kill the first to open has to roll back or replay the journal.
         let options = SqliteConnectOptions::new().filename(&path).busy_timeout(wait);
-        let connection =
-            options.connect().await.map_err(|source| failed(&path, "open it", source))?;
-        let mut database = Self { path, connection };
-        database.refuse_newer().await?;
+        let mut database = match Self::open(&path, &options).await {
+            Err(HistoryError::Database { source, .. })
+                if is_read_only(&source) && path.is_file() =>
+            {
+                // Without a journal to replay nothing has to be written beside the file.
+                let journal = std::fs::metadata(path.with_extension("sqlite-wal"));
+                let is_whole = journal.map_or(true, |journal| journal.len() == 0);
+                Self::open(&path, &options.read_only(true).immutable(is_whole)).await?
+            }
+            opened => opened?,
+        };
         match database.schema_version().await? {
             // A first run may be about to create the tables.
             None => Ok(None),
@@ -222,6 +226,14 @@ impl Database {
             }
             Some(_) => Ok(Some(database)),
         }
+    }
+
+    async fn open(path: &Path, options: &SqliteConnectOptions) -> Result<Self, HistoryError> {
+        let connection =
+            options.connect().await.map_err(|source| failed(path, "open it", source))?;
+        let mut database = Self { path: path.to_owned(), connection };
+        database.refuse_newer().await?;
+        Ok(database)
     }
 
     /// Looks through the whole file for damage.
@@ -299,11 +311,18 @@ fn is_damage(source: &sqlx::Error) -> bool {
     matches!(code(source), Some(11 | 26))
 }
 
+/// Whether something beside the file, or the file, cannot be written.
+fn is_read_only(source: &sqlx::Error) -> bool {
+    matches!(code(source), Some(8 | 14))
+}
+
 /// What to do about the SQLite errors that are the user's to solve.
 fn advice(source: &sqlx::Error) -> &'static str {
     match code(source) {
         Some(13) => "; free some space, for instance with `pipeline gc`, and run again",
-        Some(8 | 14) => "; set PIPELINE_HOME to a folder that can be written",
+        Some(8 | 14) => {
+            "; set PIPELINE_HOME to a state folder that can be read, and for runs written"
+        }
         Some(5 | 6) => {
             "; another program has held it for long, a backup or an open `sqlite3` for instance: end that and try again"
         }
@@ -342,6 +361,28 @@ mod tests {
             }
             holder.close().await.unwrap();
             assert!(Database::reader(store.home()).await.unwrap().is_some());
+        });
+    }
+
+    /// Whoever may write everywhere reads as always.
+    #[test]
+    fn a_state_folder_that_cannot_be_written_is_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let set = |path: &Path, mode: u32| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::create(folder.path()).unwrap();
+            Database::writer(&store).await.unwrap().close("close it").await.unwrap();
+            let path = Database::path(store.home());
+            set(&path, 0o444);
+            set(folder.path(), 0o555);
+            let mut reader = Database::reader(store.home()).await.unwrap().unwrap();
+            reader.check().await.unwrap();
+            reader.close("close it").await.unwrap();
+            set(folder.path(), 0o755);
         });
     }
 
