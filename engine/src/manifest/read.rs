@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -174,21 +176,24 @@ impl Reader<'_> {
 
     /// Gives a section its type. Entries at fault are set aside until the rest fits, so that
     /// one look finds them all.
-    pub(super) fn typed<T: DeserializeOwned>(&mut self, section: Section<'_>) -> Option<T> {
-        let Section { label, span, entries, taken } = section;
-        self.retried(&label, &span, entries, &taken, |table| {
+    pub(super) fn typed<T: DeserializeOwned + JsonSchema>(
+        &mut self,
+        section: Section<'_>,
+    ) -> Option<T> {
+        let required = || schemars::schema_for!(T).to_value();
+        self.retried(section, required, |table| {
             T::deserialize(toml::de::ValueDeserializer::from(table)).map_err(ParamsError::Shape)
         })
     }
 
+    /// [`Reader::typed`] for what `read` makes of a table; `schema` says which keys it needs.
     pub(super) fn retried<T>(
         &mut self,
-        label: &str,
-        span: &Range<usize>,
-        mut entries: DeTable<'_>,
-        taken: &[&'static str],
+        section: Section<'_>,
+        schema: impl Fn() -> Value,
         read: impl Fn(Spanned<DeValue<'_>>) -> Result<T, ParamsError>,
     ) -> Option<T> {
+        let Section { label, span, mut entries, taken } = section;
         let mut set_aside = Vec::new();
         loop {
             let table = Spanned::new(span.clone(), DeValue::Table(entries.clone()));
@@ -196,7 +201,7 @@ impl Reader<'_> {
                 Ok(value) => return set_aside.is_empty().then_some(value),
                 Err(ParamsError::Check(_)) if !set_aside.is_empty() => return None,
                 Err(ParamsError::Check(message)) => {
-                    self.error(span, format!("{label}{message}"), None);
+                    self.error(&span, format!("{label}{message}"), None);
                     return None;
                 }
                 Err(ParamsError::Shape(error)) => error,
@@ -207,22 +212,38 @@ impl Reader<'_> {
                 .iter()
                 .find(|(key, value)| inside(&key.span()) || inside(&value.span()))
                 .map(|(key, _)| key.get_ref().to_string());
-            let missing = quoted(error.message()).first().cloned();
-            let follows = error.message().starts_with("missing field")
-                && missing.is_some_and(|field| set_aside.contains(&field));
+            let missing = quoted(error.message()).into_iter().next();
+            let missing = missing.filter(|_| error.message().starts_with("missing field"));
+            let follows = missing.as_ref().is_some_and(|field| set_aside.contains(field));
             if !follows {
-                let (message, help) = explained(error.message(), taken);
+                let (message, help) = explained(error.message(), &taken);
                 self.error(&at, format!("{label}{message}"), help);
             }
+            let is_missing = missing.is_some();
+            set_aside.extend(missing);
             match culprit {
                 Some(key) => {
                     entries.remove(key.as_str());
                     set_aside.push(key);
                 }
-                None => return None,
+                None => {
+                    // Serde stops at the first key that is missing.
+                    for field in required(&schema()).filter(|_| is_missing) {
+                        if !set_aside.contains(&field) && !entries.contains_key(field.as_str()) {
+                            self.error(&span, format!("{label}missing field `{field}`"), None);
+                        }
+                    }
+                    return None;
+                }
             }
         }
     }
+}
+
+/// Keys that a table of a schema has to have.
+fn required(schema: &Value) -> impl Iterator<Item = String> {
+    let names = schema["required"].as_array().into_iter().flatten();
+    names.filter_map(Value::as_str).map(str::to_owned)
 }
 
 fn is_name(name: &str) -> bool {

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{article, did_you_mean, listed, only};
 use super::metric;
 use super::read::{Reader, Section};
+use super::schema::params_schema;
 use super::spec::{Gate, StageEntry};
 use super::{DatasetSpec, DeviceChoice, ModelSpec, StageSpec};
 use crate::schedule::{CatchUp, Overlap, Schedule};
@@ -279,7 +280,8 @@ impl Reader<'_> {
                 return None;
             }
         };
-        self.retried(label, &span, entries, &[], |table| stage.read_params(table))
+        let section = Section { label: label.to_owned(), span, entries, taken: Vec::new() };
+        self.retried(section, || params_schema(stage), |table| stage.read_params(table))
     }
 
     fn limits(&mut self, place: &Place, entry: &StageEntry) -> Option<Duration> {
