@@ -15,7 +15,7 @@ use crate::manifest::{Manifest, did_you_mean, params_schema, project_root};
 use crate::plan::{Explanation, Forecast, Outlook, Plan, Selection, parts, resolve_device};
 use crate::stage::{Port, StageTable};
 use crate::store::{Action, Digest, Store};
-use crate::sweep::{Sweep, SweepEvent, SweepPlan, SweepReport};
+use crate::sweep::{Sweep, SweepEvent, SweepPlan, SweepReport, probe};
 
 /// A manifest and its state folder.
 #[derive(Debug)]
@@ -159,6 +159,16 @@ impl Project {
     /// Everything that is wrong with it.
     pub fn check(&self, set: &[String]) -> Result<Manifest, Error> {
         Ok(Manifest::read(&self.manifest, self.table, set)?)
+    }
+
+    /// [`Project::check`], and whether the manifest is right at the edges of its sweep's space.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn check_all(&self, set: &[String]) -> Result<Manifest, Error> {
+        let manifest = self.check(set)?;
+        probe(self, set, &manifest)?;
+        Ok(manifest)
     }
 
     /// Earlier runs in the state folder.

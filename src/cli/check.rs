@@ -19,7 +19,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
-        match self.manifest.project()?.check(&self.manifest.set) {
+        match self.manifest.project()?.check_all(&self.manifest.set) {
             Ok(manifest) => Ok(self.facts.answer(&accepted(&manifest), || {
                 let stages = manifest.stages.len();
                 format!("{}: {stages} stages, no errors", manifest.shown_path().display())

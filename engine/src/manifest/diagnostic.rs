@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::document::{Document, OVERRIDE};
 
@@ -60,6 +60,28 @@ impl Diagnostic {
             help: None,
             width: text.get(start..end).map_or(1, |marked| marked.chars().count()).max(1),
             excerpt,
+        }
+    }
+
+    /// The same where a manifest's text names the override at fault, one of these, instead.
+    pub(crate) fn placed<'a>(
+        self,
+        path: &Path,
+        text: &str,
+        mut names: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        let key = self.excerpt.split('=').next().unwrap_or_default();
+        let is_override = self.source == OVERRIDE && names.any(|name| name == key);
+        let Some(at) = text.find(key).filter(|_| is_override) else { return self };
+        let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+        Self {
+            source: path.display().to_string(),
+            line: text[..at].matches('\n').count() + 1,
+            column: text[start..at].chars().count() + 1,
+            message: format!("sweep: `{}`: {}", self.excerpt, self.message),
+            help: self.help,
+            excerpt: text[start..].lines().next().unwrap_or_default().to_owned(),
+            width: key.chars().count(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::event::{SweepEvent, SweepReport};
 use super::measure::{Found, Item, Work, measure, overrides};
 use super::plan::{SweepPlan, plan};
 use super::sampler::{Ask, Sampler};
-use super::space::{Domain, Params, Space};
+use super::space::{Dimension, Domain, Params, Space};
 use super::stopping::Ladder;
 use crate::error::Error;
 use crate::executor::{RunEvent, Slots, dataset, lock_name};
@@ -22,7 +22,7 @@ use crate::history::{
     Trigger,
 };
 use crate::key;
-use crate::manifest::{Manifest, OnTrialFailure, SweepSpec};
+use crate::manifest::{Diagnostic, Manifest, ManifestError, OnTrialFailure, SweepSpec};
 use crate::project::Project;
 use crate::store::{Holder, Lock, LockAttempt, Store};
 
@@ -68,7 +68,7 @@ impl<'p> Sweep<'p> {
             reduction: stopping.reduction,
             max_epochs: most_epochs(&manifest, &space, &stopping.stage),
         });
-        probe(project, set, &space, manifest.seed)?;
+        probe(project, set, &manifest)?;
         let identity = identity(&manifest, &spec)?;
         let board = Board::new(spec, space, manifest.seed, seeds, ladder)?;
         let set = set.to_vec();
@@ -491,32 +491,57 @@ fn most_epochs(manifest: &Manifest, space: &Space, stage: &str) -> u64 {
 }
 
 /// Tries the edges of every dimension on the manifest, so that a space that leads nowhere is found
-/// out before anything runs.
-fn probe(project: &Project, set: &[String], space: &Space, seed: u64) -> Result<(), Error> {
+/// out before anything runs. Tells every mistake once, where its dimension is written.
+pub(crate) fn probe(project: &Project, set: &[String], manifest: &Manifest) -> Result<(), Error> {
+    let Some(spec) = &manifest.sweep else { return Ok(()) };
+    let space = spec.space().expect("the manifest was checked");
     let mut points = Vec::new();
     for number in 0..PROBES {
-        let ask = Ask { space, seed, number, history: &[] };
+        let ask = Ask { space: &space, seed: manifest.seed, number, history: &[] };
         let proposal = Sampler::Random.ask(&ask);
         let proposal = proposal.map_err(|error| Error::command(error.to_string(), None))?;
         points.extend(proposal.map(|proposal| proposal.params));
     }
+    let mut found: Vec<Diagnostic> = Vec::new();
     for dimension in &space.dimensions {
         let active = points.iter().find(|params| params.contains_key(&dimension.name));
         for value in active.into_iter().flat_map(|_| edges(&dimension.domain)) {
-            let mut params = active.cloned().unwrap_or_default();
-            let decides = |other: &crate::sweep::space::Dimension| {
-                other.condition.as_ref().is_some_and(|condition| {
-                    condition.dimension == dimension.name && !condition.any_of.contains(&value)
-                })
-            };
-            for other in space.dimensions.iter().filter(|other| decides(other)) {
-                params.remove(&other.name);
+            let params = beside(&space, dimension, value, active.cloned().unwrap_or_default());
+            let set = [set, &overrides(&params, manifest.seed)].concat();
+            match project.check(&set) {
+                Err(Error::Manifest(ManifestError::Invalid(mistakes))) => {
+                    for mistake in mistakes {
+                        if found.iter().all(|known| known.message != mistake.message) {
+                            found.push(mistake);
+                        }
+                    }
+                }
+                checked => _ = checked?,
             }
-            params.insert(dimension.name.clone(), value);
-            project.check(&[set, &overrides(&params, seed)].concat())?;
         }
     }
-    Ok(())
+    if found.is_empty() {
+        return Ok(());
+    }
+    let placed = found.into_iter().map(|mistake| {
+        let names = space.dimensions.iter().map(|dimension| dimension.name.as_str());
+        mistake.placed(&manifest.path, &manifest.text, names)
+    });
+    Err(ManifestError::Invalid(placed.collect()).into())
+}
+
+/// A point with another value of a dimension, less what does not count beside that.
+fn beside(space: &Space, dimension: &Dimension, value: Value, mut params: Params) -> Params {
+    let decides = |other: &Dimension| {
+        other.condition.as_ref().is_some_and(|condition| {
+            condition.dimension == dimension.name && !condition.any_of.contains(&value)
+        })
+    };
+    for other in space.dimensions.iter().filter(|other| decides(other)) {
+        params.remove(&other.name);
+    }
+    params.insert(dimension.name.clone(), value);
+    params
 }
 
 /// Every choice, or both ends.

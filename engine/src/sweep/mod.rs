@@ -29,4 +29,4 @@ mod stopping;
 pub use event::{SweepEvent, SweepReport};
 pub use plan::SweepPlan;
 
-pub(crate) use drive::Sweep;
+pub(crate) use drive::{Sweep, probe};

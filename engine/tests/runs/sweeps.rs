@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
         "sweeps_killed_anywhere_lose_and_repeat_nothing",
         sweeps_killed_anywhere_lose_and_repeat_nothing,
     ),
+    ("a_space_that_leads_nowhere_is_told_where_it_is_written", spaces_are_checked),
     ("very_many_trials_are_planned_at_once", very_many_trials_are_planned_at_once),
     ("a_used_budget_is_told_and_can_be_raised", a_used_budget_is_told_and_can_be_raised),
     ("trials_do_not_stand_for_the_manifest", trials_do_not_stand_for_the_manifest),
@@ -161,6 +162,23 @@ fn a_sweep_that_waited_knows_what_was_measured() {
     let sweep = history.sweep(1).unwrap();
     assert_eq!((sweep.summary.state, sweep.summary.done), (SweepState::Done, 24));
     assert_eq!(history.runs(usize::MAX).unwrap().len(), 72, "the second had nothing left to do");
+}
+
+fn spaces_are_checked() {
+    let wrong = "\"nonsense.path\" = { int = [1, 2] }\n\
+                 \"stages.base.params.bogus\" = { int = [1, 9] }\n";
+    let toy = Toy::new(&format!("{GRID}{wrong}"));
+    let error = toy.project().check_all(&[]).unwrap_err().to_string();
+    for expected in [
+        "toy.toml:21:2: sweep: `nonsense.path=",
+        "toy.toml:22:2: sweep: `stages.base.params.bogus=",
+        "unknown field `bogus`",
+    ] {
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    assert_eq!(error.matches("toml:").count(), 2, "{error}");
+    let toy = Toy::new(GRID);
+    toy.project().check_all(&[]).unwrap();
 }
 
 fn very_many_trials_are_planned_at_once() {
