@@ -2,9 +2,11 @@
 //! The `f32` product with 512-bit fused multiply-adds.
 
 use std::arch::x86_64::*;
+use std::array::from_fn;
 
+use super::tile::{Destination, Start};
 use super::{Line, PANEL, Panels, Rows};
-use crate::wide::transposed;
+use crate::wide::{AT_ONCE, gelu, transposed};
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of the left side use
 /// 27 of 32 registers.
@@ -51,25 +53,43 @@ fn panels<const R: usize, const P: usize>(x: Rows<'_>, w: Panels<'_>, values: &m
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn rows<const R: usize, const P: usize>(
     x: Rows<'_>,
-    Panels { lines: w, ahead }: Panels<'_>,
+    w: Panels<'_>,
     values: &mut [f32],
     width: usize,
 ) {
-    let k = x.k();
-    assert!(w.len() == P * k && values.len() >= (R - 1) * width + P * PANEL);
-    let rows: [&[f32]; R] = std::array::from_fn(|row| x.row(row));
+    assert!(values.len() >= (R - 1) * width + P * PANEL);
     let place = |row: usize, panel: usize| row * width + panel * PANEL;
-    let mut sums: [[__m512; P]; R] = std::array::from_fn(|row| {
-        std::array::from_fn(|panel| {
+    let sums = from_fn(|row| {
+        from_fn(|panel| {
             // SAFETY: row < R and panel < P, so 16 elements lie at this place (checked above).
             unsafe { _mm512_loadu_ps(values.as_ptr().add(place(row, panel))) }
         })
     });
+    let sums: [[__m512; P]; R] = chains(x, w, sums);
+    for (row, sums) in sums.iter().enumerate() {
+        for (panel, &sum) in sums.iter().enumerate() {
+            // SAFETY: as for the loads.
+            unsafe { _mm512_storeu_ps(values.as_mut_ptr().add(place(row, panel)), sum) };
+        }
+    }
+}
+
+/// Goes on with the sums of `R` rows and `P` panels.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn chains<const R: usize, const P: usize>(
+    x: Rows<'_>,
+    Panels { lines: w, ahead }: Panels<'_>,
+    mut sums: [[__m512; P]; R],
+) -> [[__m512; P]; R] {
+    let k = x.k();
+    assert!(w.len() == P * k);
+    let rows: [&[f32]; R] = from_fn(|row| x.row(row));
     for index in 0..k {
         for panel in 0..P {
             _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(panel * k + index + ahead).cast());
         }
-        let weights: [__m512; P] = std::array::from_fn(|panel| {
+        let weights: [__m512; P] = from_fn(|panel| {
             // SAFETY: panel < P and index < k, so the line lies in w (checked above); it has 64
             // bytes and their alignment.
             unsafe { _mm512_load_ps(w.as_ptr().add(panel * k + index).cast()) }
@@ -82,10 +102,104 @@ fn rows<const R: usize, const P: usize>(
             }
         }
     }
+    sums
+}
+
+/// [`tile`] whose sums start and go where `to` says, without a stop in memory.
+///
+/// # Safety
+/// As for [`multiply_into`](super::tile::multiply_into).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn tile_into(x: Rows<'_>, w: Panels<'_>, to: &Destination<'_>, gelu: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match x.count() {
+            12 => panels_into::<12, 2>(x, w, to, gelu),
+            11 => panels_into::<11, 2>(x, w, to, gelu),
+            10 => panels_into::<10, 2>(x, w, to, gelu),
+            9 => panels_into::<9, 2>(x, w, to, gelu),
+            8 => panels_into::<8, 2>(x, w, to, gelu),
+            7 => panels_into::<7, 2>(x, w, to, gelu),
+            6 => panels_into::<6, 4>(x, w, to, gelu),
+            5 => panels_into::<5, 4>(x, w, to, gelu),
+            4 => panels_into::<4, 4>(x, w, to, gelu),
+            3 => panels_into::<3, 4>(x, w, to, gelu),
+            2 => panels_into::<2, 4>(x, w, to, gelu),
+            _ => panels_into::<1, 4>(x, w, to, gelu),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`tile_into`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn panels_into<const R: usize, const P: usize>(
+    x: Rows<'_>,
+    w: Panels<'_>,
+    to: &Destination<'_>,
+    gelu: bool,
+) {
+    for (group, lines) in w.lines.chunks(P * x.k()).enumerate() {
+        let column = group * P * PANEL;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if lines.len() == P * x.k() {
+                rows_into::<R, P>(x, Panels { lines, ..w }, to, (column, gelu));
+            } else {
+                for (panel, lines) in lines.chunks_exact(x.k()).enumerate() {
+                    let column = column + panel * PANEL;
+                    rows_into::<R, 1>(x, Panels { lines, ..w }, to, (column, gelu));
+                }
+            }
+        }
+    }
+}
+
+/// `P` panels from `column` on.
+///
+/// # Safety
+/// As for [`tile_into`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn rows_into<const R: usize, const P: usize>(
+    x: Rows<'_>,
+    w: Panels<'_>,
+    to: &Destination<'_>,
+    (column, is_gelu): (usize, bool),
+) {
+    let column_of = |panel: usize| column + panel * PANEL;
+    let kept: [__mmask16; P] = from_fn(|panel| {
+        let kept = to.columns.saturating_sub(column_of(panel)).min(PANEL);
+        ((1u32 << kept) - 1) as __mmask16
+    });
+    let place = |row: usize, panel: usize| to.y.wrapping_add(row * to.stride + column_of(panel));
+    let sums = match to.start {
+        Start::Zeros => [[_mm512_setzero_ps(); P]; R],
+        Start::Bias(bias) => {
+            let bias: [__m512; P] = from_fn(|panel| {
+                let bias = bias.as_ptr().wrapping_add(column_of(panel));
+                // SAFETY: the bias has an element for each column, and no others are read.
+                unsafe { _mm512_maskz_loadu_ps(kept[panel], bias) }
+            });
+            [bias; R]
+        }
+        Start::Result => from_fn(|row| {
+            from_fn(|panel| {
+                // SAFETY: the caller's promise: these are elements of the result, and no others
+                // are read.
+                unsafe { _mm512_maskz_loadu_ps(kept[panel], place(row, panel)) }
+            })
+        }),
+    };
+    let mut sums: [[__m512; P]; R] = chains(x, w, sums);
+    if is_gelu {
+        let (several, rest) = sums.as_flattened_mut().as_chunks_mut::<AT_ONCE>();
+        several.iter_mut().for_each(|sums| *sums = gelu(*sums));
+        rest.iter_mut().for_each(|sum| [*sum] = gelu([*sum]));
+    }
     for (row, sums) in sums.iter().enumerate() {
         for (panel, &sum) in sums.iter().enumerate() {
-            // SAFETY: as for the loads.
-            unsafe { _mm512_storeu_ps(values.as_mut_ptr().add(place(row, panel)), sum) };
+            // SAFETY: the caller's promise, as above.
+            unsafe { _mm512_mask_storeu_ps(place(row, panel), kept[panel], sum) };
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use super::rectangle::{Rectangle, Start};
+use super::rectangle::Rectangle;
+use super::tile::Start;
 use super::{PANEL, PackedWeights, Rows};
 use crate::activation::Activation;
 use crate::parallel::{self, Shared, check_len};

@@ -8,7 +8,8 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::linear::LEAST_PANELS;
-use super::rectangle::{Rectangle, Start};
+use super::rectangle::Rectangle;
+use super::tile::Start;
 use super::transpose::{transpose, transpose_rows};
 use super::{Line, PANEL, Rows};
 use crate::activation::Activation;

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::tile::{Destination, Start, multiply_into};
 use super::{Line, PANEL, Panels, Rows, multiply_add, tile_rows};
 use crate::activation::Activation;
 use crate::parallel::{Shared, check_len, tiles};
@@ -19,16 +20,6 @@ const TILE_PANELS: usize = 4;
 
 /// Weights that stay in the second-level cache while the rows of a rectangle pass by.
 const CACHED_LINES: usize = 4096;
-
-/// Where sums start.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Start<'a> {
-    Zeros,
-    /// An element for each column of the rectangle.
-    Bias(&'a [f32]),
-    /// What the result holds.
-    Result,
-}
 
 /// A rectangle of a row-major result.
 pub(super) struct Rectangle<'a> {
@@ -93,22 +84,36 @@ impl Rectangle<'_> {
     ) {
         let (column, width) = (columns.start, columns.len());
         let kept = width.min(self.columns - column);
-        let values = &mut values[..rows.len() * width];
         let place = |row: usize| self.first + row * self.stride + column;
+        rows.clone().for_each(|row| self.y.prefetch(place(row), kept));
+        let lines = if rows.start == 0 { Panels::fetching_next(lines) } else { Panels::new(lines) };
+        let x = x.range(rows.clone());
+        let start = match self.start {
+            Start::Bias(bias) => Start::Bias(&bias[column..column + kept]),
+            other => other,
+        };
+        // SAFETY: the caller's promise: rows of x, and column + kept at most the columns of the
+        // rectangle.
+        let done = unsafe {
+            let y = self.y.at(place(rows.start));
+            let to = Destination { start, y, stride: self.stride, columns: kept };
+            multiply_into(cpu, x, lines, to, self.activation)
+        };
+        if done {
+            return;
+        }
+        let values = &mut values[..rows.len() * width];
         for (row, values) in rows.clone().zip(values.chunks_exact_mut(width)) {
             let (kept, padding) = values.split_at_mut(kept);
-            match self.start {
+            match start {
                 Start::Zeros => kept.fill(0.0),
-                Start::Bias(bias) => copy(&bias[column..column + kept.len()], kept),
-                // SAFETY: the caller's promise: a row of x, and column + kept at most the columns
-                // of the rectangle.
+                Start::Bias(bias) => copy(bias, kept),
+                // SAFETY: as above.
                 Start::Result => copy(unsafe { self.y.read(place(row), kept.len()) }, kept),
             }
             padding.fill(0.0);
-            self.y.prefetch(place(row), kept.len());
         }
-        let lines = if rows.start == 0 { Panels::fetching_next(lines) } else { Panels::new(lines) };
-        multiply_add(cpu, x.range(rows.clone()), lines, values);
+        multiply_add(cpu, x, lines, values);
         self.activation.apply(cpu, values);
         for (row, values) in rows.zip(values.chunks_exact(width)) {
             let (lines, rest) = values[..kept].as_chunks::<PANEL>();

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::{PANEL, Panels, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+use crate::activation::Activation;
 use crate::parallel::check_len;
 use crate::tier::{Cpu, Tier};
 
@@ -93,6 +94,62 @@ pub(crate) fn multiply_add(cpu: Cpu, x: Rows<'_>, w: Panels<'_>, values: &mut [f
         Tier::Avx2 => unsafe { avx2::tile(x, w.lines, values) },
         _ => portable::tile(x, w.lines, values),
     }
+}
+
+/// Where sums start.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Start<'a> {
+    Zeros,
+    /// An element for each column of the rectangle.
+    Bias(&'a [f32]),
+    /// What the result holds.
+    Result,
+}
+
+/// Some columns of the rows of a result, `stride` elements apart.
+pub(super) struct Destination<'a> {
+    pub(super) start: Start<'a>,
+    pub(super) y: *mut f32,
+    pub(super) stride: usize,
+    pub(super) columns: usize,
+}
+
+/// `y = activation(start + x·w)`, if a tile's registers can finish it; gives whether they have.
+///
+/// # Shapes
+/// As for [`multiply_add`], with a row of the destination for each of x; its last panel may have fewer
+/// columns.
+///
+/// # Safety
+/// The destination's elements, a row for each of x, may be written, and nothing else accesses them
+/// meanwhile; where its sums start with the result, they are initialized.
+///
+/// # Panics
+/// When a length differs.
+pub(super) unsafe fn multiply_into(
+    cpu: Cpu,
+    x: Rows<'_>,
+    w: Panels<'_>,
+    to: Destination<'_>,
+    activation: Activation,
+) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if cpu.tier() >= Tier::Avx512
+        && x.k > 0
+        && matches!(activation, Activation::Identity | Activation::Gelu)
+    {
+        assert!((1..=avx512::ROWS).contains(&x.count), "{} rows in a tile", x.count);
+        check_len("product: lines", w.lines.len(), to.columns.div_ceil(PANEL) * x.k);
+        if let Start::Bias(bias) = to.start {
+            check_len("product: bias", bias.len(), to.columns);
+        }
+        // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512; the
+        // rest is the caller's promise.
+        unsafe { avx512::tile_into(x, w, &to, activation == Activation::Gelu) };
+        return true;
+    }
+    let _ = (cpu, x, w, to, activation);
+    false
 }
 
 #[cfg(test)]
