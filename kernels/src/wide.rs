@@ -85,7 +85,7 @@ pub(crate) fn gelu_in_place(x: &mut [f32]) {
 pub(crate) fn exp_of_negative<const N: usize>(x: [__m512; N]) -> [__m512; N] {
     let set = |value: f32| _mm512_set1_ps(value);
     let (least, rounder) = (set(EXP_LEAST), set(ROUNDER));
-    // Where x is not a number, it stays what it is.
+    // Where x is not a number, it stays one: of those that arithmetic makes the low bits are 0.
     let counts = x.map(|x| _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, least));
     let x = x.map(|x| _mm512_max_ps(least, x));
     let shifted = x.map(|x| _mm512_fmadd_ps(x, set(std::f32::consts::LOG2_E), rounder));

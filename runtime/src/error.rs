@@ -46,8 +46,8 @@ pub enum RuntimeError {
         /// What is missing.
         reason: String,
     },
-    /// A run, or the weights alone, need more memory than the budget. The run has not allocated its
-    /// memory; of weights, their size is known once they are packed.
+    /// A run, or the weights alone, need more memory than the budget. A run has not allocated it, but
+    /// for what earlier nodes wrote where sizes depend on values; weights have been packed.
     #[error("{asked} needs {needed_bytes} bytes, the memory budget is {budget_bytes}: {advice}")]
     Memory {
         /// The sizes of the run, or the weights.

@@ -295,9 +295,10 @@ impl<'a> Importer<'a> {
     }
 
     fn named(&self, name: &str) -> Dim {
-        match self.bindings.get(name) {
+        let symbol = dimension_name(name);
+        match self.bindings.get(name).or_else(|| self.bindings.get(&*symbol)) {
             Some(&size) => Dim::Fixed(size),
-            None => Dim::symbol(&dimension_name(name)),
+            None => Dim::symbol(&symbol),
         }
     }
 
@@ -378,7 +379,7 @@ impl<'a> Importer<'a> {
 
 /// The end of a name that is too long to be kept, with room for a number behind it.
 fn shortened(mut name: String) -> String {
-    if name.len() > NAME_LIMIT {
+    if name.len() > NAME_LIMIT - 32 {
         let start = name.len() - (NAME_LIMIT - 32);
         name.drain(..name.ceil_char_boundary(start));
     }

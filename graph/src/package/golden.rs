@@ -26,6 +26,9 @@ pub struct Golden {
     pub examples: Vec<GoldenExample>,
 }
 
+/// An output this much smaller than another counts as 0.
+const NEGLIGIBLE: f32 = 1e-6;
+
 impl Golden {
     /// Examples whose outputs the reference evaluator computes, slowly.
     ///
@@ -64,6 +67,8 @@ impl Golden {
             let greatest = greatest.entry(name).or_insert(f32::MIN_POSITIVE);
             *greatest = greatest.max(magnitude(expected));
         }
+        // What is nothing but rounding may be rounded otherwise.
+        let least = greatest.values().fold(0f32, |most, &of_one| most.max(of_one)) * NEGLIGIBLE;
         let mut worst = 0f32;
         for (index, example) in self.examples.iter().enumerate() {
             let fail = |reason| PackageError::Golden { index, reason };
@@ -73,8 +78,9 @@ impl Golden {
                 return Err(fail(format!("expected {expected} outputs, found {found}")));
             }
             for ((name, expected), found) in example.outputs.iter().zip(&outputs) {
-                let difference = compare(expected, found, tolerance * greatest[name.as_str()])
-                    .map_err(|reason| fail(format!("output `{name}`: {reason}")))?;
+                let difference =
+                    compare(expected, found, tolerance * greatest[name.as_str()].max(least))
+                        .map_err(|reason| fail(format!("output `{name}`: {reason}")))?;
                 worst = worst.max(difference);
             }
         }

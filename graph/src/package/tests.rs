@@ -232,6 +232,24 @@ fn golden_outputs_may_lack_some_numbers() {
 }
 
 #[test]
+fn an_output_of_nothing_but_rounding_is_no_difference() {
+    let example = |values: [f32; 2]| GoldenExample {
+        inputs: Vec::new(),
+        outputs: ["logit", "nothing"]
+            .iter()
+            .zip(values)
+            .map(|(name, x)| ((*name).to_owned(), Tensor::scalar(x)))
+            .collect(),
+    };
+    let golden = Golden { examples: vec![example([3.0, 0.0])] };
+    let found = |values: [f32; 2]| {
+        golden.verify(0.01, |_| Ok::<_, String>(values.map(Tensor::scalar).to_vec()))
+    };
+    assert!(found([3.01, 1e-9]).is_ok());
+    assert!(found([3.01, 1e-3]).is_err());
+}
+
+#[test]
 fn integers_are_counted() {
     let mut graph = Graph::new("quantized");
     let x = graph.add_input("x", DType::F32, vec![Dim::symbol("batch"), 2.into()]).unwrap();

@@ -1,5 +1,5 @@
 #![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves them")]
-//! What attention in bf16 does with 16 numbers, or 32 bf16, in a register. All of it is inlined: a
+//! What attention does with 16 numbers, or 32 bf16, in a register. All of it is inlined: a
 //! release is built without optimization across units of compilation.
 
 use std::arch::x86_64::*;

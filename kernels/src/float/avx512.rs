@@ -105,7 +105,7 @@ fn chains<const R: usize, const P: usize>(
     sums
 }
 
-/// [`tile`] whose sums start and go where `to` says, without a stop in memory.
+/// [`tile`] whose sums start and go where `to` says, without being laid down in between.
 ///
 /// # Safety
 /// As for [`multiply_into`](super::tile::multiply_into).

@@ -2,7 +2,8 @@
 //!
 //! Every tier computes the same sums, so all results are equal bit for bit. Sums are exact while
 //! they fit an `i32`, which is for the caller to see to: an input lies at most 255 steps from its zero
-//! point, so that 65,000 products always do. ([`Layer::coarse`] is as coarse on every tier; of results in bf16, subnormal ones may be 0 on some.)
+//! point, so that 65,000 products always do. ([`Layer::coarse`] is as coarse on every tier; of results in
+//! bf16, subnormal ones may be 0 on some.)
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

@@ -106,7 +106,7 @@ pub fn read_rate(size_bytes: usize, threads: usize, effort: Effort) -> Option<f6
 }
 
 /// Buffers that reads are measured from: the first and second caches of a core, the last cache,
-/// memory. Of the last, all threads together have [`MOST_READ`] at most.
+/// memory. Of the last, all threads together have about [`MOST_READ`] at most.
 const READ_SIZES: [usize; 4] = [16 << 10, 256 << 10, 4 << 20, 128 << 20];
 
 /// More than the last cache of a CPU, and little of the memory of a machine of many threads.
@@ -146,7 +146,7 @@ impl Peaks {
             Some(OperationPeak { name, numbers, tier, rate: candidate.rate(threads, effort)? })
         };
         let operations: Vec<OperationPeak> = LOOPS.iter().filter_map(peak).collect();
-        let most = (MOST_READ / threads.max(1)).max(READ_SIZES[2]) / 512 * 512;
+        let most = (MOST_READ / threads.max(1)).max(2 * READ_SIZES[2]) / 512 * 512;
         let rate = |size_bytes: usize| {
             let size_bytes = size_bytes.min(most);
             Some((size_bytes, read_rate(size_bytes, threads, effort)?))

@@ -53,8 +53,9 @@ impl Constraints {
             .iter()
             .filter_map(|(name, limit, value, unit)| {
                 let limit = limit.filter(|limit| value > limit)?;
-                // Three digits say more than a noisy measurement knows; the others are whole.
-                let value = (value * 1e3).round() / 1e3;
+                // Three digits say more than a noisy measurement knows; the others are whole. Up,
+                // so that it is not the limit.
+                let value = (value * 1e3).ceil() / 1e3;
                 Some(format!("`{name}` is {limit}, the smallest candidate has {value} {unit}"))
             })
             .collect();

@@ -42,6 +42,24 @@ fn bound_dimensions_become_fixed() {
     assert_eq!(shape, &[Dim::symbol("batch"), Dim::Fixed(3)]);
 }
 
+/// Messages name a dimension as the graph does.
+#[test]
+fn dimensions_are_bound_by_either_name() {
+    let mut model = proto::Model::decode(onnx::export(&encoder()).unwrap().as_slice()).unwrap();
+    for input in &mut model.graph.as_mut().unwrap().input {
+        let tensor = input.r#type.as_mut().and_then(|kind| kind.tensor_type.as_mut());
+        let dims = &mut tensor.and_then(|tensor| tensor.shape.as_mut()).unwrap().dim;
+        dims[1].value = Some(proto::DimensionValue::Symbol("1".to_owned()));
+    }
+    for name in ["1", "_1"] {
+        let bindings = [(name.to_owned(), 3)].into_iter().collect();
+        let options = ImportOptions { bindings };
+        let back = import_bytes(&model.encode_to_vec(), None, &options).unwrap();
+        let shape = &back.value_type(back.inputs()[0]).shape;
+        assert_eq!(shape, &[Dim::symbol("batch"), Dim::Fixed(3)], "{name}");
+    }
+}
+
 #[test]
 fn what_is_not_understood_is_named() {
     let mut model = proto::Model::decode(onnx::export(&encoder()).unwrap().as_slice()).unwrap();
