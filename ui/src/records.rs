@@ -26,11 +26,12 @@ impl Records {
     fn history(&self) -> Result<Arc<History>, HistoryError> {
         let mut guard = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(history) = guard.as_ref()
+            && !history.is_immutable()
             && history.schema_version()?.is_some()
         {
             return Ok(Arc::clone(history));
         }
-        // Before the first run there was nothing to open.
+        // Before the first run there was nothing to open; one that is immutable misses later runs.
         let history = Arc::new(History::open(&self.home)?);
         *guard = Some(Arc::clone(&history));
         Ok(history)

@@ -81,6 +81,17 @@ pub enum HistoryError {
         /// What SQLite says.
         found: String,
     },
+    /// What was read from a file that may change meanwhile makes no sense.
+    #[error(
+        "run database {} could not be read: {found}; it cannot be written from here, so that its owner may have changed it meanwhile: try again, and if that does not help let its owner run `pipeline doctor`",
+        path.display()
+    )]
+    Changed {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite says.
+        found: String,
+    },
     /// A row holds what this version never writes.
     #[error(
         "run database: {what} is not readable: {found}; it may be damaged, `pipeline doctor` looks and says how to recover"
@@ -148,6 +159,9 @@ pub enum HistoryError {
 pub(super) struct Database {
     pub(super) path: PathBuf,
     pub(super) connection: SqliteConnection,
+    /// Whether SQLite takes it that nobody changes the file, as it must where nothing can be
+    /// written beside it. What is written later is seen by those who open it later only.
+    pub(super) is_immutable: bool,
 }
 
 impl Database {
@@ -207,13 +221,8 @@ impl Database {
         // Not read-only: after a kill the first to open has to roll back or replay the journal.
         let options = SqliteConnectOptions::new().filename(&path).busy_timeout(wait);
         let mut database = match Self::open(&path, &options).await {
-            Err(HistoryError::Database { source, .. })
-                if is_read_only(&source) && path.is_file() =>
-            {
-                // Without a journal to replay nothing has to be written beside the file.
-                let journal = std::fs::metadata(path.with_extension("sqlite-wal"));
-                let is_whole = journal.map_or(true, |journal| journal.len() == 0);
-                Self::open(&path, &options.read_only(true).immutable(is_whole)).await?
+            Err(error) if error.is_read_only() && path.is_file() => {
+                Self::open_read_only(&path, &options).await?
             }
             opened => opened?,
         };
@@ -229,11 +238,48 @@ impl Database {
     }
 
     async fn open(path: &Path, options: &SqliteConnectOptions) -> Result<Self, HistoryError> {
+        Self::open_as(path, options, false).await
+    }
+
+    async fn open_as(
+        path: &Path,
+        options: &SqliteConnectOptions,
+        is_immutable: bool,
+    ) -> Result<Self, HistoryError> {
         let connection =
             options.connect().await.map_err(|source| failed(path, "open it", source))?;
-        let mut database = Self { path: path.to_owned(), connection };
+        let mut database = Self { path: path.to_owned(), connection, is_immutable };
         database.refuse_newer().await?;
         Ok(database)
+    }
+
+    /// Opens what cannot be written.
+    async fn open_read_only(
+        path: &Path,
+        options: &SqliteConnectOptions,
+    ) -> Result<Self, HistoryError> {
+        match Self::open(path, &options.clone().read_only(true)).await {
+            // Without a journal to replay nothing has to be written beside the file.
+            Err(error) if error.is_read_only() && !has_journal(path) => {
+                Self::open_immutable(path, options).await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn open_immutable(
+        path: &Path,
+        options: &SqliteConnectOptions,
+    ) -> Result<Self, HistoryError> {
+        Self::open_as(path, &options.clone().read_only(true).immutable(true), true).await
+    }
+
+    /// What is told when SQLite refuses.
+    pub(super) fn failed(&self, action: &'static str, source: sqlx::Error) -> HistoryError {
+        if self.is_immutable && is_damage(&source) {
+            return HistoryError::Changed { path: self.path.clone(), found: source.to_string() };
+        }
+        failed(&self.path, action, source)
     }
 
     /// Looks through the whole file for damage.
@@ -241,15 +287,19 @@ impl Database {
         let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
             .fetch_one(&mut self.connection)
             .await
-            .map_err(|source| failed(&self.path, "check it", source))?;
+            .map_err(|source| self.failed("check it", source))?;
         if found == "ok" {
             return Ok(());
         }
-        Err(HistoryError::Damaged { path: self.path.clone(), found: found.replace('\n', " ") })
+        let (path, found) = (self.path.clone(), found.replace('\n', " "));
+        Err(match self.is_immutable {
+            true => HistoryError::Changed { path, found },
+            false => HistoryError::Damaged { path, found },
+        })
     }
 
     pub(super) async fn close(self, action: &'static str) -> Result<(), HistoryError> {
-        let Self { path, connection } = self;
+        let Self { path, connection, .. } = self;
         connection.close().await.map_err(|source| failed(&path, action, source))
     }
 
@@ -269,14 +319,14 @@ impl Database {
         )
         .fetch_one(&mut self.connection)
         .await
-        .map_err(|source| failed(&self.path, "read its version", source))?;
+        .map_err(|source| self.failed("read its version", source))?;
         if tables == 0 {
             return Ok(None);
         }
         sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
             .fetch_one(&mut self.connection)
             .await
-            .map_err(|source| failed(&self.path, "read its version", source))
+            .map_err(|source| self.failed("read its version", source))
     }
 }
 
@@ -284,7 +334,17 @@ pub(super) fn failed(path: &Path, action: &'static str, source: sqlx::Error) -> 
     HistoryError::Database { path: path.to_owned(), action, source }
 }
 
+/// Whether SQLite keeps something beside the file.
+fn has_journal(path: &Path) -> bool {
+    ["sqlite-wal", "sqlite-shm"].iter().any(|ending| path.with_extension(ending).exists())
+}
+
 impl HistoryError {
+    /// Whether something beside the file, or the file, cannot be written.
+    fn is_read_only(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if matches!(code(source), Some(8 | 14)))
+    }
+
     /// How to get at least a part of a damaged database back; `None` where it is not damaged.
     pub fn recovery(&self) -> Option<String> {
         let path = match self {
@@ -309,11 +369,6 @@ fn code(source: &sqlx::Error) -> Option<i32> {
 
 fn is_damage(source: &sqlx::Error) -> bool {
     matches!(code(source), Some(11 | 26))
-}
-
-/// Whether something beside the file, or the file, cannot be written.
-fn is_read_only(source: &sqlx::Error) -> bool {
-    matches!(code(source), Some(8 | 14))
 }
 
 /// What to do about the SQLite errors that are the user's to solve.
@@ -364,26 +419,61 @@ mod tests {
         });
     }
 
-    /// Whoever may write everywhere reads as always.
     #[test]
-    fn a_state_folder_that_cannot_be_written_is_read() {
-        use std::os::unix::fs::PermissionsExt as _;
+    fn what_cannot_be_written_is_read_as_it_is_when_opened() {
         let folder = tempfile::tempdir().unwrap();
-        let set = |path: &Path, mode: u32| {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = Store::create(folder.path()).unwrap();
             Database::writer(&store).await.unwrap().close("close it").await.unwrap();
             let path = Database::path(store.home());
-            set(&path, 0o444);
-            set(folder.path(), 0o555);
-            let mut reader = Database::reader(store.home()).await.unwrap().unwrap();
-            reader.check().await.unwrap();
-            reader.close("close it").await.unwrap();
-            set(folder.path(), 0o755);
+            let options = SqliteConnectOptions::new().filename(&path);
+            // Root may write everywhere, so that the ways to open are tried one by one.
+            assert!(!has_journal(&path));
+            let mut first = Database::open_immutable(&path, &options).await.unwrap();
+            assert!(first.is_immutable);
+            first.check().await.unwrap();
+            assert_eq!(runs(&mut first).await, 0);
+
+            let mut writer = Database::writer(&store).await.unwrap();
+            assert!(has_journal(&path) && !writer.is_immutable);
+            sqlx::query(
+                "INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, started_at) VALUES ('m', '/m.toml', 'm.toml', '', '[]', '0', 'cpu', 'done', '2026-01-01T00:00:00Z')",
+            )
+            .execute(&mut writer.connection)
+            .await
+            .unwrap();
+            writer.close("close it").await.unwrap();
+            let mut later = Database::open_immutable(&path, &options).await.unwrap();
+            assert_eq!(runs(&mut later).await, 1);
+            // Where plain reading works, it sees what is written later.
+            assert!(!Database::open_read_only(&path, &options).await.unwrap().is_immutable);
         });
+    }
+
+    #[test]
+    fn a_file_that_changes_unseen_is_not_called_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::create(folder.path()).unwrap();
+            Database::writer(&store).await.unwrap().close("close it").await.unwrap();
+            let path = Database::path(store.home());
+            let options = SqliteConnectOptions::new().filename(&path);
+            let mut opened = Database::open_immutable(&path, &options).await.unwrap();
+            let mut bytes = std::fs::read(&path).unwrap();
+            // All but the first page, which describes the tables.
+            bytes[4096..].fill(0xff);
+            std::fs::write(&path, bytes).unwrap();
+            let error = opened.check().await.unwrap_err();
+            assert!(error.to_string().contains("try again"), "{error}");
+            assert_eq!(error.recovery(), None);
+        });
+    }
+
+    async fn runs(database: &mut Database) -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM runs");
+        count.fetch_one(&mut database.connection).await.unwrap()
     }
 
     #[test]

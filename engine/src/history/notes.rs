@@ -112,7 +112,7 @@ impl History {
         let NewNote { author, verdict, text } = note.clone();
         let at = jiff::Timestamp::now();
         let written = async {
-            let Database { path, mut connection } = Database::writer(self.store()).await?;
+            let Database { path, mut connection, .. } = Database::writer(self.store()).await?;
             let row = async {
                 let id: i64 = sqlx::query_scalar(
                     "INSERT INTO notes (run_id, at, author, verdict, text) VALUES (?, ?, ?, ?, ?) RETURNING id",

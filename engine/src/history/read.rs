@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 use tokio::runtime::Runtime;
 
-use super::database::{Database, HistoryError, failed};
+use super::database::{Database, HistoryError};
 use super::record::*;
 use super::recorder::json;
 use crate::protocol::Metric;
@@ -119,6 +119,13 @@ impl History {
             Some(database) => self.runtime.block_on(database.schema_version()),
             None => Ok(None),
         }
+    }
+
+    /// Whether it shows the database as it was when opened: there it cannot be written, and what
+    /// its owner writes later is not seen.
+    pub fn is_immutable(&self) -> bool {
+        let guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.as_ref().is_some_and(|database| database.is_immutable)
     }
 
     /// Looks through the whole database for damage.
@@ -329,12 +336,12 @@ impl History {
     ) -> Result<Vec<SqliteRow>, HistoryError> {
         // A poisoned lock means a panic in a read, which leaves the connection usable.
         let mut guard = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Database { path, connection }) = guard.as_mut() else {
+        let Some(database) = guard.as_mut() else {
             return Ok(Vec::new());
         };
         self.runtime
-            .block_on(query.fetch_all(connection))
-            .map_err(|source| failed(path, "read it", source))
+            .block_on(query.fetch_all(&mut database.connection))
+            .map_err(|source| database.failed("read it", source))
     }
 }
 

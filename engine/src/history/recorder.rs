@@ -54,7 +54,7 @@ impl Recorder {
     }
 
     async fn begin(&mut self) -> Result<(Transaction<'_, Sqlite>, &Path), HistoryError> {
-        let Database { path, connection } = &mut self.database;
+        let Database { path, connection, .. } = &mut self.database;
         // A deferred transaction that turns into a writer later fails when someone else wrote.
         let transaction = connection
             .begin_with("BEGIN IMMEDIATE")

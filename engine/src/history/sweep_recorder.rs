@@ -186,7 +186,7 @@ impl SweepRecorder {
 
     /// Closes the database, so that everything is in its one file when the process ends.
     pub(crate) fn close(self) -> Result<(), HistoryError> {
-        let Self { database: Database { path, connection }, runtime, .. } = self;
+        let Self { database: Database { path, connection, .. }, runtime, .. } = self;
         runtime.block_on(connection.close()).map_err(|source| failed(&path, "close it", source))
     }
 
@@ -195,7 +195,7 @@ impl SweepRecorder {
         action: &'static str,
         statements: impl AsyncFnOnce(&mut Transaction<'_, Sqlite>) -> Result<T, sqlx::Error>,
     ) -> Result<(), HistoryError> {
-        let Self { database: Database { path, connection }, runtime, .. } = self;
+        let Self { database: Database { path, connection, .. }, runtime, .. } = self;
         let written = runtime.block_on(async {
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
             statements(&mut transaction).await?;
@@ -210,7 +210,7 @@ async fn start_sweep(
     database: &mut Database,
     start: &SweepStart<'_>,
 ) -> Result<(i64, i64), HistoryError> {
-    let Database { path, connection } = database;
+    let Database { path, connection, .. } = database;
     let manifest = start.manifest;
     let written = async {
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;

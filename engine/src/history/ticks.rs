@@ -87,7 +87,7 @@ impl Ticks {
     }
 
     async fn begin(&mut self) -> Fallible<Transaction<'_, Sqlite>> {
-        let Database { path, connection } = &mut self.database;
+        let Database { path, connection, .. } = &mut self.database;
         let begun = connection.begin_with("BEGIN IMMEDIATE").await;
         begun.map_err(|source| failed(path, "start writing", source))
     }
