@@ -214,13 +214,13 @@ impl Reader<'_> {
                 .map(|(key, _)| key.get_ref().to_string());
             let missing = quoted(error.message()).into_iter().next();
             let missing = missing.filter(|_| error.message().starts_with("missing field"));
-            let follows = missing.as_ref().is_some_and(|field| set_aside.contains(field));
+            // A nested table may lack a key of the same name.
+            let follows = culprit.is_none()
+                && missing.as_ref().is_some_and(|field| set_aside.contains(field));
             if !follows {
                 let (message, help) = explained(error.message(), &taken);
                 self.error(&at, format!("{label}{message}"), help);
             }
-            let is_missing = missing.is_some();
-            set_aside.extend(missing);
             match culprit {
                 Some(key) => {
                     entries.remove(key.as_str());
@@ -228,8 +228,11 @@ impl Reader<'_> {
                 }
                 None => {
                     // Serde stops at the first key that is missing.
-                    for field in required(&schema()).filter(|_| is_missing) {
-                        if !set_aside.contains(&field) && !entries.contains_key(field.as_str()) {
+                    for field in required(&schema()).filter(|_| missing.is_some()) {
+                        let is_told = missing.as_ref() == Some(&field);
+                        let is_known =
+                            set_aside.contains(&field) || entries.contains_key(field.as_str());
+                        if !is_told && !is_known {
                             self.error(&span, format!("{label}missing field `{field}`"), None);
                         }
                     }
@@ -269,4 +272,41 @@ fn explained(message: &str, taken: &[&'static str]) -> (String, Option<String>) 
     let what = if message.starts_with("unknown field") { "field" } else { "value" };
     let message = format!("unknown {what} `{written}`, expected {}", listed(candidates()));
     (message, did_you_mean(written, candidates()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize, JsonSchema)]
+    #[allow(dead_code, reason = "only its shape matters")]
+    struct Part {
+        keep: f64,
+    }
+
+    #[derive(serde::Deserialize, JsonSchema)]
+    #[allow(dead_code, reason = "only its shape matters")]
+    struct Whole {
+        units: Part,
+        heads: Part,
+        keep: f64,
+    }
+
+    #[test]
+    fn keys_of_one_name_that_several_tables_miss_are_all_told() {
+        let text = "units = {}\nheads = {}\n".to_owned();
+        let document = Document::new(Path::new("m.toml"), text, &[]);
+        let parsed = document.parse().unwrap();
+        let mut reader = Reader { document: &document, diagnostics: Vec::new(), table: &[] };
+        let (label, span) = (String::new(), parsed.span());
+        let section = Section { label, span, entries: parsed.into_inner(), taken: Vec::new() };
+        assert!(reader.typed::<Whole>(section).is_none());
+        let told: Vec<_> = reader
+            .diagnostics
+            .iter()
+            .map(|(_, one)| (one.line, one.column, one.message.as_str()))
+            .collect();
+        let message = "missing field `keep`";
+        assert_eq!(told, [(1, 9, message), (2, 9, message), (1, 1, message)]);
+    }
 }
