@@ -72,7 +72,7 @@ impl Diagnostic {
     ) -> Self {
         let key = self.excerpt.split('=').next().unwrap_or_default();
         let is_override = self.source == OVERRIDE && names.any(|name| name == key);
-        let Some(at) = text.find(key).filter(|_| is_override) else { return self };
+        let Some(at) = place(text, key).filter(|_| is_override) else { return self };
         let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
         Self {
             source: path.display().to_string(),
@@ -115,6 +115,18 @@ impl fmt::Display for Diagnostic {
         }
         Ok(())
     }
+}
+
+/// Where a manifest's sweep names a dimension, in quotes as paths have to be.
+fn place(text: &str, key: &str) -> Option<usize> {
+    let sweep = text.find("\n[sweep.space]").or_else(|| text.find("\n[sweep"))?;
+    let quoted = [format!("\"{key}\""), format!("'{key}'")];
+    // `first` and `when` name it too, inside lines of their own.
+    let by_line = quoted.iter().find_map(|key| text[sweep..].find(&format!("\n{key}")));
+    let at = by_line
+        .map(|at| at + 1)
+        .or_else(|| quoted.iter().find_map(|key| text[sweep..].find(key.as_str())))?;
+    Some(sweep + at + 1)
 }
 
 struct Listing<'a>(&'a [Diagnostic]);
@@ -170,4 +182,36 @@ pub(crate) fn only<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 /// `a` or `an` before a word.
 pub(crate) fn article(word: &str) -> &'static str {
     if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_override_is_found_where_the_sweep_varies_it() {
+        let mistake = Diagnostic {
+            source: OVERRIDE.to_owned(),
+            line: 1,
+            column: 6,
+            message: "too many".to_owned(),
+            help: None,
+            excerpt: "params.rows=9".to_owned(),
+            width: 1,
+        };
+        let check = |text: &str, line: usize, column: usize| {
+            let names = ["params.rows"].into_iter();
+            let placed = mistake.clone().placed(Path::new("m.toml"), text, names);
+            assert_eq!((placed.line, placed.column), (line, column), "{text}");
+            assert_eq!(placed.source == OVERRIDE, line == 1, "{text}");
+        };
+        let head = "# params.rows\n\"params.rows\" = 1\n";
+        let space = "\n\"params.rowsx\" = {}\n\"params.rows\" = { int = [1, 9] }\n";
+        check(&format!("{head}[sweep.space]{space}"), 5, 2);
+        let first = "[sweep]\nfirst = [{ \"params.rows\" = 1 }]\n[sweep.space]";
+        check(&format!("{head}{first}{space}"), 7, 2);
+        check(&format!("{head}[sweep]\nspace = {{ 'params.rows' = {{ int = [1, 9] }} }}\n"), 4, 12);
+        check(&format!("{head}[sweep.space]\nparams.rows = {{ int = [1, 9] }}\n"), 1, 6);
+        check(head, 1, 6);
+    }
 }

@@ -527,7 +527,9 @@ pub(crate) fn probe(project: &Project, set: &[String], manifest: &Manifest) -> R
         let names = space.dimensions.iter().map(|dimension| dimension.name.as_str());
         mistake.placed(&manifest.path, &manifest.text, names)
     });
-    Err(ManifestError::Invalid(placed.collect()).into())
+    let mut placed: Vec<_> = placed.collect();
+    placed.sort_by_key(|mistake| mistake.line);
+    Err(ManifestError::Invalid(placed).into())
 }
 
 /// A point with another value of a dimension, less what does not count beside that.

@@ -165,18 +165,19 @@ fn a_sweep_that_waited_knows_what_was_measured() {
 }
 
 fn spaces_are_checked() {
-    let wrong = "\"nonsense.path\" = { int = [1, 2] }\n\
-                 \"stages.base.params.bogus\" = { int = [1, 9] }\n";
+    let wrong = "\"stages.base.params.bogus\" = { int = [1, 9] }\n\
+                 \"nonsense.path\" = { int = [1, 2] }\n";
     let toy = Toy::new(&format!("{GRID}{wrong}"));
     let error = toy.project().check_all(&[]).unwrap_err().to_string();
     for expected in [
-        "toy.toml:21:2: sweep: `nonsense.path=",
-        "toy.toml:22:2: sweep: `stages.base.params.bogus=",
+        "toy.toml:21:2: sweep: `stages.base.params.bogus=",
+        "toy.toml:22:2: sweep: `nonsense.path=",
         "unknown field `bogus`",
     ] {
         assert!(error.contains(expected), "{expected}: {error}");
     }
     assert_eq!(error.matches("toml:").count(), 2, "{error}");
+    assert!(error.find("toml:21") < error.find("toml:22"), "{error}");
     let toy = Toy::new(GRID);
     toy.project().check_all(&[]).unwrap();
 }
