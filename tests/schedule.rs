@@ -52,6 +52,15 @@ fn a_folder_gives_its_manifests_with_a_schedule() {
     assert!(listed.stderr.contains("Cargo.toml"), "{listed:?}");
     let shown: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
     assert_eq!(shown.as_array().map(Vec::len), Some(1), "{shown:#}");
+
+    let text = std::fs::read_to_string(sandbox.path("nightly.toml")).expect("a manifest");
+    sandbox.write("mistaken.toml", text.replace("30 2 ", "30 25 "));
+    for verb in ["list", "emit-systemd"] {
+        let answer = sandbox.run(&["scheduler", verb, "--folder", "."]);
+        assert_eq!(answer.code, Some(2), "{verb}: {answer:?}");
+        assert!(answer.stderr.contains("mistaken.toml:4:8: schedule: `30 25"), "{answer:?}");
+        assert!(answer.stdout.contains("nightly"), "{verb} goes on: {answer:?}");
+    }
 }
 
 #[test]

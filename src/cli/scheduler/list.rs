@@ -49,7 +49,8 @@ struct Coming {
 impl List {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let mut listed = Vec::new();
-        for one in self.manifests.read()? {
+        let (scheduled, code) = self.manifests.read()?;
+        for one in scheduled {
             let home = self.state.given().unwrap_or_else(|| {
                 let absolute = std::path::absolute(&one.manifest).unwrap_or_default();
                 engine::state_folder(absolute.parent().unwrap_or(std::path::Path::new("/")))
@@ -60,7 +61,8 @@ impl List {
             let schedule = one.timetable.schedule().clone();
             listed.push(Listed { manifest: one.manifest, schedule, next, ticks });
         }
-        Ok(self.facts.answer(&listed, || listed.iter().map(text).collect::<Vec<_>>().join("\n")))
+        let text = || listed.iter().map(text).collect::<Vec<_>>().join("\n");
+        Ok(self.facts.answer(&listed, text).with_code(code))
     }
 }
 

@@ -4,7 +4,7 @@ mod list;
 mod run;
 mod systemd;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use engine::manifest::Manifest;
 use engine::schedule::{Timetable, timetable};
@@ -58,9 +58,9 @@ struct Scheduled {
 }
 
 impl Manifests {
-    /// All of them; those named have to have a schedule, those of the folder that are no
-    /// manifests are told and left out.
-    fn read(&self) -> Result<Vec<Scheduled>, Failure> {
+    /// All of them, and the exit code to end with. Those named have to have a schedule; those of
+    /// the folder that cannot be read are told and left out, manifests not without a mark.
+    fn read(&self) -> Result<(Vec<Scheduled>, u8), Failure> {
         let mut scheduled = Vec::new();
         for manifest in &self.manifests {
             let one = read(manifest.clone())?;
@@ -71,7 +71,7 @@ impl Manifests {
                 ))
             })?);
         }
-        let Some(folder) = &self.folder else { return Ok(scheduled) };
+        let Some(folder) = &self.folder else { return Ok((scheduled, 0)) };
         let failed = |error| {
             let context = format!("cannot read the folder {}", folder.display());
             Failure::from(anyhow::Error::new(error).context(context))
@@ -82,15 +82,28 @@ impl Manifests {
             found.extend(path.extension().is_some_and(|ending| ending == "toml").then_some(path));
         }
         found.sort();
+        let mut code = 0;
         for manifest in found {
-            match read(manifest) {
+            match read(manifest.clone()) {
                 Ok(one) => scheduled.extend(one),
-                // A folder holds other files too; `run` goes on as well.
-                Err(failure) => _ = failure.print(),
+                Err(failure) => {
+                    failure.print();
+                    // A folder holds other files too; one manifest must not stop the others.
+                    if is_meant(&manifest) {
+                        code = code.max(failure.code());
+                    }
+                }
             }
         }
-        Ok(scheduled)
+        Ok((scheduled, code))
     }
+}
+
+/// Whether a file that is no manifest was to be one: it says its `schema`.
+fn is_meant(file: &Path) -> bool {
+    let names_schema =
+        |line: &str| line.split('=').next().is_some_and(|key| key.trim() == "schema");
+    std::fs::read_to_string(file).is_ok_and(|text| text.lines().any(names_schema))
 }
 
 fn read(manifest: PathBuf) -> Result<Option<Scheduled>, Failure> {

@@ -23,7 +23,7 @@ impl EmitSystemd {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
         let program = std::env::current_exe()
             .map_err(|error| anyhow::Error::new(error).context("cannot find this program"))?;
-        let scheduled = self.manifests.read()?;
+        let (scheduled, code) = self.manifests.read()?;
         // What chooses the state folder here is not there when systemd starts a unit.
         let is_set = std::env::var_os("PIPELINE_HOME").is_some_and(|home| !home.is_empty());
         let chosen = || is_set.then(|| engine::state_folder(Path::new("/")));
@@ -34,7 +34,7 @@ impl EmitSystemd {
             let tag = if is_shared { format!("-{:08x}", tag(&one.file)) } else { String::new() };
             units(&program, one, &format!("{stem}{tag}"), home.as_deref())
         });
-        Ok(Answer::text(units.collect::<Vec<_>>().join("\n")))
+        Ok(Answer::text(units.collect::<Vec<_>>().join("\n")).with_code(code))
     }
 }
 
