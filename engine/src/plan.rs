@@ -273,7 +273,7 @@ impl Outlook<'_> {
     /// Every stage that plays a part, with its key document.
     pub(crate) fn stages(&self, parts: &[Part]) -> Result<Vec<(PlannedStage, Value)>, Error> {
         let mut known = self.sources()?;
-        let mut bad = BTreeSet::new();
+        let mut bad: BTreeMap<&str, Forecast> = BTreeMap::new();
         let mut planned = Vec::new();
         for (spec, part) in self.manifest.stages.iter().zip(parts) {
             if *part == Part::Left {
@@ -281,11 +281,12 @@ impl Outlook<'_> {
             }
             let (mut stage, document, action) = self.stage(spec, *part, &known)?;
             let blocker = spec.inputs.values().find_map(|from| match from {
-                Reference::Stage { stage, .. } if bad.contains(stage) => Some(stage),
-                Reference::Stage { .. } | Reference::Data(_) | Reference::Model(_) => None,
+                Reference::Stage { stage, .. } => bad.get_key_value(stage.as_str()),
+                Reference::Data(_) | Reference::Model(_) => None,
             });
-            if let Some(blocker) = blocker {
-                (stage.forecast, stage.reason) = (Forecast::Skip, format!("`{blocker}` fails"));
+            if let Some((blocker, forecast)) = blocker {
+                let what = if *forecast == Forecast::Skip { "would not run" } else { "fails" };
+                (stage.forecast, stage.reason) = (Forecast::Skip, format!("`{blocker}` {what}"));
             }
             match stage.forecast {
                 Forecast::Hit => {
@@ -293,7 +294,7 @@ impl Outlook<'_> {
                         known.insert(format!("{}.{port}", spec.name), artifact.digest);
                     }
                 }
-                Forecast::Fail | Forecast::Skip => _ = bad.insert(spec.name.clone()),
+                Forecast::Fail | Forecast::Skip => _ = bad.insert(&spec.name, stage.forecast),
                 Forecast::Run | Forecast::Depends => {}
             }
             planned.push((stage, document));

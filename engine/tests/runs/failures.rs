@@ -147,6 +147,13 @@ fn gates_fail_with_the_measured_value() {
         ["one hit", "two hit", "sum hit", "again ran"]
     );
     assert_eq!(toy.executed(), ["again"]);
+
+    let last = "[stages.last]\nkind = \"add\"\ninputs = { left = \"again.sum\" }\n";
+    let toy = Toy::new(&format!("{}{last}", crate::cache::CHAIN));
+    toy.run(&[]);
+    let plan = toy.project().plan(&options(&["stages.sum.require.sum-max=2.5"])).unwrap();
+    let skipped: Vec<_> = plan.stages[3..].iter().map(|stage| stage.reason.as_str()).collect();
+    assert_eq!(skipped, ["`sum` fails", "`again` would not run"]);
 }
 
 fn noise_on_stdout_is_log() {
