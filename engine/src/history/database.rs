@@ -186,24 +186,32 @@ impl Database {
             .foreign_keys(true)
             .busy_timeout(wait);
         let mut database = Self::open(&path, &options).await?;
-        let is_new = database.schema_version().await?.is_none();
         migrator()
             .run_direct(None, &mut database.connection, false)
             .await
             .map_err(|source| HistoryError::Migration { path: database.path.clone(), source })?;
-        if is_new {
-            database.number_runs_from(store.highest_run()?).await?;
-        }
+        database.number_runs(store).await?;
         Ok(database)
     }
 
     /// Numbers of runs whose database was lost are not given again: results and logs bear them.
-    async fn number_runs_from(&mut self, highest: i64) -> Result<(), HistoryError> {
-        sqlx::query("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', ?)")
-            .bind(highest)
-            .execute(&mut self.connection)
-            .await
-            .map_err(|source| failed(&self.path, "number its runs", source))?;
+    async fn number_runs(&mut self, store: &Store) -> Result<(), HistoryError> {
+        let numbered: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM sqlite_sequence WHERE name = 'runs'")
+                .fetch_one(&mut self.connection)
+                .await
+                .map_err(|source| self.failed("number its runs", source))?;
+        if numbered > 0 {
+            return Ok(());
+        }
+        // A run may have started since.
+        sqlx::query(
+            "INSERT INTO sqlite_sequence (name, seq) SELECT 'runs', ? WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'runs')",
+        )
+        .bind(store.highest_run()?)
+        .execute(&mut self.connection)
+        .await
+        .map_err(|source| self.failed("number its runs", source))?;
         Ok(())
     }
 
@@ -474,6 +482,31 @@ mod tests {
     async fn runs(database: &mut Database) -> i64 {
         let count = sqlx::query_scalar("SELECT count(*) FROM runs");
         count.fetch_one(&mut database.connection).await.unwrap()
+    }
+
+    #[test]
+    fn numbers_that_a_lost_database_gave_are_not_given_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::create(folder.path()).unwrap();
+            std::fs::create_dir_all(store.home().join("logs/7")).unwrap();
+            // The second follows a kill between the tables and their numbers.
+            for unset in [false, true] {
+                let mut writer = Database::writer(&store).await.unwrap();
+                if unset {
+                    let unset = sqlx::query("DELETE FROM sqlite_sequence");
+                    unset.execute(&mut writer.connection).await.unwrap();
+                    writer.close("close it").await.unwrap();
+                    writer = Database::writer(&store).await.unwrap();
+                }
+                let rows =
+                    sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'runs'");
+                let rows: Vec<i64> = rows.fetch_all(&mut writer.connection).await.unwrap();
+                assert_eq!(rows, [7]);
+                writer.close("close it").await.unwrap();
+            }
+        });
     }
 
     #[test]
