@@ -64,6 +64,10 @@ pub(super) enum Message {
         index: usize,
         holder: Option<Holder>,
     },
+    /// For a worker that an earlier attempt left.
+    WaitingForWorker {
+        index: usize,
+    },
     Started(Box<Started>),
     AttemptStarted {
         index: usize,

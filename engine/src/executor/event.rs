@@ -59,6 +59,11 @@ pub enum RunEvent {
         /// Whom for, as far as is known.
         holder: Option<Holder>,
     },
+    /// A worker that an earlier attempt left is still ending; this stage waits for it.
+    WaitingForWorker {
+        /// Name in the manifest.
+        stage: String,
+    },
     /// A stage is taken from the cache.
     StageHit {
         /// Name in the manifest.

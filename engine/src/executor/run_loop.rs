@@ -253,6 +253,10 @@ impl RunLoop<'_> {
                 let stage = self.spec(index).name.clone();
                 (self.observer)(&RunEvent::WaitingForStage { stage, holder });
             }
+            Message::WaitingForWorker { index } => {
+                let stage = self.spec(index).name.clone();
+                (self.observer)(&RunEvent::WaitingForWorker { stage });
+            }
             Message::Started(started) => self.started(*started).await?,
             Message::AttemptStarted { index, number } => {
                 self.recorder.start_attempt(self.row(index), number).await?;

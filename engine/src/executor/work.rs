@@ -236,7 +236,7 @@ impl Driver<'_> {
                 Err(TryLockError::WouldBlock) => {}
             }
             if !told {
-                self.send(Message::Waiting { index: self.index, holder: None }).await;
+                self.send(Message::WaitingForWorker { index: self.index }).await;
                 told = true;
             }
             self.unless_stopped(Stop::Halt, tokio::time::sleep(LOCK_POLL)).await?;

@@ -32,6 +32,9 @@ pub(super) fn sentence(event: &RunEvent) -> Option<String> {
             let whom = whom(holder.as_ref());
             format!("{stage}: waiting for {whom}, which is at work on the same result")
         }
+        RunEvent::WaitingForWorker { stage } => {
+            format!("{stage}: waiting for a worker of an earlier attempt, which is ending")
+        }
         RunEvent::StageHit { stage, work_s, origin_run, .. } => {
             format!("{stage}: hit, done by run {origin_run} in {}", seconds(*work_s))
         }
