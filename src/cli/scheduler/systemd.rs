@@ -10,7 +10,8 @@ use super::super::failure::Failure;
 use super::{Manifests, Scheduled};
 
 /// Prints systemd units that look after schedules: a timer where systemd can say when, a service
-/// that keeps running where it cannot.
+/// that keeps running where it cannot. Manifests of one file name have to be emitted together: only
+/// then do their units get names of their own.
 #[derive(Debug, clap::Args)]
 pub(super) struct EmitSystemd {
     #[command(flatten)]
