@@ -402,11 +402,8 @@ mod tests {
 
     #[test]
     fn a_database_that_someone_holds_is_told_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = Store::create(folder.path()).unwrap();
-            Database::writer(&store).await.unwrap().close("close it").await.unwrap();
+        with_store(async |store| {
+            Database::writer(store).await.unwrap().close("close it").await.unwrap();
             let holder = SqliteConnectOptions::new()
                 .filename(Database::path(store.home()))
                 .locking_mode(sqlx::sqlite::SqliteLockingMode::Exclusive);
@@ -415,7 +412,7 @@ mod tests {
                 sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut holder).await.unwrap();
             }
             let wait = Duration::from_millis(50);
-            let writer = Database::writer_within(&store, wait).await.unwrap_err();
+            let writer = Database::writer_within(store, wait).await.unwrap_err();
             let reader = Database::reader_within(store.home(), wait).await.unwrap_err();
             for error in [reader, writer] {
                 let text = error.to_string();
@@ -429,11 +426,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_read_as_it_is_when_opened() {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = Store::create(folder.path()).unwrap();
-            Database::writer(&store).await.unwrap().close("close it").await.unwrap();
+        with_store(async |store| {
+            Database::writer(store).await.unwrap().close("close it").await.unwrap();
             let path = Database::path(store.home());
             let options = SqliteConnectOptions::new().filename(&path);
             // Root may write everywhere, so that the ways to open are tried one by one.
@@ -443,7 +437,7 @@ mod tests {
             first.check().await.unwrap();
             assert_eq!(runs(&mut first).await, 0);
 
-            let mut writer = Database::writer(&store).await.unwrap();
+            let mut writer = Database::writer(store).await.unwrap();
             assert!(has_journal(&path) && !writer.is_immutable);
             sqlx::query(
                 "INSERT INTO runs (manifest, manifest_file, manifest_path, manifest_text, overrides, seed, device, state, started_at) VALUES ('m', '/m.toml', 'm.toml', '', '[]', '0', 'cpu', 'done', '2026-01-01T00:00:00Z')",
@@ -461,11 +455,8 @@ mod tests {
 
     #[test]
     fn a_file_that_changes_unseen_is_not_called_damaged() {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = Store::create(folder.path()).unwrap();
-            Database::writer(&store).await.unwrap().close("close it").await.unwrap();
+        with_store(async |store| {
+            Database::writer(store).await.unwrap().close("close it").await.unwrap();
             let path = Database::path(store.home());
             let options = SqliteConnectOptions::new().filename(&path);
             let mut opened = Database::open_immutable(&path, &options).await.unwrap();
@@ -479,6 +470,15 @@ mod tests {
         });
     }
 
+    /// Runs a test with a store of its own.
+    fn with_store(test: impl AsyncFnOnce(&Store)) {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            test(&Store::create(folder.path()).unwrap()).await;
+        });
+    }
+
     async fn runs(database: &mut Database) -> i64 {
         let count = sqlx::query_scalar("SELECT count(*) FROM runs");
         count.fetch_one(&mut database.connection).await.unwrap()
@@ -486,19 +486,16 @@ mod tests {
 
     #[test]
     fn numbers_that_a_lost_database_gave_are_not_given_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = Store::create(folder.path()).unwrap();
+        with_store(async |store| {
             std::fs::create_dir_all(store.home().join("logs/7")).unwrap();
             // The second follows a kill between the tables and their numbers.
             for unset in [false, true] {
-                let mut writer = Database::writer(&store).await.unwrap();
+                let mut writer = Database::writer(store).await.unwrap();
                 if unset {
                     let unset = sqlx::query("DELETE FROM sqlite_sequence");
                     unset.execute(&mut writer.connection).await.unwrap();
                     writer.close("close it").await.unwrap();
-                    writer = Database::writer(&store).await.unwrap();
+                    writer = Database::writer(store).await.unwrap();
                 }
                 let rows =
                     sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'runs'");
@@ -511,10 +508,7 @@ mod tests {
 
     #[test]
     fn tables_of_an_older_version_are_brought_up_to_date_by_a_reader() {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let store = Store::create(folder.path()).unwrap();
+        with_store(async |store| {
             let options = SqliteConnectOptions::new()
                 .filename(Database::path(store.home()))
                 .create_if_missing(true);
