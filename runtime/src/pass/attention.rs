@@ -1,12 +1,14 @@
 //! Split into heads, scaled and masked scores, softmax, weighted sum, merged heads → one node
 //! that never holds all scores.
 
+mod score_mask;
+
 use graph::op::Unary;
 use graph::{Dim, Op};
 use kernels::NoKeys;
 
+use self::score_mask::Choice;
 use super::repeat;
-use super::score_mask::{self, Choice};
 use crate::module::{HeadSplit, Id, Module, Operation, same_sizes};
 
 pub(super) fn run(module: &mut Module) -> usize {

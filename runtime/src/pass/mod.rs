@@ -22,7 +22,6 @@ mod no_ops;
 mod quantize_epilogue;
 mod quantize_prologue;
 mod residual_layer_norm;
-mod score_mask;
 mod sizes;
 mod slice_batch;
 mod swish;

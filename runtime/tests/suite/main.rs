@@ -1,6 +1,7 @@
 //! Compiled models against `graph::reference`, the definition of every operator.
 #![allow(clippy::unwrap_used, reason = "a test's own steps do not fail")]
 
+mod attention;
 mod bert;
 mod dynamic;
 mod exported;
