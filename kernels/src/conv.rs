@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use crate::activation::Activation;
 use crate::depthwise::depthwise;
-use crate::float::{Line, PANEL, Panels, Rows, multiply_add, tile_rows};
-use crate::parallel::{self, Shared, check_len, tiles};
+use crate::float::{DEPTH, Line, PANEL, Rectangle, Rows, Start};
+use crate::parallel::{self, Shared, check_len};
 use crate::tier::Cpu;
 use crate::window::Slide;
 
@@ -26,15 +26,6 @@ const TILE: usize = 64 * 1024;
 /// Panels of a tile: enough to pay for reading the filters, few enough to leave work for other
 /// threads.
 const TILE_PANELS: [usize; 2] = [8, 32];
-
-/// Columns that stay in the cache while the filters pass by, in lines.
-const CACHED_LINES: usize = 4096;
-
-/// Most panels that are finished together.
-const PANELS_AT_ONCE: usize = 4;
-
-/// Most filters that are multiplied at once, over all tiers.
-const MOST_ROWS: usize = 12;
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +77,14 @@ impl Conv2d {
     /// Elements of a window in all channels that an output sees.
     fn depth(&self) -> usize {
         self.inner().saturating_mul(self.taps())
+    }
+
+    /// The parts of the channels that an output sees, in order: the windows in one have about
+    /// [`DEPTH`] elements at most.
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> {
+        let inner = self.inner();
+        let count = self.depth().div_ceil(DEPTH).min(inner).max(1);
+        (0..count).map(move |part| part * inner / count..(part + 1) * inner / count)
     }
 
     /// Panels of a tile, about the same in each.
@@ -253,75 +252,69 @@ impl Tile {
     fn panels(&self) -> usize {
         self.len.div_ceil(PANEL)
     }
+
+    /// Where the lines of a part of the channels start, of a tile at place `place`.
+    fn lines(&self, place: usize, conv: &Conv2d, part: &Range<usize>) -> usize {
+        place * conv.tile_lines() + part.start * conv.taps() * self.panels()
+    }
 }
 
 impl Product<'_> {
-    /// Lays out the windows of some panels of a tile, at place `part` of the columns.
-    fn fill(&self, tile: usize, part: usize, panels: Range<usize>) {
+    /// Lays out the windows of some panels of a tile, at place `place` of the columns: part of the
+    /// channels after part, each in panels.
+    fn fill(&self, tile: usize, place: usize, panels: Range<usize>) {
         let conv = self.conv;
         let tile = Tile::new(conv, tile);
-        let (inner, image, depth) = (conv.inner(), conv.image(), conv.depth());
+        let (image, taps) = (conv.image(), conv.taps());
         let group = tile.image * conv.groups + tile.group;
-        let x = &self.x[group * inner * image..][..inner * image];
-        for panel in panels.start..panels.end.min(tile.panels()) {
-            let start = part * conv.tile_lines() + panel * depth;
-            // SAFETY: part < room and panel < tile_panels, so that the range lies in the columns;
-            // nobody else has this panel of this part.
-            let lines = unsafe { self.columns.range(start, depth) };
-            let first = tile.start + panel * PANEL;
-            fill_panel(conv, x, first..(first + PANEL).min(tile.start + tile.len), lines);
+        let x = &self.x[group * conv.inner() * image..][..conv.inner() * image];
+        for part in conv.parts() {
+            let x = &x[part.start * image..part.end * image];
+            for panel in panels.start..panels.end.min(tile.panels()) {
+                let start = tile.lines(place, conv, &part) + panel * part.len() * taps;
+                // SAFETY: place < room and panel < the tile's, so that the range lies in the
+                // columns; nobody else has this panel at this place.
+                let lines = unsafe { self.columns.range(start, part.len() * taps) };
+                let first = tile.start + panel * PANEL;
+                fill_panel(conv, x, first..(first + PANEL).min(tile.start + tile.len), lines);
+            }
         }
     }
 
-    /// Some filters of the tile's group, on the columns at place `part`.
-    fn multiply(&self, tile: usize, part: usize, filters: Range<usize>) {
+    /// Some filters of the tile's group, on the columns at place `place`.
+    fn multiply(&self, tile: usize, place: usize, filters: Range<usize>) {
         let conv = self.conv;
         let tile = Tile::new(conv, tile);
-        let depth = conv.depth();
-        let at_once = (CACHED_LINES / depth.max(1)).clamp(1, PANELS_AT_ONCE);
-        let first_output = tile.group * (conv.outputs / conv.groups);
-        for panel in (0..tile.panels()).step_by(at_once) {
-            let count = at_once.min(tile.panels() - panel);
-            let start = part * conv.tile_lines() + panel * depth;
-            // SAFETY: as in `fill`, which is done with these panels of this part.
-            let columns = unsafe { self.columns.read(start, count * depth) };
-            for outputs in tiles(filters.clone(), tile_rows(self.cpu)) {
-                let outputs = first_output + outputs.start..first_output + outputs.end;
-                self.finish(&tile, outputs, panel * PANEL, columns, count * PANEL);
-            }
+        let (depth, taps, positions) = (conv.depth(), conv.taps(), conv.positions());
+        let first = tile.group * (conv.outputs / conv.groups);
+        let outputs = first + filters.start..first + filters.end;
+        if outputs.is_empty() {
+            return;
         }
-    }
-
-    /// Some outputs at `width` positions of a tile from `start` on: started at the bias,
-    /// multiplied, activated and written.
-    fn finish(
-        &self,
-        tile: &Tile,
-        outputs: Range<usize>,
-        start: usize,
-        columns: &[Line],
-        width: usize,
-    ) {
         let Filters { weight, bias, activation } = *self.filters;
-        let (depth, positions) = (self.conv.depth(), self.conv.positions());
-        let mut values = [0.0; MOST_ROWS * PANELS_AT_ONCE * PANEL];
-        let values = &mut values[..outputs.len() * width];
-        if let Some(bias) = bias {
-            for (values, &bias) in values.chunks_exact_mut(width).zip(&bias[outputs.clone()]) {
-                values.fill(bias);
-            }
-        }
-        let weight = &weight[outputs.start * depth..outputs.end * depth];
-        let weight = Rows::new(weight, outputs.len(), depth, depth);
-        multiply_add(self.cpu, weight, Panels::new(columns), values);
-        activation.apply(self.cpu, values);
-        let kept = width.min(tile.len - start);
-        for (output, values) in outputs.zip(values.chunks_exact(width)) {
-            let plane = (tile.image * self.conv.outputs + output) * positions;
-            // SAFETY: the positions are the tile's, so that the range lies in a plane of y, whose
-            // length `Conv2d::check` compared; nobody else has this output of this tile.
-            let y = unsafe { self.y.range(plane + tile.start + start, kept) };
-            y.copy_from_slice(&values[..kept]);
+        for part in conv.parts() {
+            let is_last = part.end == conv.inner();
+            let rectangle = Rectangle {
+                y: self.y,
+                first: (tile.image * conv.outputs + outputs.start) * positions + tile.start,
+                stride: positions,
+                columns: tile.len,
+                start: match bias {
+                    _ if part.start > 0 => Start::Result,
+                    Some(bias) => Start::RowBias(&bias[outputs.clone()]),
+                    None => Start::Zeros,
+                },
+                addend: None,
+                activation: if is_last { activation } else { Activation::Identity },
+            };
+            let weight = &weight[outputs.start * depth + part.start * taps..outputs.end * depth];
+            let weight = Rows::new(weight, outputs.len(), part.len() * taps, depth);
+            let start = tile.lines(place, conv, &part);
+            // SAFETY: as in `fill`, which is done with the columns at this place.
+            let columns = unsafe { self.columns.read(start, tile.panels() * part.len() * taps) };
+            // SAFETY: the columns are positions of the tile in planes of y, whose length
+            // `Conv2d::check` compared; nobody else has these outputs of this tile.
+            unsafe { rectangle.multiply(self.cpu, weight, columns) };
         }
     }
 }

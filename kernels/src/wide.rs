@@ -28,6 +28,14 @@ fn quotients<const N: usize>(a: [__m512; N], b: [__m512; N]) -> [__m512; N] {
     from_fn(|i| _mm512_fmadd_ps(left[i], inverse[i], first[i]))
 }
 
+/// max(0, x); NaN stays NaN, and the sign of zero.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn relu(x: __m512) -> __m512 {
+    // Where x is not a number, and of equal ones, the second operand is taken.
+    _mm512_max_ps(_mm512_setzero_ps(), x)
+}
+
 /// [`math::gelu`](crate::math::gelu) of several rows, step by step.
 #[target_feature(enable = "avx512f")]
 pub(crate) fn gelu<const N: usize>(x: [__m512; N]) -> [__m512; N] {

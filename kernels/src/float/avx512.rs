@@ -6,7 +6,8 @@ use std::array::from_fn;
 
 use super::tile::{Destination, Start};
 use super::{Line, PANEL, Panels, Rows};
-use crate::wide::{AT_ONCE, gelu, transposed};
+use crate::activation::Activation;
+use crate::wide::{AT_ONCE, gelu, relu, transposed};
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of the left side use
 /// 27 of 32 registers.
@@ -110,22 +111,27 @@ fn chains<const R: usize, const P: usize>(
 /// # Safety
 /// As for [`multiply_into`](super::tile::multiply_into).
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn tile_into(x: Rows<'_>, w: Panels<'_>, to: &Destination<'_>, gelu: bool) {
+pub(super) unsafe fn tile_into(
+    x: Rows<'_>,
+    w: Panels<'_>,
+    to: &Destination<'_>,
+    activation: Activation,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         match x.count() {
-            12 => panels_into::<12, 2>(x, w, to, gelu),
-            11 => panels_into::<11, 2>(x, w, to, gelu),
-            10 => panels_into::<10, 2>(x, w, to, gelu),
-            9 => panels_into::<9, 2>(x, w, to, gelu),
-            8 => panels_into::<8, 2>(x, w, to, gelu),
-            7 => panels_into::<7, 2>(x, w, to, gelu),
-            6 => panels_into::<6, 4>(x, w, to, gelu),
-            5 => panels_into::<5, 4>(x, w, to, gelu),
-            4 => panels_into::<4, 4>(x, w, to, gelu),
-            3 => panels_into::<3, 4>(x, w, to, gelu),
-            2 => panels_into::<2, 4>(x, w, to, gelu),
-            _ => panels_into::<1, 4>(x, w, to, gelu),
+            12 => panels_into::<12, 2>(x, w, to, activation),
+            11 => panels_into::<11, 2>(x, w, to, activation),
+            10 => panels_into::<10, 2>(x, w, to, activation),
+            9 => panels_into::<9, 2>(x, w, to, activation),
+            8 => panels_into::<8, 2>(x, w, to, activation),
+            7 => panels_into::<7, 2>(x, w, to, activation),
+            6 => panels_into::<6, 4>(x, w, to, activation),
+            5 => panels_into::<5, 4>(x, w, to, activation),
+            4 => panels_into::<4, 4>(x, w, to, activation),
+            3 => panels_into::<3, 4>(x, w, to, activation),
+            2 => panels_into::<2, 4>(x, w, to, activation),
+            _ => panels_into::<1, 4>(x, w, to, activation),
         }
     }
 }
@@ -137,18 +143,18 @@ unsafe fn panels_into<const R: usize, const P: usize>(
     x: Rows<'_>,
     w: Panels<'_>,
     to: &Destination<'_>,
-    gelu: bool,
+    activation: Activation,
 ) {
     for (group, lines) in w.lines.chunks(P * x.k()).enumerate() {
         let column = group * P * PANEL;
         // SAFETY: the caller's promise.
         unsafe {
             if lines.len() == P * x.k() {
-                rows_into::<R, P>(x, Panels { lines, ..w }, to, (column, gelu));
+                rows_into::<R, P>(x, Panels { lines, ..w }, to, (column, activation));
             } else {
                 for (panel, lines) in lines.chunks_exact(x.k()).enumerate() {
                     let column = column + panel * PANEL;
-                    rows_into::<R, 1>(x, Panels { lines, ..w }, to, (column, gelu));
+                    rows_into::<R, 1>(x, Panels { lines, ..w }, to, (column, activation));
                 }
             }
         }
@@ -164,7 +170,7 @@ unsafe fn rows_into<const R: usize, const P: usize>(
     x: Rows<'_>,
     w: Panels<'_>,
     to: &Destination<'_>,
-    (column, is_gelu): (usize, bool),
+    (column, activation): (usize, Activation),
 ) {
     let column_of = |panel: usize| column + panel * PANEL;
     let kept: [__mmask16; P] = from_fn(|panel| {
@@ -182,6 +188,10 @@ unsafe fn rows_into<const R: usize, const P: usize>(
             });
             [bias; R]
         }
+        Start::RowBias(bias) => {
+            let bias: &[f32; R] = bias.first_chunk().expect("an element for each row");
+            bias.map(|bias| [_mm512_set1_ps(bias); P])
+        }
         Start::Result => from_fn(|row| {
             from_fn(|panel| {
                 // SAFETY: the caller's promise: these are elements of the result, and no others
@@ -191,10 +201,24 @@ unsafe fn rows_into<const R: usize, const P: usize>(
         }),
     };
     let mut sums: [[__m512; P]; R] = chains(x, w, sums);
-    if is_gelu {
-        let (several, rest) = sums.as_flattened_mut().as_chunks_mut::<AT_ONCE>();
-        several.iter_mut().for_each(|sums| *sums = gelu(*sums));
-        rest.iter_mut().for_each(|sum| [*sum] = gelu([*sum]));
+    if let Some(addend) = to.addend {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            for (panel, sum) in sums.iter_mut().enumerate() {
+                let addend = addend.wrapping_add(row * to.stride + column_of(panel));
+                // SAFETY: the caller's promise: it has the elements of the result.
+                let addend = unsafe { _mm512_maskz_loadu_ps(kept[panel], addend) };
+                *sum = _mm512_add_ps(*sum, addend);
+            }
+        }
+    }
+    match activation {
+        Activation::Relu => sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = relu(*sum)),
+        Activation::Gelu => {
+            let (several, rest) = sums.as_flattened_mut().as_chunks_mut::<AT_ONCE>();
+            several.iter_mut().for_each(|sums| *sums = gelu(*sums));
+            rest.iter_mut().for_each(|sum| [*sum] = gelu([*sum]));
+        }
+        _ => {}
     }
     for (row, sums) in sums.iter().enumerate() {
         for (panel, &sum) in sums.iter().enumerate() {

@@ -68,6 +68,7 @@ pub fn linear(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut [f32]
                     Some(bias) => Start::Bias(&bias[column..column + columns]),
                     None => Start::Zeros,
                 },
+                addend: None,
                 activation: if part.end == k { layer.activation } else { Activation::Identity },
             };
             let x = &x[rows.start * k + part.start..rows.end * k];

@@ -18,7 +18,8 @@ mod transpose;
 
 pub use linear::{Layer, PARALLEL_WORK, linear};
 pub use pack::PackedWeights;
-pub(crate) use pack::{Line, PANEL, Panels};
+pub(crate) use pack::{DEPTH, Line, PANEL, Panels};
 pub(crate) use product::product;
-pub(crate) use tile::{Rows, multiply_add, tile_rows};
+pub(crate) use rectangle::Rectangle;
+pub(crate) use tile::{Rows, Start, multiply_add, tile_rows};
 pub(crate) use transpose::transpose;

@@ -12,7 +12,7 @@ pub(crate) struct Line(pub(crate) [f32; PANEL]);
 
 /// Inputs of a part at most. The rows of a block are read again for each few panels, and with more
 /// inputs they would come from beyond the caches of a core each time.
-const DEPTH: usize = 1536;
+pub(crate) const DEPTH: usize = 1536;
 
 /// Panels that are multiplied together, one after another.
 #[derive(Clone, Copy, Debug)]

@@ -132,6 +132,7 @@ impl Part<'_> {
                 stride: self.stride,
                 columns: columns.min(panels.end * PANEL) - column,
                 start: self.start,
+                addend: None,
                 activation: Activation::Identity,
             };
             let lines = &lines[panels.start * depth..panels.end * depth];

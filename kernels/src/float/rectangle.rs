@@ -22,22 +22,24 @@ const TILE_PANELS: usize = 4;
 const CACHED_LINES: usize = 4096;
 
 /// A rectangle of a row-major result.
-pub(super) struct Rectangle<'a> {
+pub(crate) struct Rectangle<'a> {
     /// The whole result.
-    pub(super) y: Shared<f32>,
+    pub(crate) y: Shared<f32>,
     /// Its first element in the rectangle.
-    pub(super) first: usize,
+    pub(crate) first: usize,
     /// Elements from one row to the next.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
     /// Columns of the rectangle.
-    pub(super) columns: usize,
-    pub(super) start: Start<'a>,
+    pub(crate) columns: usize,
+    pub(crate) start: Start<'a>,
+    /// What is added to the sums, as many elements as the whole result has.
+    pub(crate) addend: Option<&'a [f32]>,
     /// Applied last.
-    pub(super) activation: Activation,
+    pub(crate) activation: Activation,
 }
 
 impl Rectangle<'_> {
-    /// `y = activation(start + x·w)`. Panels outside, rows inside: the weights of a few panels stay
+    /// `y = activation(start + x·w + addend)`. Panels outside, rows inside: the weights of a few panels stay
     /// in the cache, and the first rows fetch those of the next.
     ///
     /// # Shapes
@@ -46,11 +48,13 @@ impl Rectangle<'_> {
     /// # Safety
     /// The elements `first + row·stride + 0..columns` of all rows of x lie in `y`, whose borrow is
     /// alive, and nothing else accesses them meanwhile.
-    pub(super) unsafe fn multiply(&self, cpu: Cpu, x: Rows<'_>, w: &[Line]) {
+    pub(crate) unsafe fn multiply(&self, cpu: Cpu, x: Rows<'_>, w: &[Line]) {
         let (k, panels) = (x.k(), self.columns.div_ceil(PANEL));
         check_len("rectangle: lines", w.len(), panels * k);
-        if let Start::Bias(bias) = self.start {
-            check_len("rectangle: bias", bias.len(), self.columns);
+        match self.start {
+            Start::Bias(bias) => check_len("rectangle: bias", bias.len(), self.columns),
+            Start::RowBias(bias) => check_len("rectangle: bias", bias.len(), x.count()),
+            Start::Zeros | Start::Result => {}
         }
         let mut values = [0.0; MOST_ROWS * TILE_PANELS * PANEL];
         let at_once = (CACHED_LINES / k.max(1)).clamp(1, TILE_PANELS);
@@ -90,30 +94,40 @@ impl Rectangle<'_> {
         let x = x.range(rows.clone());
         let start = match self.start {
             Start::Bias(bias) => Start::Bias(&bias[column..column + kept]),
+            Start::RowBias(bias) => Start::RowBias(&bias[rows.clone()]),
             other => other,
         };
+        let addend = |row: usize| self.addend.map(|addend| &addend[place(row)..][..kept]);
         // SAFETY: the caller's promise: rows of x, and column + kept at most the columns of the
         // rectangle.
         let done = unsafe {
             let y = self.y.at(place(rows.start));
-            let to = Destination { start, y, stride: self.stride, columns: kept };
+            // Not past the addend: its last row is sliced there.
+            let last = rows.end.checked_sub(1).and_then(addend);
+            let addend = last.and(addend(rows.start)).map(<[f32]>::as_ptr);
+            let to = Destination { start, y, stride: self.stride, columns: kept, addend };
             multiply_into(cpu, x, lines, to, self.activation)
         };
         if done {
             return;
         }
         let values = &mut values[..rows.len() * width];
-        for (row, values) in rows.clone().zip(values.chunks_exact_mut(width)) {
+        for (index, (row, values)) in rows.clone().zip(values.chunks_exact_mut(width)).enumerate() {
             let (kept, padding) = values.split_at_mut(kept);
             match start {
                 Start::Zeros => kept.fill(0.0),
                 Start::Bias(bias) => copy(bias, kept),
+                Start::RowBias(bias) => kept.fill(bias[index]),
                 // SAFETY: as above.
                 Start::Result => copy(unsafe { self.y.read(place(row), kept.len()) }, kept),
             }
             padding.fill(0.0);
         }
         multiply_add(cpu, x, lines, values);
+        for (row, values) in rows.clone().zip(values.chunks_exact_mut(width)) {
+            let addend = addend(row).unwrap_or_default();
+            values.iter_mut().zip(addend).for_each(|(value, addend)| *value += addend);
+        }
         self.activation.apply(cpu, values);
         for (row, values) in rows.zip(values.chunks_exact(width)) {
             let (lines, rest) = values[..kept].as_chunks::<PANEL>();

@@ -98,10 +98,12 @@ pub(crate) fn multiply_add(cpu: Cpu, x: Rows<'_>, w: Panels<'_>, values: &mut [f
 
 /// Where sums start.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Start<'a> {
+pub(crate) enum Start<'a> {
     Zeros,
     /// An element for each column of the rectangle.
     Bias(&'a [f32]),
+    /// An element for each row.
+    RowBias(&'a [f32]),
     /// What the result holds.
     Result,
 }
@@ -112,9 +114,11 @@ pub(super) struct Destination<'a> {
     pub(super) y: *mut f32,
     pub(super) stride: usize,
     pub(super) columns: usize,
+    /// What is added to the sums, laid out like y.
+    pub(super) addend: Option<*const f32>,
 }
 
-/// `y = activation(start + x·w)`, if a tile's registers can finish it; gives whether they have.
+/// `y = activation(start + x·w + addend)`, if a tile's registers can finish it; gives whether they have.
 ///
 /// # Shapes
 /// As for [`multiply_add`], with a row of the destination for each of x; its last panel may have fewer
@@ -122,7 +126,7 @@ pub(super) struct Destination<'a> {
 ///
 /// # Safety
 /// The destination's elements, a row for each of x, may be written, and nothing else accesses them
-/// meanwhile; where its sums start with the result, they are initialized.
+/// meanwhile; where its sums start with the result, they are initialized. An addend's may be read.
 ///
 /// # Panics
 /// When a length differs.
@@ -136,16 +140,18 @@ pub(super) unsafe fn multiply_into(
     #[cfg(target_arch = "x86_64")]
     if cpu.tier() >= Tier::Avx512
         && x.k > 0
-        && matches!(activation, Activation::Identity | Activation::Gelu)
+        && matches!(activation, Activation::Identity | Activation::Relu | Activation::Gelu)
     {
         assert!((1..=avx512::ROWS).contains(&x.count), "{} rows in a tile", x.count);
         check_len("product: lines", w.lines.len(), to.columns.div_ceil(PANEL) * x.k);
-        if let Start::Bias(bias) = to.start {
-            check_len("product: bias", bias.len(), to.columns);
+        match to.start {
+            Start::Bias(bias) => check_len("product: bias", bias.len(), to.columns),
+            Start::RowBias(bias) => check_len("product: bias", bias.len(), x.count),
+            Start::Zeros | Start::Result => {}
         }
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512; the
         // rest is the caller's promise.
-        unsafe { avx512::tile_into(x, w, &to, activation == Activation::Gelu) };
+        unsafe { avx512::tile_into(x, w, &to, activation) };
         return true;
     }
     let _ = (cpu, x, w, to, activation);
