@@ -8,7 +8,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use kernels::{Activation, Conv2d, Cpu, Filters, Matrix, Slide, Write, conv2d, gemm};
+use kernels::channels_last::{self, PackedFilters};
+use kernels::{Activation, Conv2d, Cpu, Filters, Slide, conv2d};
 
 fn main() {
     let cpu = Cpu::from_environment().expect("PIPELINE_KERNELS names a tier of this CPU");
@@ -74,12 +75,12 @@ fn convolution(cpu: Cpu, name: &str, conv: &Conv2d) {
         rate(time),
         scratch.len() * size_of::<f32>() / 1024
     );
-    if conv.groups == 1 {
-        let columns = values(depth * positions);
-        let a = Matrix::row_major(&weight, conv.outputs, depth);
-        let b = Matrix::row_major(&columns, depth, positions);
-        let time = fastest(|| gemm(cpu, a, b, black_box(&mut y), Write::Overwrite));
-        print!("; its product alone {time:.1?} ({:.0} Gop/s)", rate(time));
-    }
-    println!();
+    let sizes = [conv.outputs, conv.channels / conv.groups, slide.kernel.pow(2)];
+    let weight = PackedFilters::new(&weight, sizes, conv.groups);
+    let mut scratch = vec![0.0; channels_last::scratch_len(conv)];
+    let Filters { bias, activation, .. } = filters;
+    let filters = channels_last::Filters { weight: &weight, bias, addend: None, activation };
+    let y = black_box(&mut y);
+    let time = fastest(|| channels_last::conv2d(cpu, conv, &x, &filters, y, &mut scratch));
+    println!("; channels last {time:.1?} ({:.0} Gop/s)", rate(time));
 }

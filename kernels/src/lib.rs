@@ -24,7 +24,8 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
 //! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
-//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`].
+//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`]; [`channels_last`] has them for the
+//!   layout in which they are fastest.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
@@ -42,6 +43,7 @@ mod amx;
 mod attention;
 mod batch_norm;
 pub mod bf16;
+pub mod channels_last;
 mod conv;
 mod depthwise;
 mod elementwise;

@@ -17,7 +17,7 @@ pub enum Pooling {
     AverageWithPadding,
 }
 
-struct Greatest;
+pub(crate) struct Greatest;
 
 impl Fold for Greatest {
     #[inline(always)]
@@ -36,8 +36,8 @@ impl Fold for Greatest {
     }
 }
 
-struct Mean {
-    padding_counts: bool,
+pub(crate) struct Mean {
+    pub(crate) padding_counts: bool,
 }
 
 impl Fold for Mean {

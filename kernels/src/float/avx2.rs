@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::transpose::SIDE;
-use super::{Line, PANEL, Rows};
+use super::{Left, Line, PANEL};
 
 /// Rows of a tile: 6 rows × 2 registers of sums leave 4 of 16 registers for the operands.
 pub(super) const ROWS: usize = 6;
@@ -18,7 +18,7 @@ const AHEAD: usize = 12;
 
 /// The twin of [`super::portable::tile`], for at most [`ROWS`] rows.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn tile(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+pub(super) fn tile(x: Left<'_>, w: &[Line], values: &mut [f32]) {
     match x.count() {
         6 => panels::<6, 2>(x, w, values),
         5 => panels::<5, 2>(x, w, values),
@@ -31,7 +31,7 @@ pub(super) fn tile(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
 
 /// `V` registers of columns at a time: few rows need several panels to hide the latency.
 #[target_feature(enable = "avx2,fma")]
-fn panels<const R: usize, const V: usize>(x: Rows<'_>, w: &[Line], values: &mut [f32]) {
+fn panels<const R: usize, const V: usize>(x: Left<'_>, w: &[Line], values: &mut [f32]) {
     let at_once = V * LANES / PANEL;
     let width = values.len() / R;
     let mut column = 0;
@@ -49,10 +49,9 @@ fn panels<const R: usize, const V: usize>(x: Rows<'_>, w: &[Line], values: &mut 
 
 /// Adds to `V` registers of each row of `values`, rows `width` apart.
 #[target_feature(enable = "avx2,fma")]
-fn rows<const R: usize, const V: usize>(x: Rows<'_>, w: &[Line], values: &mut [f32], width: usize) {
+fn rows<const R: usize, const V: usize>(x: Left<'_>, w: &[Line], values: &mut [f32], width: usize) {
     let k = x.k();
     assert!(w.len() == V * LANES / PANEL * k && values.len() >= (R - 1) * width + V * LANES);
-    let rows: [&[f32]; R] = std::array::from_fn(|row| x.row(row));
     let place = |row: usize, part: usize| row * width + part * LANES;
     let mut sums: [[__m256; V]; R] = std::array::from_fn(|row| {
         std::array::from_fn(|part| {
@@ -60,23 +59,32 @@ fn rows<const R: usize, const V: usize>(x: Rows<'_>, w: &[Line], values: &mut [f
             unsafe { _mm256_loadu_ps(values.as_ptr().add(place(row, part))) }
         })
     });
-    for index in 0..k {
-        for panel in 0..V * LANES / PANEL {
-            _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(panel * k + index + AHEAD).cast());
-        }
-        let weights: [__m256; V] = std::array::from_fn(|part| {
-            let line = part * LANES / PANEL * k + index;
-            // SAFETY: part·8/16 < V·8/16 and index < k, so the line lies in w (checked above);
-            // half a line is 32 aligned bytes.
-            unsafe { _mm256_load_ps(w.as_ptr().add(line).cast::<f32>().add(part * LANES % PANEL)) }
-        });
-        for (row, sums) in rows.iter().zip(&mut sums) {
-            // SAFETY: index < k, the length that `Rows::row` gives every row.
-            let x = unsafe { _mm256_broadcast_ss(row.get_unchecked(index)) };
-            for (sum, &weights) in sums.iter_mut().zip(&weights) {
-                *sum = _mm256_fmadd_ps(x, weights, *sum);
+    let starts: [usize; R] = x.starts();
+    let mut first = 0;
+    while first < k {
+        let (rows, len) = x.run(&starts, first);
+        for inside in 0..len {
+            let index = first + inside;
+            for panel in 0..V * LANES / PANEL {
+                let next = w.as_ptr().wrapping_add(panel * k + index + AHEAD);
+                _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            }
+            let weights: [__m256; V] = std::array::from_fn(|part| {
+                let line = part * LANES / PANEL * k + index;
+                let lane = part * LANES % PANEL;
+                // SAFETY: part·8/16 < V·8/16 and index < k, so the line lies in w (checked above);
+                // half a line is 32 aligned bytes.
+                unsafe { _mm256_load_ps(w.as_ptr().add(line).cast::<f32>().add(lane)) }
+            });
+            for (row, sums) in rows.iter().zip(&mut sums) {
+                // SAFETY: inside < len, the length that `Left::run` gives every row.
+                let x = unsafe { _mm256_broadcast_ss(row.get_unchecked(inside)) };
+                for (sum, &weights) in sums.iter_mut().zip(&weights) {
+                    *sum = _mm256_fmadd_ps(x, weights, *sum);
+                }
             }
         }
+        first += len;
     }
     for (row, sums) in sums.iter().enumerate() {
         for (part, &sum) in sums.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use super::tile::{Destination, Start};
-use super::{Line, PANEL, Panels, Rows};
+use super::{Left, Line, PANEL, Panels};
 use crate::activation::Activation;
 use crate::wide::{AT_ONCE, gelu, relu, transposed};
 
@@ -15,7 +15,7 @@ pub(super) const ROWS: usize = 12;
 
 /// The twin of [`super::portable::tile`], for at most [`ROWS`] rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn tile(x: Rows<'_>, w: Panels<'_>, values: &mut [f32]) {
+pub(super) fn tile(x: Left<'_>, w: Panels<'_>, values: &mut [f32]) {
     match x.count() {
         12 => panels::<12, 2>(x, w, values),
         11 => panels::<11, 2>(x, w, values),
@@ -34,7 +34,7 @@ pub(super) fn tile(x: Rows<'_>, w: Panels<'_>, values: &mut [f32]) {
 
 /// `P` panels at a time: few rows need several to hide the latency.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn panels<const R: usize, const P: usize>(x: Rows<'_>, w: Panels<'_>, values: &mut [f32]) {
+fn panels<const R: usize, const P: usize>(x: Left<'_>, w: Panels<'_>, values: &mut [f32]) {
     let width = values.len() / R;
     let mut column = 0;
     for lines in w.lines.chunks(P * x.k()) {
@@ -53,7 +53,7 @@ fn panels<const R: usize, const P: usize>(x: Rows<'_>, w: Panels<'_>, values: &m
 /// Adds to `P` panels of each row of `values`, rows `width` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn rows<const R: usize, const P: usize>(
-    x: Rows<'_>,
+    x: Left<'_>,
     w: Panels<'_>,
     values: &mut [f32],
     width: usize,
@@ -79,29 +79,36 @@ fn rows<const R: usize, const P: usize>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn chains<const R: usize, const P: usize>(
-    x: Rows<'_>,
+    x: Left<'_>,
     Panels { lines: w, ahead }: Panels<'_>,
     mut sums: [[__m512; P]; R],
 ) -> [[__m512; P]; R] {
     let k = x.k();
     assert!(w.len() == P * k);
-    let rows: [&[f32]; R] = from_fn(|row| x.row(row));
-    for index in 0..k {
-        for panel in 0..P {
-            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(panel * k + index + ahead).cast());
-        }
-        let weights: [__m512; P] = from_fn(|panel| {
-            // SAFETY: panel < P and index < k, so the line lies in w (checked above); it has 64
-            // bytes and their alignment.
-            unsafe { _mm512_load_ps(w.as_ptr().add(panel * k + index).cast()) }
-        });
-        for (row, sums) in rows.iter().zip(&mut sums) {
-            // SAFETY: index < k, the length that `Rows::row` gives every row.
-            let x = _mm512_set1_ps(unsafe { *row.get_unchecked(index) });
-            for (sum, &weights) in sums.iter_mut().zip(&weights) {
-                *sum = _mm512_fmadd_ps(x, weights, *sum);
+    let starts: [usize; R] = x.starts();
+    let mut first = 0;
+    while first < k {
+        let (rows, len) = x.run(&starts, first);
+        for inside in 0..len {
+            let index = first + inside;
+            for panel in 0..P {
+                let next = w.as_ptr().wrapping_add(panel * k + index + ahead);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            }
+            let weights: [__m512; P] = from_fn(|panel| {
+                // SAFETY: panel < P and index < k, so the line lies in w (checked above); it has
+                // 64 bytes and their alignment.
+                unsafe { _mm512_load_ps(w.as_ptr().add(panel * k + index).cast()) }
+            });
+            for (row, sums) in rows.iter().zip(&mut sums) {
+                // SAFETY: inside < len, the length that `Left::run` gives every row.
+                let x = _mm512_set1_ps(unsafe { *row.get_unchecked(inside) });
+                for (sum, &weights) in sums.iter_mut().zip(&weights) {
+                    *sum = _mm512_fmadd_ps(x, weights, *sum);
+                }
             }
         }
+        first += len;
     }
     sums
 }
@@ -112,7 +119,7 @@ fn chains<const R: usize, const P: usize>(
 /// As for [`multiply_into`](super::tile::multiply_into).
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn tile_into(
-    x: Rows<'_>,
+    x: Left<'_>,
     w: Panels<'_>,
     to: &Destination<'_>,
     activation: Activation,
@@ -140,7 +147,7 @@ pub(super) unsafe fn tile_into(
 /// As for [`tile_into`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn panels_into<const R: usize, const P: usize>(
-    x: Rows<'_>,
+    x: Left<'_>,
     w: Panels<'_>,
     to: &Destination<'_>,
     activation: Activation,
@@ -167,7 +174,7 @@ unsafe fn panels_into<const R: usize, const P: usize>(
 /// As for [`tile_into`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn rows_into<const R: usize, const P: usize>(
-    x: Rows<'_>,
+    x: Left<'_>,
     w: Panels<'_>,
     to: &Destination<'_>,
     (column, activation): (usize, Activation),

@@ -52,7 +52,6 @@ pub fn linear(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut [f32]
     if y.is_empty() {
         return;
     }
-    let panels = layer.weights.panels();
     let y = Shared::new(y);
     let block = |rows: Range<usize>, panels: Range<usize>| {
         let column = panels.start * PANEL;
@@ -79,10 +78,20 @@ pub fn linear(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut [f32]
             unsafe { rectangle.multiply(cpu, x, weights) };
         }
     };
-    if rows.saturating_mul(n).saturating_mul(k) < PARALLEL_WORK {
+    for_each_block(rows, layer.weights, block);
+}
+
+/// Runs `block` on the rows and panels of blocks of a result: on one where one thread is faster.
+pub(crate) fn for_each_block(
+    rows: usize,
+    weights: &PackedWeights,
+    block: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    let (size, panels) = (weights.inputs().saturating_mul(weights.outputs()), weights.panels());
+    if rows.saturating_mul(size) < PARALLEL_WORK {
         block(0..rows, 0..panels);
         return;
     }
-    let block_rows = if k * n > NEAR_WEIGHTS { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
+    let block_rows = if size > NEAR_WEIGHTS { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
     parallel::for_each_rectangle([rows, panels], [block_rows, LEAST_PANELS], block);
 }

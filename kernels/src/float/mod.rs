@@ -8,6 +8,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod left;
 mod linear;
 mod pack;
 mod portable;
@@ -16,6 +17,8 @@ mod rectangle;
 mod tile;
 mod transpose;
 
+pub(crate) use left::{Grid, Left};
+pub(crate) use linear::for_each_block;
 pub use linear::{Layer, PARALLEL_WORK, linear};
 pub use pack::PackedWeights;
 pub(crate) use pack::{DEPTH, Line, PANEL, Panels};

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::tile::{Destination, Start, multiply_into};
-use super::{Line, PANEL, Panels, Rows, multiply_add, tile_rows};
+use super::{Left, Line, PANEL, Panels, multiply_add, tile_rows};
 use crate::activation::Activation;
 use crate::parallel::{Shared, check_len, tiles};
 use crate::tier::Cpu;
@@ -48,7 +48,8 @@ impl Rectangle<'_> {
     /// # Safety
     /// The elements `first + row·stride + 0..columns` of all rows of x lie in `y`, whose borrow is
     /// alive, and nothing else accesses them meanwhile.
-    pub(crate) unsafe fn multiply(&self, cpu: Cpu, x: Rows<'_>, w: &[Line]) {
+    pub(crate) unsafe fn multiply<'x>(&self, cpu: Cpu, x: impl Into<Left<'x>>, w: &[Line]) {
+        let x = x.into();
         let (k, panels) = (x.k(), self.columns.div_ceil(PANEL));
         check_len("rectangle: lines", w.len(), panels * k);
         match self.start {
@@ -80,7 +81,7 @@ impl Rectangle<'_> {
     unsafe fn tile(
         &self,
         cpu: Cpu,
-        x: Rows<'_>,
+        x: Left<'_>,
         rows: Range<usize>,
         lines: &[Line],
         columns: Range<usize>,

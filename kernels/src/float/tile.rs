@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{PANEL, Panels, portable};
+use super::{Left, PANEL, Panels, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::activation::Activation;
@@ -13,10 +13,10 @@ use crate::tier::{Cpu, Tier};
 /// Rows of a left operand, `stride` elements apart.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
-    data: &'a [f32],
-    count: usize,
-    k: usize,
-    stride: usize,
+    pub(super) data: &'a [f32],
+    pub(super) count: usize,
+    pub(super) k: usize,
+    pub(super) stride: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -77,14 +77,20 @@ pub(crate) fn tile_rows(cpu: Cpu) -> usize {
 ///
 /// # Panics
 /// When a length differs.
-pub(crate) fn multiply_add(cpu: Cpu, x: Rows<'_>, w: Panels<'_>, values: &mut [f32]) {
-    assert!(x.count <= tile_rows(cpu), "{} rows in a tile", x.count);
-    if x.count == 0 || x.k == 0 {
+pub(crate) fn multiply_add<'a>(
+    cpu: Cpu,
+    x: impl Into<Left<'a>>,
+    w: Panels<'_>,
+    values: &mut [f32],
+) {
+    let x = x.into();
+    assert!(x.count() <= tile_rows(cpu), "{} rows in a tile", x.count());
+    if x.count() == 0 || x.k() == 0 {
         return;
     }
-    let panels = values.len() / (x.count * PANEL);
-    check_len("product: values", values.len(), x.count * panels * PANEL);
-    check_len("product: lines", w.lines.len(), panels * x.k);
+    let panels = values.len() / (x.count() * PANEL);
+    check_len("product: values", values.len(), x.count() * panels * PANEL);
+    check_len("product: lines", w.lines.len(), panels * x.k());
     match instructions(cpu) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
@@ -132,21 +138,21 @@ pub(super) struct Destination<'a> {
 /// When a length differs.
 pub(super) unsafe fn multiply_into(
     cpu: Cpu,
-    x: Rows<'_>,
+    x: Left<'_>,
     w: Panels<'_>,
     to: Destination<'_>,
     activation: Activation,
 ) -> bool {
     #[cfg(target_arch = "x86_64")]
     if cpu.tier() >= Tier::Avx512
-        && x.k > 0
+        && x.k() > 0
         && matches!(activation, Activation::Identity | Activation::Relu | Activation::Gelu)
     {
-        assert!((1..=avx512::ROWS).contains(&x.count), "{} rows in a tile", x.count);
-        check_len("product: lines", w.lines.len(), to.columns.div_ceil(PANEL) * x.k);
+        assert!((1..=avx512::ROWS).contains(&x.count()), "{} rows in a tile", x.count());
+        check_len("product: lines", w.lines.len(), to.columns.div_ceil(PANEL) * x.k());
         match to.start {
             Start::Bias(bias) => check_len("product: bias", bias.len(), to.columns),
-            Start::RowBias(bias) => check_len("product: bias", bias.len(), x.count),
+            Start::RowBias(bias) => check_len("product: bias", bias.len(), x.count()),
             Start::Zeros | Start::Result => {}
         }
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512; the
@@ -174,7 +180,7 @@ mod tests {
         let x = Rows::new(&x, rows, k, k);
         let mut plain = vec![0.5; rows * panels * PANEL];
         let mut best = plain.clone();
-        portable::tile(x, &w, &mut plain);
+        portable::tile(x.into(), &w, &mut plain);
         multiply_add(Cpu::best(), x, Panels::new(&w), &mut best);
         for (plain, best) in plain.iter().zip(best) {
             assert!((plain - best).abs() < 1e-5, "{plain} {best}");

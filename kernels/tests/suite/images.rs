@@ -1,5 +1,6 @@
 //! Convolution and pooling of images.
 
+use kernels::channels_last::{self, PackedFilters};
 use kernels::{
     Activation, Conv2d, Cpu, Filters, Pooling, Slide, conv2d, pool2d, row_maxima, row_means,
 };
@@ -127,6 +128,51 @@ impl Sample {
     }
 }
 
+/// Images `[batch, channels, pixels]` as `[batch, pixels, channels]`.
+fn with_channels_last<T: Copy>(x: &[T], channels: usize, pixels: usize) -> Vec<T> {
+    let images = x.chunks_exact((channels * pixels).max(1));
+    let turned = images.flat_map(|x| {
+        (0..pixels)
+            .flat_map(move |pixel| (0..channels).map(move |channel| x[channel * pixels + pixel]))
+    });
+    turned.collect()
+}
+
+impl Sample {
+    fn run_last(&self, cpu: Cpu, filters: &Filters<'_>, addend: Option<&[f32]>) -> Vec<f32> {
+        let conv = &self.conv;
+        let [rows, columns] = &conv.windows;
+        let x = with_channels_last(&self.x, conv.channels, rows.input * columns.input);
+        let sizes = [conv.outputs, conv.channels / conv.groups, rows.kernel * columns.kernel];
+        let weight = PackedFilters::new(filters.weight, sizes, conv.groups);
+        let Filters { bias, activation, .. } = *filters;
+        let filters = channels_last::Filters { weight: &weight, bias, addend, activation };
+        let mut y = vec![f32::NAN; conv.batch * conv.outputs * rows.output * columns.output];
+        let mut scratch = vec![f32::NAN; channels_last::scratch_len(conv)];
+        channels_last::conv2d(cpu, conv, &x, &filters, &mut y, &mut scratch);
+        y
+    }
+
+    /// The convolution of channels that are last is that of channels that are first.
+    fn check_last(&self, tolerance: f64) {
+        let conv = &self.conv;
+        let positions = conv.windows[0].output * conv.windows[1].output;
+        let plain = Filters { bias: None, activation: Activation::Identity, ..self.filters() };
+        for filters in [self.filters(), plain] {
+            let expected = conv_twin(conv, &self.x, &filters);
+            let expected = with_channels_last(&expected, conv.outputs, positions);
+            let y = on_every_tier(|cpu| self.run_last(cpu, &filters, None));
+            assert_close("channels last", &y, &expected, tolerance);
+        }
+        let sums = self.run_last(Cpu::best(), &plain, None);
+        let addend = numbers(sums.len(), 9);
+        let expected: Vec<f64> =
+            sums.iter().zip(&addend).map(|(sum, addend)| f64::from(sum + addend)).collect();
+        let y = on_every_tier(|cpu| self.run_last(cpu, &plain, Some(&addend)));
+        assert_close("addend", &y, &expected, 0.0);
+    }
+}
+
 fn conv(batch: usize, [channels, outputs, groups]: [usize; 3], windows: [Slide; 2]) -> Conv2d {
     Conv2d { batch, channels, outputs, groups, windows }
 }
@@ -145,6 +191,60 @@ proptest! {
     fn conv2d_of_pixels(batch in 0usize..3, inner in 0usize..20, filters in 0usize..20, height in 0usize..9, width in 0usize..30, seed: u64) {
         let windows = [height, width].map(|size| Slide { input: size, output: size, ..Slide::ONE });
         Sample::new(conv(batch, [inner, filters, 1], windows), seed).check();
+    }
+
+    #[test]
+    fn channels_may_be_last(
+        batch in 0usize..3, inner in 0usize..4, filters in 0usize..4, groups in 1usize..4,
+        rows in slides(), columns in slides(), seed: u64,
+    ) {
+        let channels = [inner * groups, filters * groups, groups];
+        Sample::new(conv(batch, channels, [rows, columns]), seed).check_last(TOLERANCE);
+    }
+
+    #[test]
+    fn pixels_may_have_channels_last(batch in 0usize..3, inner in 0usize..20, filters in 0usize..40, height in 0usize..9, width in 0usize..30, stride in 1usize..3, seed: u64) {
+        let windows = [height, width].map(|size| slide(size, 1, stride, 1, [0, 0]));
+        Sample::new(conv(batch, [inner, filters, 1], windows), seed).check_last(TOLERANCE);
+    }
+
+    #[test]
+    fn depthwise_channels_may_be_last(channels in 0usize..140, rows in slides(), columns in slides(), seed: u64) {
+        Sample::new(conv(2, [channels, channels, channels.max(1)], [rows, columns]), seed).check_last(TOLERANCE);
+    }
+
+    #[test]
+    fn pools_may_have_channels_last(batch in 0usize..3, channels in 1usize..90, rows in slides(), columns in slides(), seed: u64) {
+        let slides = [rows, columns];
+        let (image, positions) = (rows.input * columns.input, rows.output * columns.output);
+        let x = numbers(batch * channels * image, seed);
+        let turned = with_channels_last(&x, channels, image);
+        for pooling in [Pooling::Max, Pooling::Average, Pooling::AverageWithPadding] {
+            let mut expected = vec![f32::NAN; batch * channels * positions];
+            pool2d(Cpu::best(), pooling, batch * channels, &slides, &x, &mut expected);
+            let y = on_every_tier(|cpu| {
+                let mut y = vec![f32::NAN; expected.len()];
+                channels_last::pool2d(cpu, pooling, [batch, channels], &slides, &turned, &mut y);
+                y
+            });
+            let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&y), bits(&with_channels_last(&expected, channels, positions)));
+        }
+    }
+
+    #[test]
+    fn channels_are_scaled(pixels in 0usize..50, channels in 1usize..70, seed: u64) {
+        let x = numbers(pixels * channels, seed);
+        let (scale, shift) = (numbers(channels, seed ^ 1), numbers(channels, seed ^ 2));
+        let y = on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; x.len()];
+            channels_last::scale_shift(cpu, &x, &scale, &shift, Activation::Relu, &mut y);
+            y
+        });
+        for (place, (y, x)) in y.iter().zip(&x).enumerate() {
+            let channel = place % channels;
+            assert_eq!(*y, (x * scale[channel] + shift[channel]).max(0.0));
+        }
     }
 
     #[test]
@@ -232,6 +332,8 @@ fn large_convolutions_do_not_depend_on_threads_or_scratch() {
         assert_eq!(sample.run(Cpu::best(), &filters, len.min(512 * 216)), y);
         let depth = sample.weight.len() / conv.outputs;
         assert!(len <= Conv2d::scratch_bound(depth));
+        sample.check_last(2e-4);
+        on_any_threads(|| sample.run_last(Cpu::best(), &filters, None));
     }
 }
 

@@ -1,0 +1,286 @@
+#![allow(unsafe_code, reason = "blocks of one row-major result are written by different threads")]
+//! Convolution: every output position is a row of a product whose left side is the image.
+
+use std::ops::Range;
+
+use super::depthwise::depthwise;
+use crate::activation::Activation;
+use crate::conv::Conv2d;
+use crate::float::{Grid, Left, PANEL, PackedWeights, Rectangle, Start, for_each_block};
+use crate::parallel::{self, Shared, check_len, rows_per_chunk};
+use crate::tier::Cpu;
+use crate::window::Slide;
+
+/// Filters, laid out for [`conv2d`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedFilters {
+    outputs: usize,
+    inner: usize,
+    taps: usize,
+    groups: usize,
+    layout: Layout,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Layout {
+    /// For each group the weights `[taps·inner, outputs / groups]`.
+    Products(Vec<PackedWeights>),
+    /// `[taps, outputs]`, where every output sees one channel of its own.
+    Depthwise(Vec<f32>),
+}
+
+impl PackedFilters {
+    /// Packs filters.
+    ///
+    /// # Shapes
+    /// `weight`: `[outputs, inner, taps]`: so many channels that an output sees, and elements of a
+    /// window in one of them.
+    ///
+    /// # Panics
+    /// When the length differs, or `groups` does not divide the outputs.
+    #[must_use]
+    pub fn new(weight: &[f32], [outputs, inner, taps]: [usize; 3], groups: usize) -> Self {
+        check_len("filters: weight", weight.len(), outputs * inner * taps);
+        assert!(
+            groups > 0 && outputs.is_multiple_of(groups),
+            "expected outputs in {groups} groups, found {outputs}"
+        );
+        let layout = if inner == 1 && outputs == groups {
+            let tap_of = |place: usize| weight[place % outputs * taps + place / outputs];
+            Layout::Depthwise((0..taps * outputs).map(tap_of).collect())
+        } else {
+            let (outputs, k) = (outputs / groups, inner * taps);
+            let pack = |group: usize| {
+                let filters = &weight[group * outputs * k..][..outputs * k];
+                // From channels that each have taps to taps that each have channels.
+                let mut turned = vec![0.0; filters.len()];
+                for (place, turned) in turned.iter_mut().enumerate() {
+                    let (filter, tap, channel) = (place / k, place % k / inner, place % inner);
+                    *turned = filters[filter * k + channel * taps + tap];
+                }
+                PackedWeights::new(&turned, [k, outputs], [1, k])
+            };
+            Layout::Products((0..groups).map(pack).collect())
+        };
+        Self { outputs, inner, taps, groups, layout }
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        match &self.layout {
+            Layout::Products(groups) => groups.iter().map(PackedWeights::size_bytes).sum(),
+            Layout::Depthwise(weights) => size_of_val(weights.as_slice()),
+        }
+    }
+}
+
+/// What is applied to each window.
+#[derive(Clone, Copy, Debug)]
+pub struct Filters<'a> {
+    /// The filters.
+    pub weight: &'a PackedFilters,
+    /// Where the sums start, `[outputs]`; 0 without.
+    pub bias: Option<&'a [f32]>,
+    /// What is added to the sums, laid out like the result.
+    pub addend: Option<&'a [f32]>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// Entries along a dimension that windows reach: how many, padding included.
+fn reached(slide: &Slide) -> usize {
+    match slide.output {
+        0 => 0,
+        output => (output - 1) * slide.stride + (slide.kernel - 1) * slide.dilation + 1,
+    }
+}
+
+/// Whether windows reach into padding.
+fn is_padded(slide: &Slide) -> bool {
+    slide.before > 0 || reached(slide) > slide.input
+}
+
+/// Whether windows read a copy of an image that has its padding around it.
+fn needs_copy(conv: &Conv2d) -> bool {
+    conv.windows.iter().any(is_padded)
+}
+
+/// Elements of scratch that [`conv2d`] needs: an image with the padding around it, where there is
+/// some. Does not depend on the batch.
+#[must_use]
+pub fn scratch_len(conv: &Conv2d) -> usize {
+    if !needs_copy(conv) || conv.channels == conv.groups && conv.outputs == conv.groups {
+        return 0;
+    }
+    let [rows, columns] = conv.windows.each_ref().map(reached);
+    rows.saturating_mul(columns).saturating_mul(conv.channels)
+}
+
+fn check(conv: &Conv2d, x: &[f32], filters: &Filters<'_>, y: &[f32]) {
+    conv.windows.iter().for_each(Slide::check);
+    let weight = filters.weight;
+    assert!(
+        [conv.outputs, conv.channels, conv.groups, conv.taps()]
+            == [weight.outputs, weight.inner * weight.groups, weight.groups, weight.taps],
+        "expected the sizes of {conv:?}, found {} filters in {} groups of {} channels and {} taps",
+        weight.outputs,
+        weight.groups,
+        weight.inner,
+        weight.taps
+    );
+    check_len("conv2d: x", x.len(), conv.batch * conv.channels * conv.image());
+    check_len("conv2d: y", y.len(), conv.batch * conv.outputs * conv.positions());
+    if let Some(bias) = filters.bias {
+        check_len("conv2d: bias", bias.len(), conv.outputs);
+    }
+    if let Some(addend) = filters.addend {
+        check_len("conv2d: addend", addend.len(), y.len());
+    }
+}
+
+/// `y = activation(x ∗ weight + bias + addend)`.
+///
+/// Every element is one chain of fused multiply-adds that starts at the bias, over rows and columns
+/// of its window and the channels there; where a filter sees one channel, and no other filter does, it
+/// is a sum of rounded products to which bias and addend are added last.
+///
+/// # Shapes
+/// - `x`: `[batch, height, width, channels]`
+/// - `y`: `[batch, windows[0].output, windows[1].output, outputs]`
+/// - `scratch`: [`scratch_len`], of which any content is left
+///
+/// # Panics
+/// When a size differs.
+pub fn conv2d(
+    cpu: Cpu,
+    conv: &Conv2d,
+    x: &[f32],
+    filters: &Filters<'_>,
+    y: &mut [f32],
+    scratch: &mut [f32],
+) {
+    check(conv, x, filters, y);
+    check_len("conv2d: scratch", scratch.len(), scratch_len(conv));
+    if y.is_empty() {
+        return;
+    }
+    let groups = match &filters.weight.layout {
+        Layout::Depthwise(weights) => {
+            depthwise(cpu, conv, x, weights, filters, y);
+            return;
+        }
+        Layout::Products(groups) => groups,
+    };
+    let (image_len, positions) = (conv.image() * conv.channels, conv.positions());
+    let shared = Shared::new(y);
+    let product = |image: &[f32], places: Grid, first: usize, count: usize| {
+        for (group, weights) in groups.iter().enumerate() {
+            let product = Product { cpu, conv, filters, group, weights, y: shared, first };
+            product.run(image, places, count);
+        }
+    };
+    let [rows, columns] = &conv.windows;
+    let every_pixel = [rows, columns].map(|slide| (slide.stride, slide.output, slide.before))
+        == [(1, rows.input, 0), (1, columns.input, 0)];
+    if conv.taps() == 1 && every_pixel {
+        // The pixels of all images, one after another.
+        product(x, Grid::line(conv.channels), 0, conv.batch * positions);
+        return;
+    }
+    let places = |width: usize| Grid {
+        across: columns.output,
+        steps: [rows.stride * width, columns.stride].map(|pixels| pixels * conv.channels),
+    };
+    for index in 0..conv.batch {
+        let image = &x[index * image_len..][..image_len];
+        if needs_copy(conv) {
+            pad(conv, image, scratch);
+            let places = places(reached(columns));
+            product(scratch, places, index * positions, positions);
+        } else {
+            product(image, places(columns.input), index * positions, positions);
+        }
+    }
+}
+
+/// Copies an image with its padding, as far as windows reach.
+fn pad(conv: &Conv2d, image: &[f32], padded: &mut [f32]) {
+    let [rows, columns] = &conv.windows;
+    let (channels, width) = (conv.channels, reached(columns));
+    let copied = columns.input.min(width.saturating_sub(columns.before)) * channels;
+    let before = columns.before.min(width) * channels;
+    let len = (width * channels).max(1);
+    parallel::for_each_row(padded, len, rows_per_chunk(len), |row, padded| {
+        let row = row.checked_sub(rows.before).filter(|&row| row < rows.input);
+        let Some(row) = row else {
+            padded.fill(0.0);
+            return;
+        };
+        let (left, inside) = padded.split_at_mut(before);
+        let (inside, right) = inside.split_at_mut(copied);
+        left.fill(0.0);
+        inside.copy_from_slice(&image[row * columns.input * channels..][..copied]);
+        right.fill(0.0);
+    });
+}
+
+/// The product of the windows of an image and the filters of a group; all sizes were checked.
+struct Product<'a> {
+    cpu: Cpu,
+    conv: &'a Conv2d,
+    filters: &'a Filters<'a>,
+    group: usize,
+    weights: &'a PackedWeights,
+    y: Shared<f32>,
+    /// The row of y that the first position is.
+    first: usize,
+}
+
+impl Product<'_> {
+    /// `count` windows, which start at these places of an image.
+    fn run(&self, image: &[f32], places: Grid, count: usize) {
+        let Conv2d { channels, windows: [rows, columns], .. } = *self.conv;
+        let inner = self.filters.weight.inner;
+        let line =
+            rows.dilation * if needs_copy(self.conv) { reached(&columns) } else { columns.input };
+        let segments = if inner == channels && columns.dilation == 1 {
+            (Grid::line(line * channels), columns.kernel * channels)
+        } else {
+            let steps = [line, columns.dilation].map(|pixels| pixels * channels);
+            (Grid { across: columns.kernel, steps }, inner)
+        };
+        let image = image.get(self.group * inner..).unwrap_or_default();
+        let windows = Left::new(image, places, count, segments, self.weights.inputs());
+        for_each_block(count, self.weights, |rows, panels| self.block(windows, rows, panels));
+    }
+
+    /// Some positions and outputs.
+    fn block(&self, windows: Left<'_>, rows: Range<usize>, panels: Range<usize>) {
+        let (outputs, weights) = (self.conv.outputs, self.weights);
+        let column = panels.start * PANEL;
+        let columns = weights.outputs().min(panels.end * PANEL) - column;
+        let output = self.group * weights.outputs() + column;
+        for part in weights.parts() {
+            let is_last = part.end == weights.inputs();
+            let Filters { bias, addend, activation, .. } = *self.filters;
+            let rectangle = Rectangle {
+                y: self.y,
+                first: (self.first + rows.start) * outputs + output,
+                stride: outputs,
+                columns,
+                start: match bias {
+                    _ if part.start > 0 => Start::Result,
+                    Some(bias) => Start::Bias(&bias[output..output + columns]),
+                    None => Start::Zeros,
+                },
+                addend: addend.filter(|_| is_last),
+                activation: if is_last { activation } else { Activation::Identity },
+            };
+            let x = windows.part(&part).range(rows.clone());
+            // SAFETY: rows and columns lie in y, whose length `check` compared; blocks are
+            // disjoint, so no other thread touches them.
+            unsafe { rectangle.multiply(self.cpu, x, weights.tile(&part, panels.clone())) };
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Images whose channels are last: `[batch, height, width, channels]`.
+//!
+//! The channels of a pixel lie together there, and so do those of neighbours, so that a window is a
+//! few segments of the image: it is multiplied where it lies, by the kernels of [`crate::float`], and
+//! what works channel by channel has registers full of them whatever the size of an image. The
+//! twins for channels first are [`crate::conv2d`] and [`crate::pool2d`].
+
+mod conv;
+mod depthwise;
+mod fold;
+mod pool;
+mod scale;
+
+pub use conv::{Filters, PackedFilters, conv2d, scratch_len};
+pub use pool::pool2d;
+pub use scale::scale_shift;

@@ -1,0 +1,84 @@
+#![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
+//! Pooling over windows.
+
+use std::array::from_fn;
+
+use super::fold::{Fold, fold_row};
+use crate::parallel::{check_len, for_each_row, rows_per_chunk};
+use crate::pool::{Greatest, Mean, Pooling};
+use crate::tier::{Cpu, tiered};
+use crate::window::{self, Count, Slide};
+
+/// What pooling makes of a window, in every channel alike.
+struct Alike<F>(F);
+
+impl<F: window::Fold> Fold for Alike<F> {
+    #[inline(always)]
+    fn start(&self, first: Option<f32>) -> f32 {
+        self.0.start(first)
+    }
+
+    #[inline(always)]
+    fn step<const N: usize>(
+        &self,
+        values: [f32; N],
+        elements: &[f32; N],
+        _: usize,
+        _: usize,
+    ) -> [f32; N] {
+        from_fn(|lane| self.0.step(values[lane], elements[lane], 1.0))
+    }
+
+    #[inline(always)]
+    fn finish(&self, value: f32, _: usize, count: Count) -> f32 {
+        self.0.finish(value, count)
+    }
+}
+
+tiered! {
+    fn greatest(windows: &[Slide; 2], channels: usize, x: &[f32], row: usize, y: &mut [f32]) {
+        fold_row(windows, channels, x, row, y, &Alike(Greatest));
+    }
+}
+
+tiered! {
+    fn mean(windows: &[Slide; 2], channels: usize, padding_counts: bool, x: &[f32], row: usize, y: &mut [f32]) {
+        fold_row(windows, channels, x, row, y, &Alike(Mean { padding_counts }));
+    }
+}
+
+/// Pools images.
+///
+/// # Shapes
+/// `x`: `[batch, windows[0].input, windows[1].input, channels]`;
+/// `y`: `[batch, windows[0].output, windows[1].output, channels]`.
+///
+/// # Panics
+/// When a length differs, or a kernel, stride or dilation is 0.
+pub fn pool2d(
+    cpu: Cpu,
+    pooling: Pooling,
+    [batch, channels]: [usize; 2],
+    windows: &[Slide; 2],
+    x: &[f32],
+    y: &mut [f32],
+) {
+    windows.iter().for_each(Slide::check);
+    let [rows, columns] = windows;
+    let (image, row_len) = (rows.input * columns.input * channels, columns.output * channels);
+    check_len("pool2d: x", x.len(), batch * image);
+    check_len("pool2d: y", y.len(), batch * rows.output * row_len);
+    if y.is_empty() {
+        return;
+    }
+    let work = row_len * rows.kernel * columns.kernel;
+    for_each_row(y, row_len, rows_per_chunk(work), |row, y| {
+        let x = &x[row / rows.output * image..][..image];
+        let row = row % rows.output;
+        match pooling {
+            Pooling::Max => greatest(cpu, windows, channels, x, row, y),
+            Pooling::Average => mean(cpu, windows, channels, false, x, row, y),
+            Pooling::AverageWithPadding => mean(cpu, windows, channels, true, x, row, y),
+        }
+    });
+}

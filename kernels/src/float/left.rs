@@ -1,0 +1,128 @@
+//! Left operands of products, as a tile reads them.
+
+use std::array::from_fn;
+use std::ops::Range;
+
+use super::Rows;
+
+/// Places line after line: what is at index `i` starts at
+/// `i / across · steps[0] + i % across · steps[1]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    /// Places of a line, > 0.
+    pub(crate) across: usize,
+    /// Elements from a line to the next, and from a place to the next.
+    pub(crate) steps: [usize; 2],
+}
+
+impl Grid {
+    /// One line.
+    pub(crate) const fn line(step: usize) -> Self {
+        Self { across: usize::MAX, steps: [0, step] }
+    }
+
+    const fn line_and_column(&self, index: usize) -> [usize; 2] {
+        // A division takes as long as a few products.
+        if index < self.across { [0, index] } else { [index / self.across, index % self.across] }
+    }
+
+    const fn place(&self, index: usize) -> usize {
+        let [line, column] = self.line_and_column(index);
+        line * self.steps[0] + column * self.steps[1]
+    }
+}
+
+/// Rows of which each is made of segments, which may lie apart: the windows of an image whose
+/// channels are last are rows of such a kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left<'a> {
+    data: &'a [f32],
+    /// Where rows start.
+    rows: Grid,
+    /// Which of them are meant.
+    first: usize,
+    count: usize,
+    /// Where the segments of a row start, from where it does.
+    segments: Grid,
+    segment_len: usize,
+    /// The elements of a row that are multiplied: so many, and how many come before.
+    k: usize,
+    skipped: usize,
+}
+
+impl<'a> From<Rows<'a>> for Left<'a> {
+    fn from(rows: Rows<'a>) -> Self {
+        Self::new(rows.data, Grid::line(rows.stride), rows.count, (Grid::line(0), rows.k), rows.k)
+    }
+}
+
+impl<'a> Left<'a> {
+    /// `count` rows of `k` elements, in segments of equal length.
+    ///
+    /// What a row reads is checked when it is.
+    pub(crate) fn new(
+        data: &'a [f32],
+        rows: Grid,
+        count: usize,
+        (segments, segment_len): (Grid, usize),
+        k: usize,
+    ) -> Self {
+        assert!(segment_len > 0 || k == 0, "segments without elements");
+        Self { data, rows, first: 0, count, segments, segment_len, k, skipped: 0 }
+    }
+
+    /// Some of the rows.
+    pub(crate) fn range(&self, rows: Range<usize>) -> Self {
+        assert!(rows.end <= self.count, "row {} of {}", rows.end, self.count);
+        Self { first: self.first + rows.start, count: rows.len(), ..*self }
+    }
+
+    /// Some elements of each row.
+    pub(crate) fn part(&self, part: &Range<usize>) -> Self {
+        assert!(part.end <= self.k, "element {} of {}", part.end, self.k);
+        Self { k: part.len(), skipped: self.skipped + part.start, ..*self }
+    }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) const fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Where the first `R` rows start.
+    #[inline]
+    pub(super) fn starts<const R: usize>(&self) -> [usize; R] {
+        let Grid { across, steps } = self.rows;
+        let [mut line, mut column] = self.rows.line_and_column(self.first);
+        from_fn(|_| {
+            let start = line * steps[0] + column * steps[1];
+            column += 1;
+            if column == across {
+                (line, column) = (line + 1, 0);
+            }
+            start
+        })
+    }
+
+    /// What rows that start there have from element `index` on, as far as it lies together.
+    ///
+    /// All are equally long, and not empty while `index` is below k.
+    #[inline]
+    pub(super) fn run<const R: usize>(
+        &self,
+        starts: &[usize; R],
+        index: usize,
+    ) -> ([&'a [f32]; R], usize) {
+        let at = self.skipped + index;
+        let (segment, inside) = if at < self.segment_len {
+            (0, at)
+        } else {
+            (at / self.segment_len, at % self.segment_len)
+        };
+        let len = (self.segment_len - inside).min(self.k - index);
+        let offset = self.segments.place(segment) + inside;
+        (starts.map(|start| &self.data[start + offset..][..len]), len)
+    }
+}
