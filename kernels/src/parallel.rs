@@ -26,8 +26,8 @@ pub(crate) const PIECES: usize = 16;
 /// Speed of tiles of half the panels, of that of whole ones.
 const HALF_TILE_RATE: f64 = 0.9;
 
-/// Runs `job` on rectangles of a result, given by their rows and panels: blocks of `block_rows` rows,
-/// and where these are fewer than [`PIECES`] each cut into whole tiles of `tile_panels` panels, or into
+/// Runs `job` on rectangles of a result, given by their rows and panels: blocks of at most `block_rows`
+/// rows, about the same in each, and where these are fewer than [`PIECES`] each cut into whole tiles of `tile_panels` panels, or into
 /// half ones where that shares the work more evenly.
 pub(crate) fn for_each_rectangle(
     [rows, panels]: [usize; 2],
@@ -48,7 +48,7 @@ pub(crate) fn for_each_rectangle(
     for_each(blocks * cuts, |index| {
         let (block, cut) = (index / cuts, index % cuts);
         let edge = |cut: usize| panels.min(cut * panels.div_ceil(unit) / cuts * unit);
-        let rows = block * block_rows..rows.min((block + 1) * block_rows);
+        let rows = block * rows / blocks..(block + 1) * rows / blocks;
         job(rows, edge(cut)..edge(cut + 1));
     });
 }

@@ -5,7 +5,7 @@ use graph::Op;
 use kernels::peaks::{Numbers, Peaks};
 use kernels::{Activation, Tier};
 
-use crate::module::{Id, Module, Node, Operation};
+use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation};
 
 /// How fast a kernel works at best, as each declares.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,9 +108,18 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         Operation::IntegerLinear(layer) => {
             linear(inputs, elements) + activation_flops(layer.activation) * elements
         }
-        Operation::Conv(conv) => {
-            let conv_flops = Op::Conv(conv.op.clone()).operator().flops(inputs, output);
-            conv_flops + activation_flops(conv.activation) * elements
+        Operation::Conv(conv) => conv_flops(conv, inputs, output),
+        Operation::ChannelsLast(ChannelsLast::Conv { conv, has_addend }) => {
+            conv_flops(conv, inputs, output) + u64::from(*has_addend) * elements
+        }
+        Operation::ChannelsLast(ChannelsLast::Pool(pool)) => {
+            Op::Pool(pool.clone()).operator().flops(inputs, output)
+        }
+        Operation::ChannelsLast(ChannelsLast::GlobalPool(_)) => {
+            inputs.first().map_or(0, |x| product(x) as u64)
+        }
+        Operation::ChannelsLast(ChannelsLast::ScaleShift { activation }) => {
+            (2 + activation_flops(*activation)) * elements
         }
         Operation::Attention(split) => {
             let size = |input: usize, axis: usize| inputs[input].get(axis).copied().unwrap_or(1);
@@ -122,6 +131,12 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         Operation::ResidualLayerNorm { .. } => 9 * elements,
         Operation::IntegerGather { .. } => elements,
     }
+}
+
+/// A convolution and what is applied to its output; where the channels are does not matter.
+fn conv_flops(conv: &ActivatedConv, inputs: &[Vec<usize>], output: &[usize]) -> u64 {
+    Op::Conv(conv.op.clone()).operator().flops(inputs, output)
+        + activation_flops(conv.activation) * product(output) as u64
 }
 
 /// A product with weights `[k, n]`, and a bias where there is one.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use graph::op::Conv;
+use graph::op::{Conv, GlobalPool, Pool};
 use graph::{DType, Dim, Graph, Op, Shape, Tensor};
 use kernels::int8::Quantization;
 use kernels::{Activation, Cpu, NoKeys};
@@ -49,6 +49,8 @@ pub(crate) enum Operation {
     IntegerLinear(IntegerLinear),
     /// A convolution with an activation: inputs as those of the graph's operator.
     Conv(ActivatedConv),
+    /// An operation on images whose channels are last.
+    ChannelsLast(ChannelsLast),
     /// `softmax(q·kᵀ·scale + mask)·v` for each head: inputs q, k, v, and mask where there is one.
     Attention(HeadSplit),
     /// Layer normalisation of a sum: inputs x, residual, scale, bias. The residual repeats over
@@ -75,6 +77,25 @@ pub(crate) struct IntegerLinear {
 pub(crate) struct ActivatedConv {
     pub(crate) op: Conv,
     pub(crate) activation: Activation,
+}
+
+/// What is done with images `[batch, …, channels]`, whose channels are last.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ChannelsLast {
+    /// A convolution with filters as the graph's operator has them: inputs x, weight, bias where there
+    /// is one, and, behind that, where it says so what is added before the activation.
+    Conv {
+        /// The convolution.
+        conv: ActivatedConv,
+        /// Whether input 3 is added.
+        has_addend: bool,
+    },
+    /// A pool over windows.
+    Pool(Pool),
+    /// A pool over whole images.
+    GlobalPool(GlobalPool),
+    /// `activation(x·scale + shift)` by channel: inputs x, scale, shift.
+    ScaleShift { activation: Activation },
 }
 
 /// How an attention finds its heads in the rows of q, k and v.
@@ -113,6 +134,10 @@ impl Operation {
             Self::Linear { .. } => "Linear",
             Self::IntegerLinear(_) => "IntegerLinear",
             Self::Conv(_) => "ActivatedConv",
+            Self::ChannelsLast(ChannelsLast::Conv { .. }) => "ChannelsLastConv",
+            Self::ChannelsLast(ChannelsLast::Pool(_)) => "ChannelsLastPool",
+            Self::ChannelsLast(ChannelsLast::GlobalPool(_)) => "ChannelsLastGlobalPool",
+            Self::ChannelsLast(ChannelsLast::ScaleShift { .. }) => "ScaleShift",
             Self::Attention(_) => "FusedAttention",
             Self::ResidualLayerNorm { .. } => "ResidualLayerNorm",
             Self::IntegerGather { .. } => "IntegerGather",

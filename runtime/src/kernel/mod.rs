@@ -3,6 +3,7 @@
 pub(crate) mod attention;
 mod batch_norm;
 pub(crate) mod bf16;
+mod channels_last;
 mod concat;
 pub(crate) mod conv;
 mod elementwise;
@@ -12,7 +13,7 @@ mod linear;
 mod matmul;
 pub(crate) mod movement;
 mod pair;
-mod pool;
+pub(crate) mod pool;
 pub(crate) mod quantize;
 mod reduce;
 mod reference;
@@ -192,6 +193,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     attention::KERNELS,
     bf16::KERNELS,
     batch_norm::KERNELS,
+    channels_last::KERNELS,
     concat::KERNELS,
     conv::KERNELS,
     elementwise::KERNELS,

@@ -32,7 +32,7 @@ fn pool(node: &Node) -> &Pool {
     }
 }
 
-fn pooling(kind: PoolKind) -> Result<Pooling, String> {
+pub(crate) fn pooling(kind: PoolKind) -> Result<Pooling, String> {
     match kind {
         PoolKind::Max => Ok(Pooling::Max),
         PoolKind::Average { padding: AveragePadding::Excluded } => Ok(Pooling::Average),

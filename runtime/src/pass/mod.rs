@@ -4,8 +4,10 @@ mod activation;
 mod attention;
 mod batch_norm;
 mod bias;
+mod channels_last;
 mod common_subexpressions;
 mod conv_activation;
+mod conv_sum;
 mod dead_code;
 mod dequantize_weights;
 mod factors;
@@ -66,6 +68,8 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },
     Pass { name: "batch-norm", level: Level::O2, run: batch_norm::run },
     Pass { name: "conv-activation", level: Level::O2, run: conv_activation::run },
+    Pass { name: "channels-last", level: Level::O2, run: channels_last::run },
+    Pass { name: "conv-sum", level: Level::O2, run: conv_sum::run },
     Pass { name: "linear", level: Level::O2, run: linear::run },
     Pass { name: "bias", level: Level::O2, run: bias::run },
     Pass { name: "activation", level: Level::O2, run: activation::run },
@@ -78,10 +82,11 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
-/// Passes that a GPU does without. A layer that rounds as it reads does so once for each tile of
+/// Passes that a GPU does without. Its convolutions read channels first. A layer that rounds as it reads does so once for each tile of
 /// columns there; a launch that rounds once is cheaper. A GPU's
 /// threads share every launch, and its kernels see for themselves what may be bf16.
-const ON_CPUS_ONLY: [&str; 3] = ["quantize-prologue", "narrow", "slice-batch"];
+const ON_CPUS_ONLY: [&str; 5] =
+    ["channels-last", "conv-sum", "quantize-prologue", "narrow", "slice-batch"];
 
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

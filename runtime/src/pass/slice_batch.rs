@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use graph::{Dim, Op};
 
-use crate::module::{Id, Module, Node, Operation};
+use crate::module::{ChannelsLast, Id, Module, Node, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     module.batch = batch(module);
@@ -82,7 +82,10 @@ impl Along<'_> {
         };
         let op = match &node.operation {
             Operation::Linear { .. } | Operation::IntegerLinear(_) => return first_alone(2),
-            Operation::Conv(_) => return first_alone(3),
+            Operation::ChannelsLast(ChannelsLast::Conv { has_addend: true, .. }) => {
+                return leads(0) && !leads(1) && !leads(2) && leads(3);
+            }
+            Operation::Conv(_) | Operation::ChannelsLast(_) => return first_alone(3),
             Operation::Attention(_) => return leads(0) && leads(1) && leads(2),
             Operation::ResidualLayerNorm { .. } => {
                 return leads(0) && self.rank(node.output) >= 2 && aligned();
