@@ -27,7 +27,7 @@
 //! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
-//!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`]; twins that write over their
+//!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`], [`permute`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
 //! - [`peaks`]: what the machine can do at most, measured.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
@@ -61,6 +61,7 @@ mod norm;
 mod optimizer;
 mod parallel;
 pub mod peaks;
+mod permute;
 mod pool;
 mod reduce;
 mod scratch;
@@ -94,6 +95,7 @@ pub use norm::{
 };
 pub use optimizer::{AdamW, adamw_step};
 pub use parallel::CHUNK as PARALLEL_ELEMENTS;
+pub use permute::permute;
 pub use pool::{Pooling, pool2d, row_maxima, row_means};
 pub use reduce::column_sum;
 pub use softmax::{softmax_backward, softmax_forward};

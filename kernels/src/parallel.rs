@@ -20,14 +20,19 @@ pub(crate) fn is_worth_sharing(work: usize, least: usize) -> bool {
     work >= least && !team::is_alone()
 }
 
+/// Rows of a block, at most `most`, with which all blocks have about the same.
+pub(crate) fn even_blocks(rows: usize, most: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
+}
+
 /// Pieces that a result is cut into where it has the rows and columns, so that many threads find some.
 pub(crate) const PIECES: usize = 16;
 
 /// Speed of tiles of half the panels, of that of whole ones.
 const HALF_TILE_RATE: f64 = 0.9;
 
-/// Runs `job` on rectangles of a result, given by their rows and panels: blocks of at most `block_rows`
-/// rows, about the same in each, and where these are fewer than [`PIECES`] each cut into whole tiles of `tile_panels` panels, or into
+/// Runs `job` on rectangles of a result, given by their rows and panels: blocks of `block_rows` rows,
+/// and where these are fewer than [`PIECES`] each cut into whole tiles of `tile_panels` panels, or into
 /// half ones where that shares the work more evenly.
 pub(crate) fn for_each_rectangle(
     [rows, panels]: [usize; 2],
@@ -48,7 +53,7 @@ pub(crate) fn for_each_rectangle(
     for_each(blocks * cuts, |index| {
         let (block, cut) = (index / cuts, index % cuts);
         let edge = |cut: usize| panels.min(cut * panels.div_ceil(unit) / cuts * unit);
-        let rows = block * rows / blocks..(block + 1) * rows / blocks;
+        let rows = block * block_rows..rows.min((block + 1) * block_rows);
         job(rows, edge(cut)..edge(cut + 1));
     });
 }

@@ -13,13 +13,13 @@ use crate::tier::Cpu;
 /// Multiply-adds below which one thread is faster.
 pub const PARALLEL_WORK: usize = 1 << 17;
 
-/// Rows of a block, a multiple of every tier's tile, and of one whose weights come from beyond the
+/// Rows of a block at most, a multiple of every tier's tile, and of one whose weights come from beyond the
 /// caches of a core, which are read once for each block.
 const BLOCK_ROWS: usize = 48;
 const FAR_BLOCK_ROWS: usize = 256;
 
 /// Weights of which a core keeps a part worth the name.
-const NEAR_WEIGHTS: usize = 1 << 20;
+const NEAR_WEIGHTS: usize = 1 << 19;
 
 /// Panels that are worth a piece of work.
 pub(super) const LEAST_PANELS: usize = 2;
@@ -92,6 +92,7 @@ pub(crate) fn for_each_block(
         block(0..rows, 0..panels);
         return;
     }
-    let block_rows = if size > NEAR_WEIGHTS { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
+    let most = if size > NEAR_WEIGHTS { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
+    let block_rows = parallel::even_blocks(rows, most);
     parallel::for_each_rectangle([rows, panels], [block_rows, LEAST_PANELS], block);
 }

@@ -25,4 +25,4 @@ pub(crate) use pack::{DEPTH, Line, PANEL, Panels};
 pub(crate) use product::product;
 pub(crate) use rectangle::Rectangle;
 pub(crate) use tile::{Rows, Start, multiply_add, tile_rows};
-pub(crate) use transpose::transpose;
+pub(crate) use transpose::{transpose, transpose_rows};

@@ -70,7 +70,7 @@ fn transpose_squares(cpu: Cpu, rows: Rows<'_>, first: usize, lines: &mut [Line])
 ///
 /// # Shapes
 /// `rows`: `[m, k]`; `columns`: `[k, m]`, row-major.
-pub(super) fn transpose_rows(cpu: Cpu, rows: Rows<'_>, columns: &mut [f32]) {
+pub(crate) fn transpose_rows(cpu: Cpu, rows: Rows<'_>, columns: &mut [f32]) {
     let (m, k) = (rows.count(), rows.k());
     check_len("transpose: columns", columns.len(), m * k);
     let whole = m / SIDE * SIDE;

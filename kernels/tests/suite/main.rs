@@ -10,6 +10,7 @@ mod float {
 mod bf16;
 mod images;
 mod integer;
+mod permute;
 mod products;
 
 use kernels::Cpu;

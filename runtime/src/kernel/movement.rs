@@ -1,10 +1,10 @@
 //! Elements that move, or only get another shape.
 
 use graph::op::{Slice, Transpose};
-use graph::{DType, Dim, Op};
-use kernels::gather_rows;
+use graph::{DType, Op};
+use kernels::{Cpu, gather_rows, permute};
 
-use super::{Call, Kernel, KernelEntry, Prepared, Scratch, any, elements_mut, expect_type, run};
+use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
 use crate::module::{Module, Node, Operation};
 
 const fn view(name: &'static str, operation: &'static str) -> KernelEntry {
@@ -41,9 +41,9 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         operation: "Transpose",
         tier: None,
         cost: 1,
-        accepts: |module, node| expect_type(module, node, 0, DType::F32),
-        prepare: |_, node, _| match &node.operation {
-            Operation::Graph(Op::Transpose(op)) => run(Transposition(op.clone())),
+        accepts: accepts_transpose,
+        prepare: |_, node, cpu| match &node.operation {
+            Operation::Graph(Op::Transpose(op)) => run(Transposition { cpu, op: op.clone() }),
             _ => unreachable!("the table pairs this kernel with transpositions"),
         },
     },
@@ -92,42 +92,27 @@ impl Kernel for CopySlice {
     }
 }
 
-struct Transposition(Transpose);
+/// Dimensions that the kernel takes.
+const MOST_DIMENSIONS: usize = 8;
 
-impl Kernel for Transposition {
-    fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let (x, shape) = (call.f32(0), call.shape);
-        let strides: &mut [usize] = elements_mut(call.scratch);
-        fill_strides(strides, call.inputs[0].shape, &self.0.permutation);
-        let output: &mut [f32] = elements_mut(call.output);
-        let (columns, column_stride) = match (shape.last(), strides.last()) {
-            (Some(&columns), Some(&stride)) => (columns, stride),
-            _ => (1, 1),
-        };
-        for (row, output) in output.chunks_exact_mut(columns.max(1)).enumerate() {
-            let (mut rest, mut start) = (row, 0);
-            for axis in (0..shape.len().saturating_sub(1)).rev() {
-                start += rest % shape[axis] * strides[axis];
-                rest /= shape[axis];
-            }
-            for (column, y) in output.iter_mut().enumerate() {
-                *y = x[start + column * column_stride];
-            }
-        }
-        Ok(())
-    }
-
-    /// The strides.
-    fn scratch(&self, _: &[&[Dim]], output: &[Dim]) -> Option<Scratch> {
-        let shape = vec![Dim::Fixed(output.len())];
-        Some(Scratch { element_bytes: size_of::<usize>(), shape })
+fn accepts_transpose(module: &Module, node: &Node) -> Result<(), String> {
+    expect_type(module, node, 0, DType::F32)?;
+    match module.value(node.inputs[0]).shape.len() {
+        0..=MOST_DIMENSIONS => Ok(()),
+        rank => Err(format!("takes {MOST_DIMENSIONS} dimensions at most, found {rank}")),
     }
 }
 
-/// For each dimension of the output, the distance of neighbours in the input.
-fn fill_strides(strides: &mut [usize], input: &[usize], permutation: &[usize]) {
-    for (stride, &axis) in strides.iter_mut().zip(permutation) {
-        *stride = input[axis + 1..].iter().product();
+struct Transposition {
+    cpu: Cpu,
+    op: Transpose,
+}
+
+impl Kernel for Transposition {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let (x, y) = (call.f32(0), elements_mut(call.output));
+        permute(self.cpu, x, call.inputs[0].shape, &self.op.permutation, y);
+        Ok(())
     }
 }
 

@@ -1,0 +1,190 @@
+//! Convolution, pooling and scaling of images whose channels are last, f32.
+
+use graph::op::{GlobalPool, Pool};
+use graph::{DType, Dim};
+use kernels::channels_last::{self, Filters, PackedFilters};
+use kernels::peaks::Numbers;
+use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling, Slide};
+
+use super::conv::{sizes, slides};
+use super::pool::pooling;
+use super::{Call, Kernel, KernelEntry, Prepared, Scratch, elements_mut, floats, run};
+use crate::cost::{Parallel, Rate};
+use crate::module::{ActivatedConv, ChannelsLast, Module, Node, Operation};
+
+pub(super) const KERNELS: &[KernelEntry] = &[
+    entry("channels-last.conv.f32", "ChannelsLastConv", prepare_conv),
+    entry("channels-last.pool.f32", "ChannelsLastPool", prepare_pool),
+    entry("channels-last.global-pool.f32", "ChannelsLastGlobalPool", prepare_global),
+    entry("scale-shift.f32", "ScaleShift", prepare_scale),
+];
+
+const fn entry(
+    name: &'static str,
+    operation: &'static str,
+    prepare: fn(&Module, &Node, Cpu) -> Prepared,
+) -> KernelEntry {
+    KernelEntry { name, operation, tier: None, cost: 1, accepts: floats, prepare }
+}
+
+fn of(node: &Node) -> &ChannelsLast {
+    match &node.operation {
+        Operation::ChannelsLast(operation) => operation,
+        _ => unreachable!("the table pairs these kernels with images whose channels are last"),
+    }
+}
+
+/// The same images with channels first.
+fn channels_first(shape: &[usize]) -> Result<Vec<usize>, String> {
+    match shape {
+        [batch, spatial @ .., channels] => Ok([&[*batch, *channels], spatial].concat()),
+        _ => Err("expected a batch of images".to_owned()),
+    }
+}
+
+struct Convolution {
+    cpu: Cpu,
+    conv: ActivatedConv,
+    has_addend: bool,
+    filters: PackedFilters,
+    /// Shape of the filters as the graph has them.
+    weight: Vec<usize>,
+}
+
+fn prepare_conv(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let ChannelsLast::Conv { conv, has_addend } = of(node) else {
+        unreachable!("the table pairs this kernel with convolutions")
+    };
+    let tensor = module.constant(node.inputs[1]).expect("the pass takes constants only");
+    let elements = tensor.elements().expect("`accepts` saw f32 filters");
+    let weight = tensor.shape().to_vec();
+    let taps = weight[2..].iter().product();
+    let filters = PackedFilters::new(elements, [weight[0], weight[1], taps], conv.op.groups);
+    run(Convolution { cpu, conv: conv.clone(), has_addend: *has_addend, filters, weight })
+}
+
+impl Convolution {
+    fn sizes(&self, x: &[usize]) -> Result<Conv2d, String> {
+        sizes(&self.conv.op, &channels_first(x)?, &self.weight)
+    }
+}
+
+impl Kernel for Convolution {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let sizes = self.sizes(call.inputs[0].shape)?;
+        let bias = call.inputs.get(2).map(|bias| bias.elements());
+        if bias.is_some_and(|bias| bias.len() != sizes.outputs) {
+            return Err(format!("expected a bias for {} outputs", sizes.outputs));
+        }
+        let addend = self.has_addend.then(|| call.f32(3));
+        let filters =
+            Filters { weight: &self.filters, bias, addend, activation: self.conv.activation };
+        let (x, y) = (call.f32(0), elements_mut(call.output));
+        let scratch = elements_mut(call.scratch);
+        channels_last::conv2d(self.cpu, &sizes, x, &filters, y, scratch);
+        Ok(())
+    }
+
+    /// Depthwise filters reuse nothing between channels.
+    fn rate(&self) -> Rate {
+        let share = if self.weight.get(1) == Some(&1) { 0.1 } else { 0.8 };
+        let parallel = Parallel::MultiplyAdds(CONV_PARALLEL_WORK);
+        Rate { numbers: Numbers::F32, share, parallel }
+    }
+
+    /// An image and its padding.
+    fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
+        let (_, image) = inputs.first()?.split_first()?;
+        let image = image.iter().map(Dim::fixed).collect::<Option<Vec<_>>>()?;
+        let sizes = self.sizes(&[&[1], &image[..]].concat()).ok()?;
+        let shape = vec![Dim::Fixed(channels_last::scratch_len(&sizes))];
+        Some(Scratch { element_bytes: DType::F32.size_bytes(), shape })
+    }
+
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.filters.size_bytes()
+    }
+}
+
+struct Windows {
+    cpu: Cpu,
+    op: Pool,
+    pooling: Pooling,
+}
+
+fn prepare_pool(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let ChannelsLast::Pool(op) = of(node) else {
+        unreachable!("the table pairs this kernel with pools")
+    };
+    let pooling = pooling(op.kind).expect("the pass takes no other kinds");
+    run(Windows { cpu, op: op.clone(), pooling })
+}
+
+impl Kernel for Windows {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let [batch, spatial @ .., channels] = call.inputs[0].shape else {
+            return Err("expected a batch of images".to_owned());
+        };
+        let slides = slides(&self.op.window, self.op.rounding, spatial)?;
+        let (x, y) = (call.f32(0), elements_mut(call.output));
+        channels_last::pool2d(self.cpu, self.pooling, [*batch, *channels], &slides, x, y);
+        Ok(())
+    }
+}
+
+struct Images {
+    cpu: Cpu,
+    pooling: Pooling,
+}
+
+fn prepare_global(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let pooling = match of(node) {
+        ChannelsLast::GlobalPool(GlobalPool::Max) => Pooling::Max,
+        _ => Pooling::Average,
+    };
+    run(Images { cpu, pooling })
+}
+
+impl Kernel for Images {
+    /// A single window over all pixels, which lie one after another.
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let [batch, spatial @ .., channels] = call.inputs[0].shape else {
+            return Err("expected a batch of images".to_owned());
+        };
+        let pixels = spatial.iter().product();
+        // A window has an entry at least; of an image without any, none lies inside.
+        let window = Slide { input: pixels, kernel: pixels.max(1), ..Slide::ONE };
+        let (x, y) = (call.f32(0), elements_mut(call.output));
+        let (sizes, windows) = ([*batch, *channels], [Slide::ONE, window]);
+        channels_last::pool2d(self.cpu, self.pooling, sizes, &windows, x, y);
+        Ok(())
+    }
+}
+
+struct Scale {
+    cpu: Cpu,
+    activation: Activation,
+}
+
+fn prepare_scale(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let ChannelsLast::ScaleShift { activation } = *of(node) else {
+        unreachable!("the table pairs this kernel with factors and summands")
+    };
+    run(Scale { cpu, activation })
+}
+
+impl Kernel for Scale {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let [x, scale, shift] = [0, 1, 2].map(|input| call.f32(input));
+        if [scale.len(), shift.len()].map(Some) != [call.shape.last().copied(); 2] {
+            return Err(format!("expected a factor and a summand for each of {:?}", call.shape));
+        }
+        let y = elements_mut(call.output);
+        channels_last::scale_shift(self.cpu, x, scale, shift, self.activation, y);
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+//! Convolutions, and what stands between them, on images whose channels are last.
+//!
+//! From a convolution on, values exist with their channels last only, and so does what follows from
+//! them element by element, by pools, norms and concatenations of channels. Where an operation knows
+//! channels first alone, its inputs are transposed back, and so are outputs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use graph::op::{Concat, GlobalPool, Reshape, Transpose};
+use graph::{DType, Dim, Op, Tensor};
+use kernels::Activation;
+
+use super::batch_norm::{Scaling, by_channel};
+use super::transposes::reshape;
+use crate::kernel::pool::pooling;
+use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation};
+
+/// Outputs of a group below which filters do better with channels first: a panel has 16 columns.
+const LEAST_OUTPUTS: usize = 8;
+
+pub(super) fn run(module: &mut Module) -> usize {
+    let nodes = std::mem::take(&mut module.nodes);
+    let constants = (0..module.values.len()).map(Id).filter(|&id| module.constant(id).is_some());
+    let first = module.inputs.iter().copied().chain(constants).collect();
+    let mut rewriter = Rewriter { module, last: BTreeMap::new(), first, nodes: Vec::new() };
+    let fired = nodes.into_iter().filter(|node| rewriter.node(node)).count();
+    for output in rewriter.module.outputs.clone() {
+        rewriter.with_channels_first(output);
+    }
+    let nodes = rewriter.nodes;
+    module.nodes = nodes;
+    fired
+}
+
+struct Rewriter<'a> {
+    module: &'a mut Module,
+    /// Values that exist with channels last, by what the module knew them as.
+    last: BTreeMap<Id, Id>,
+    /// Values that exist as the module knew them.
+    first: BTreeSet<Id>,
+    nodes: Vec<Node>,
+}
+
+impl Rewriter<'_> {
+    fn shape(&self, id: Id) -> &[Dim] {
+        &self.module.value(id).shape
+    }
+
+    /// Whether a value exists with channels last only.
+    fn is_last(&self, id: Id) -> bool {
+        self.last.contains_key(&id) && !self.first.contains(&id)
+    }
+
+    /// Adds a node; tells whether it was rewritten.
+    fn node(&mut self, node: &Node) -> bool {
+        let rewritten = match &node.operation {
+            Operation::Graph(Op::Conv(op)) => {
+                let conv = ActivatedConv { op: op.clone(), activation: Activation::Identity };
+                self.convolution(node, conv)
+            }
+            Operation::Conv(conv) => self.convolution(node, conv.clone()),
+            Operation::Graph(op) => self.follower(node, op),
+            _ => None,
+        };
+        let Some((operation, inputs)) = rewritten else {
+            node.inputs.iter().for_each(|&input| self.with_channels_first(input));
+            self.first.insert(node.output);
+            self.nodes.push(node.clone());
+            return false;
+        };
+        let Node { name, output, fused_from, .. } = node;
+        let output = self.twin(*output);
+        let (name, fused_from) = (name.clone(), fused_from.clone());
+        self.nodes.push(Node { name, operation, inputs, output, fused_from });
+        true
+    }
+
+    /// A convolution, on whatever images.
+    fn convolution(&mut self, node: &Node, conv: ActivatedConv) -> Option<(Operation, Vec<Id>)> {
+        let [x, weight, bias @ ..] = node.inputs.as_slice() else { return None };
+        let filters = self.module.constant(*weight)?;
+        let [outputs, inner, kernel @ ..] = filters.shape() else { return None };
+        let groups = conv.op.groups;
+        let per_group = outputs.checked_div(groups)?;
+        let is_depthwise = *inner == 1 && per_group == 1;
+        let floats = |&id: &Id| self.module.value(id).dtype == DType::F32;
+        let fits = matches!(kernel.len(), 1 | 2)
+            && has_known_images(self.shape(*x))
+            && node.inputs.iter().all(floats)
+            && (groups == 1 || is_depthwise || per_group >= LEAST_OUTPUTS);
+        if !fits {
+            return None;
+        }
+        let x = self.with_channels_last(*x);
+        let operation = ChannelsLast::Conv { conv, has_addend: false };
+        Some((Operation::ChannelsLast(operation), [&[x, *weight], bias].concat()))
+    }
+
+    /// An operation that works on channels last where its input has them there.
+    fn follower(&mut self, node: &Node, op: &Op) -> Option<(Operation, Vec<Id>)> {
+        let &x = node.inputs.iter().find(|&&id| self.is_last(id))?;
+        let rank = self.shape(x).len();
+        if self.shape(node.output).len() != rank {
+            return None;
+        }
+        let graph = |op: &Op| Operation::Graph(op.clone());
+        match op {
+            Op::Pool(pool) if pooling(pool.kind).is_ok() => Some((
+                Operation::ChannelsLast(ChannelsLast::Pool(pool.clone())),
+                vec![self.last[&x]],
+            )),
+            Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) => Some((
+                Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)),
+                vec![self.last[&x]],
+            )),
+            Op::BatchNorm(norm) if node.inputs.first() == Some(&x) => {
+                let scaling = Scaling::of_norm(self.module, node, *norm)?;
+                let mut constant = |what: &str, numbers: &[f64]| {
+                    let tensor = Tensor::from_fn(&[numbers.len()], |i| numbers[i] as f32);
+                    self.module.add_constant(format!("{}/{what}", node.name), tensor)
+                };
+                let scale = constant("scale", &scaling.factor);
+                let shift = constant("shift", &scaling.summand);
+                let operation = ChannelsLast::ScaleShift { activation: Activation::Identity };
+                Some((Operation::ChannelsLast(operation), vec![self.last[&x], scale, shift]))
+            }
+            Op::Concat(concat) if concat.axis == 1 => {
+                if !node.inputs.iter().all(|&id| self.is_last(id)) {
+                    return None;
+                }
+                let inputs = node.inputs.iter().map(|id| self.last[id]).collect();
+                Some((Operation::Graph(Op::Concat(Concat { axis: rank - 1 })), inputs))
+            }
+            Op::Relu
+            | Op::Tanh
+            | Op::Gelu(_)
+            | Op::Unary(_)
+            | Op::Clip(_)
+            | Op::Cast(_)
+            | Op::Identity => self.element_by_element(node, graph(op)),
+            Op::Quantize(quantize) if quantize.axis.is_none() => {
+                self.element_by_element(node, graph(op))
+            }
+            Op::Dequantize(dequantize) if dequantize.axis.is_none() => {
+                self.element_by_element(node, graph(op))
+            }
+            Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Binary(_) => {
+                self.element_by_element(node, graph(op))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same operation, if every input that is not a single number can have its channels last.
+    fn element_by_element(
+        &mut self,
+        node: &Node,
+        operation: Operation,
+    ) -> Option<(Operation, Vec<Id>)> {
+        let rank = self.shape(node.output).len();
+        let fits = |&id: &Id| {
+            is_single(self.shape(id))
+                || self.last.contains_key(&id)
+                || self.module.constant(id).is_some_and(|tensor| by_channel(tensor, rank).is_some())
+                || self.shape(id).len() == rank && has_known_images(self.shape(id))
+        };
+        if !node.inputs.iter().all(fits) {
+            return None;
+        }
+        let inputs = node.inputs.iter().map(|&id| {
+            if is_single(self.shape(id)) && !self.last.contains_key(&id) {
+                self.with_channels_first(id);
+                return id;
+            }
+            let constant = self.module.constant(id).and_then(|tensor| by_channel(tensor, rank));
+            match constant {
+                Some(tensor) => {
+                    let name = format!("{}/channels-last", self.module.value(id).name);
+                    self.module.add_constant(name, tensor)
+                }
+                None => self.with_channels_last(id),
+            }
+        });
+        let inputs = inputs.collect();
+        Some((operation, inputs))
+    }
+
+    /// The value that a value is with channels last, which a node has to write.
+    fn twin(&mut self, id: Id) -> Id {
+        let value = self.module.value(id);
+        let (name, dtype) = (format!("{}/channels-last", value.name), value.dtype);
+        let shape = moved(&value.shape, Move::Last);
+        let twin = self.module.add_value(name, dtype, shape);
+        self.last.insert(id, twin);
+        twin
+    }
+
+    /// A value with channels last; is transposed where it is not there yet.
+    fn with_channels_last(&mut self, id: Id) -> Id {
+        if let Some(&twin) = self.last.get(&id) {
+            return twin;
+        }
+        let twin = self.twin(id);
+        self.transpose(id, twin, Move::Last);
+        twin
+    }
+
+    /// Sees to it that a value exists as the module knew it.
+    fn with_channels_first(&mut self, id: Id) {
+        if let Some(&twin) = self.last.get(&id)
+            && self.first.insert(id)
+        {
+            self.transpose(twin, id, Move::First);
+        }
+    }
+
+    fn transpose(&mut self, from: Id, to: Id, direction: Move) {
+        let shape = self.shape(from);
+        let spatial = match direction {
+            Move::Last => shape.get(2..),
+            Move::First => shape.get(1..shape.len() - 1),
+        };
+        let is_pixel =
+            spatial.is_some_and(|spatial| spatial.iter().all(|dim| *dim == Dim::Fixed(1)));
+        let view: Option<Reshape> = reshape(shape, self.shape(to)).filter(|_| is_pixel);
+        let operation = view.map_or_else(
+            || Op::Transpose(Transpose { permutation: moved(&axes(shape.len()), direction) }),
+            Op::Reshape,
+        );
+        self.nodes.push(Node {
+            name: self.module.value(to).name.clone(),
+            operation: Operation::Graph(operation),
+            inputs: vec![from],
+            output: to,
+            fused_from: Vec::new(),
+        });
+    }
+}
+
+/// Where channels go.
+#[derive(Clone, Copy)]
+enum Move {
+    First,
+    Last,
+}
+
+fn axes(rank: usize) -> Vec<usize> {
+    (0..rank).collect()
+}
+
+/// The entries of dimensions in their new order.
+fn moved<T: Clone>(entries: &[T], direction: Move) -> Vec<T> {
+    let mut entries = entries.to_vec();
+    match direction {
+        Move::Last => entries[1..].rotate_left(1),
+        Move::First => entries[1..].rotate_right(1),
+    }
+    entries
+}
+
+/// Whether a shape is one of images or sequences whose sizes are numbers, but for the batch.
+fn has_known_images(shape: &[Dim]) -> bool {
+    matches!(shape.len(), 3 | 4) && shape[1..].iter().all(|dim| dim.fixed().is_some())
+}
+
+fn is_single(shape: &[Dim]) -> bool {
+    shape.iter().all(|dim| *dim == Dim::Fixed(1))
+}
