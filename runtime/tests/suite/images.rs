@@ -56,6 +56,9 @@ fn kernels(model: &CompiledModel) -> Vec<&str> {
     model.explain().nodes.iter().map(|node| node.kernel.as_str()).collect()
 }
 
+/// Those of a convolution alone, whose channels are last.
+const ALONE: [&str; 3] = ["transpose.f32", "channels-last.conv.f32", "transpose.f32"];
+
 /// A residual block and a separable one, then a classifier.
 fn network() -> Graph {
     let (mut sketch, x) = sketch(3, 12);
@@ -98,7 +101,7 @@ fn a_small_network_answers_the_same_at_every_level() {
         assert!(!kernels(&model).contains(&"reference"), "{:?}", kernels(&model));
         assert!(!kernels(&model).contains(&"batch-norm.f32"), "{:?}", kernels(&model));
         let activations = kernels(&model).into_iter().filter(|kernel| *kernel == "relu.f32");
-        assert_eq!(activations.count(), 1, "that of the sum is left");
+        assert_eq!(activations.count(), 1, "that of the sum, since groups of 4 stay");
     }
 }
 
@@ -114,8 +117,14 @@ fn batch_norm_goes_into_weights_and_bias() {
         check_pass(&graph, &images(2, 4, 5), "batch-norm", 2);
         check_pass(&graph, &images(2, 4, 5), "conv-activation", 1);
         let model = compile(&graph, &options(Level::O3)).unwrap();
-        assert_eq!(kernels(&model), ["conv.f32"]);
-        assert_eq!(model.explain().nodes[0].fused_from, ["node0", "node1", "node2", "node3"]);
+        // Groups of 3 filters are fewer than a panel is worth.
+        let expected: &[&str] = if groups == 1 { &ALONE } else { &["conv.f32"] };
+        assert_eq!(kernels(&model), expected);
+        let position = kernels(&model).iter().position(|kernel| kernel.contains("conv")).unwrap();
+        assert_eq!(
+            model.explain().nodes[position].fused_from,
+            ["node0", "node1", "node2", "node3"]
+        );
     }
 }
 
@@ -147,7 +156,7 @@ fn activations_of_image_networks_go_into_the_convolution() {
             let graph = sketch.finish(&[y]);
             check_pass(&graph, &images(2, 4, 5), "conv-activation", 1);
             let model = compile(&graph, &options(Level::O3)).unwrap();
-            assert_eq!(kernels(&model), ["conv.f32"], "{name}");
+            assert_eq!(kernels(&model), ALONE, "{name}");
         }
     }
     // Another slope is no hard swish.
@@ -178,6 +187,76 @@ fn what_else_is_read_stays() {
     check_pass(&normal_out, &x, "conv-activation", 0);
     let normal_read = build(|sketch, [_, normal, y]| vec![sketch.node(Op::Add, &[y, normal])]);
     check_pass(&normal_read, &x, "conv-activation", 0);
+}
+
+/// A convolution of pixels with weights of its own.
+fn pointwise(sketch: &mut Sketch, x: ValueId, [channels, outputs]: [usize; 2]) -> ValueId {
+    let weight = sketch.weight(numbers(&[outputs, channels, 1, 1], outputs as u64, 0.3));
+    sketch.node(Op::Conv(Conv { window: window(&[1, 1], 1, 0), groups: 1 }), &[x, weight])
+}
+
+#[test]
+fn what_follows_a_convolution_has_its_channels_last_too() {
+    let (mut sketch, x) = sketch(4, 9);
+    let stem = conv(&mut sketch, x, [4, 16, 1], 2);
+    // A gate by channel, as of squeeze and excitation.
+    let mean = sketch.node(Op::GlobalPool(GlobalPool::Average), &[stem]);
+    let gate = pointwise(&mut sketch, mean, [16, 4]);
+    let gate = sketch.node(Op::Relu, &[gate]);
+    let gate = pointwise(&mut sketch, gate, [4, 16]);
+    let gate = sketch.node(Op::Unary(Unary::Sigmoid), &[gate]);
+    let gated = sketch.node(Op::Mul, &[stem, gate]);
+    // A sum of two branches, of which one has no convolution.
+    let branch = conv(&mut sketch, gated, [16, 16, 1], 1);
+    let sum = sketch.node(Op::Add, &[gated, branch]);
+    let sum = sketch.node(Op::Relu, &[sum]);
+    let pool = PoolKind::Average { padding: AveragePadding::Excluded };
+    let pool = Pool { kind: pool, window: window(&[2, 2], 1, 1), rounding: Rounding::Floor };
+    let pooled = sketch.node(Op::Pool(pool), &[sum]);
+    // What no convolution takes in, and a factor and summand that go into it.
+    let normal = batch_norm(&mut sketch, pooled, 16);
+    let factor = sketch.weight(numbers(&[16, 1, 1], 21, 1.0));
+    let summand = sketch.weight(numbers(&[1, 16, 1, 1], 22, 1.0));
+    let normal = sketch.node(Op::Mul, &[normal, factor]);
+    let normal = sketch.node(Op::Add, &[normal, summand]);
+    let normal = sketch.node(Op::Relu, &[normal]);
+    // Numbers by channel on their own, by place, and a single one.
+    let shifted = sketch.node(Op::Sub, &[sum, factor]);
+    let places = sketch.weight(numbers(&[1, 1, 5, 5], 23, 1.0));
+    let shifted = sketch.node(Op::Add, &[shifted, places]);
+    let half = sketch.weight(Tensor::scalar(0.5f32));
+    let shifted = sketch.node(Op::Mul, &[half, shifted]);
+    let large = conv(&mut sketch, normal, [16, 8, 1], 1);
+    let all = sketch.node(Op::Concat(Concat { axis: 1 }), &[shifted, sum]);
+    let flat = sketch.node(Op::Reshape(Reshape { shape: vec![0, -1] }), &[all]);
+    let softmax = sketch.node(Op::Softmax(graph::op::Softmax {}), &[large]);
+    let graph = sketch.finish(&[flat, large, softmax, gate]);
+    for batch in [1, 3] {
+        let model = check(&graph, &images(batch, 4, 9), FLOAT);
+        let kernels = kernels(&model);
+        let count = |name: &str| kernels.iter().filter(|kernel| **kernel == name).count();
+        // The input, and what outputs or a reshape or softmax read; the gate is a view.
+        assert_eq!(count("transpose.f32"), 4, "{kernels:?}");
+        assert_eq!(count("channels-last.conv.f32"), 5, "{kernels:?}");
+        assert_eq!(count("scale-shift.f32"), 1, "{kernels:?}");
+        assert_eq!(count("relu.f32"), 0, "{kernels:?}");
+    }
+    check_pass(&graph, &images(2, 4, 9), "channels-last", 16);
+    check_pass(&graph, &images(2, 4, 9), "conv-sum", 3);
+}
+
+#[test]
+fn sequences_have_their_channels_last() {
+    let (mut sketch, x) = Sketch::shaped(vec![Dim::symbol("batch"), 4.into(), 11.into()]);
+    let weight = sketch.weight(numbers(&[16, 4, 3], 1, 0.3));
+    let op = Op::Conv(Conv { window: window(&[3], 2, 1), groups: 1 });
+    let y = sketch.node(op, &[x, weight]);
+    let shift = sketch.weight(numbers(&[16, 1], 2, 1.0));
+    let y = sketch.node(Op::Add, &[y, shift]);
+    let y = sketch.node(Op::Tanh, &[y]);
+    let graph = sketch.finish(&[y]);
+    let model = check(&graph, &[("x", numbers(&[3, 4, 11], 3, 1.0))], FLOAT);
+    assert_eq!(kernels(&model), ALONE);
 }
 
 #[test]
