@@ -62,7 +62,7 @@ fn rows<const R: usize, const V: usize>(x: Left<'_>, w: &[Line], values: &mut [f
     let starts: [usize; R] = x.starts();
     let mut first = 0;
     while first < k {
-        let (rows, len) = x.run(&starts, first);
+        let (data, len) = x.run(starts[R - 1], first);
         for inside in 0..len {
             let index = first + inside;
             for panel in 0..V * LANES / PANEL {
@@ -76,9 +76,10 @@ fn rows<const R: usize, const V: usize>(x: Left<'_>, w: &[Line], values: &mut [f
                 // half a line is 32 aligned bytes.
                 unsafe { _mm256_load_ps(w.as_ptr().add(line).cast::<f32>().add(lane)) }
             });
-            for (row, sums) in rows.iter().zip(&mut sums) {
-                // SAFETY: inside < len, the length that `Left::run` gives every row.
-                let x = unsafe { _mm256_broadcast_ss(row.get_unchecked(inside)) };
+            for (start, sums) in starts.iter().zip(&mut sums) {
+                // SAFETY: inside < len, and `Left::run` checked so many from the last start on, which
+                // is the greatest.
+                let x = unsafe { _mm256_broadcast_ss(data.get_unchecked(start + inside)) };
                 for (sum, &weights) in sums.iter_mut().zip(&weights) {
                     *sum = _mm256_fmadd_ps(x, weights, *sum);
                 }

@@ -88,7 +88,7 @@ fn chains<const R: usize, const P: usize>(
     let starts: [usize; R] = x.starts();
     let mut first = 0;
     while first < k {
-        let (rows, len) = x.run(&starts, first);
+        let (data, len) = x.run(starts[R - 1], first);
         for inside in 0..len {
             let index = first + inside;
             for panel in 0..P {
@@ -100,9 +100,10 @@ fn chains<const R: usize, const P: usize>(
                 // 64 bytes and their alignment.
                 unsafe { _mm512_load_ps(w.as_ptr().add(panel * k + index).cast()) }
             });
-            for (row, sums) in rows.iter().zip(&mut sums) {
-                // SAFETY: inside < len, the length that `Left::run` gives every row.
-                let x = _mm512_set1_ps(unsafe { *row.get_unchecked(inside) });
+            for (start, sums) in starts.iter().zip(&mut sums) {
+                // SAFETY: inside < len, and `Left::run` checked so many from the last start on, which
+                // is the greatest.
+                let x = _mm512_set1_ps(unsafe { *data.get_unchecked(start + inside) });
                 for (sum, &weights) in sums.iter_mut().zip(&weights) {
                     *sum = _mm512_fmadd_ps(x, weights, *sum);
                 }

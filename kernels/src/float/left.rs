@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::Rows;
 
 /// Places line after line: what is at index `i` starts at
-/// `i / across · steps[0] + i % across · steps[1]`.
+/// `i / across · steps[0] + i % across · steps[1]`. No line starts before the last place of the one
+/// before it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid {
     /// Places of a line, > 0.
@@ -21,11 +22,13 @@ impl Grid {
         Self { across: usize::MAX, steps: [0, step] }
     }
 
+    #[inline]
     const fn line_and_column(&self, index: usize) -> [usize; 2] {
         // A division takes as long as a few products.
         if index < self.across { [0, index] } else { [index / self.across, index % self.across] }
     }
 
+    #[inline]
     const fn place(&self, index: usize) -> usize {
         let [line, column] = self.line_and_column(index);
         line * self.steps[0] + column * self.steps[1]
@@ -68,6 +71,9 @@ impl<'a> Left<'a> {
         k: usize,
     ) -> Self {
         assert!(segment_len > 0 || k == 0, "segments without elements");
+        // What `run` relies on.
+        let ends = rows.across.saturating_sub(1).saturating_mul(rows.steps[1]);
+        assert!(rows.across == usize::MAX || rows.steps[0] >= ends, "lines overlap: {rows:?}");
         Self { data, rows, first: 0, count, segments, segment_len, k, skipped: 0 }
     }
 
@@ -91,7 +97,7 @@ impl<'a> Left<'a> {
         self.k
     }
 
-    /// Where the first `R` rows start.
+    /// Where the first `R` rows start, none before the one before it.
     #[inline]
     pub(super) fn starts<const R: usize>(&self) -> [usize; R] {
         let Grid { across, steps } = self.rows;
@@ -106,15 +112,14 @@ impl<'a> Left<'a> {
         })
     }
 
-    /// What rows that start there have from element `index` on, as far as it lies together.
+    /// What rows have from element `index` on, as far as it lies together: the slice whose element
+    /// `start + i` is element `index + i` of the row that starts there, and how many there are, which
+    /// are some while `index` is below k.
     ///
-    /// All are equally long, and not empty while `index` is below k.
+    /// # Panics
+    /// When the row that starts last does not have them.
     #[inline]
-    pub(super) fn run<const R: usize>(
-        &self,
-        starts: &[usize; R],
-        index: usize,
-    ) -> ([&'a [f32]; R], usize) {
+    pub(super) fn run(&self, last_start: usize, index: usize) -> (&'a [f32], usize) {
         let at = self.skipped + index;
         let (segment, inside) = if at < self.segment_len {
             (0, at)
@@ -122,7 +127,8 @@ impl<'a> Left<'a> {
             (at / self.segment_len, at % self.segment_len)
         };
         let len = (self.segment_len - inside).min(self.k - index);
-        let offset = self.segments.place(segment) + inside;
-        (starts.map(|start| &self.data[start + offset..][..len]), len)
+        let data = &self.data[self.segments.place(segment) + inside..];
+        assert!(last_start + len <= data.len(), "{len} elements from {last_start} on");
+        (data, len)
     }
 }

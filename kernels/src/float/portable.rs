@@ -14,8 +14,8 @@ pub(super) fn tile(x: Left<'_>, w: &[Line], values: &mut [f32]) {
             let [start] = x.range(row..row + 1).starts();
             let mut first = 0;
             while first < x.k() {
-                let ([elements], len) = x.run(&[start], first);
-                for (x, line) in elements.iter().zip(&lines[first..]) {
+                let (data, len) = x.run(start, first);
+                for (x, line) in data[start..start + len].iter().zip(&lines[first..]) {
                     for (value, w) in values.iter_mut().zip(line.0) {
                         *value += x * w;
                     }
