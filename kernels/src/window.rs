@@ -62,7 +62,7 @@ impl Slide {
 
     /// The windows of which every entry lies in the input.
     #[inline(always)]
-    fn whole(&self) -> Range<usize> {
+    pub(crate) fn whole(&self) -> Range<usize> {
         let first = self.windows(0).start;
         first..self.windows(self.kernel - 1).end.max(first)
     }

@@ -3,10 +3,14 @@
 
 use std::array::from_fn;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512::{self, Folding};
 use super::conv::Filters;
 use super::fold::{Fold, fold_row};
 use crate::conv::Conv2d;
 use crate::parallel::{for_each_row, rows_per_chunk};
+#[cfg(target_arch = "x86_64")]
+use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
 use crate::window::{Count, Slide};
 
@@ -48,6 +52,24 @@ tiered! {
     }
 }
 
+fn row_of(
+    cpu: Cpu,
+    windows: &[Slide; 2],
+    x: &[f32],
+    row: usize,
+    filter: &Weighted<'_>,
+    y: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if cpu.tier() >= Tier::Avx512 {
+        let folding = Folding::Weighted(filter.weights, filter.bias);
+        // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+        unsafe { avx512::fold_row(windows, filter.channels, x, row, y, folding) };
+        return;
+    }
+    filter_row(cpu, windows, filter.channels, x, row, filter, y);
+}
+
 /// The convolution of images, whose sizes were checked; `y` is not empty.
 pub(super) fn depthwise(
     cpu: Cpu,
@@ -63,7 +85,7 @@ pub(super) fn depthwise(
     let filter = Weighted { weights, bias: filters.bias, channels: *channels };
     for_each_row(y, row_len, rows_per_chunk(row_len * conv.taps()), |row, y| {
         let x = &x[row / rows.output * image..][..image];
-        filter_row(cpu, windows, *channels, x, row % rows.output, &filter, y);
+        row_of(cpu, windows, x, row % rows.output, &filter, y);
         if let Some(addend) = filters.addend {
             let addend = &addend[row * row_len..][..row_len];
             y.iter_mut().zip(addend).for_each(|(y, addend)| *y += addend);

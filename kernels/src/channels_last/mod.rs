@@ -5,6 +5,8 @@
 //! what works channel by channel has registers full of them whatever the size of an image. The
 //! twins for channels first are [`crate::conv2d`] and [`crate::pool2d`].
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod conv;
 mod depthwise;
 mod fold;

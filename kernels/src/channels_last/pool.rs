@@ -3,9 +3,13 @@
 
 use std::array::from_fn;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512::{self, Folding};
 use super::fold::{Fold, fold_row};
 use crate::parallel::{check_len, for_each_row, rows_per_chunk};
 use crate::pool::{Greatest, Mean, Pooling};
+#[cfg(target_arch = "x86_64")]
+use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
 use crate::window::{self, Count, Slide};
 
@@ -75,6 +79,17 @@ pub fn pool2d(
     for_each_row(y, row_len, rows_per_chunk(work), |row, y| {
         let x = &x[row / rows.output * image..][..image];
         let row = row % rows.output;
+        #[cfg(target_arch = "x86_64")]
+        if cpu.tier() >= Tier::Avx512 {
+            let folding = match pooling {
+                Pooling::Max => Folding::Greatest,
+                Pooling::Average => Folding::Mean { padding_counts: false },
+                Pooling::AverageWithPadding => Folding::Mean { padding_counts: true },
+            };
+            // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+            unsafe { avx512::fold_row(windows, channels, x, row, y, folding) };
+            return;
+        }
         match pooling {
             Pooling::Max => greatest(cpu, windows, channels, x, row, y),
             Pooling::Average => mean(cpu, windows, channels, false, x, row, y),
