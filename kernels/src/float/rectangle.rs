@@ -99,6 +99,7 @@ impl Rectangle<'_> {
             other => other,
         };
         let addend = |row: usize| self.addend.map(|addend| &addend[place(row)..][..kept]);
+        rows.clone().filter_map(addend).for_each(fetch);
         // SAFETY: the caller's promise: rows of x, and column + kept at most the columns of the
         // rectangle.
         let done = unsafe {
@@ -140,6 +141,18 @@ impl Rectangle<'_> {
             unsafe { self.y.write(place(row) + lines.len() * PANEL, rest) };
         }
     }
+}
+
+/// Starts to fetch what will be read.
+fn fetch(elements: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in elements.chunks(PANEL) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 CPU has SSE, and fetching ahead is no access.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = elements;
 }
 
 /// Copies lines as arrays: for some lines, a call takes longer.
