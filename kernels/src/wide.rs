@@ -36,6 +36,14 @@ pub(crate) fn relu(x: __m512) -> __m512 {
     _mm512_max_ps(_mm512_setzero_ps(), x)
 }
 
+/// [`math::clamp`](crate::math::clamp) of each number.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn clamp(x: __m512, low: f32, high: f32) -> __m512 {
+    // As for `relu`.
+    _mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), x))
+}
+
 /// [`math::gelu`](crate::math::gelu) of several rows, step by step.
 #[target_feature(enable = "avx512f")]
 pub(crate) fn gelu<const N: usize>(x: [__m512; N]) -> [__m512; N] {

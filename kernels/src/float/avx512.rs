@@ -7,7 +7,8 @@ use std::array::from_fn;
 use super::tile::{Destination, Start};
 use super::{Left, Line, PANEL, Panels};
 use crate::activation::Activation;
-use crate::wide::{AT_ONCE, gelu, relu, transposed};
+use crate::function::Function;
+use crate::wide::{AT_ONCE, clamp, gelu, relu, transposed};
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of the left side use
 /// 27 of 32 registers.
@@ -16,102 +17,16 @@ pub(super) const ROWS: usize = 12;
 /// The twin of [`super::portable::tile`], for at most [`ROWS`] rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn tile(x: Left<'_>, w: Panels<'_>, values: &mut [f32]) {
-    match x.count() {
-        12 => panels::<12, 2>(x, w, values),
-        11 => panels::<11, 2>(x, w, values),
-        10 => panels::<10, 2>(x, w, values),
-        9 => panels::<9, 2>(x, w, values),
-        8 => panels::<8, 2>(x, w, values),
-        7 => panels::<7, 2>(x, w, values),
-        6 => panels::<6, 4>(x, w, values),
-        5 => panels::<5, 4>(x, w, values),
-        4 => panels::<4, 4>(x, w, values),
-        3 => panels::<3, 4>(x, w, values),
-        2 => panels::<2, 4>(x, w, values),
-        _ => panels::<1, 4>(x, w, values),
-    }
-}
-
-/// `P` panels at a time: few rows need several to hide the latency.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn panels<const R: usize, const P: usize>(x: Left<'_>, w: Panels<'_>, values: &mut [f32]) {
-    let width = values.len() / R;
-    let mut column = 0;
-    for lines in w.lines.chunks(P * x.k()) {
-        if lines.len() == P * x.k() {
-            rows::<R, P>(x, Panels { lines, ..w }, &mut values[column..], width);
-        } else {
-            for (panel, lines) in lines.chunks_exact(x.k()).enumerate() {
-                let values = &mut values[column + panel * PANEL..];
-                rows::<R, 1>(x, Panels { lines, ..w }, values, width);
-            }
-        }
-        column += P * PANEL;
-    }
-}
-
-/// Adds to `P` panels of each row of `values`, rows `width` apart.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn rows<const R: usize, const P: usize>(
-    x: Left<'_>,
-    w: Panels<'_>,
-    values: &mut [f32],
-    width: usize,
-) {
-    assert!(values.len() >= (R - 1) * width + P * PANEL);
-    let place = |row: usize, panel: usize| row * width + panel * PANEL;
-    let sums = from_fn(|row| {
-        from_fn(|panel| {
-            // SAFETY: row < R and panel < P, so 16 elements lie at this place (checked above).
-            unsafe { _mm512_loadu_ps(values.as_ptr().add(place(row, panel))) }
-        })
-    });
-    let sums: [[__m512; P]; R] = chains(x, w, sums);
-    for (row, sums) in sums.iter().enumerate() {
-        for (panel, &sum) in sums.iter().enumerate() {
-            // SAFETY: as for the loads.
-            unsafe { _mm512_storeu_ps(values.as_mut_ptr().add(place(row, panel)), sum) };
-        }
-    }
-}
-
-/// Goes on with the sums of `R` rows and `P` panels.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn chains<const R: usize, const P: usize>(
-    x: Left<'_>,
-    Panels { lines: w, ahead }: Panels<'_>,
-    mut sums: [[__m512; P]; R],
-) -> [[__m512; P]; R] {
-    let k = x.k();
-    assert!(w.len() == P * k);
-    let starts: [usize; R] = x.starts();
-    let mut first = 0;
-    while first < k {
-        let (data, len) = x.run(starts[R - 1], first);
-        for inside in 0..len {
-            let index = first + inside;
-            for panel in 0..P {
-                let next = w.as_ptr().wrapping_add(panel * k + index + ahead);
-                _mm_prefetch::<_MM_HINT_T1>(next.cast());
-            }
-            let weights: [__m512; P] = from_fn(|panel| {
-                // SAFETY: panel < P and index < k, so the line lies in w (checked above); it has
-                // 64 bytes and their alignment.
-                unsafe { _mm512_load_ps(w.as_ptr().add(panel * k + index).cast()) }
-            });
-            for (start, sums) in starts.iter().zip(&mut sums) {
-                // SAFETY: inside < len, and `Left::run` checked so many from the last start on, which
-                // is the greatest.
-                let x = _mm512_set1_ps(unsafe { *data.get_unchecked(start + inside) });
-                for (sum, &weights) in sums.iter_mut().zip(&weights) {
-                    *sum = _mm512_fmadd_ps(x, weights, *sum);
-                }
-            }
-        }
-        first += len;
-    }
-    sums
+    let width = values.len() / x.count();
+    let to = Destination {
+        start: Start::Result,
+        y: values.as_mut_ptr(),
+        stride: width,
+        columns: width,
+        addend: None,
+    };
+    // SAFETY: rows of so many columns lie in the values, which are borrowed.
+    unsafe { tile_into(&x, w, &to, Activation::Identity) };
 }
 
 /// [`tile`] whose sums start and go where `to` says, without being laid down in between.
@@ -120,7 +35,7 @@ fn chains<const R: usize, const P: usize>(
 /// As for [`multiply_into`](super::tile::multiply_into).
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn tile_into(
-    x: Left<'_>,
+    x: &Left<'_>,
     w: Panels<'_>,
     to: &Destination<'_>,
     activation: Activation,
@@ -148,21 +63,27 @@ pub(super) unsafe fn tile_into(
 /// As for [`tile_into`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn panels_into<const R: usize, const P: usize>(
-    x: Left<'_>,
+    x: &Left<'_>,
     w: Panels<'_>,
     to: &Destination<'_>,
     activation: Activation,
 ) {
+    let starts: [usize; R] = x.starts();
     for (group, lines) in w.lines.chunks(P * x.k()).enumerate() {
         let column = group * P * PANEL;
         // SAFETY: the caller's promise.
         unsafe {
             if lines.len() == P * x.k() {
-                rows_into::<R, P>(x, Panels { lines, ..w }, to, (column, activation));
+                rows_into::<R, P>((x, &starts), Panels { lines, ..w }, to, (column, activation));
             } else {
                 for (panel, lines) in lines.chunks_exact(x.k()).enumerate() {
                     let column = column + panel * PANEL;
-                    rows_into::<R, 1>(x, Panels { lines, ..w }, to, (column, activation));
+                    rows_into::<R, 1>(
+                        (x, &starts),
+                        Panels { lines, ..w },
+                        to,
+                        (column, activation),
+                    );
                 }
             }
         }
@@ -175,52 +96,155 @@ unsafe fn panels_into<const R: usize, const P: usize>(
 /// As for [`tile_into`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn rows_into<const R: usize, const P: usize>(
-    x: Left<'_>,
+    (x, starts): (&Left<'_>, &[usize; R]),
     w: Panels<'_>,
     to: &Destination<'_>,
     (column, activation): (usize, Activation),
 ) {
-    let column_of = |panel: usize| column + panel * PANEL;
-    let kept: [__mmask16; P] = from_fn(|panel| {
-        let kept = to.columns.saturating_sub(column_of(panel)).min(PANEL);
+    let kept = from_fn(|panel| {
+        let kept = to.columns.saturating_sub(column + panel * PANEL).min(PANEL);
         ((1u32 << kept) - 1) as __mmask16
     });
-    let place = |row: usize, panel: usize| to.y.wrapping_add(row * to.stride + column_of(panel));
-    let sums = match to.start {
-        Start::Zeros => [[_mm512_setzero_ps(); P]; R],
-        Start::Bias(bias) => {
-            let bias: [__m512; P] = from_fn(|panel| {
-                let bias = bias.as_ptr().wrapping_add(column_of(panel));
-                // SAFETY: the bias has an element for each column, and no others are read.
-                unsafe { _mm512_maskz_loadu_ps(kept[panel], bias) }
-            });
-            [bias; R]
-        }
+    let y = Place { at: to.y.wrapping_add(column), stride: to.stride };
+    let zeros = [0.0; MOST_PANELS * PANEL];
+    let start = match to.start {
+        Start::Zeros => Place { at: zeros.as_ptr(), stride: 0 },
+        Start::Bias(bias) => Place { at: bias.as_ptr().wrapping_add(column), stride: 0 },
+        Start::Result => Place { at: y.at.cast_const(), stride: y.stride },
         Start::RowBias(bias) => {
-            let bias: &[f32; R] = bias.first_chunk().expect("an element for each row");
-            bias.map(|bias| [_mm512_set1_ps(bias); P])
+            for (row, &bias) in bias.iter().enumerate() {
+                for (panel, &kept) in kept.iter().enumerate() {
+                    let bias = _mm512_set1_ps(bias);
+                    // SAFETY: the caller's promise: these are elements of the result.
+                    unsafe { _mm512_mask_storeu_ps(y.of(row, panel), kept, bias) };
+                }
+            }
+            Place { at: y.at.cast_const(), stride: y.stride }
         }
-        Start::Result => from_fn(|row| {
-            from_fn(|panel| {
-                // SAFETY: the caller's promise: these are elements of the result, and no others
-                // are read.
-                unsafe { _mm512_maskz_loadu_ps(kept[panel], place(row, panel)) }
-            })
-        }),
     };
-    let mut sums: [[__m512; P]; R] = chains(x, w, sums);
-    if let Some(addend) = to.addend {
+    // SAFETY: the caller's promise: the elements of the result, of an addend, and of a bias, of which
+    // there is one for each column, are there; no others are kept.
+    unsafe {
+        sums::<R, P>((x, starts), w, kept, start, y);
+        let addend = to.addend.map(|addend| addend.wrapping_add(column));
+        let addend = addend.map(|at| Place { at, stride: to.stride });
+        if addend.is_some() || activation != Activation::Identity {
+            finish::<R, P>(kept, y, addend, activation);
+        }
+    }
+}
+
+/// Panels of a row that are multiplied at once, over all numbers of rows.
+const MOST_PANELS: usize = 4;
+
+/// Rows of elements, `stride` apart.
+#[derive(Clone, Copy)]
+struct Place<T> {
+    at: T,
+    stride: usize,
+}
+
+impl Place<*const f32> {
+    #[inline]
+    fn of(self, row: usize, panel: usize) -> *const f32 {
+        self.at.wrapping_add(row * self.stride + panel * PANEL)
+    }
+}
+
+impl Place<*mut f32> {
+    #[inline]
+    fn of(self, row: usize, panel: usize) -> *mut f32 {
+        self.at.wrapping_add(row * self.stride + panel * PANEL)
+    }
+}
+
+/// `y = start + x·w` for `R` rows and `P` panels.
+///
+/// A function of its own from the first load to the last store: compiled into another, it was seen to
+/// lose half of its speed, because sums did not stay in registers.
+///
+/// # Safety
+/// The kept elements of `start` can be read, those of y be written.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn sums<const R: usize, const P: usize>(
+    (x, starts): (&Left<'_>, &[usize; R]),
+    Panels { lines: w, ahead }: Panels<'_>,
+    kept: [__mmask16; P],
+    start: Place<*const f32>,
+    y: Place<*mut f32>,
+) {
+    let k = x.k();
+    assert!(w.len() == P * k);
+    let mut sums = [[_mm512_setzero_ps(); P]; R];
+    for (row, sums) in sums.iter_mut().enumerate() {
+        for (panel, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *sum = unsafe { _mm512_maskz_loadu_ps(kept[panel], start.of(row, panel)) };
+        }
+    }
+    let mut first = 0;
+    while first < k {
+        let (data, len) = x.run(starts[R - 1], first);
+        for inside in 0..len {
+            let index = first + inside;
+            for panel in 0..P {
+                let next = w.as_ptr().wrapping_add(panel * k + index + ahead);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            }
+            let weights: [__m512; P] = from_fn(|panel| {
+                // SAFETY: panel < P and index < k, so the line lies in w (checked above); it has
+                // 64 bytes and their alignment.
+                unsafe { _mm512_load_ps(w.as_ptr().add(panel * k + index).cast()) }
+            });
+            for (start, sums) in starts.iter().zip(&mut sums) {
+                // SAFETY: inside < len, and `Left::run` checked so many from the last start on, which
+                // is the greatest.
+                let x = _mm512_set1_ps(unsafe { *data.get_unchecked(start + inside) });
+                for (sum, &weights) in sums.iter_mut().zip(&weights) {
+                    *sum = _mm512_fmadd_ps(x, weights, *sum);
+                }
+            }
+        }
+        first += len;
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        for (panel, &sum) in sums.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_mask_storeu_ps(y.of(row, panel), kept[panel], sum) };
+        }
+    }
+}
+
+/// `y = activation(y + addend)`, while y is in the cache.
+///
+/// # Safety
+/// The kept elements of y can be read and written, those of an addend be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn finish<const R: usize, const P: usize>(
+    kept: [__mmask16; P],
+    y: Place<*mut f32>,
+    addend: Option<Place<*const f32>>,
+    activation: Activation,
+) {
+    let mut sums: [[__m512; P]; R] = from_fn(|row| {
+        // SAFETY: the caller's promise.
+        from_fn(|panel| unsafe { _mm512_maskz_loadu_ps(kept[panel], y.of(row, panel)) })
+    });
+    if let Some(addend) = addend {
         for (row, sums) in sums.iter_mut().enumerate() {
             for (panel, sum) in sums.iter_mut().enumerate() {
-                let addend = addend.wrapping_add(row * to.stride + column_of(panel));
-                // SAFETY: the caller's promise: it has the elements of the result.
-                let addend = unsafe { _mm512_maskz_loadu_ps(kept[panel], addend) };
+                // SAFETY: the caller's promise.
+                let addend = unsafe { _mm512_maskz_loadu_ps(kept[panel], addend.of(row, panel)) };
                 *sum = _mm512_add_ps(*sum, addend);
             }
         }
     }
     match activation {
-        Activation::Relu => sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = relu(*sum)),
+        Activation::Relu => sums = sums.map(|sums| sums.map(|sum| relu(sum))),
+        Activation::Map(Function::Clip { low, high }) => {
+            sums = sums.map(|sums| sums.map(|sum| clamp(sum, low, high)));
+        }
         Activation::Gelu => {
             let (several, rest) = sums.as_flattened_mut().as_chunks_mut::<AT_ONCE>();
             several.iter_mut().for_each(|sums| *sums = gelu(*sums));
@@ -230,8 +254,8 @@ unsafe fn rows_into<const R: usize, const P: usize>(
     }
     for (row, sums) in sums.iter().enumerate() {
         for (panel, &sum) in sums.iter().enumerate() {
-            // SAFETY: the caller's promise, as above.
-            unsafe { _mm512_mask_storeu_ps(place(row, panel), kept[panel], sum) };
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_mask_storeu_ps(y.of(row, panel), kept[panel], sum) };
         }
     }
 }

@@ -67,7 +67,7 @@ impl Rectangle<'_> {
                 // the caller's promise.
                 unsafe {
                     let columns = panel * PANEL..(panel + count) * PANEL;
-                    self.tile(cpu, x, rows, lines, columns, &mut values);
+                    self.tile(cpu, &x, rows, lines, columns, &mut values);
                 }
             }
         }
@@ -81,7 +81,7 @@ impl Rectangle<'_> {
     unsafe fn tile(
         &self,
         cpu: Cpu,
-        x: Left<'_>,
+        x: &Left<'_>,
         rows: Range<usize>,
         lines: &[Line],
         columns: Range<usize>,
@@ -108,7 +108,7 @@ impl Rectangle<'_> {
             let last = rows.end.checked_sub(1).and_then(addend);
             let addend = last.and(addend(rows.start)).map(<[f32]>::as_ptr);
             let to = Destination { start, y, stride: self.stride, columns: kept, addend };
-            multiply_into(cpu, x, lines, to, self.activation)
+            multiply_into(cpu, &x, lines, &to, self.activation)
         };
         if done {
             return;

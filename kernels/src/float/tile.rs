@@ -7,6 +7,8 @@ use super::{Left, PANEL, Panels, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::activation::Activation;
+#[cfg(target_arch = "x86_64")]
+use crate::function::Function;
 use crate::parallel::check_len;
 use crate::tier::{Cpu, Tier};
 
@@ -124,6 +126,16 @@ pub(super) struct Destination<'a> {
     pub(super) addend: Option<*const f32>,
 }
 
+/// Whether [`multiply_into`] knows the activation.
+#[cfg(target_arch = "x86_64")]
+fn is_done_in_registers(activation: Activation) -> bool {
+    match activation {
+        Activation::Identity | Activation::Relu | Activation::Gelu => true,
+        Activation::Map(function) => matches!(function, Function::Clip { .. }),
+        Activation::GeluTanh | Activation::Tanh => false,
+    }
+}
+
 /// `y = activation(start + x·w + addend)`, if a tile's registers can finish it; gives whether they have.
 ///
 /// # Shapes
@@ -138,16 +150,13 @@ pub(super) struct Destination<'a> {
 /// When a length differs.
 pub(super) unsafe fn multiply_into(
     cpu: Cpu,
-    x: Left<'_>,
+    x: &Left<'_>,
     w: Panels<'_>,
-    to: Destination<'_>,
+    to: &Destination<'_>,
     activation: Activation,
 ) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if cpu.tier() >= Tier::Avx512
-        && x.k() > 0
-        && matches!(activation, Activation::Identity | Activation::Relu | Activation::Gelu)
-    {
+    if cpu.tier() >= Tier::Avx512 && x.k() > 0 && is_done_in_registers(activation) {
         assert!((1..=avx512::ROWS).contains(&x.count()), "{} rows in a tile", x.count());
         check_len("product: lines", w.lines.len(), to.columns.div_ceil(PANEL) * x.k());
         match to.start {
@@ -157,7 +166,7 @@ pub(super) unsafe fn multiply_into(
         }
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512; the
         // rest is the caller's promise.
-        unsafe { avx512::tile_into(x, w, &to, activation) };
+        unsafe { avx512::tile_into(x, w, to, activation) };
         return true;
     }
     let _ = (cpu, x, w, to, activation);
