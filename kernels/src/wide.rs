@@ -28,19 +28,11 @@ fn quotients<const N: usize>(a: [__m512; N], b: [__m512; N]) -> [__m512; N] {
     from_fn(|i| _mm512_fmadd_ps(left[i], inverse[i], first[i]))
 }
 
-/// max(0, x); NaN stays NaN, and the sign of zero.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(crate) fn relu(x: __m512) -> __m512 {
-    // Where x is not a number, and of equal ones, the second operand is taken.
-    _mm512_max_ps(_mm512_setzero_ps(), x)
-}
-
 /// [`math::clamp`](crate::math::clamp) of each number.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn clamp(x: __m512, low: f32, high: f32) -> __m512 {
-    // As for `relu`.
+    // Where x is not a number, and of equal ones, the second operand is taken.
     _mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), x))
 }
 

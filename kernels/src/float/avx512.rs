@@ -8,7 +8,7 @@ use super::tile::{Destination, Start};
 use super::{Left, Line, PANEL, Panels};
 use crate::activation::Activation;
 use crate::function::Function;
-use crate::wide::{AT_ONCE, clamp, gelu, relu, transposed};
+use crate::wide::{AT_ONCE, clamp, gelu, transposed};
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of the left side use
 /// 27 of 32 registers.
@@ -125,11 +125,16 @@ unsafe fn rows_into<const R: usize, const P: usize>(
     // SAFETY: the caller's promise: the elements of the result, of an addend, and of a bias, of which
     // there is one for each column, are there; no others are kept.
     unsafe {
-        sums::<R, P>((x, starts), w, kept, start, y);
         let addend = to.addend.map(|addend| addend.wrapping_add(column));
         let addend = addend.map(|at| Place { at, stride: to.stride });
-        if addend.is_some() || activation != Activation::Identity {
-            finish::<R, P>(kept, y, addend, activation);
+        let limits = match activation {
+            Activation::Relu => Some([0.0, f32::INFINITY]),
+            Activation::Map(Function::Clip { low, high }) => Some([low, high]),
+            _ => None,
+        };
+        sums::<R, P>((x, starts), w, kept, (start, y), (addend, limits));
+        if activation == Activation::Gelu {
+            gelu_of::<R, P>(kept, y);
         }
     }
 }
@@ -158,21 +163,21 @@ impl Place<*mut f32> {
     }
 }
 
-/// `y = start + x·w` for `R` rows and `P` panels.
+/// `y = start + x·w + addend`, within limits where there are some, for `R` rows and `P` panels.
 ///
 /// A function of its own from the first load to the last store: compiled into another, it was seen to
 /// lose half of its speed, because sums did not stay in registers.
 ///
 /// # Safety
-/// The kept elements of `start` can be read, those of y be written.
+/// The kept elements of `start` and of an addend can be read, those of y be written.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn sums<const R: usize, const P: usize>(
     (x, starts): (&Left<'_>, &[usize; R]),
     Panels { lines: w, ahead }: Panels<'_>,
     kept: [__mmask16; P],
-    start: Place<*const f32>,
-    y: Place<*mut f32>,
+    (start, y): (Place<*const f32>, Place<*mut f32>),
+    (addend, limits): (Option<Place<*const f32>>, Option<[f32; 2]>),
 ) {
     let k = x.k();
     assert!(w.len() == P * k);
@@ -208,29 +213,6 @@ unsafe fn sums<const R: usize, const P: usize>(
         }
         first += len;
     }
-    for (row, sums) in sums.iter().enumerate() {
-        for (panel, &sum) in sums.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { _mm512_mask_storeu_ps(y.of(row, panel), kept[panel], sum) };
-        }
-    }
-}
-
-/// `y = activation(y + addend)`, while y is in the cache.
-///
-/// # Safety
-/// The kept elements of y can be read and written, those of an addend be read.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn finish<const R: usize, const P: usize>(
-    kept: [__mmask16; P],
-    y: Place<*mut f32>,
-    addend: Option<Place<*const f32>>,
-    activation: Activation,
-) {
-    let mut sums: [[__m512; P]; R] = from_fn(|row| {
-        // SAFETY: the caller's promise.
-        from_fn(|panel| unsafe { _mm512_maskz_loadu_ps(kept[panel], y.of(row, panel)) })
-    });
     if let Some(addend) = addend {
         for (row, sums) in sums.iter_mut().enumerate() {
             for (panel, sum) in sums.iter_mut().enumerate() {
@@ -240,22 +222,38 @@ unsafe fn finish<const R: usize, const P: usize>(
             }
         }
     }
-    match activation {
-        Activation::Relu => sums = sums.map(|sums| sums.map(|sum| relu(sum))),
-        Activation::Map(Function::Clip { low, high }) => {
-            sums = sums.map(|sums| sums.map(|sum| clamp(sum, low, high)));
+    if let Some([low, high]) = limits {
+        for sums in &mut sums {
+            for sum in sums {
+                *sum = clamp(*sum, low, high);
+            }
         }
-        Activation::Gelu => {
-            let (several, rest) = sums.as_flattened_mut().as_chunks_mut::<AT_ONCE>();
-            several.iter_mut().for_each(|sums| *sums = gelu(*sums));
-            rest.iter_mut().for_each(|sum| [*sum] = gelu([*sum]));
-        }
-        _ => {}
     }
     for (row, sums) in sums.iter().enumerate() {
         for (panel, &sum) in sums.iter().enumerate() {
             // SAFETY: the caller's promise.
             unsafe { _mm512_mask_storeu_ps(y.of(row, panel), kept[panel], sum) };
+        }
+    }
+}
+
+/// `y = gelu(y)`, while y is in the cache.
+///
+/// # Safety
+/// The kept elements of y can be read and written.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn gelu_of<const R: usize, const P: usize>(kept: [__mmask16; P], y: Place<*mut f32>) {
+    let mut values: [[__m512; P]; R] = from_fn(|row| {
+        // SAFETY: the caller's promise.
+        from_fn(|panel| unsafe { _mm512_maskz_loadu_ps(kept[panel], y.of(row, panel)) })
+    });
+    let (several, rest) = values.as_flattened_mut().as_chunks_mut::<AT_ONCE>();
+    several.iter_mut().for_each(|values| *values = gelu(*values));
+    rest.iter_mut().for_each(|value| [*value] = gelu([*value]));
+    for (row, values) in values.iter().enumerate() {
+        for (panel, &value) in values.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_mask_storeu_ps(y.of(row, panel), kept[panel], value) };
         }
     }
 }
