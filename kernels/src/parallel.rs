@@ -123,6 +123,13 @@ pub(crate) fn for_each_row<T: Send>(
     });
 }
 
+/// Runs `job` on every row of `row_len` bytes and its index, on all threads where there are many.
+pub fn for_each_row_of_bytes(y: &mut [u8], row_len: usize, job: impl Fn(usize, &mut [u8]) + Sync) {
+    if row_len > 0 {
+        for_each_row(y, row_len, rows_per_chunk(row_len / size_of::<f32>()), job);
+    }
+}
+
 /// Cuts rows into tiles of at most `most` rows that differ by one row at most.
 pub(crate) fn tiles(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let (start, len) = (rows.start, rows.len());

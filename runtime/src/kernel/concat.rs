@@ -1,6 +1,7 @@
 //! Values one after another along one axis, of any element type.
 
 use graph::Op;
+use kernels::for_each_row_of_bytes;
 
 use super::{Call, Kernel, KernelEntry, any, run};
 use crate::module::Operation;
@@ -35,15 +36,15 @@ impl Kernel for Concat {
         }
         let outer: usize = call.shape[..axis].iter().product();
         let row = call.output.len() / outer.max(1);
-        let mut start = 0;
-        for input in call.inputs {
-            let len = input.bytes.len() / outer.max(1);
-            if len > 0 {
-                let rows = call.output.chunks_exact_mut(row).zip(input.bytes.chunks_exact(len));
-                rows.for_each(|(row, input)| row[start..start + len].copy_from_slice(input));
+        for_each_row_of_bytes(call.output, row, |index, output| {
+            let mut rest = output;
+            for input in call.inputs {
+                let len = input.bytes.len() / outer;
+                let (part, others) = rest.split_at_mut(len);
+                part.copy_from_slice(&input.bytes[index * len..][..len]);
+                rest = others;
             }
-            start += len;
-        }
+        });
         Ok(())
     }
 }
