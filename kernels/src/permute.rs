@@ -98,26 +98,35 @@ pub fn permute(cpu: Cpu, x: &[f32], shape: &[usize], permutation: &[usize], y: &
 
 /// Matrices `[rows, columns]` whose rows are a stride apart, as `[columns, rows]`.
 fn transposed(cpu: Cpu, x: &[f32], outer: &[Axis], columns: usize, rows: Axis, y: &mut [f32]) {
-    // Columns at once: whole squares, where a matrix has more than a chunk.
-    let at_once =
-        (CHUNK / rows.size).next_multiple_of(FEW_ROWS).clamp(FEW_ROWS, columns.max(FEW_ROWS));
+    let matrix_len = columns * rows.size;
+    if matrix_len <= CHUNK {
+        for_each_row(y, matrix_len, rows_per_chunk(matrix_len), |matrix, y| {
+            some_columns(cpu, &x[place(outer, matrix)..], rows, columns, y);
+        });
+        return;
+    }
+    // Columns at once: whole squares.
+    let at_once = (CHUNK / rows.size).next_multiple_of(FEW_ROWS).max(FEW_ROWS);
     let pieces = columns.div_ceil(at_once);
-    let shared = Shared::new(y);
-    let matrices = y.len() / (columns * rows.size);
+    let (matrices, shared) = (y.len() / matrix_len, Shared::new(y));
     for_each(matrices * pieces, |index| {
         let (matrix, piece) = (index / pieces, index % pieces);
         let (first, last) = (piece * at_once, columns.min((piece + 1) * at_once));
         let (start, len) = ((matrix * columns + first) * rows.size, (last - first) * rows.size);
         // SAFETY: the columns are some of a matrix, and nobody else has them.
         let y = unsafe { shared.range(start, len) };
-        let x = &x[place(outer, matrix) + first..];
-        if rows.size < FEW_ROWS {
-            for row in 0..rows.size {
-                let y = y[row..].iter_mut().step_by(rows.size);
-                y.zip(&x[row * rows.stride..]).for_each(|(y, &x)| *y = x);
-            }
-        } else {
-            transpose_rows(cpu, Rows::new(x, rows.size, last - first, rows.stride), y);
-        }
+        some_columns(cpu, &x[place(outer, matrix) + first..], rows, last - first, y);
     });
+}
+
+/// The first columns of rows that are a stride apart, one after another.
+fn some_columns(cpu: Cpu, x: &[f32], rows: Axis, columns: usize, y: &mut [f32]) {
+    if rows.size >= FEW_ROWS && columns >= FEW_ROWS {
+        transpose_rows(cpu, Rows::new(x, rows.size, columns, rows.stride), y);
+        return;
+    }
+    for row in 0..rows.size {
+        let y = y[row..].iter_mut().step_by(rows.size);
+        y.zip(&x[row * rows.stride..]).for_each(|(y, &x)| *y = x);
+    }
 }

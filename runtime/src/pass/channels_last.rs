@@ -1,8 +1,8 @@
 //! Convolutions, and what stands between them, on images whose channels are last.
 //!
 //! From a convolution on, values exist with their channels last only, and so does what follows from
-//! them element by element, by pools, norms and concatenations of channels. Where an operation knows
-//! channels first alone, its inputs are transposed back, and so are outputs.
+//! them element by element, by pools, norms, concatenations and shuffles of channels. Where an operation
+//! knows channels first alone, its inputs are transposed back, and so are outputs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,10 +35,18 @@ pub(super) fn run(module: &mut Module) -> usize {
 struct Rewriter<'a> {
     module: &'a mut Module,
     /// Values that exist with channels last, by what the module knew them as.
-    last: BTreeMap<Id, Id>,
+    last: BTreeMap<Id, Twin>,
     /// Values that exist as the module knew them.
     first: BTreeSet<Id>,
     nodes: Vec<Node>,
+}
+
+/// A value whose channels are last.
+#[derive(Clone, Copy)]
+struct Twin {
+    id: Id,
+    /// Dimensions that the channels are split into, one unless they are being shuffled.
+    dims: usize,
 }
 
 impl Rewriter<'_> {
@@ -46,9 +54,14 @@ impl Rewriter<'_> {
         &self.module.value(id).shape
     }
 
-    /// Whether a value exists with channels last only.
+    /// A value that exists with channels last only.
+    fn only_last(&self, id: Id) -> Option<Twin> {
+        self.last.get(&id).copied().filter(|_| !self.first.contains(&id))
+    }
+
+    /// The same, where its channels are one dimension.
     fn is_last(&self, id: Id) -> bool {
-        self.last.contains_key(&id) && !self.first.contains(&id)
+        self.only_last(id).is_some_and(|twin| twin.dims == 1)
     }
 
     /// Adds a node; tells whether it was rewritten.
@@ -62,6 +75,9 @@ impl Rewriter<'_> {
             Operation::Graph(op) => self.follower(node, op),
             _ => None,
         };
+        if rewritten.is_none() && self.shuffle(node) {
+            return true;
+        }
         let Some((operation, inputs)) = rewritten else {
             node.inputs.iter().for_each(|&input| self.with_channels_first(input));
             self.first.insert(node.output);
@@ -69,7 +85,7 @@ impl Rewriter<'_> {
             return false;
         };
         let Node { name, output, fused_from, .. } = node;
-        let output = self.twin(*output);
+        let output = self.twin(*output, 1);
         let (name, fused_from) = (name.clone(), fused_from.clone());
         self.nodes.push(Node { name, operation, inputs, output, fused_from });
         true
@@ -107,11 +123,11 @@ impl Rewriter<'_> {
         match op {
             Op::Pool(pool) if pooling(pool.kind).is_ok() => Some((
                 Operation::ChannelsLast(ChannelsLast::Pool(pool.clone())),
-                vec![self.last[&x]],
+                vec![self.last[&x].id],
             )),
             Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) => Some((
                 Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)),
-                vec![self.last[&x]],
+                vec![self.last[&x].id],
             )),
             Op::BatchNorm(norm) if node.inputs.first() == Some(&x) => {
                 let scaling = Scaling::of_norm(self.module, node, *norm)?;
@@ -122,13 +138,13 @@ impl Rewriter<'_> {
                 let scale = constant("scale", &scaling.factor);
                 let shift = constant("shift", &scaling.summand);
                 let operation = ChannelsLast::ScaleShift { activation: Activation::Identity };
-                Some((Operation::ChannelsLast(operation), vec![self.last[&x], scale, shift]))
+                Some((Operation::ChannelsLast(operation), vec![self.last[&x].id, scale, shift]))
             }
             Op::Concat(concat) if concat.axis == 1 => {
                 if !node.inputs.iter().all(|&id| self.is_last(id)) {
                     return None;
                 }
-                let inputs = node.inputs.iter().map(|id| self.last[id]).collect();
+                let inputs = node.inputs.iter().map(|id| self.last[id].id).collect();
                 Some((Operation::Graph(Op::Concat(Concat { axis: rank - 1 })), inputs))
             }
             Op::Relu
@@ -160,7 +176,7 @@ impl Rewriter<'_> {
         let rank = self.shape(node.output).len();
         let fits = |&id: &Id| {
             is_single(self.shape(id))
-                || self.last.contains_key(&id)
+                || self.last.get(&id).is_some_and(|twin| twin.dims == 1)
                 || self.module.constant(id).is_some_and(|tensor| by_channel(tensor, rank).is_some())
                 || self.shape(id).len() == rank && has_known_images(self.shape(id))
         };
@@ -185,40 +201,86 @@ impl Rewriter<'_> {
         Some((operation, inputs))
     }
 
+    /// One step of a shuffle of channels: `[n, c, …]` as `[n, g, c / g, …]`, the two in the other
+    /// order, and as `[n, c, …]` again (Zhang et al. 2018, arXiv:1707.01083). Tells whether it was.
+    fn shuffle(&mut self, node: &Node) -> bool {
+        let Operation::Graph(op) = &node.operation else { return false };
+        let Some(Twin { id, dims }) = node.inputs.first().and_then(|&x| self.only_last(x)) else {
+            return false;
+        };
+        let x = self.shape(node.inputs[0]).to_vec();
+        let shape = self.shape(node.output).to_vec();
+        let after = match op {
+            Op::Reshape(_) | Op::ReshapeTo(_) => 3 - dims,
+            Op::Transpose(_) if dims == 2 => 2,
+            _ => return false,
+        };
+        let is_known = |shape: &[Dim]| shape[1..].iter().all(|dim| dim.fixed().is_some());
+        let same_images = x[0] == shape[0] && x.get(1 + dims..) == shape.get(1 + after..);
+        if !same_images || shape.len() < 2 + after || !is_known(&x) || !is_known(&shape) {
+            return false;
+        }
+        let operation = match op {
+            Op::Transpose(op) => {
+                let swapped = [0, 2, 1].into_iter().chain(3..x.len());
+                if !op.permutation.iter().copied().eq(swapped) {
+                    return false;
+                }
+                let inner = x.len() - 2;
+                let permutation = (0..inner).chain([inner + 1, inner]).collect();
+                Op::Transpose(Transpose { permutation })
+            }
+            _ => match reshape(self.shape(id), &moved(&shape, Move::Last(after))) {
+                Some(op) => Op::Reshape(op),
+                None => return false,
+            },
+        };
+        let output = self.twin(node.output, after);
+        self.nodes.push(Node {
+            name: node.name.clone(),
+            operation: Operation::Graph(operation),
+            inputs: vec![id],
+            output,
+            fused_from: node.fused_from.clone(),
+        });
+        true
+    }
+
     /// The value that a value is with channels last, which a node has to write.
-    fn twin(&mut self, id: Id) -> Id {
+    fn twin(&mut self, id: Id, dims: usize) -> Id {
         let value = self.module.value(id);
         let (name, dtype) = (format!("{}/channels-last", value.name), value.dtype);
-        let shape = moved(&value.shape, Move::Last);
+        let shape = moved(&value.shape, Move::Last(dims));
         let twin = self.module.add_value(name, dtype, shape);
-        self.last.insert(id, twin);
+        self.last.insert(id, Twin { id: twin, dims });
         twin
     }
 
-    /// A value with channels last; is transposed where it is not there yet.
+    /// A value with channels last, in one dimension; is transposed where it is not there yet.
     fn with_channels_last(&mut self, id: Id) -> Id {
-        if let Some(&twin) = self.last.get(&id) {
+        if let Some(&Twin { id: twin, dims: 1 }) = self.last.get(&id) {
             return twin;
         }
-        let twin = self.twin(id);
-        self.transpose(id, twin, Move::Last);
+        self.with_channels_first(id);
+        let twin = self.twin(id, 1);
+        self.transpose(id, twin, Move::Last(1));
         twin
     }
 
     /// Sees to it that a value exists as the module knew it.
     fn with_channels_first(&mut self, id: Id) {
-        if let Some(&twin) = self.last.get(&id)
+        if let Some(&Twin { id: twin, dims }) = self.last.get(&id)
             && self.first.insert(id)
         {
-            self.transpose(twin, id, Move::First);
+            self.transpose(twin, id, Move::First(dims));
         }
     }
 
     fn transpose(&mut self, from: Id, to: Id, direction: Move) {
         let shape = self.shape(from);
         let spatial = match direction {
-            Move::Last => shape.get(2..),
-            Move::First => shape.get(1..shape.len() - 1),
+            Move::Last(dims) => shape.get(1 + dims..),
+            Move::First(dims) => shape.get(1..shape.len() - dims),
         };
         let is_pixel =
             spatial.is_some_and(|spatial| spatial.iter().all(|dim| *dim == Dim::Fixed(1)));
@@ -237,11 +299,11 @@ impl Rewriter<'_> {
     }
 }
 
-/// Where channels go.
+/// Where channels go, which are so many dimensions.
 #[derive(Clone, Copy)]
 enum Move {
-    First,
-    Last,
+    First(usize),
+    Last(usize),
 }
 
 fn axes(rank: usize) -> Vec<usize> {
@@ -252,8 +314,8 @@ fn axes(rank: usize) -> Vec<usize> {
 fn moved<T: Clone>(entries: &[T], direction: Move) -> Vec<T> {
     let mut entries = entries.to_vec();
     match direction {
-        Move::Last => entries[1..].rotate_left(1),
-        Move::First => entries[1..].rotate_right(1),
+        Move::Last(dims) => entries[1..].rotate_left(dims),
+        Move::First(dims) => entries[1..].rotate_right(dims),
     }
     entries
 }

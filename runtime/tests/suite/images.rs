@@ -2,7 +2,7 @@
 
 use graph::op::{
     AveragePadding, BatchNorm, Clip, Concat, Conv, GlobalPool, Padding, Pool, PoolKind, Reshape,
-    Rounding, Unary, Window,
+    Rounding, Transpose, Unary, Window,
 };
 use graph::{Dim, Graph, Op, Tensor, ValueId};
 use runtime::{CompiledModel, Level, compile};
@@ -243,6 +243,28 @@ fn what_follows_a_convolution_has_its_channels_last_too() {
     }
     check_pass(&graph, &images(2, 4, 9), "channels-last", 16);
     check_pass(&graph, &images(2, 4, 9), "conv-sum", 3);
+}
+
+#[test]
+fn channels_are_shuffled_where_they_are() {
+    for output_of_a_step in [false, true] {
+        let (mut sketch, x) = sketch(4, 9);
+        let y = conv(&mut sketch, x, [4, 24, 1], 1);
+        let split = sketch.node(Op::Reshape(Reshape { shape: vec![0, 3, 8, 9, 10] }), &[y]);
+        let order = Transpose { permutation: vec![0, 2, 1, 3, 4] };
+        let swapped = sketch.node(Op::Transpose(order), &[split]);
+        let shuffled = sketch.node(Op::Reshape(Reshape { shape: vec![-1, 24, 9, 10] }), &[swapped]);
+        let y = conv(&mut sketch, shuffled, [24, 24, 24], 1);
+        let outputs = if output_of_a_step { vec![y, split, swapped] } else { vec![y] };
+        let graph = sketch.finish(&outputs);
+        for batch in [1, 3] {
+            let model = check(&graph, &images(batch, 4, 9), FLOAT);
+            let transposed =
+                kernels(&model).iter().filter(|name| **name == "transpose.f32").count();
+            // The input, the shuffle and the outputs.
+            assert_eq!(transposed, 2 + outputs.len(), "{:?}", kernels(&model));
+        }
+    }
 }
 
 #[test]
