@@ -75,7 +75,7 @@ impl Conv2d {
     }
 
     /// Elements of a window in all channels that an output sees.
-    fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.inner().saturating_mul(self.taps())
     }
 

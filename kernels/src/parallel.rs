@@ -137,6 +137,13 @@ pub(crate) fn tiles(rows: Range<usize>, most: usize) -> impl Iterator<Item = Ran
     (0..count).map(move |tile| start + tile * len / count..start + (tile + 1) * len / count)
 }
 
+/// Panics unless a slice has the elements of this shape; `what` names it.
+#[track_caller]
+pub(crate) fn check_shape(what: &str, found: usize, shape: &[usize]) {
+    let expected = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    assert!(expected == Some(found), "{what}: expected elements for {shape:?}, found {found}");
+}
+
 /// Panics unless `found` is `expected`; `what` names the slice.
 #[track_caller]
 pub(crate) fn check_len(what: &str, found: usize, expected: usize) {

@@ -68,12 +68,14 @@ fn place(axes: &[Axis], mut index: usize) -> usize {
 /// `x`: `shape`; `y`: as many elements.
 ///
 /// # Panics
-/// When a length differs, `permutation` names a dimension that `shape` lacks, or more than 8
+/// When a length differs, `permutation` lacks a dimension, or more than 8
 /// dimensions are left after those that stay neighbours are merged.
 pub fn permute(cpu: Cpu, x: &[f32], shape: &[usize], permutation: &[usize], y: &mut [f32]) {
     check_len("permute: x", x.len(), shape.iter().product());
     check_len("permute: y", y.len(), x.len());
     check_len("permute: permutation", permutation.len(), shape.len());
+    let is_named = |axis: usize| permutation.contains(&axis);
+    assert!((0..shape.len()).all(is_named), "permute: {permutation:?} of {shape:?}");
     if y.is_empty() {
         return;
     }

@@ -27,13 +27,28 @@ impl Slide {
     pub const ONE: Self =
         Self { input: 1, kernel: 1, stride: 1, dilation: 1, before: 0, after: 0, output: 1 };
 
-    /// Panics when a number that has to be positive is not.
+    /// Panics when a number that has to be positive is not, or a place has no number.
     #[track_caller]
     pub(crate) fn check(&self) {
         assert!(
             self.kernel > 0 && self.stride > 0 && self.dilation > 0,
             "expected a kernel, stride and dilation above 0, found {self:?}"
         );
+        let span = (self.kernel - 1).checked_mul(self.dilation);
+        let last = self.output.checked_mul(self.stride);
+        let reach = span.zip(last).and_then(|(span, last)| span.checked_add(last));
+        let padded =
+            self.before.checked_add(self.input).and_then(|size| size.checked_add(self.after));
+        let sizes = reach.zip(padded).and_then(|(reach, padded)| reach.checked_add(padded));
+        assert!(sizes.is_some(), "{self:?} reaches too far");
+    }
+
+    /// Entries that windows reach, padding included.
+    pub(crate) fn reached(&self) -> usize {
+        match self.output {
+            0 => 0,
+            output => (output - 1) * self.stride + (self.kernel - 1) * self.dilation + 1,
+        }
     }
 
     /// Place in the input of an entry of a window; `None` in the padding.

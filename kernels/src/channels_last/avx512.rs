@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 use std::ops::Range;
 
-use crate::parallel::check_len;
+use crate::parallel::{check_len, check_shape};
 use crate::window::Slide;
 
 /// Lanes of a register.
@@ -40,10 +40,11 @@ pub(super) fn fold_row(
     folding: Folding<'_>,
 ) {
     let [rows, columns] = slides;
-    check_len("fold: x", x.len(), rows.input * columns.input * channels);
-    check_len("fold: y", y.len(), columns.output * channels);
+    slides.iter().for_each(Slide::check);
+    check_shape("fold: x", x.len(), &[rows.input, columns.input, channels]);
+    check_shape("fold: y", y.len(), &[columns.output, channels]);
     if let Folding::Weighted(weights, bias) = folding {
-        check_len("fold: weights", weights.len(), rows.kernel * columns.kernel * channels);
+        check_shape("fold: weights", weights.len(), &[rows.kernel, columns.kernel, channels]);
         if let Some(bias) = bias {
             check_len("fold: bias", bias.len(), channels);
         }

@@ -1,13 +1,15 @@
 #![allow(unsafe_code, reason = "blocks of one row-major result are written by different threads")]
 //! Convolution: every output position is a row of a product whose left side is the image.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::depthwise::depthwise;
 use crate::activation::Activation;
-use crate::conv::Conv2d;
+use crate::conv::{Conv2d, PARALLEL_WORK};
 use crate::float::{Grid, Left, PANEL, PackedWeights, Rectangle, Start, for_each_block};
-use crate::parallel::{self, Shared, check_len, rows_per_chunk};
+use crate::parallel::{self, Shared, check_len, check_shape, rows_per_chunk};
+use crate::scratch::lend;
 use crate::tier::Cpu;
 use crate::window::Slide;
 
@@ -80,7 +82,7 @@ impl PackedFilters {
 pub struct Filters<'a> {
     /// The filters.
     pub weight: &'a PackedFilters,
-    /// Where the sums start, `[outputs]`; 0 without.
+    /// Added to the products, `[outputs]`.
     pub bias: Option<&'a [f32]>,
     /// What is added to the sums, laid out like the result.
     pub addend: Option<&'a [f32]>,
@@ -88,17 +90,9 @@ pub struct Filters<'a> {
     pub activation: Activation,
 }
 
-/// Entries along a dimension that windows reach: how many, padding included.
-fn reached(slide: &Slide) -> usize {
-    match slide.output {
-        0 => 0,
-        output => (output - 1) * slide.stride + (slide.kernel - 1) * slide.dilation + 1,
-    }
-}
-
 /// Whether windows reach into padding.
 fn is_padded(slide: &Slide) -> bool {
-    slide.before > 0 || reached(slide) > slide.input
+    slide.before > 0 || slide.reached() > slide.input
 }
 
 /// Whether windows read a copy of an image that has its padding around it.
@@ -113,7 +107,7 @@ pub fn scratch_len(conv: &Conv2d) -> usize {
     if !needs_copy(conv) || conv.channels == conv.groups && conv.outputs == conv.groups {
         return 0;
     }
-    let [rows, columns] = conv.windows.each_ref().map(reached);
+    let [rows, columns] = conv.windows.each_ref().map(Slide::reached);
     rows.saturating_mul(columns).saturating_mul(conv.channels)
 }
 
@@ -129,8 +123,9 @@ fn check(conv: &Conv2d, x: &[f32], filters: &Filters<'_>, y: &[f32]) {
         weight.inner,
         weight.taps
     );
-    check_len("conv2d: x", x.len(), conv.batch * conv.channels * conv.image());
-    check_len("conv2d: y", y.len(), conv.batch * conv.outputs * conv.positions());
+    let [rows, columns] = &conv.windows;
+    check_shape("conv2d: x", x.len(), &[conv.batch, rows.input, columns.input, conv.channels]);
+    check_shape("conv2d: y", y.len(), &[conv.batch, rows.output, columns.output, conv.outputs]);
     if let Some(bias) = filters.bias {
         check_len("conv2d: bias", bias.len(), conv.outputs);
     }
@@ -172,42 +167,41 @@ pub fn conv2d(
         }
         Layout::Products(groups) => groups,
     };
-    let (image_len, positions) = (conv.image() * conv.channels, conv.positions());
-    let shared = Shared::new(y);
-    let product = |image: &[f32], places: Grid, first: usize, count: usize| {
-        for (group, weights) in groups.iter().enumerate() {
-            let product = Product { cpu, conv, filters, group, weights, y: shared, first };
-            product.run(image, places, count);
-        }
-    };
+    let product = Products { cpu, conv, filters, groups, y: Shared::new(y) };
     let [rows, columns] = &conv.windows;
     let every_pixel = [rows, columns].map(|slide| (slide.stride, slide.output, slide.before))
         == [(1, rows.input, 0), (1, columns.input, 0)];
     if conv.taps() == 1 && every_pixel {
         // The pixels of all images, one after another.
-        product(x, Grid::line(conv.channels), 0, conv.batch * positions);
+        product.run(x, Grid::line(conv.channels), 0, conv.batch * conv.positions());
         return;
     }
-    let places = |width: usize| Grid {
-        across: columns.output,
-        steps: [rows.stride * width, columns.stride].map(|pixels| pixels * conv.channels),
-    };
-    for index in 0..conv.batch {
-        let image = &x[index * image_len..][..image_len];
-        if needs_copy(conv) {
-            pad(conv, image, scratch);
-            let places = places(reached(columns));
-            product(scratch, places, index * positions, positions);
-        } else {
-            product(image, places(columns.input), index * positions, positions);
-        }
+    let image_len = conv.image() * conv.channels;
+    let image_of = |index: usize| &x[index * image_len..][..image_len];
+    let of_image = conv.positions().saturating_mul(conv.outputs).saturating_mul(conv.depth());
+    if of_image >= PARALLEL_WORK || of_image.saturating_mul(conv.batch) < PARALLEL_WORK {
+        (0..conv.batch).for_each(|index| product.image(image_of(index), index, scratch));
+        return;
     }
+    // Each is too small for many threads: they take images.
+    let at_once = PARALLEL_WORK.div_ceil(of_image.max(1));
+    parallel::for_each(conv.batch.div_ceil(at_once), |piece| {
+        lend(&PADDED, scratch_len(conv), |scratch| {
+            for index in piece * at_once..conv.batch.min((piece + 1) * at_once) {
+                product.image(image_of(index), index, scratch);
+            }
+        });
+    });
+}
+
+thread_local! {
+    static PADDED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Copies an image with its padding, as far as windows reach.
 fn pad(conv: &Conv2d, image: &[f32], padded: &mut [f32]) {
     let [rows, columns] = &conv.windows;
-    let (channels, width) = (conv.channels, reached(columns));
+    let (channels, width) = (conv.channels, columns.reached());
     let copied = columns.input.min(width.saturating_sub(columns.before)) * channels;
     let before = columns.before.min(width) * channels;
     let len = (width * channels).max(1);
@@ -225,48 +219,84 @@ fn pad(conv: &Conv2d, image: &[f32], padded: &mut [f32]) {
     });
 }
 
-/// The product of the windows of an image and the filters of a group; all sizes were checked.
-struct Product<'a> {
+/// The products of windows and the filters of each group; all sizes were checked.
+struct Products<'a> {
     cpu: Cpu,
     conv: &'a Conv2d,
     filters: &'a Filters<'a>,
-    group: usize,
-    weights: &'a PackedWeights,
+    groups: &'a [PackedWeights],
     y: Shared<f32>,
-    /// The row of y that the first position is.
-    first: usize,
 }
 
-impl Product<'_> {
-    /// `count` windows, which start at these places of an image.
-    fn run(&self, image: &[f32], places: Grid, count: usize) {
+impl Products<'_> {
+    /// The windows of one image.
+    fn image(&self, image: &[f32], index: usize, scratch: &mut [f32]) {
+        let (conv, positions) = (self.conv, self.conv.positions());
+        let [rows, columns] = &conv.windows;
+        let places = |width: usize| Grid {
+            across: columns.output,
+            steps: [rows.stride * width, columns.stride].map(|pixels| pixels * conv.channels),
+        };
+        if needs_copy(conv) {
+            pad(conv, image, scratch);
+            self.run(scratch, places(columns.reached()), index * positions, positions);
+        } else {
+            self.run(image, places(columns.input), index * positions, positions);
+        }
+    }
+
+    /// `count` windows, which start at these places of an image and are rows of y from `first` on.
+    fn run(&self, image: &[f32], places: Grid, first: usize, count: usize) {
+        let work = |weights: &PackedWeights| {
+            count.saturating_mul(weights.inputs()).saturating_mul(weights.outputs())
+        };
+        let group = |group: usize| self.group(image, places, first..first + count, group);
+        let of_group = self.groups.first().map_or(0, work);
+        let are_many = of_group.saturating_mul(self.groups.len()) >= PARALLEL_WORK;
+        if of_group < PARALLEL_WORK && are_many {
+            parallel::for_each(self.groups.len(), group);
+        } else {
+            (0..self.groups.len()).for_each(group);
+        }
+    }
+
+    fn group(&self, image: &[f32], places: Grid, y_rows: Range<usize>, group: usize) {
         let Conv2d { channels, windows: [rows, columns], .. } = *self.conv;
-        let inner = self.filters.weight.inner;
-        let line =
-            rows.dilation * if needs_copy(self.conv) { reached(&columns) } else { columns.input };
+        let (weights, inner) = (&self.groups[group], self.filters.weight.inner);
+        let width = if needs_copy(self.conv) { columns.reached() } else { columns.input };
+        let line = rows.dilation * width;
         let segments = if inner == channels && columns.dilation == 1 {
             (Grid::line(line * channels), columns.kernel * channels)
         } else {
             let steps = [line, columns.dilation].map(|pixels| pixels * channels);
             (Grid { across: columns.kernel, steps }, inner)
         };
-        let image = image.get(self.group * inner..).unwrap_or_default();
-        let windows = Left::new(image, places, count, segments, self.weights.inputs());
-        for_each_block(count, self.weights, |rows, panels| self.block(windows, rows, panels));
+        let image = image.get(group * inner..).unwrap_or_default();
+        let windows = Left::new(image, places, y_rows.len(), segments, weights.inputs());
+        for_each_block(y_rows.len(), weights, |rows, panels| {
+            self.block(windows, y_rows.start, rows, group, panels);
+        });
     }
 
-    /// Some positions and outputs.
-    fn block(&self, windows: Left<'_>, rows: Range<usize>, panels: Range<usize>) {
-        let (outputs, weights) = (self.conv.outputs, self.weights);
+    /// Some windows and outputs of a group.
+    fn block(
+        &self,
+        windows: Left<'_>,
+        first: usize,
+        rows: Range<usize>,
+        group: usize,
+        panels: Range<usize>,
+    ) {
+        let (outputs, weights) = (self.conv.outputs, &self.groups[group]);
         let column = panels.start * PANEL;
         let columns = weights.outputs().min(panels.end * PANEL) - column;
-        let output = self.group * weights.outputs() + column;
+        let output = group * weights.outputs() + column;
         for part in weights.parts() {
             let is_last = part.end == weights.inputs();
             let Filters { bias, addend, activation, .. } = *self.filters;
             let rectangle = Rectangle {
                 y: self.y,
-                first: (self.first + rows.start) * outputs + output,
+                first: (first + rows.start) * outputs + output,
                 stride: outputs,
                 columns,
                 start: match bias {

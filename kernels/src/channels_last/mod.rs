@@ -1,8 +1,8 @@
 //! Images whose channels are last: `[batch, height, width, channels]`.
 //!
 //! The channels of a pixel lie together there, and so do those of neighbours, so that a window is a
-//! few segments of the image: it is multiplied where it lies, by the kernels of [`crate::float`], and
-//! what works channel by channel has registers full of them whatever the size of an image. The
+//! few segments of the image, or of a copy with its padding around it: it is multiplied where it lies, by
+//! the kernels of [`crate::float`], and what works channel by channel has registers full of them whatever the size of an image. The
 //! twins for channels first are [`crate::conv2d`] and [`crate::pool2d`].
 
 #[cfg(target_arch = "x86_64")]
@@ -14,5 +14,5 @@ mod pool;
 mod scale;
 
 pub use conv::{Filters, PackedFilters, conv2d, scratch_len};
-pub use pool::pool2d;
+pub use pool::{global_pool, pool2d};
 pub use scale::scale_shift;

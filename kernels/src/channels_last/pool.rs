@@ -6,7 +6,7 @@ use std::array::from_fn;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, Folding};
 use super::fold::{Fold, fold_row};
-use crate::parallel::{check_len, for_each_row, rows_per_chunk};
+use crate::parallel::{CHUNK, Shared, check_shape, for_each, for_each_row, rows_per_chunk};
 use crate::pool::{Greatest, Mean, Pooling};
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;
@@ -69,12 +69,12 @@ pub fn pool2d(
 ) {
     windows.iter().for_each(Slide::check);
     let [rows, columns] = windows;
-    let (image, row_len) = (rows.input * columns.input * channels, columns.output * channels);
-    check_len("pool2d: x", x.len(), batch * image);
-    check_len("pool2d: y", y.len(), batch * rows.output * row_len);
+    check_shape("pool2d: x", x.len(), &[batch, rows.input, columns.input, channels]);
+    check_shape("pool2d: y", y.len(), &[batch, rows.output, columns.output, channels]);
     if y.is_empty() {
         return;
     }
+    let (image, row_len) = (rows.input * columns.input * channels, columns.output * channels);
     let work = row_len * rows.kernel * columns.kernel;
     for_each_row(y, row_len, rows_per_chunk(work), |row, y| {
         let x = &x[row / rows.output * image..][..image];
@@ -96,4 +96,76 @@ pub fn pool2d(
             Pooling::AverageWithPadding => mean(cpu, windows, channels, true, x, row, y),
         }
     });
+}
+
+/// Channels of a whole image that are pooled at once.
+const CHANNELS: usize = 64;
+
+/// Pixels whose sum is added to the others' as one number, so that rounding does not add up over all.
+const PIXELS: usize = 64;
+
+tiered! {
+    fn image_sum(x: &[f32], channels: usize, y: &mut [f32]) {
+        y.fill(0.0);
+        for pixels in x.chunks(PIXELS * channels) {
+            let mut sums = [0.0; CHANNELS];
+            for pixel in pixels.chunks(channels) {
+                sums.iter_mut().zip(&pixel[..y.len()]).for_each(|(sum, x)| *sum += x);
+            }
+            y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
+        }
+    }
+}
+
+tiered! {
+    fn image_max(x: &[f32], channels: usize, y: &mut [f32]) {
+        y.fill(f32::NEG_INFINITY);
+        for pixel in x.chunks(channels) {
+            for (y, &x) in y.iter_mut().zip(pixel) {
+                *y = if x > *y { x } else { *y };
+            }
+        }
+    }
+}
+
+/// Means of whole images, NaN where there are no pixels, or with [`Pooling::Max`] the greatest element,
+/// NaN passed over; minus infinity when there is none.
+///
+/// # Shapes
+/// `x`: `[batch, pixels, channels]`; `y`: `[batch, channels]`.
+///
+/// # Panics
+/// When a length differs.
+pub fn global_pool(
+    cpu: Cpu,
+    pooling: Pooling,
+    [batch, pixels, channels]: [usize; 3],
+    x: &[f32],
+    y: &mut [f32],
+) {
+    check_shape("global_pool: x", x.len(), &[batch, pixels, channels]);
+    check_shape("global_pool: y", y.len(), &[batch, channels]);
+    if y.is_empty() {
+        return;
+    }
+    let (blocks, y) = (channels.div_ceil(CHANNELS), Shared::new(y));
+    let pool = |index: usize| {
+        let (image, channel) = (index / blocks, index % blocks * CHANNELS);
+        let len = CHANNELS.min(channels - channel);
+        // SAFETY: the channels are some of the image's, and nobody else has them.
+        let y = unsafe { y.range(image * channels + channel, len) };
+        let x = &x[image * pixels * channels..][..pixels * channels];
+        let x = x.get(channel..).unwrap_or_default();
+        if pooling == Pooling::Max {
+            image_max(cpu, x, channels, y);
+        } else {
+            image_sum(cpu, x, channels, y);
+            y.iter_mut().for_each(|y| *y /= pixels as f32);
+        }
+    };
+    if x.len() > CHUNK {
+        for_each(batch * blocks, pool);
+    } else {
+        (0..batch * blocks).for_each(pool);
+    }
 }

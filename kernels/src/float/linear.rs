@@ -13,7 +13,7 @@ use crate::tier::Cpu;
 /// Multiply-adds below which one thread is faster.
 pub const PARALLEL_WORK: usize = 1 << 17;
 
-/// Rows of a block at most, a multiple of every tier's tile, and of one whose weights come from beyond the
+/// Rows of a block at most, and of one whose weights come from beyond the
 /// caches of a core, which are read once for each block.
 const BLOCK_ROWS: usize = 48;
 const FAR_BLOCK_ROWS: usize = 256;

@@ -104,9 +104,10 @@ impl Rectangle<'_> {
         // rectangle.
         let done = unsafe {
             let y = self.y.at(place(rows.start));
-            // Not past the addend: its last row is sliced there.
+            // It has the last row, so that it has all.
             let last = rows.end.checked_sub(1).and_then(addend);
-            let addend = last.and(addend(rows.start)).map(<[f32]>::as_ptr);
+            let addend = self.addend.filter(|_| last.is_some());
+            let addend = addend.map(|addend| addend.as_ptr().wrapping_add(place(rows.start)));
             let to = Destination { start, y, stride: self.stride, columns: kept, addend };
             multiply_into(cpu, &x, lines, &to, self.activation)
         };

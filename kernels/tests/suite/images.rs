@@ -233,6 +233,27 @@ proptest! {
     }
 
     #[test]
+    fn whole_images_with_channels_last(batch in 0usize..3, channels in 1usize..140, pixels in 0usize..150, seed: u64) {
+        let mut x = numbers(batch * channels * pixels, seed);
+        if let Some(first) = x.first_mut() {
+            *first = f32::NAN;
+        }
+        let turned = with_channels_last(&x, channels, pixels);
+        let run = |pooling| on_every_tier(|cpu| {
+            let mut y = vec![f32::INFINITY; batch * channels];
+            channels_last::global_pool(cpu, pooling, [batch, pixels, channels], &turned, &mut y);
+            y
+        });
+        let mut expected = vec![0.0; batch * channels];
+        row_maxima(Cpu::best(), &x, pixels, &mut expected);
+        prop_assert_eq!(run(Pooling::Max), expected.clone());
+        row_means(Cpu::best(), &x, pixels, &mut expected);
+        for (y, expected) in run(Pooling::Average).iter().zip(&expected) {
+            prop_assert!((y - expected).abs() < 1e-5 || y.is_nan() && expected.is_nan());
+        }
+    }
+
+    #[test]
     fn channels_are_scaled(pixels in 0usize..50, channels in 1usize..70, seed: u64) {
         let x = numbers(pixels * channels, seed);
         let (scale, shift) = (numbers(channels, seed ^ 1), numbers(channels, seed ^ 2));
@@ -335,6 +356,30 @@ fn large_convolutions_do_not_depend_on_threads_or_scratch() {
         sample.check_last(2e-4);
         on_any_threads(|| sample.run_last(Cpu::best(), &filters, None));
     }
+}
+
+#[test]
+fn small_images_and_groups_do_not_depend_on_threads() {
+    let window = |size| slide(size, 3, 1, 1, [1, 1]);
+    let images = conv(64, [8, 8, 1], [window(8), window(7)]);
+    let unpadded = conv(64, [8, 8, 1], [slide(8, 2, 2, 1, [0, 0]), window(7)]);
+    let groups = conv(2, [128, 128, 16], [window(9), window(9)]);
+    for conv in [images, unpadded, groups] {
+        let sample = Sample::new(conv, 5);
+        sample.check_last(2e-4);
+        on_any_threads(|| sample.run_last(Cpu::best(), &sample.filters(), None));
+    }
+}
+
+#[test]
+#[should_panic(expected = "reaches too far")]
+fn places_without_numbers_are_refused() {
+    let rows = Slide { stride: 1 << 62, output: 5, ..Slide::ONE };
+    let conv = conv(1, [1, 2, 1], [rows, Slide::ONE]);
+    let weight = PackedFilters::new(&[1.0, 1.0], [2, 1, 1], 1);
+    let activation = Activation::Identity;
+    let filters = channels_last::Filters { weight: &weight, bias: None, addend: None, activation };
+    channels_last::conv2d(Cpu::best(), &conv, &[1.0], &filters, &mut [0.0; 10], &mut []);
 }
 
 #[test]

@@ -61,3 +61,9 @@ fn large_ones_do_not_depend_on_threads() {
         });
     }
 }
+
+#[test]
+#[should_panic(expected = "permute: [1, 1] of [2, 2]")]
+fn every_dimension_has_to_be_named() {
+    permute(kernels::Cpu::best(), &[0.0; 4], &[2, 2], &[1, 1], &mut [0.0; 4]);
+}
