@@ -28,10 +28,9 @@ fn quantized(mut graph: Graph) -> Graph {
     graph
 }
 
-/// What images meet.
-fn images() -> Graph {
+/// What images meet; of a known size, they have their channels last.
+fn images(size: Dim) -> Graph {
     let mut graph = Graph::new("images");
-    let size = Dim::symbol("size");
     let shape = vec![Dim::symbol("batch"), 8.into(), size.clone(), size];
     let x = graph.add_input("x", DType::F32, shape).unwrap();
     let conv = |graph: &mut Graph, x, kernel: usize, groups: usize| {
@@ -69,11 +68,11 @@ fn texts() -> Vec<Inputs> {
     [[1, 7], [1, 32], [8, 64]].map(text).to_vec()
 }
 
-fn pictures() -> Vec<Inputs> {
+fn pictures(sizes: &[[usize; 2]]) -> Vec<Inputs> {
     let picture = |[batch, size]: [usize; 2]| {
         vec![("x", Tensor::from_fn(&[batch, 8, size, size], |i| (i % 7) as f32))]
     };
-    [[1, 5], [2, 40]].map(picture).to_vec()
+    sizes.iter().copied().map(picture).collect()
 }
 
 fn run(session: &mut Session, inputs: &[Vec<(&str, &Tensor)>]) {
@@ -110,7 +109,8 @@ fn runs_allocate_nothing_in_the_steady_state() {
     for (name, graph, inputs) in [
         ("f32", encoder(), texts()),
         ("int8", quantized(encoder()), texts()),
-        ("images", images(), pictures()),
+        ("images", images(Dim::symbol("size")), pictures(&[[1, 5], [2, 40]])),
+        ("channels last", images(40.into()), pictures(&[[1, 40], [5, 40]])),
     ] {
         let inputs: Vec<Vec<_>> = inputs
             .iter()

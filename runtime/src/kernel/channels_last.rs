@@ -4,7 +4,7 @@ use graph::op::{GlobalPool, Pool};
 use graph::{DType, Dim};
 use kernels::channels_last::{self, Filters, PackedFilters};
 use kernels::peaks::Numbers;
-use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling, Slide};
+use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling};
 
 use super::conv::{sizes, slides};
 use super::pool::pooling;
@@ -34,14 +34,6 @@ fn of(node: &Node) -> &ChannelsLast {
     }
 }
 
-/// The same images with channels first.
-fn channels_first(shape: &[usize]) -> Result<Vec<usize>, String> {
-    match shape {
-        [batch, spatial @ .., channels] => Ok([&[*batch, *channels], spatial].concat()),
-        _ => Err("expected a batch of images".to_owned()),
-    }
-}
-
 struct Convolution {
     cpu: Cpu,
     conv: ActivatedConv,
@@ -65,7 +57,16 @@ fn prepare_conv(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
 
 impl Convolution {
     fn sizes(&self, x: &[usize]) -> Result<Conv2d, String> {
-        sizes(&self.conv.op, &channels_first(x)?, &self.weight)
+        let [batch, spatial @ .., channels] = x else {
+            return Err("expected a batch of images".to_owned());
+        };
+        // The same images with channels first.
+        let first = &match *spatial {
+            [width] => [*batch, *channels, width, 0],
+            [height, width] => [*batch, *channels, height, width],
+            _ => return Err(format!("expected 1 or 2 spatial dimensions, found {x:?}")),
+        }[..x.len()];
+        sizes(&self.conv.op, first, &self.weight)
     }
 }
 
@@ -85,7 +86,7 @@ impl Kernel for Convolution {
         Ok(())
     }
 
-    /// Depthwise filters reuse nothing between channels.
+    /// Filters of one channel reuse nothing between channels.
     fn rate(&self) -> Rate {
         let share = if self.weight.get(1) == Some(&1) { 0.1 } else { 0.8 };
         let parallel = Parallel::MultiplyAdds(CONV_PARALLEL_WORK);
@@ -150,17 +151,13 @@ fn prepare_global(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
 }
 
 impl Kernel for Images {
-    /// A single window over all pixels, which lie one after another.
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let [batch, spatial @ .., channels] = call.inputs[0].shape else {
             return Err("expected a batch of images".to_owned());
         };
-        let pixels = spatial.iter().product();
-        // A window has an entry at least; of an image without any, none lies inside.
-        let window = Slide { input: pixels, kernel: pixels.max(1), ..Slide::ONE };
+        let sizes = [*batch, spatial.iter().product(), *channels];
         let (x, y) = (call.f32(0), elements_mut(call.output));
-        let (sizes, windows) = ([*batch, *channels], [Slide::ONE, window]);
-        channels_last::pool2d(self.cpu, self.pooling, sizes, &windows, x, y);
+        channels_last::global_pool(self.cpu, self.pooling, sizes, x, y);
         Ok(())
     }
 }

@@ -15,8 +15,9 @@ use super::transposes::reshape;
 use crate::kernel::pool::pooling;
 use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation};
 
-/// Outputs of a group below which filters do better with channels first: a panel has 16 columns.
-const LEAST_OUTPUTS: usize = 8;
+/// Channels and outputs of one of several groups below which filters do better with channels first: a
+/// panel has 16 columns, and every element of a window that many channels together.
+const LEAST_CHANNELS: usize = 8;
 
 pub(super) fn run(module: &mut Module) -> usize {
     let nodes = std::mem::take(&mut module.nodes);
@@ -59,9 +60,9 @@ impl Rewriter<'_> {
         self.last.get(&id).copied().filter(|_| !self.first.contains(&id))
     }
 
-    /// The same, where its channels are one dimension.
-    fn is_last(&self, id: Id) -> bool {
-        self.only_last(id).is_some_and(|twin| twin.dims == 1)
+    /// What a value is with its channels last in one dimension, where it exists so.
+    fn plain(&self, id: Id) -> Option<Id> {
+        self.last.get(&id).filter(|twin| twin.dims == 1).map(|twin| twin.id)
     }
 
     /// Adds a node; tells whether it was rewritten.
@@ -75,7 +76,7 @@ impl Rewriter<'_> {
             Operation::Graph(op) => self.follower(node, op),
             _ => None,
         };
-        if rewritten.is_none() && self.shuffle(node) {
+        if rewritten.is_none() && (self.reordered(node) || self.shuffle(node)) {
             return true;
         }
         let Some((operation, inputs)) = rewritten else {
@@ -103,7 +104,7 @@ impl Rewriter<'_> {
         let fits = matches!(kernel.len(), 1 | 2)
             && has_known_images(self.shape(*x))
             && node.inputs.iter().all(floats)
-            && (groups == 1 || is_depthwise || per_group >= LEAST_OUTPUTS);
+            && (groups == 1 || is_depthwise || per_group.min(*inner) >= LEAST_CHANNELS);
         if !fits {
             return None;
         }
@@ -114,21 +115,20 @@ impl Rewriter<'_> {
 
     /// An operation that works on channels last where its input has them there.
     fn follower(&mut self, node: &Node, op: &Op) -> Option<(Operation, Vec<Id>)> {
-        let &x = node.inputs.iter().find(|&&id| self.is_last(id))?;
+        let (x, twin) = node.inputs.iter().find_map(|&id| Some((id, self.plain(id)?)))?;
         let rank = self.shape(x).len();
         if self.shape(node.output).len() != rank {
             return None;
         }
+        let is_float = self.module.value(x).dtype == DType::F32;
         let graph = |op: &Op| Operation::Graph(op.clone());
         match op {
-            Op::Pool(pool) if pooling(pool.kind).is_ok() => Some((
-                Operation::ChannelsLast(ChannelsLast::Pool(pool.clone())),
-                vec![self.last[&x].id],
-            )),
-            Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) => Some((
-                Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)),
-                vec![self.last[&x].id],
-            )),
+            Op::Pool(pool) if is_float && pooling(pool.kind).is_ok() => {
+                Some((Operation::ChannelsLast(ChannelsLast::Pool(pool.clone())), vec![twin]))
+            }
+            Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) if is_float => {
+                Some((Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)), vec![twin]))
+            }
             Op::BatchNorm(norm) if node.inputs.first() == Some(&x) => {
                 let scaling = Scaling::of_norm(self.module, node, *norm)?;
                 let mut constant = |what: &str, numbers: &[f64]| {
@@ -138,13 +138,14 @@ impl Rewriter<'_> {
                 let scale = constant("scale", &scaling.factor);
                 let shift = constant("shift", &scaling.summand);
                 let operation = ChannelsLast::ScaleShift { activation: Activation::Identity };
-                Some((Operation::ChannelsLast(operation), vec![self.last[&x].id, scale, shift]))
+                Some((Operation::ChannelsLast(operation), vec![twin, scale, shift]))
             }
             Op::Concat(concat) if concat.axis == 1 => {
-                if !node.inputs.iter().all(|&id| self.is_last(id)) {
+                let fits = |&id: &Id| self.plain(id).is_some() || has_known_images(self.shape(id));
+                if !node.inputs.iter().all(fits) {
                     return None;
                 }
-                let inputs = node.inputs.iter().map(|id| self.last[id].id).collect();
+                let inputs = node.inputs.iter().map(|&id| self.with_channels_last(id)).collect();
                 Some((Operation::Graph(Op::Concat(Concat { axis: rank - 1 })), inputs))
             }
             Op::Relu
@@ -175,16 +176,18 @@ impl Rewriter<'_> {
     ) -> Option<(Operation, Vec<Id>)> {
         let rank = self.shape(node.output).len();
         let fits = |&id: &Id| {
+            let has_rank = self.shape(id).len() == rank;
             is_single(self.shape(id))
-                || self.last.get(&id).is_some_and(|twin| twin.dims == 1)
                 || self.module.constant(id).is_some_and(|tensor| by_channel(tensor, rank).is_some())
-                || self.shape(id).len() == rank && has_known_images(self.shape(id))
+                || has_rank && (self.plain(id).is_some() || has_known_images(self.shape(id)))
         };
         if !node.inputs.iter().all(fits) {
             return None;
         }
         let inputs = node.inputs.iter().map(|&id| {
-            if is_single(self.shape(id)) && !self.last.contains_key(&id) {
+            if is_single(self.shape(id))
+                && self.plain(id).is_none_or(|_| self.shape(id).len() != rank)
+            {
                 self.with_channels_first(id);
                 return id;
             }
@@ -199,6 +202,45 @@ impl Rewriter<'_> {
         });
         let inputs = inputs.collect();
         Some((operation, inputs))
+    }
+
+    /// What a model does to have channels last for itself, or first again, for which nothing is to be
+    /// done: transpositions, and images made rows of pixels. Tells whether it was.
+    fn reordered(&mut self, node: &Node) -> bool {
+        let Operation::Graph(op) = &node.operation else { return false };
+        let Some(&x) = node.inputs.first() else { return false };
+        let (from, to) = (self.shape(x).to_vec(), self.shape(node.output).to_vec());
+        let twin = self.plain(x);
+        let (operation, input, output) = match (op, twin) {
+            (Op::Transpose(op), Some(twin)) if is_move(&op.permutation, Move::Last(1)) => {
+                self.first.insert(node.output);
+                (Op::Identity, twin, node.output)
+            }
+            (Op::Transpose(op), None)
+                // Of three dimensions, it is as well one of matrices.
+                if to.len() == 4 && is_move(&op.permutation, Move::First(1)) && has_known_images(&to) =>
+            {
+                self.with_channels_first(x);
+                self.last.insert(node.output, Twin { id: x, dims: 1 });
+                return true;
+            }
+            (Op::Reshape(_) | Op::ReshapeTo(_), Some(twin))
+                if from.get(..2) == to.get(..2) && has_known_images(&to) =>
+            {
+                let view = reshape(self.shape(twin), &moved(&to, Move::Last(1)));
+                let Some(view) = view else { return false };
+                (Op::Reshape(view), twin, self.twin(node.output, 1))
+            }
+            _ => return false,
+        };
+        self.nodes.push(Node {
+            name: node.name.clone(),
+            operation: Operation::Graph(operation),
+            inputs: vec![input],
+            output,
+            fused_from: node.fused_from.clone(),
+        });
+        true
     }
 
     /// One step of a shuffle of channels: `[n, c, …]` as `[n, g, c / g, …]`, the two in the other
@@ -216,8 +258,10 @@ impl Rewriter<'_> {
             _ => return false,
         };
         let is_known = |shape: &[Dim]| shape[1..].iter().all(|dim| dim.fixed().is_some());
-        let same_images = x[0] == shape[0] && x.get(1 + dims..) == shape.get(1 + after..);
-        if !same_images || shape.len() < 2 + after || !is_known(&x) || !is_known(&shape) {
+        if shape.len() < 2 + after || !is_known(&x) || !is_known(&shape) {
+            return false;
+        }
+        if x[0] != shape[0] || x.get(1 + dims..) != shape.get(1 + after..) {
             return false;
         }
         let operation = match op {
@@ -258,7 +302,14 @@ impl Rewriter<'_> {
 
     /// A value with channels last, in one dimension; is transposed where it is not there yet.
     fn with_channels_last(&mut self, id: Id) -> Id {
-        if let Some(&Twin { id: twin, dims: 1 }) = self.last.get(&id) {
+        if let Some(twin) = self.plain(id) {
+            return twin;
+        }
+        let constant = self.module.constant(id).and_then(transposed);
+        if let Some(tensor) = constant {
+            let name = format!("{}/channels-last", self.module.value(id).name);
+            let twin = self.module.add_constant(name, tensor);
+            self.last.insert(id, Twin { id: twin, dims: 1 });
             return twin;
         }
         self.with_channels_first(id);
@@ -318,6 +369,23 @@ fn moved<T: Clone>(entries: &[T], direction: Move) -> Vec<T> {
         Move::First(dims) => entries[1..].rotate_right(dims),
     }
     entries
+}
+
+fn is_move(permutation: &[usize], direction: Move) -> bool {
+    matches!(permutation.len(), 3 | 4) && permutation == moved(&axes(permutation.len()), direction)
+}
+
+/// A constant with its channels last.
+fn transposed(tensor: &Tensor) -> Option<Tensor> {
+    let shape = moved(tensor.shape(), Move::Last(1));
+    let (&channels, pixels) = shape.split_last()?;
+    let pixels: usize = pixels.get(1..)?.iter().product();
+    let elements = tensor.elements::<f32>().ok()?;
+    let place = |index: usize| {
+        let (pixel, channel) = (index / channels, index % channels);
+        (pixel / pixels * channels + channel) * pixels + pixel % pixels
+    };
+    Some(Tensor::from_fn(&shape, |index| elements[place(index)]))
 }
 
 /// Whether a shape is one of images or sequences whose sizes are numbers, but for the batch.

@@ -236,13 +236,69 @@ fn what_follows_a_convolution_has_its_channels_last_too() {
         let kernels = kernels(&model);
         let count = |name: &str| kernels.iter().filter(|kernel| **kernel == name).count();
         // The input, and what outputs or a reshape or softmax read; the gate is a view.
-        assert_eq!(count("transpose.f32"), 4, "{kernels:?}");
+        assert_eq!(count("transpose.f32"), 3, "{kernels:?}");
         assert_eq!(count("channels-last.conv.f32"), 5, "{kernels:?}");
         assert_eq!(count("scale-shift.f32"), 1, "{kernels:?}");
         assert_eq!(count("relu.f32"), 0, "{kernels:?}");
     }
     check_pass(&graph, &images(2, 4, 9), "channels-last", 16);
     check_pass(&graph, &images(2, 4, 9), "conv-sum", 3);
+}
+
+#[test]
+fn transpositions_that_a_model_has_itself_are_none() {
+    // As ConvNeXt normalizes, and as a vision transformer makes rows of patches.
+    let (mut sketch, x) = sketch(4, 9);
+    let y = conv(&mut sketch, x, [4, 16, 1], 2);
+    let last = Transpose { permutation: vec![0, 2, 3, 1] };
+    let rows = sketch.node(Op::Transpose(last), &[y]);
+    let [scale, bias] = [31, 32].map(|seed| sketch.weight(numbers(&[16], seed, 1.0)));
+    let norm = Op::LayerNorm(graph::op::LayerNorm { epsilon: 1e-5 });
+    let rows = sketch.node(norm, &[rows, scale, bias]);
+    let first = Transpose { permutation: vec![0, 3, 1, 2] };
+    let y = sketch.node(Op::Transpose(first), &[rows]);
+    let y = conv(&mut sketch, y, [16, 24, 1], 1);
+    let patches = sketch.node(Op::Reshape(Reshape { shape: vec![0, 24, 25] }), &[y]);
+    let rows = Transpose { permutation: vec![0, 2, 1] };
+    let rows = sketch.node(Op::Transpose(rows), &[patches]);
+    let graph = sketch.finish(&[rows]);
+    for batch in [1, 3] {
+        let model = check(&graph, &images(batch, 4, 9), FLOAT);
+        let transposed = kernels(&model).iter().filter(|name| **name == "transpose.f32").count();
+        assert_eq!(transposed, 1, "that of the input: {:?}", kernels(&model));
+    }
+}
+
+/// What has its channels last, but is read as something else than images.
+#[test]
+fn channels_are_first_where_they_have_to_be() {
+    // Integers, which the pool of floats does not take.
+    let (mut integers, x) = sketch(4, 9);
+    let y = conv(&mut integers, x, [4, 16, 1], 1);
+    let scale = integers.weight(Tensor::scalar(0.02f32));
+    let zero = integers.weight(Tensor::scalar(3i8));
+    let y = integers.node(Op::Quantize(graph::op::Quantize { axis: None }), &[y, scale, zero]);
+    let pool =
+        Pool { kind: PoolKind::Max, window: window(&[2, 2], 2, 0), rounding: Rounding::Floor };
+    let y = integers.node(Op::Pool(pool), &[y]);
+    let y = integers.node(Op::Dequantize(graph::op::Dequantize { axis: None }), &[y, scale, zero]);
+    // Half a step where a sum rounds otherwise.
+    check(&integers.finish(&[y]), &images(2, 4, 9), 0.021);
+    // A single number.
+    let (mut number, x) = Sketch::shaped(vec![1.into(), 4.into(), 9.into(), 10.into()]);
+    let y = conv(&mut number, x, [4, 16, 1], 1);
+    let y = number.node(Op::GlobalPool(GlobalPool::Average), &[y]);
+    let y = pointwise(&mut number, y, [16, 1]);
+    let y = number.node(Op::Reshape(Reshape { shape: vec![] }), &[y]);
+    check(&number.finish(&[y]), &images(1, 4, 9), FLOAT);
+    // Sequences that are broadcast to images: their batch meets the channels.
+    let (mut both, x) = Sketch::shaped(vec![1.into(), 4.into(), 8.into(), 9.into()]);
+    let image = conv(&mut both, x, [4, 8, 1], 1);
+    let rows = both.node(Op::Reshape(Reshape { shape: vec![8, 4, 9] }), &[x]);
+    let weight = both.weight(numbers(&[8, 4, 3], 41, 0.3));
+    let rows = both.node(Op::Conv(Conv { window: window(&[3], 1, 1), groups: 1 }), &[rows, weight]);
+    let y = both.node(Op::Add, &[image, rows]);
+    check(&both.finish(&[y]), &images(1, 4, 8), FLOAT);
 }
 
 #[test]
