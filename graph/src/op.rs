@@ -76,7 +76,7 @@ pub use recurrent::{
 };
 pub use reduce::ReduceSum;
 pub use reduce_axes::{Reduce, ReduceKind};
-pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Outside, Resize};
+pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Outside, Resize, Sample};
 pub use rotary::{RotaryEmbedding, RotaryPairs};
 pub use row_norm::{LayerNormPart, LayerNormStatistic, RmsNorm};
 pub use scatter::{GatherElements, GatherNd, ScatterElements, ScatterNd, Scattering};

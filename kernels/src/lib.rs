@@ -24,7 +24,7 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
 //! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
-//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`]; [`channels_last`] has them for the
+//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`resample()`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`], [`permute`]; twins that write over their
@@ -64,6 +64,7 @@ pub mod peaks;
 mod permute;
 mod pool;
 mod reduce;
+mod resample;
 mod scratch;
 mod softmax;
 mod team;
@@ -98,6 +99,7 @@ pub use parallel::{CHUNK as PARALLEL_ELEMENTS, for_each_row_of_bytes};
 pub use permute::permute;
 pub use pool::{Pooling, pool2d, row_maxima, row_means};
 pub use reduce::column_sum;
+pub use resample::{Sample, resample};
 pub use softmax::{softmax_backward, softmax_forward};
 pub use team::Team;
 pub use tier::{Cpu, Tier, TierError};

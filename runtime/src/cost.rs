@@ -112,6 +112,9 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         Operation::ChannelsLast(ChannelsLast::Conv { conv, has_addend }) => {
             conv_flops(conv, inputs, output) + u64::from(*has_addend) * elements
         }
+        Operation::ChannelsLast(ChannelsLast::ConvTranspose(conv)) => {
+            Op::ConvTranspose(conv.clone()).operator().flops(inputs, output)
+        }
         Operation::ChannelsLast(ChannelsLast::Pool(pool)) => {
             Op::Pool(pool.clone()).operator().flops(inputs, output)
         }

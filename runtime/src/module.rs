@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use graph::op::{Conv, GlobalPool, Pool};
+use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
 use graph::{DType, Dim, Graph, Op, Shape, Tensor};
 use kernels::int8::Quantization;
 use kernels::{Activation, Cpu, NoKeys};
@@ -90,6 +90,8 @@ pub(crate) enum ChannelsLast {
         /// Whether input 3 is added.
         has_addend: bool,
     },
+    /// A transposed convolution of one group: inputs as those of the graph's operator.
+    ConvTranspose(ConvTranspose),
     /// A pool over windows.
     Pool(Pool),
     /// A pool over whole images.
@@ -135,6 +137,7 @@ impl Operation {
             Self::IntegerLinear(_) => "IntegerLinear",
             Self::Conv(_) => "ActivatedConv",
             Self::ChannelsLast(ChannelsLast::Conv { .. }) => "ChannelsLastConv",
+            Self::ChannelsLast(ChannelsLast::ConvTranspose(_)) => "ChannelsLastConvTranspose",
             Self::ChannelsLast(ChannelsLast::Pool(_)) => "ChannelsLastPool",
             Self::ChannelsLast(ChannelsLast::GlobalPool(_)) => "ChannelsLastGlobalPool",
             Self::ChannelsLast(ChannelsLast::ScaleShift { .. }) => "ScaleShift",

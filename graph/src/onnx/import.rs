@@ -282,10 +282,14 @@ impl<'a> Importer<'a> {
             return Err(fail(format!("expected at most {RANK_LIMIT} dimensions, found {found}")));
         }
         let dims = shape.dim.iter().enumerate().map(|(axis, dim)| match &dim.value {
+            // As some exporters say that it is known at a run.
+            Some(proto::DimensionValue::Size(-1)) => {
+                Ok(self.named(&format!("{}.{axis}", info.name())))
+            }
             Some(proto::DimensionValue::Size(size)) => usize::try_from(*size)
                 .map(Dim::Fixed)
                 .map_err(|_| fail(format!("dimension {axis} is {size}"))),
-            Some(proto::DimensionValue::Symbol(name)) if !name.is_empty() => {
+            Some(proto::DimensionValue::Symbol(name)) if !["", "?"].contains(&name.as_str()) => {
                 check_name(name).map(|()| self.named(name))
             }
             // A dimension without a name is one of its own.

@@ -234,7 +234,11 @@ pub struct ConvTranspose {
 impl ConvTranspose {
     /// Size of the output and what is cut before it, which is negative when something is added,
     /// along dimension `axis` of `input` entries.
-    fn axis(&self, axis: usize, input: usize) -> Result<(usize, i64), String> {
+    ///
+    /// # Errors
+    ///
+    /// When there is no such output.
+    pub fn axis(&self, axis: usize, input: usize) -> Result<(usize, i64), String> {
         let fail = || format!("{input} entries cannot be convolved backwards by {self:?}");
         let stride = self.window.strides[axis];
         let whole = match input.checked_sub(1) {

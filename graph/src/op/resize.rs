@@ -5,6 +5,7 @@ mod interpolation;
 use serde::{Deserialize, Serialize};
 
 use interpolation::AxisMap;
+pub use interpolation::Sample;
 
 use super::elementwise::elements;
 use super::position::affordable;
@@ -205,6 +206,27 @@ impl Resize {
             },
             (None, _) => Ok(Dim::Unknown),
         }
+    }
+
+    /// How the entries of each of `axes` are made, for an x of these sizes and inputs of these contents.
+    ///
+    /// # Errors
+    ///
+    /// When their lengths differ, or something would have to be made of nothing.
+    pub fn samples(
+        &self,
+        x: &[usize],
+        roi: &[f32],
+        scales: &[f32],
+        sizes: Option<&[i64]>,
+    ) -> Result<Vec<Vec<Sample>>, String> {
+        let size = |&axis: &usize| x.get(axis).copied().ok_or("expected a size for each axis");
+        let input = self.axes.iter().map(size).collect::<Result<Vec<usize>, _>>()?;
+        let targets = match sizes {
+            Some(sizes) => self.by_sizes(&input, sizes)?,
+            None => self.by_scales(&input, scales)?,
+        };
+        Ok(self.maps(x, &targets, roi)?.into_iter().map(|map| map.0).collect())
     }
 
     /// How the entries of each axis are made; `roi` as the input.

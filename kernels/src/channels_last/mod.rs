@@ -8,11 +8,13 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod conv;
+mod conv_transpose;
 mod depthwise;
 mod fold;
 mod pool;
 mod scale;
 
 pub use conv::{Filters, PackedFilters, conv2d, scratch_len};
+pub use conv_transpose::{conv_transpose2d, pack_transposed, transposed_scratch_len};
 pub use pool::{global_pool, pool2d};
 pub use scale::scale_shift;

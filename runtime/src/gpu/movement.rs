@@ -4,7 +4,7 @@ use graph::{DType, Op};
 use kernels::gpu::{Gpu, Number, Strided, cast, copy, gather_rows};
 
 use super::{Call, GpuEntry, GpuKernel, operator};
-use crate::kernel::movement::{accepts_cast, accepts_gather, slice};
+use crate::kernel::movement::{accepts_gather, slice};
 use crate::module::{Module, Node};
 
 /// Most dimensions that kernels walk over.
@@ -117,6 +117,15 @@ impl GpuKernel for Gather {
 struct Cast {
     from: Number,
     to: Number,
+}
+
+fn accepts_cast(module: &Module, node: &Node) -> Result<(), String> {
+    let (from, to) = (module.value(node.inputs[0]).dtype, module.value(node.output).dtype);
+    match (from, to) {
+        (DType::I64, DType::F32) | (DType::F32, DType::I64) => Ok(()),
+        (from, to) if from == to => Ok(()),
+        (from, to) => Err(format!("takes i64 and f32 only, found {from} to {to}")),
+    }
 }
 
 fn prepare_cast(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {

@@ -1,10 +1,11 @@
 //! Convolution, pooling and scaling of images whose channels are last, f32.
 
-use graph::op::{GlobalPool, Pool};
+use graph::op::{ConvTranspose, GlobalPool, Pool};
 use graph::{DType, Dim};
 use kernels::channels_last::{self, Filters, PackedFilters};
+use kernels::float::PackedWeights;
 use kernels::peaks::Numbers;
-use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling};
+use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling, Slide};
 
 use super::conv::{sizes, slides};
 use super::pool::pooling;
@@ -14,6 +15,7 @@ use crate::module::{ActivatedConv, ChannelsLast, Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[
     entry("channels-last.conv.f32", "ChannelsLastConv", prepare_conv),
+    entry("channels-last.conv-transpose.f32", "ChannelsLastConvTranspose", prepare_transposed),
     entry("channels-last.pool.f32", "ChannelsLastPool", prepare_pool),
     entry("channels-last.global-pool.f32", "ChannelsLastGlobalPool", prepare_global),
     entry("scale-shift.f32", "ScaleShift", prepare_scale),
@@ -108,6 +110,86 @@ impl Kernel for Convolution {
 
     fn packed_bytes(&self) -> usize {
         self.filters.size_bytes()
+    }
+}
+
+struct Transposed {
+    cpu: Cpu,
+    op: ConvTranspose,
+    weights: PackedWeights,
+}
+
+fn prepare_transposed(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let ChannelsLast::ConvTranspose(op) = of(node) else {
+        unreachable!("the table pairs this kernel with transposed convolutions")
+    };
+    let tensor = module.constant(node.inputs[1]).expect("the pass takes constants only");
+    let elements = tensor.elements().expect("`accepts` saw f32 filters");
+    let shape = tensor.shape();
+    let sizes = [shape[0], shape[1], shape[2..].iter().product()];
+    let weights = channels_last::pack_transposed(elements, sizes);
+    run(Transposed { cpu, op: op.clone(), weights })
+}
+
+impl Transposed {
+    /// The convolution whose transpose it is.
+    fn sizes(&self, x: &[usize]) -> Result<Conv2d, String> {
+        let [batch, spatial @ .., channels] = x else {
+            return Err("expected a batch of images".to_owned());
+        };
+        let window = &self.op.window;
+        let mut windows = [Slide::ONE; 2];
+        let missing = windows.len().checked_sub(spatial.len());
+        let missing = missing.ok_or("expected at most 2 spatial dimensions")?;
+        for (axis, (slide, &size)) in windows[missing..].iter_mut().zip(spatial).enumerate() {
+            let (output, cut) = self.op.axis(axis, size)?;
+            let before = usize::try_from(cut).map_err(|_| "what is cut is negative")?;
+            *slide = Slide {
+                input: output,
+                kernel: window.kernel[axis],
+                stride: window.strides[axis],
+                dilation: window.dilations[axis],
+                before,
+                after: 0,
+                output: size,
+            };
+        }
+        let taps: usize = window.kernel.iter().product();
+        let outputs = self.weights.outputs() / taps.max(1);
+        Ok(Conv2d { batch: *batch, channels: outputs, outputs: *channels, groups: 1, windows })
+    }
+}
+
+impl Kernel for Transposed {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let sizes = self.sizes(call.inputs[0].shape)?;
+        let bias = call.inputs.get(2).map(|bias| bias.elements());
+        let (x, y) = (call.f32(0), elements_mut(call.output));
+        let scratch = elements_mut(call.scratch);
+        channels_last::conv_transpose2d(self.cpu, &sizes, x, &self.weights, bias, y, scratch);
+        Ok(())
+    }
+
+    fn rate(&self) -> Rate {
+        let parallel = Parallel::MultiplyAdds(CONV_PARALLEL_WORK);
+        Rate { numbers: Numbers::F32, share: 0.3, parallel }
+    }
+
+    /// What every pixel adds.
+    fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
+        let (_, image) = inputs.first()?.split_first()?;
+        let image = image.iter().map(Dim::fixed).collect::<Option<Vec<_>>>()?;
+        let sizes = self.sizes(&[&[1], &image[..]].concat()).ok()?;
+        let shape = vec![Dim::Fixed(channels_last::transposed_scratch_len(&sizes))];
+        Some(Scratch { element_bytes: DType::F32.size_bytes(), shape })
+    }
+
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.weights.size_bytes()
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod pool;
 pub(crate) mod quantize;
 mod reduce;
 mod reference;
+mod resize;
 mod rows;
 
 use graph::{Bindings, DType, Dim, Element, Shape};
@@ -206,6 +207,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     pool::KERNELS,
     quantize::KERNELS,
     reduce::KERNELS,
+    resize::KERNELS,
     rows::KERNELS,
     reference::KERNELS,
 ];

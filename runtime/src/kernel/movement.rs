@@ -1,5 +1,6 @@
 //! Elements that move, or only get another shape.
 
+use bytemuck::Pod;
 use graph::op::{Slice, Transpose};
 use graph::{DType, Op};
 use kernels::{Cpu, gather_rows, permute};
@@ -60,8 +61,11 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         operation: "Cast",
         tier: None,
         cost: 1,
-        accepts: accepts_cast,
-        prepare: |_, _, _| run(CopyCast),
+        accepts: any,
+        prepare: |_, node, _| match &node.operation {
+            Operation::Graph(Op::Cast(op)) => run(CopyCast { to: op.to }),
+            _ => unreachable!("the table pairs this kernel with casts"),
+        },
     },
 ];
 
@@ -137,35 +141,57 @@ impl Kernel for GatherRows {
     }
 }
 
-pub(crate) fn accepts_cast(module: &Module, node: &Node) -> Result<(), String> {
-    let (from, to) = (module.value(node.inputs[0]).dtype, module.value(node.output).dtype);
-    match (from, to) {
-        (DType::I64, DType::F32) | (DType::F32, DType::I64) => Ok(()),
-        (from, to) if from == to => Ok(()),
-        (from, to) => Err(format!("takes i64 and f32 only, found {from} to {to}")),
-    }
+struct CopyCast {
+    to: DType,
 }
 
-struct CopyCast;
-
 impl Kernel for CopyCast {
-    #[allow(clippy::cast_possible_truncation, reason = "the operator's meaning")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::cast_lossless,
+        reason = "the operator's meaning"
+    )]
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let input = &call.inputs[0];
-        let bytes_per_element = call.output.len() / call.shape.iter().product::<usize>().max(1);
-        match (input.dtype, bytes_per_element) {
-            (DType::I64, 4) => {
-                let output: &mut [f32] = elements_mut(call.output);
-                let values = input.elements::<i64>();
-                output.iter_mut().zip(values).for_each(|(y, &x)| *y = x as f32);
+        let x = &call.inputs[0];
+        macro_rules! from {
+            ($type:ty, $is_true:expr) => {{
+                let x = x.elements::<$type>();
+                match self.to {
+                    DType::F32 => write(call.output, x, |x| x as f32),
+                    DType::I64 => write(call.output, x, |x| x as i64),
+                    DType::I32 => write(call.output, x, |x| x as i32),
+                    DType::I8 => write(call.output, x, |x| x as i8),
+                    DType::U8 => write(call.output, x, |x| x as u8),
+                    DType::Bool => write(call.output, x, |x| u8::from($is_true(x))),
+                }
+            }};
+        }
+        match x.dtype {
+            from if from == self.to => call.output.copy_from_slice(x.bytes),
+            DType::F32 => from!(f32, |x| x != 0.0),
+            DType::I64 => from!(i64, |x| x != 0),
+            DType::I32 => from!(i32, |x| x != 0),
+            DType::I8 => from!(i8, |x| x != 0),
+            // Truth values lie there as 0 and 1.
+            DType::U8 | DType::Bool => {
+                let x = x.bytes;
+                match self.to {
+                    DType::F32 => write(call.output, x, |x| x as f32),
+                    DType::I64 => write(call.output, x, |x| x as i64),
+                    DType::I32 => write(call.output, x, |x| x as i32),
+                    DType::I8 => write(call.output, x, |x| x as i8),
+                    DType::U8 => write(call.output, x, |x| x),
+                    DType::Bool => write(call.output, x, |x| u8::from(x != 0)),
+                }
             }
-            (DType::F32, 8) => {
-                let output: &mut [i64] = elements_mut(call.output);
-                let values = input.elements::<f32>();
-                output.iter_mut().zip(values).for_each(|(y, &x)| *y = x as i64);
-            }
-            _ => call.output.copy_from_slice(input.bytes),
         }
         Ok(())
     }
+}
+
+fn write<T: Copy, U: Pod>(output: &mut [u8], x: &[T], cast: impl Fn(T) -> U) {
+    let output: &mut [U] = elements_mut(output);
+    output.iter_mut().zip(x).for_each(|(y, &x)| *y = cast(x));
 }

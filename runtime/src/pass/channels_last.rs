@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use graph::op::{Concat, GlobalPool, Reshape, Transpose};
+use graph::op::{Concat, GlobalPool, Reshape, Resize, Transpose};
 use graph::{DType, Dim, Op, Tensor};
 use kernels::Activation;
 
@@ -128,6 +128,33 @@ impl Rewriter<'_> {
             }
             Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) if is_float => {
                 Some((Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)), vec![twin]))
+            }
+            Op::ConvTranspose(conv) if node.inputs.first() == Some(&x) => {
+                let filters = self.module.constant(*node.inputs.get(1)?)?;
+                let sizes = self.shape(x)[2..].iter().enumerate();
+                let is_cut = |(axis, dim): (usize, &Dim)| {
+                    dim.fixed()
+                        .is_some_and(|size| conv.axis(axis, size).is_ok_and(|(_, cut)| cut >= 0))
+                };
+                let fits = conv.groups == 1
+                    && matches!(filters.shape().len(), 3 | 4)
+                    && filters.elements::<f32>().is_ok()
+                    && sizes.into_iter().all(is_cut);
+                let operation = ChannelsLast::ConvTranspose(conv.clone());
+                let inputs = [&[twin], &node.inputs[1..]].concat();
+                fits.then_some((Operation::ChannelsLast(operation), inputs))
+            }
+            Op::Resize(resize) if is_float && node.inputs.first() == Some(&x) => {
+                let is_constant = |&id: &Id| self.module.constant(id).is_some();
+                let axis = |&axis: &usize| match axis {
+                    0 => 0,
+                    1 => rank - 1,
+                    spatial => spatial - 1,
+                };
+                let axes = resize.axes.iter().map(axis).collect();
+                let operation = Operation::Graph(Op::Resize(Resize { axes, ..resize.clone() }));
+                let inputs = [&[twin], &node.inputs[1..]].concat();
+                node.inputs[1..].iter().all(is_constant).then_some((operation, inputs))
             }
             Op::BatchNorm(norm) if node.inputs.first() == Some(&x) => {
                 let scaling = Scaling::of_norm(self.module, node, *norm)?;

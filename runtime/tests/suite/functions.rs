@@ -1,6 +1,6 @@
 //! Functions of one and of two elements, and concatenation.
 
-use graph::op::{Binary, Clip, Concat, Unary};
+use graph::op::{Binary, Cast, Clip, Concat, Unary};
 use graph::{DType, Dim, Op, Tensor};
 
 use crate::{Sketch, check, numbers};
@@ -93,11 +93,11 @@ fn functions_of_two_elements_broadcast() {
         (Binary::PRelu, "prelu.f32"),
         (Binary::Max, "max.f32"),
         (Binary::Min, "min.f32"),
-        (Binary::Equal, "equal.f32"),
-        (Binary::Greater, "greater.f32"),
-        (Binary::GreaterOrEqual, "greater-or-equal.f32"),
-        (Binary::Less, "less.f32"),
-        (Binary::LessOrEqual, "less-or-equal.f32"),
+        (Binary::Equal, "equal"),
+        (Binary::Greater, "greater"),
+        (Binary::GreaterOrEqual, "greater-or-equal"),
+        (Binary::Less, "less"),
+        (Binary::LessOrEqual, "less-or-equal"),
     ] {
         for shape in [&[][..], &[21], &[1], &[3, 1], &[3, 21], &[2, 1, 1]] {
             let (mut sketch, x) = Sketch::shaped(vec![3.into(), 21.into()]);
@@ -129,4 +129,39 @@ fn parts_of_any_type_are_put_together() {
     let y = sketch.node(Op::Concat(Concat { axis: 1 }), &[x, x]);
     let input = Tensor::from_fn(&[4, 2], |index| index as i64);
     check_kernel(sketch, y, &[("x", input)], "concat.copy");
+}
+
+#[test]
+fn integers_are_compared_and_cast() {
+    let compared = [
+        (Binary::Equal, "equal"),
+        (Binary::Greater, "greater"),
+        (Binary::GreaterOrEqual, "greater-or-equal"),
+        (Binary::Less, "less"),
+        (Binary::LessOrEqual, "less-or-equal"),
+    ];
+    for (binary, kernel) in compared {
+        for dtype in [DType::I64, DType::I32] {
+            // Which class each token has, as an embedding without a table says it.
+            let mut sketch = Sketch { graph: graph::Graph::new("classes") };
+            let shape = vec![Dim::symbol("batch"), 5.into(), 1.into()];
+            let x = sketch.graph.add_input("x", dtype, shape).unwrap();
+            let classes = match dtype {
+                DType::I64 => Tensor::from_fn(&[1, 1, 7], |index| index as i64 - 2),
+                _ => Tensor::from_fn(&[1, 1, 7], |index| index as i32 - 2),
+            };
+            let classes = sketch.weight(classes);
+            let is_class = sketch.node(Op::Binary(binary), &[x, classes]);
+            let y = sketch.node(Op::Cast(Cast { to: DType::F32 }), &[is_class]);
+            let graph = sketch.finish(&[y]);
+            let x = match dtype {
+                DType::I64 => Tensor::from_fn(&[3, 5, 1], |index| index as i64 % 6 - 1),
+                _ => Tensor::from_fn(&[3, 5, 1], |index| index as i32 % 6 - 1),
+            };
+            let model = check(&graph, &[("x", x)], FLOAT);
+            let kernels: Vec<&str> =
+                model.explain().nodes.iter().map(|node| node.kernel.as_str()).collect();
+            assert_eq!(kernels, [kernel, "cast.copy"]);
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Models of images: convolution with what fuses into it, pooling, and a block of each kind.
 
 use graph::op::{
-    AveragePadding, BatchNorm, Clip, Concat, Conv, GlobalPool, Padding, Pool, PoolKind, Reshape,
+    AspectRatio, AveragePadding, BatchNorm, Clip, Concat, Conv, ConvTranspose, Coordinates,
+    GlobalPool, Interpolation, Nearest, Outside, Padding, Pool, PoolKind, Reshape, Resize,
     Rounding, Transpose, Unary, Window,
 };
 use graph::{Dim, Graph, Op, Tensor, ValueId};
@@ -299,6 +300,77 @@ fn channels_are_first_where_they_have_to_be() {
     let rows = both.node(Op::Conv(Conv { window: window(&[3], 1, 1), groups: 1 }), &[rows, weight]);
     let y = both.node(Op::Add, &[image, rows]);
     check(&both.finish(&[y]), &images(1, 4, 8), FLOAT);
+}
+
+#[test]
+fn images_of_another_size() {
+    let kinds = [
+        (Interpolation::Nearest(Nearest::Floor), Coordinates::Asymmetric),
+        (Interpolation::Linear, Coordinates::HalfPixel),
+        (Interpolation::Linear, Coordinates::AlignCorners),
+        (Interpolation::Cubic { a: -0.75 }, Coordinates::PytorchHalfPixel),
+    ];
+    for (interpolation, coordinates) in kinds {
+        for scales in [
+            [1.0, 1.0, 2.0, 2.0],
+            [1.0, 1.0, 0.5, 1.7],
+            [1.0, 1.0, 1.0, 3.0],
+            [1.0, 1.0, 1.05, 1.0],
+        ] {
+            for after_conv in [false, true] {
+                let (mut sketch, x) = sketch(4, 9);
+                let x = if after_conv { conv(&mut sketch, x, [4, 16, 1], 1) } else { x };
+                let resize = Resize {
+                    interpolation,
+                    coordinates,
+                    outside: Outside::Edge,
+                    antialias: false,
+                    aspect: AspectRatio::Stretch,
+                    axes: vec![0, 1, 2, 3],
+                };
+                let roi = sketch.weight(Tensor::from_fn(&[0], |_| 0f32));
+                let scales = sketch.weight(Tensor::new(&[4], scales.to_vec()).unwrap());
+                let y = sketch.node(Op::Resize(resize), &[x, roi, scales]);
+                let y = if after_conv { conv(&mut sketch, y, [16, 16, 1], 1) } else { y };
+                let model = check(&sketch.finish(&[y]), &images(2, 4, 9), FLOAT);
+                let kernels = kernels(&model);
+                assert!(kernels.contains(&"resize.f32"), "{:?}", model.explain().nodes);
+                let transposed = kernels.iter().filter(|name| **name == "transpose.f32").count();
+                assert_eq!(transposed, if after_conv { 2 } else { 0 }, "{kernels:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn transposed_convolutions() {
+    for (kernel, stride, pad, dilation) in
+        [(2, 2, 0, 1), (4, 2, 1, 1), (3, 1, 1, 1), (3, 3, 0, 2), (2, 3, 0, 1), (1, 2, 0, 1)]
+    {
+        for with_bias in [false, true] {
+            let (mut sketch, x) = sketch(4, 9);
+            let x = conv(&mut sketch, x, [4, 16, 1], 1);
+            let weight = sketch.weight(numbers(&[16, 6, kernel, kernel], 51, 0.3));
+            let bias = sketch.weight(numbers(&[6], 52, 1.0));
+            let op = ConvTranspose {
+                window: Window {
+                    dilations: vec![dilation; 2],
+                    ..window(&[kernel; 2], stride, pad)
+                },
+                groups: 1,
+                output_padding: vec![0, usize::from(stride > 1)],
+                output_shape: None,
+            };
+            let inputs = if with_bias { vec![x, weight, bias] } else { vec![x, weight] };
+            let y = sketch.node(Op::ConvTranspose(op), &inputs);
+            let y = sketch.node(Op::Relu, &[y]);
+            let graph = sketch.finish(&[y]);
+            for batch in [1, 3] {
+                let model = check(&graph, &images(batch, 4, 9), FLOAT);
+                assert!(!kernels(&model).contains(&"reference"), "{:?}", kernels(&model));
+            }
+        }
+    }
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use super::{Coordinates, Interpolation, Nearest, Outside, Resize, Target};
 
 /// How each entry of a resized axis is made.
-pub(super) struct AxisMap(Vec<Sample>);
+pub(super) struct AxisMap(pub(super) Vec<Sample>);
 
-/// How one entry is made.
-enum Sample {
+/// How one entry of a resized dimension is made.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sample {
     /// A sum of entries, each times its weight.
     Weighted(Vec<(usize, f64)>),
     /// A number that no entry changes.

@@ -5,6 +5,7 @@ use prost::Message;
 
 use super::models::{body, call, floats, graph_attribute, import, model, node, typed, with};
 use super::{ImportError, ImportOptions, NODE_LIMIT, encoder, import_bytes};
+use crate::onnx::proto::DimensionValue;
 use crate::{onnx, reference};
 
 fn choice(inner: crate::onnx::proto::GraphMessage) -> crate::onnx::proto::NodeMessage {
@@ -40,10 +41,23 @@ fn too_many_nodes_are_refused() {
 #[test]
 fn sizes_are_checked() {
     let relu = || vec![node("Relu", &["x"], &["y"])];
-    for size in [-1, i64::MIN] {
+    for size in [-2, i64::MIN] {
         let error = import(&model(vec![typed("x", 1, &[size])], relu(), &["y"])).unwrap_err();
         assert!(error.to_string().contains("dimension 0"), "{error}");
     }
+    // These are known at a run, each for itself.
+    let mut open = model(vec![typed("x", 1, &[-1, 3, -1])], relu(), &["y"]);
+    let graph = import(&open).unwrap();
+    let shape = &graph.value_type(graph.inputs()[0]).shape;
+    assert_eq!(crate::dim::display(shape), "[x.0, 3, x.2]");
+    let x = &mut open.graph.as_mut().unwrap().input[0];
+    let kind = x.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
+    for (dim, name) in kind.shape.as_mut().unwrap().dim.iter_mut().zip(["?", "?", "n"]) {
+        dim.value = Some(DimensionValue::Symbol(name.to_owned()));
+    }
+    let graph = import(&open).unwrap();
+    let shape = &graph.value_type(graph.inputs()[0]).shape;
+    assert_eq!(crate::dim::display(shape), "[x.0, x.1, n]");
     let huge = [i64::MAX, i64::MAX];
     let tile = vec![node("Expand", &["x", "s"], &["y"])];
     let mut hostile = model(vec![typed("x", 1, &[1, 1])], tile, &["y"]);

@@ -1,0 +1,128 @@
+//! Images of another size, f32, where the sizes are known.
+
+use graph::op::{self, Coordinates, Resize};
+use graph::{DType, Dim, Op, Tensor};
+use kernels::{Cpu, Sample, resample};
+
+use super::{Call, Kernel, KernelEntry, Prepared, Scratch, elements_mut, expect_type, run};
+use crate::module::{Id, Module, Node, Operation};
+
+pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
+    name: "resize.f32",
+    operation: "Resize",
+    tier: None,
+    cost: 1,
+    accepts: |module, node| steps(module, node).map(|_| ()),
+    prepare: |module, node, cpu| {
+        let steps = steps(module, node).expect("other nodes were not accepted");
+        prepare(steps, cpu)
+    },
+}];
+
+/// What is done to one dimension.
+struct Step {
+    axis: usize,
+    samples: Vec<Sample>,
+}
+
+/// The dimensions that change, at most two, and how.
+fn steps(module: &Module, node: &Node) -> Result<Vec<Step>, String> {
+    let Operation::Graph(Op::Resize(op)) = &node.operation else {
+        unreachable!("the table pairs this kernel with resizing")
+    };
+    expect_type(module, node, 0, DType::F32)?;
+    let steps = known_steps(module, node, op)?;
+    match steps.len() {
+        1 | 2 => Ok(steps),
+        found => Err(format!("takes 1 or 2 dimensions that change, found {found}")),
+    }
+}
+
+fn known_steps(module: &Module, node: &Node, op: &Resize) -> Result<Vec<Step>, String> {
+    let constant = |id: &Id| module.constant(*id).ok_or("takes constant sizes only".to_owned());
+    let inputs = node.inputs[1..].iter().map(constant).collect::<Result<Vec<&Tensor>, _>>()?;
+    let (roi, scales, sizes) = match inputs.as_slice() {
+        [roi, scales] => (roi, scales, None),
+        [roi, scales, sizes] => (roi, scales, Some(sizes)),
+        _ => return Err("takes a region and scales or sizes".to_owned()),
+    };
+    let floats = |tensor: &Tensor| tensor.elements::<f32>().map(<[f32]>::to_vec);
+    let wrong = |error: graph::TensorError| error.to_string();
+    let (roi, scales) = (floats(roi).map_err(wrong)?, floats(scales).map_err(wrong)?);
+    let sizes = sizes.map(|sizes| sizes.elements::<i64>()).transpose().map_err(wrong)?;
+    // Of dimensions without a number, those are left that stay as they are.
+    let x = &module.value(node.inputs[0]).shape;
+    let y = &module.value(node.output).shape;
+    let crops = matches!(op.coordinates, Coordinates::TfCropAndResize { .. });
+    let keeps_size = |axis: usize| !crops && x[axis] == y[axis];
+    if !op.axes.iter().all(|&axis| x[axis].fixed().is_some() || keeps_size(axis)) {
+        return Err("takes images of a known size".to_owned());
+    }
+    let input: Vec<usize> = x.iter().map(|dim| dim.fixed().unwrap_or(1)).collect();
+    let samples = op.samples(&input, &roi, &scales, sizes)?;
+    let step = |(&axis, samples): (&usize, &Vec<op::Sample>)| {
+        let samples: Vec<Sample> = samples.iter().map(sample).collect();
+        // A size without a number is only kept at a scale of 1, and one entry is made of itself.
+        let is_one = samples.len() == 1 || x[axis].fixed().is_none();
+        let is_same =
+            |(index, sample): (usize, &Sample)| *sample == Sample::Weighted(vec![(index, 1.0)]);
+        let stays = keeps_size(axis) && (is_one || samples.iter().enumerate().all(is_same));
+        (!stays).then_some(Step { axis, samples })
+    };
+    Ok(op.axes.iter().zip(&samples).filter_map(step).collect())
+}
+
+fn sample(sample: &op::Sample) -> Sample {
+    match sample {
+        op::Sample::Fill(value) => Sample::Fill(*value as f32),
+        op::Sample::Weighted(weights) => Sample::Weighted(
+            weights.iter().map(|&(entry, weight)| (entry, weight as f32)).collect(),
+        ),
+    }
+}
+
+struct Resizing {
+    cpu: Cpu,
+    steps: Vec<Step>,
+}
+
+fn prepare(steps: Vec<Step>, cpu: Cpu) -> Prepared {
+    run(Resizing { cpu, steps })
+}
+
+impl Kernel for Resizing {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let (x, y) = (call.f32(0), elements_mut(call.output));
+        let (from, to) = (call.inputs[0].shape, call.shape);
+        let product = |sizes: &[usize]| sizes.iter().product::<usize>();
+        // Dimensions before an axis are already changed where the first step did them.
+        let sizes = |axis: usize, before: &[usize], after: &[usize]| {
+            [product(&before[..axis]), from[axis], product(&after[axis + 1..])]
+        };
+        match self.steps.as_slice() {
+            [only] => {
+                let sizes = sizes(only.axis, from, from);
+                resample(self.cpu, x, sizes, &only.samples, y);
+            }
+            [first, second] => {
+                let between: &mut [f32] = elements_mut(call.scratch);
+                resample(self.cpu, x, sizes(first.axis, from, from), &first.samples, between);
+                let sizes = match first.axis < second.axis {
+                    true => sizes(second.axis, to, from),
+                    false => sizes(second.axis, from, to),
+                };
+                resample(self.cpu, between, sizes, &second.samples, y);
+            }
+            _ => unreachable!("no more steps were accepted"),
+        }
+        Ok(())
+    }
+
+    /// What lies between two steps.
+    fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
+        let [first, _] = self.steps.as_slice() else { return None };
+        let mut shape = inputs.first()?.to_vec();
+        shape[first.axis] = Dim::Fixed(first.samples.len());
+        Some(Scratch { element_bytes: DType::F32.size_bytes(), shape })
+    }
+}
