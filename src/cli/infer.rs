@@ -85,7 +85,13 @@ struct OutputFile {
 
 impl Infer {
     pub(super) fn answer(&self) -> Result<Answer, Failure> {
-        let opened = self.source.open()?;
+        let wrong = |error: anyhow::Error| Failure::Other(error, super::failure::WRONG);
+        let read = self.input.iter().map(|input| read_npy(&input.file));
+        let tensors = read.collect::<Result<Vec<Tensor>>>().map_err(wrong)?;
+        let names = self.input.iter().map(|input| input.name.as_str());
+        let inputs: Vec<(&str, &Tensor)> = names.zip(&tensors).collect();
+        let sizes: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.shape())).collect();
+        let opened = self.source.open_for(&sizes)?;
         let (compiled, failed_tiers) = self.compilation.compile(&opened)?;
         let explanation = compiled.explain();
         let mut report = Report {
@@ -95,9 +101,8 @@ impl Infer {
             failed_tiers,
             ..Report::default()
         };
-        let wrong = |error: anyhow::Error| Failure::Other(error, super::failure::WRONG);
         if self.text.is_empty() {
-            report.outputs = self.tensors(&compiled).map_err(wrong)?;
+            report.outputs = self.tensors(&compiled, &inputs).map_err(wrong)?;
         } else {
             report.texts = self.texts(&compiled, &opened.model).map_err(wrong)?;
         }
@@ -129,20 +134,18 @@ impl Infer {
         self.text.iter().map(answer).collect()
     }
 
-    fn tensors(&self, compiled: &CompiledModel) -> Result<Vec<OutputFile>> {
-        let mut inputs = Vec::new();
-        for NamedFile { name, file } in &self.input {
-            inputs.push((name.as_str(), read_npy(file)?));
-        }
-        let inputs: Vec<(&str, &Tensor)> =
-            inputs.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    fn tensors(
+        &self,
+        compiled: &CompiledModel,
+        inputs: &[(&str, &Tensor)],
+    ) -> Result<Vec<OutputFile>> {
         let mut session = compiled.session();
         let mut files = Vec::new();
         if let Some(folder) = &self.out {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
-        for output in session.run_borrowed(&inputs)?.iter() {
+        for output in session.run_borrowed(inputs)?.iter() {
             let file = self
                 .out
                 .as_ref()

@@ -82,22 +82,35 @@ impl Source {
     /// # Errors
     /// When there is nothing at the path, or what is there is broken.
     pub(in crate::cli) fn open(&self) -> Result<Opened, Failure> {
-        let opened = self.read().with_context(|| format!("cannot read {}", self.model.display()));
+        self.open_for(&[])
+    }
+
+    /// The same to run on inputs of these names and sizes: of an ONNX model they are fixed, so that
+    /// memory is planned, and kernels are chosen, for them.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub(in crate::cli) fn open_for(&self, inputs: &[(&str, &[usize])]) -> Result<Opened, Failure> {
+        let opened = self.read(inputs);
+        let opened = opened.with_context(|| format!("cannot read {}", self.model.display()));
         opened.map_err(|error| Failure::Other(error, crate::cli::failure::WRONG))
     }
 
-    fn read(&self) -> anyhow::Result<Opened> {
+    fn read(&self, inputs: &[(&str, &[usize])]) -> anyhow::Result<Opened> {
         let path = self.model.as_path();
         let bare = |model| Opened { model, package: None };
         if !path.is_dir() {
             // Once they are fixed, dimensions have no names; some models are read only with them fixed.
-            if !self.bind.is_empty()
+            let mut bindings = self.bindings();
+            if !(self.bind.is_empty() && inputs.is_empty())
                 && let Ok(open) = onnx::import(path, &ImportOptions::default())
             {
                 self.refuse_unknown(&open)?;
+                for (name, size) in sizes_of(&open, inputs) {
+                    bindings.entry(name).or_insert(size);
+                }
             }
-            let options = ImportOptions { bindings: self.bindings() };
-            let graph = onnx::import(path, &options)?;
+            let graph = onnx::import(path, &ImportOptions { bindings })?;
             let (tokenizer_json, max_length) = match &self.tokenizer {
                 Some(file) => {
                     let read = fs::read(file);
@@ -161,6 +174,26 @@ impl Source {
         let tokenizer_json = checkpoint.tokenizer_json;
         Ok(ModelFolder { graph: checkpoint.graph, tokenizer_json, info })
     }
+}
+
+/// Sizes of named dimensions that inputs of these sizes have; none of one that has two, which the run
+/// will refuse.
+fn sizes_of(graph: &graph::Graph, inputs: &[(&str, &[usize])]) -> BTreeMap<String, usize> {
+    let mut sizes = BTreeMap::new();
+    let mut uneven = Vec::new();
+    for (name, shape) in inputs {
+        let Some(id) = graph.find(name) else { continue };
+        let dims = &graph.value_type(id).shape;
+        for (dim, &size) in dims.iter().zip(*shape).filter(|_| dims.len() == shape.len()) {
+            if let graph::Dim::Symbol(symbol) = dim
+                && sizes.insert(symbol.to_string(), size).is_some_and(|other| other != size)
+            {
+                uneven.push(symbol.to_string());
+            }
+        }
+    }
+    sizes.retain(|name, size| *size > 0 && !uneven.contains(name));
+    sizes
 }
 
 /// Sizes for every open dimension of a model: those given, else 1 for batches and `default` for
