@@ -123,10 +123,12 @@ pub(crate) fn for_each_row<T: Send>(
     });
 }
 
-/// Runs `job` on every row of `row_len` bytes and its index, on all threads where there are many.
-pub fn for_each_row_of_bytes(y: &mut [u8], row_len: usize, job: impl Fn(usize, &mut [u8]) + Sync) {
+/// Runs `job` on every row of `row_len` elements and its index, on all threads where there are many.
+pub fn for_each_row_of<T: Send>(y: &mut [T], row_len: usize, job: impl Fn(usize, &mut [T]) + Sync) {
     if row_len > 0 {
-        for_each_row(y, row_len, rows_per_chunk(row_len / size_of::<f32>()), job);
+        // Elements that are less than a number count as their part.
+        let numbers = (row_len * size_of::<T>()).div_ceil(size_of::<f32>());
+        for_each_row(y, row_len, rows_per_chunk(numbers), job);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Values one after another along one axis, of any element type.
 
 use graph::Op;
-use kernels::for_each_row_of_bytes;
+use kernels::for_each_row;
 
 use super::{Call, Kernel, KernelEntry, any, run};
 use crate::module::Operation;
@@ -36,7 +36,7 @@ impl Kernel for Concat {
         }
         let outer: usize = call.shape[..axis].iter().product();
         let row = call.output.len() / outer.max(1);
-        for_each_row_of_bytes(call.output, row, |index, output| {
+        for_each_row(call.output, row, |index, output| {
             let mut rest = output;
             for input in call.inputs {
                 let len = input.bytes.len() / outer;

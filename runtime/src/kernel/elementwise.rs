@@ -1,7 +1,7 @@
 //! Arithmetic with broadcasting, and activations that stand alone.
 
 use graph::Op;
-use kernels::{Activation, Cpu};
+use kernels::{Activation, Cpu, for_each_row};
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, floats, run};
 use crate::module::{Module, Node, Operation, same_sizes};
@@ -13,7 +13,7 @@ const fn same_shape(name: &'static str, operation: &'static str) -> KernelEntry 
 }
 
 const fn broadcast(name: &'static str, operation: &'static str) -> KernelEntry {
-    let accepts = floats;
+    let accepts = few_dimensions;
     KernelEntry { name, operation, tier: None, cost: 4, accepts, prepare: prepare_broadcast }
 }
 
@@ -38,6 +38,14 @@ fn operator(node: &Node) -> &Op {
     match &node.operation {
         Operation::Graph(op) => op,
         _ => unreachable!("the table pairs this kernel with operators of the graph"),
+    }
+}
+
+fn few_dimensions(module: &Module, node: &Node) -> Result<(), String> {
+    floats(module, node)?;
+    match module.value(node.output).shape.len() {
+        0..=RANK => Ok(()),
+        rank => Err(format!("takes {RANK} dimensions at most, found {rank}")),
     }
 }
 
@@ -132,17 +140,59 @@ enum Row<'a> {
     Each(&'a [f32]),
 }
 
+/// Dimensions at most.
+const RANK: usize = 16;
+
+/// Sizes with the last dimensions merged into one.
+struct Merged {
+    sizes: [usize; RANK + 1],
+    len: usize,
+}
+
+impl Merged {
+    /// `shape` with its last `count` dimensions, of which it may lack some, as one of `size`.
+    fn new(shape: &[usize], count: usize, size: usize) -> Self {
+        let kept = shape.len().saturating_sub(count);
+        let mut sizes = [size; RANK + 1];
+        sizes[..kept].copy_from_slice(&shape[..kept]);
+        Self { sizes, len: kept + 1 }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.sizes[..self.len]
+    }
+}
+
+/// How many of the output's last dimensions a side has as it does, and over how many it repeats one
+/// element.
+fn trailing(side: &[usize], output: &[usize]) -> [usize; 2] {
+    let pairs = side.iter().rev().zip(output.iter().rev());
+    let same = pairs.clone().take_while(|(side, output)| side == output).count();
+    let ones = side.iter().rev().take_while(|&&size| size == 1).count();
+    [same, if ones == side.len() { output.len() } else { ones }]
+}
+
 /// A loop of its own for each operation.
-fn broadcast_rows(call: Call<'_>, operation: impl Fn(f32, f32) -> f32) {
-    let [a, b] = [0, 1].map(|input| Side { shape: call.inputs[input].shape });
-    let (left, right) = (call.f32(0), call.f32(1));
+fn broadcast_rows(call: Call<'_>, operation: impl Fn(f32, f32) -> f32 + Sync) {
+    let (left, right, in_place) = (call.f32(0), call.f32(1), call.in_place);
     let output: &mut [f32] = elements_mut(call.output);
-    let columns = call.shape.last().copied().unwrap_or(1);
+    // Rows as long as both sides go on in one way.
+    let sides = [0, 1].map(|input| call.inputs[input].shape);
+    let trailing = sides.map(|side| trailing(side, call.shape));
+    let counts = trailing.map(|[same, ones]| same.max(ones));
+    let count = counts[0].min(counts[1]).max(1);
+    let columns = call.shape[call.shape.len().saturating_sub(count)..].iter().product::<usize>();
+    let is_same = |input: usize| trailing[input][0] >= count;
+    let merged = [0, 1]
+        .map(|input| Merged::new(sides[input], count, if is_same(input) { columns } else { 1 }));
+    let whole = Merged::new(call.shape, count, columns);
+    let shape = whole.shape();
+    let [a, b] = merged.each_ref().map(|merged| Side { shape: merged.shape() });
     let (a_step, b_step) = (a.step(columns), b.step(columns));
-    for (row, output) in output.chunks_exact_mut(columns.max(1)).enumerate() {
-        let of = |side: &Side<'_>, values, step| side.row(row, call.shape, values, step);
+    for_each_row(output, columns, |row, output| {
+        let of = |side: &Side<'_>, values, step| side.row(row, shape, values, step);
         let y = output.iter_mut();
-        match call.in_place {
+        match in_place {
             Some(0) => match of(&b, right, b_step) {
                 Row::One(b) => y.for_each(|y| *y = operation(*y, b)),
                 Row::Each(b) => y.zip(b).for_each(|(y, &b)| *y = operation(*y, b)),
@@ -164,7 +214,7 @@ fn broadcast_rows(call: Call<'_>, operation: impl Fn(f32, f32) -> f32) {
                 }
             },
         }
-    }
+    });
 }
 
 impl Kernel for Broadcast {

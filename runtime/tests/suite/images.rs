@@ -146,10 +146,21 @@ fn activations_of_image_networks_go_into_the_convolution() {
         let gate = sketch.node(Op::Unary(gate), &[x]);
         sketch.node(Op::Mul, &[x, gate])
     };
+    let clipped: Build = |sketch, x| {
+        let [three, low, high] = [3f32, 0.0, 6.0].map(|n| sketch.weight(Tensor::scalar(n)));
+        let sum = sketch.node(Op::Add, &[x, three]);
+        let gate = sketch.node(Op::Clip(Clip { low: true, high: true }), &[sum, low, high]);
+        let product = sketch.node(Op::Mul, &[x, gate]);
+        sketch.node(Op::Div, &[product, high])
+    };
     let leaky: Build = |sketch, x| sketch.node(Op::Unary(Unary::LeakyRelu { alpha: 0.1 }), &[x]);
-    for (name, activation) in
-        [("relu6", relu6), ("silu", silu), ("hard swish", hard_swish), ("leaky", leaky)]
-    {
+    for (name, activation) in [
+        ("relu6", relu6),
+        ("silu", silu),
+        ("hard swish", hard_swish),
+        ("clipped", clipped),
+        ("leaky", leaky),
+    ] {
         for groups in [1, 4] {
             let (mut sketch, x) = sketch(4, 5);
             let y = conv(&mut sketch, x, [4, 4, groups], 1);
