@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::tile::{Destination, Start, multiply_into};
+use super::tile::{Destination, Done, Start, multiply_into};
 use super::{Left, Line, PANEL, Panels, multiply_add, tile_rows};
 use crate::activation::Activation;
 use crate::parallel::{Shared, check_len, tiles};
@@ -111,8 +111,17 @@ impl Rectangle<'_> {
             let to = Destination { start, y, stride: self.stride, columns: kept, addend };
             multiply_into(cpu, &x, lines, &to, self.activation)
         };
-        if done {
-            return;
+        match done {
+            Done::All => return,
+            Done::Sums => {
+                for row in rows {
+                    // SAFETY: as above.
+                    let y = unsafe { self.y.range(place(row), kept) };
+                    self.activation.apply(cpu, y);
+                }
+                return;
+            }
+            Done::Nothing => {}
         }
         let values = &mut values[..rows.len() * width];
         for (index, (row, values)) in rows.clone().zip(values.chunks_exact_mut(width)).enumerate() {

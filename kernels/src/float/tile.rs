@@ -126,6 +126,14 @@ pub(super) struct Destination<'a> {
     pub(super) addend: Option<*const f32>,
 }
 
+/// What of a tile is done.
+pub(super) enum Done {
+    Nothing,
+    /// All but the activation.
+    Sums,
+    All,
+}
+
 /// Whether [`multiply_into`] knows the activation.
 #[cfg(target_arch = "x86_64")]
 fn is_done_in_registers(activation: Activation) -> bool {
@@ -136,7 +144,7 @@ fn is_done_in_registers(activation: Activation) -> bool {
     }
 }
 
-/// `y = activation(start + x·w + addend)`, if a tile's registers can finish it; gives whether they have.
+/// `y = activation(start + x·w + addend)`, as far as a tile's registers can finish it.
 ///
 /// # Shapes
 /// As for [`multiply_add`], with a row of the destination for each of x; its last panel may have fewer
@@ -154,9 +162,9 @@ pub(super) unsafe fn multiply_into(
     w: Panels<'_>,
     to: &Destination<'_>,
     activation: Activation,
-) -> bool {
+) -> Done {
     #[cfg(target_arch = "x86_64")]
-    if cpu.tier() >= Tier::Avx512 && x.k() > 0 && is_done_in_registers(activation) {
+    if cpu.tier() >= Tier::Avx512 && x.k() > 0 {
         assert!((1..=avx512::ROWS).contains(&x.count()), "{} rows in a tile", x.count());
         check_len("product: lines", w.lines.len(), to.columns.div_ceil(PANEL) * x.k());
         match to.start {
@@ -167,10 +175,10 @@ pub(super) unsafe fn multiply_into(
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512; the
         // rest is the caller's promise.
         unsafe { avx512::tile_into(x, w, to, activation) };
-        return true;
+        return if is_done_in_registers(activation) { Done::All } else { Done::Sums };
     }
     let _ = (cpu, x, w, to, activation);
-    false
+    Done::Nothing
 }
 
 #[cfg(test)]
