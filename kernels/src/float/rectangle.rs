@@ -47,7 +47,7 @@ impl Rectangle<'_> {
     ///
     /// # Safety
     /// The elements `first + row·stride + 0..columns` of all rows of x lie in `y`, whose borrow is
-    /// alive, and nothing else accesses them meanwhile.
+    /// alive, and nothing else accesses them meanwhile, an addend included.
     pub(crate) unsafe fn multiply<'x>(&self, cpu: Cpu, x: impl Into<Left<'x>>, w: &[Line]) {
         let x = x.into();
         let (k, panels) = (x.k(), self.columns.div_ceil(PANEL));

@@ -128,6 +128,7 @@ pub(super) struct Destination<'a> {
 
 /// What of a tile is done.
 pub(super) enum Done {
+    /// Nothing: the CPU has no registers for it.
     Nothing,
     /// All but the activation.
     Sums,

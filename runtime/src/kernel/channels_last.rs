@@ -36,6 +36,17 @@ fn of(node: &Node) -> &ChannelsLast {
     }
 }
 
+/// Scratch of so many f32 as images of a known size need, whatever their number.
+fn for_one_image(
+    inputs: &[&[Dim]],
+    len: impl FnOnce(&[usize]) -> Result<usize, String>,
+) -> Option<Scratch> {
+    let (_, image) = inputs.first()?.split_first()?;
+    let image = image.iter().map(Dim::fixed).collect::<Option<Vec<_>>>()?;
+    let shape = vec![Dim::Fixed(len(&[&[1], &image[..]].concat()).ok()?)];
+    Some(Scratch { element_bytes: DType::F32.size_bytes(), shape })
+}
+
 struct Convolution {
     cpu: Cpu,
     conv: ActivatedConv,
@@ -97,11 +108,7 @@ impl Kernel for Convolution {
 
     /// An image and its padding.
     fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
-        let (_, image) = inputs.first()?.split_first()?;
-        let image = image.iter().map(Dim::fixed).collect::<Option<Vec<_>>>()?;
-        let sizes = self.sizes(&[&[1], &image[..]].concat()).ok()?;
-        let shape = vec![Dim::Fixed(channels_last::scratch_len(&sizes))];
-        Some(Scratch { element_bytes: DType::F32.size_bytes(), shape })
+        for_one_image(inputs, |x| self.sizes(x).map(|sizes| channels_last::scratch_len(&sizes)))
     }
 
     fn packed_input(&self) -> Option<usize> {
@@ -177,11 +184,9 @@ impl Kernel for Transposed {
 
     /// What every pixel adds.
     fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
-        let (_, image) = inputs.first()?.split_first()?;
-        let image = image.iter().map(Dim::fixed).collect::<Option<Vec<_>>>()?;
-        let sizes = self.sizes(&[&[1], &image[..]].concat()).ok()?;
-        let shape = vec![Dim::Fixed(channels_last::transposed_scratch_len(&sizes))];
-        Some(Scratch { element_bytes: DType::F32.size_bytes(), shape })
+        for_one_image(inputs, |x| {
+            self.sizes(x).map(|sizes| channels_last::transposed_scratch_len(&sizes))
+        })
     }
 
     fn packed_input(&self) -> Option<usize> {

@@ -85,11 +85,15 @@ impl Rewriter<'_> {
             self.nodes.push(node.clone());
             return false;
         };
-        let Node { name, output, fused_from, .. } = node;
-        let output = self.twin(*output, 1);
-        let (name, fused_from) = (name.clone(), fused_from.clone());
-        self.nodes.push(Node { name, operation, inputs, output, fused_from });
+        let output = self.twin(node.output, 1);
+        self.push(node, operation, inputs, output);
         true
+    }
+
+    /// Adds what a node becomes.
+    fn push(&mut self, of: &Node, operation: Operation, inputs: Vec<Id>, output: Id) {
+        let (name, fused_from) = (of.name.clone(), of.fused_from.clone());
+        self.nodes.push(Node { name, operation, inputs, output, fused_from });
     }
 
     /// A convolution, on whatever images.
@@ -260,13 +264,7 @@ impl Rewriter<'_> {
             }
             _ => return false,
         };
-        self.nodes.push(Node {
-            name: node.name.clone(),
-            operation: Operation::Graph(operation),
-            inputs: vec![input],
-            output,
-            fused_from: node.fused_from.clone(),
-        });
+        self.push(node, Operation::Graph(operation), vec![input], output);
         true
     }
 
@@ -307,13 +305,7 @@ impl Rewriter<'_> {
             },
         };
         let output = self.twin(node.output, after);
-        self.nodes.push(Node {
-            name: node.name.clone(),
-            operation: Operation::Graph(operation),
-            inputs: vec![id],
-            output,
-            fused_from: node.fused_from.clone(),
-        });
+        self.push(node, Operation::Graph(operation), vec![id], output);
         true
     }
 
