@@ -10,30 +10,10 @@ use super::activation::Curve;
 use super::linear::{Epilogue, EpilogueLaunch, Form, Loads, Sizes, SizesLaunch, load, zeros};
 use super::math::StepsLaunch;
 use super::tiles::{Tile, Wide, multiply, place, stage_left, stage_right, write_sums};
+use super::windows::{Windows, WindowsLaunch, area};
 use super::{Buffer, Gpu};
 use crate::int8::Quantization;
-use crate::{Activation, Conv2d, Slide};
-
-/// One number for height and one for width.
-#[derive(Clone, Copy, CubeType, CubeLaunch)]
-struct Pair {
-    y: usize,
-    x: usize,
-}
-
-/// How windows slide over the images.
-#[derive(Clone, Copy, CubeType, CubeLaunch)]
-struct Windows {
-    /// Channels that a filter sees.
-    channels: usize,
-    groups: usize,
-    input: Pair,
-    kernel: Pair,
-    stride: Pair,
-    dilation: Pair,
-    before: Pair,
-    output: Pair,
-}
+use crate::{Activation, Conv2d};
 
 /// Loads this unit's elements of the windows, from `first_inner` of a window and from
 /// `first_position` on; zeros in the padding and behind the last.
@@ -60,9 +40,7 @@ fn load_windows(
             let (row, column) = (position / windows.output.x, position % windows.output.x);
             let y = row * windows.stride.y + y * windows.dilation.y;
             let x = column * windows.stride.x + x * windows.dilation.x;
-            let inside_y = y >= windows.before.y && y < windows.before.y + windows.input.y;
-            let inside_x = x >= windows.before.x && x < windows.before.x + windows.input.x;
-            if inside_y && inside_x {
+            if windows.has_row(y) && windows.has_column(x) {
                 let row = channel * windows.input.y + y - windows.before.y;
                 value = images[start + row * windows.input.x + x - windows.before.x];
             }
@@ -81,6 +59,7 @@ fn conv_kernel(
     y: &mut [Vector<f32, Const<1>>],
     sizes: Sizes,
     windows: Windows,
+    groups: usize,
     epilogue: Epilogue,
     #[comptime] tile: Tile,
     #[comptime] form: Form,
@@ -92,7 +71,7 @@ fn conv_kernel(
     let right_loads = comptime!(tile.loads(tile.inner(), tile.columns(), 1));
     let (left, right) = at.parts(tile);
     let image = CUBE_POS_Z as usize;
-    let group = image % windows.groups;
+    let group = image % groups;
     let filters_start = group * sizes.rows * sizes.inner;
     let filters = &filters[filters_start..filters_start + sizes.rows * sizes.inner];
     let images_start = image * windows.channels * windows.input.y * windows.input.x;
@@ -151,6 +130,7 @@ fn conv_kernel(
         bias,
         column_sums,
         bias,
+        images,
         y,
         &sizes,
         &epilogue,
@@ -181,10 +161,10 @@ pub struct Filters<'a> {
 pub fn conv2d(gpu: &Gpu, sizes: &Conv2d, x: &Buffer, filters: &Filters<'_>, y: &Buffer) {
     let Conv2d { batch, channels, outputs, groups, windows } = *sizes;
     let [(input, positions), (channels_seen, rows)] = [
-        (product(windows, |slide| slide.input), product(windows, |slide| slide.output)),
+        (area(&windows, |slide| slide.input), area(&windows, |slide| slide.output)),
         (channels / groups, outputs / groups),
     ];
-    let inner = channels_seen * product(windows, |slide| slide.kernel);
+    let inner = channels_seen * area(&windows, |slide| slide.kernel);
     let x = x.argument::<f32>("conv2d: x", batch * channels * input);
     let weight = filters.weight.argument::<f32>("conv2d: weight", outputs * inner);
     let bias = || filters.bias.argument::<f32>("conv2d: bias", outputs);
@@ -199,23 +179,14 @@ pub fn conv2d(gpu: &Gpu, sizes: &Conv2d, x: &Buffer, filters: &Filters<'_>, y: &
         quantizes_input: false,
         quantizes_output: false,
         bias_by_row: true,
+        adds: false,
+        gathers: false,
         curve,
     };
     let tile = Tile::of(gpu, rows, positions, batch * groups);
     let [columns, filters_y, images] =
         [positions.div_ceil(tile.columns()), rows.div_ceil(tile.rows()), batch * groups]
             .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
-    let pair = |of: fn(&Slide) -> usize| PairLaunch::new(of(&windows[0]), of(&windows[1]));
-    let windows = WindowsLaunch::new(
-        channels_seen,
-        groups,
-        pair(|slide| slide.input),
-        pair(|slide| slide.kernel),
-        pair(|slide| slide.stride),
-        pair(|slide| slide.dilation),
-        pair(|slide| slide.before),
-        pair(|slide| slide.output),
-    );
     let [from, to] = [(); 2].map(|()| StepsLaunch::of(Quantization::symmetric(1.0)));
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that the
     // lengths of all buffers were checked against.
@@ -230,14 +201,11 @@ pub fn conv2d(gpu: &Gpu, sizes: &Conv2d, x: &Buffer, filters: &Filters<'_>, y: &
             bias(),
             y,
             SizesLaunch::new(rows, inner, positions),
-            windows,
+            WindowsLaunch::of(&windows, channels_seen),
+            groups,
             EpilogueLaunch::new(from, to, alpha, beta),
             tile,
             form,
         );
     };
-}
-
-fn product(windows: [Slide; 2], of: fn(&Slide) -> usize) -> usize {
-    windows.iter().map(of).product()
 }

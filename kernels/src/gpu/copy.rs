@@ -133,3 +133,59 @@ fn copy_elements<T: Numeric>(gpu: &Gpu, x: &Buffer, strided: &Strided, y: &Buffe
     // SAFETY: the kernel stays below the length of y, and `strided` inside x.
     unsafe { copy_kernel::launch_unchecked::<T>(&gpu.client, cubes, units, x, y, walk) };
 }
+
+#[cube(launch_unchecked)]
+fn part_kernel<T: Numeric>(x: &[T], y: &mut [T], width: usize, row: usize, start: usize) {
+    let step = CUBE_COUNT * CUBE_DIM as usize;
+    let mut index = ABSOLUTE_POS;
+    while index < x.len() {
+        y[index / width * row + start + index % width] = x[index];
+        index += step;
+    }
+}
+
+/// Writes rows of `width` elements into longer rows, from their element `start` on; elements of 1, 4
+/// or 8 bytes.
+///
+/// # Shapes
+/// `x`: `[rows, width]`; `y`: `[rows, row]`.
+///
+/// # Panics
+/// When a length differs, or elements have another size.
+pub fn copy_part(
+    gpu: &Gpu,
+    element_bytes: usize,
+    x: &Buffer,
+    width: usize,
+    y: &Buffer,
+    [row, start]: [usize; 2],
+) {
+    match element_bytes {
+        1 => copy_part_of::<i8>(gpu, x, width, y, [row, start]),
+        4 => copy_part_of::<i32>(gpu, x, width, y, [row, start]),
+        8 => copy_part_of::<i64>(gpu, x, width, y, [row, start]),
+        other => panic!("copy_part: expected elements of 1, 4 or 8 bytes, found {other}"),
+    }
+}
+
+fn copy_part_of<T: Numeric>(
+    gpu: &Gpu,
+    x: &Buffer,
+    width: usize,
+    y: &Buffer,
+    [row, start]: [usize; 2],
+) {
+    let elements = x.len() / size_of::<T>();
+    assert!(start + width <= row, "copy_part: {start} and {width} reach out of {row}");
+    let rows = elements.checked_div(width).unwrap_or(0);
+    if rows == 0 {
+        return;
+    }
+    let x = x.argument::<T>("copy_part: x", rows * width);
+    let y = y.argument::<T>("copy_part: y", rows * row);
+    let (cubes, units) = gpu.spread(elements);
+    // SAFETY: the kernel stays below the length of x, whose rows lie in those of y.
+    unsafe {
+        part_kernel::launch_unchecked::<T>(&gpu.client, cubes, units, x, y, width, row, start)
+    };
+}

@@ -9,9 +9,10 @@ use half::bf16;
 
 use super::activation::{Curve, activated};
 use super::math::{Steps, StepsLaunch, quantized};
+use super::windows::{WindowsLaunch, area};
 use super::{Buffer, Gpu, matrix, tiles};
-use crate::Activation;
 use crate::int8::Quantization;
+use crate::{Activation, Conv2d, Slide};
 
 /// The weights of a layer on a device, in the layout that its product reads.
 #[derive(Clone, Debug)]
@@ -53,15 +54,47 @@ impl Weights {
     /// # Shapes and panics
     /// As [`Weights::f32`].
     pub fn bf16(gpu: &Gpu, weights: &[f32], [inner, columns]: [usize; 2]) -> Self {
+        Self::bf16_of_runs(gpu, weights, [inner, columns], inner)
+    }
+
+    /// Weights in bf16 of rows of which `run` elements lie one after another.
+    fn bf16_of_runs(gpu: &Gpu, weights: &[f32], [inner, columns]: [usize; 2], run: usize) -> Self {
         check(weights, inner, columns);
         let rounded = |weight: f32| bf16::from_f32(weight).to_ne_bytes();
-        let on_matrix_units = matrix::multiplies::<bf16, f32>(gpu, inner);
+        let on_matrix_units = matrix::multiplies::<bf16, f32>(gpu, run);
         let bytes = match on_matrix_units {
             true => transposed(weights, columns).flat_map(rounded).collect::<Vec<u8>>(),
             false => weights.iter().copied().flat_map(rounded).collect(),
         };
         let (data, numbers) = (gpu.upload(&bytes), Numbers::Bf16);
         Self { data, inner, columns, numbers, on_matrix_units }
+    }
+
+    /// The filters of [`linear_of_windows`], as they are or rounded to bf16.
+    ///
+    /// # Shapes
+    /// `filters`: `[outputs, channels, taps]`.
+    ///
+    /// # Panics
+    /// When they have another length.
+    pub fn filters(
+        gpu: &Gpu,
+        filters: &[f32],
+        [outputs, channels, taps]: [usize; 3],
+        in_bf16: bool,
+    ) -> Self {
+        check(filters, channels * taps, outputs);
+        let mut weights = vec![0.0; filters.len()];
+        for (place, weight) in weights.iter_mut().enumerate() {
+            let (row, output) = (place / outputs, place % outputs);
+            let (tap, channel) = (row / channels, row % channels);
+            *weight = filters[(output * channels + channel) * taps + tap];
+        }
+        let size = [channels * taps, outputs];
+        match in_bf16 {
+            false => Self::f32(gpu, &weights, size),
+            true => Self::bf16_of_runs(gpu, &weights, size, channels),
+        }
     }
 
     /// Weights in int8 with zero point 0.
@@ -200,6 +233,10 @@ pub(super) struct Form {
     pub(super) quantizes_output: bool,
     /// There is a bias for each row and not for each column.
     pub(super) bias_by_row: bool,
+    /// Something of the result's shape is added before the activation.
+    pub(super) adds: bool,
+    /// Rows of x are windows of images.
+    pub(super) gathers: bool,
     pub(super) curve: Curve,
 }
 
@@ -272,15 +309,19 @@ pub(super) fn finished<S: Numeric, Y: Numeric>(
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
+    addend: f32,
     epilogue: &Epilogue,
     #[comptime] form: Form,
 ) -> Y {
-    let value = if comptime!(form.float) {
+    let mut value = if comptime!(form.float) {
         f32::cast_from(sum) + bias[column]
     } else {
         let moved = epilogue.from.zero_point * column_sums[column];
         f32::cast_from(i32::cast_from(sum) - moved) * scales[column] + bias[column]
     };
+    if comptime!(form.adds) {
+        value += addend;
+    }
     let value = activated(value, epilogue.alpha, epilogue.beta, form.curve);
     if comptime!(form.quantizes_output) {
         Y::cast_from(quantized(value, &epilogue.to))
@@ -301,6 +342,10 @@ pub(super) struct Product<'a> {
     bias: &'a Buffer,
     input: Quantization,
     float_input: bool,
+    /// How rows of x are windows of images, where they are.
+    windows: Option<&'a Conv2d>,
+    /// f32 in the shape of y, added before the activation.
+    pub(super) addend: Option<&'a Buffer>,
     activation: Activation,
     pub(super) y: Output<'a>,
 }
@@ -312,9 +357,53 @@ pub(super) struct Arguments {
     pub(super) scales: BufferArg,
     pub(super) column_sums: BufferArg,
     pub(super) bias: BufferArg,
+    pub(super) addend: BufferArg,
     pub(super) y: BufferArg,
     pub(super) sizes: SizesLaunch,
+    pub(super) windows: WindowsLaunch,
     pub(super) epilogue: EpilogueLaunch,
+}
+
+impl<'a> Product<'a> {
+    /// The product of a float layer.
+    fn of_floats(
+        gpu: &'a Gpu,
+        x: Floats<'a>,
+        rows: usize,
+        &Layer { weights, bias, activation }: &Layer<'a>,
+        y: Floats<'a>,
+    ) -> Self {
+        Self {
+            gpu,
+            x: x.buffer(),
+            rows,
+            weights,
+            // Nothing reads these two of a float layer.
+            scales: bias,
+            column_sums: bias,
+            bias,
+            input: Quantization::symmetric(1.0),
+            float_input: false,
+            windows: None,
+            addend: None,
+            activation,
+            y: Output::Floats(y),
+        }
+    }
+
+    fn launch_floats(&self, x: Floats<'_>, y: Floats<'_>) {
+        match (self.weights.numbers, x, y) {
+            (Numbers::F32, Floats::F32(_), Floats::F32(_)) => self.launch::<f32, f32, f32, f32>(),
+            (Numbers::Bf16, Floats::F32(_), Floats::F32(_)) => self.launch::<f32, bf16, f32, f32>(),
+            (Numbers::Int8, ..) => panic!("linear: expected weights in f32 or bf16, found int8"),
+            _ if !self.weights.on_matrix_units => {
+                panic!("linear: expected x and y in f32, found bf16")
+            }
+            (_, Floats::F32(_), Floats::Bf16(_)) => self.launch::<f32, bf16, f32, bf16>(),
+            (_, Floats::Bf16(_), Floats::F32(_)) => self.launch::<bf16, bf16, f32, f32>(),
+            (_, Floats::Bf16(_), Floats::Bf16(_)) => self.launch::<bf16, bf16, f32, bf16>(),
+        }
+    }
 }
 
 impl Product<'_> {
@@ -325,39 +414,64 @@ impl Product<'_> {
             quantizes_input: self.float_input,
             quantizes_output: matches!(self.y, Output::Int8(..)),
             bias_by_row: false,
+            adds: self.addend.is_some(),
+            gathers: self.windows.is_some(),
             curve: Curve::of(self.activation).0,
         }
     }
 
-    /// The arguments of a kernel whose x, weights and y have these types.
+    /// Elements of x that lie one after another: of a row, or of a window's pixel.
+    pub(super) fn run(&self) -> usize {
+        self.windows.map_or(self.weights.inner, |conv| conv.channels)
+    }
+
+    /// The arguments of a kernel whose x, weights and y have these types, and which reads `wide`
+    /// elements of x at a time.
     ///
     /// # Panics
     /// When a buffer has another length.
-    fn arguments<X, W, Y>(&self) -> Arguments {
+    fn arguments<X, W, Y>(&self, wide: usize) -> Arguments {
         let Weights { inner, columns, .. } = *self.weights;
+        let elements = self.rows * columns;
+        let x = match self.windows {
+            None => self.rows * inner,
+            Some(conv) => conv.batch * area(&conv.windows, |slide| slide.input) * conv.channels,
+        };
+        let windows = self.windows.map_or([Slide::ONE; 2], |conv| conv.windows);
+        // Nothing reads the place of an addend that is not there.
+        let addend = self.addend.map_or_else(
+            || self.bias.argument::<f32>("linear: bias", columns),
+            |addend| addend.argument::<f32>("linear: addend", elements),
+        );
         let (_, [alpha, beta]) = Curve::of(self.activation);
         let [from, to] = [self.input, self.y.to()].map(StepsLaunch::of);
         Arguments {
-            x: self.x.argument::<X>("linear: x", self.rows * inner),
+            x: self.x.argument::<X>("linear: x", x),
             w: self.weights.data.argument::<W>("linear: weights", inner * columns),
             scales: self.scales.argument::<f32>("linear: scales", columns),
             column_sums: self.column_sums.argument::<i32>("linear: column sums", columns),
             bias: self.bias.argument::<f32>("linear: bias", columns),
-            y: self.y.buffer().argument::<Y>("linear: y", self.rows * columns),
+            addend,
+            y: self.y.buffer().argument::<Y>("linear: y", elements),
             sizes: SizesLaunch::new(self.rows, inner, columns),
+            windows: WindowsLaunch::of(&windows, self.run() / wide),
             epilogue: EpilogueLaunch::new(from, to, alpha, beta),
         }
     }
 
     fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(&self) {
-        let arguments = self.arguments::<X, W, Y>();
+        let wide = match self.weights.on_matrix_units {
+            true => matrix::wide::<W>(),
+            false => tiles::wide::<X, Y>(self),
+        };
+        let arguments = self.arguments::<X, W, Y>(wide);
         if self.rows * self.weights.columns == 0 {
             return;
         }
         if self.weights.on_matrix_units {
-            matrix::launch::<X, W, S, Y>(self, arguments);
+            matrix::launch::<X, W, S, Y>(self, arguments, wide);
         } else {
-            tiles::launch::<X, W, S, Y>(self, arguments);
+            tiles::launch::<X, W, S, Y>(self, arguments, wide);
         }
     }
 
@@ -377,30 +491,37 @@ impl Product<'_> {
 /// # Panics
 /// When x or y is bf16 and [`Weights::reads_bf16`] or [`Weights::writes_bf16`] says no.
 pub fn linear(gpu: &Gpu, x: Floats<'_>, rows: usize, layer: &Layer<'_>, y: Floats<'_>) {
-    let Layer { weights, bias, activation } = *layer;
-    let product = Product {
-        gpu,
-        x: x.buffer(),
-        rows,
-        weights,
-        // Nothing reads these two of a float layer.
-        scales: bias,
-        column_sums: bias,
-        bias,
-        input: Quantization::symmetric(1.0),
-        float_input: false,
-        activation,
-        y: Output::Floats(y),
-    };
-    match (weights.numbers, x, y) {
-        (Numbers::F32, Floats::F32(_), Floats::F32(_)) => product.launch::<f32, f32, f32, f32>(),
-        (Numbers::Bf16, Floats::F32(_), Floats::F32(_)) => product.launch::<f32, bf16, f32, f32>(),
-        (Numbers::Int8, ..) => panic!("linear: expected weights in f32 or bf16, found int8"),
-        _ if !weights.on_matrix_units => panic!("linear: expected x and y in f32, found bf16"),
-        (_, Floats::F32(_), Floats::Bf16(_)) => product.launch::<f32, bf16, f32, bf16>(),
-        (_, Floats::Bf16(_), Floats::F32(_)) => product.launch::<bf16, bf16, f32, f32>(),
-        (_, Floats::Bf16(_), Floats::Bf16(_)) => product.launch::<bf16, bf16, f32, bf16>(),
-    }
+    Product::of_floats(gpu, x, rows, layer, y).launch_floats(x, y);
+}
+
+/// `y = activation(x ∗ w + bias + addend)`: [`linear()`] of the windows of images whose channels are
+/// last, of one group.
+///
+/// # Shapes
+/// - `x`: `[batch, windows[0].input, windows[1].input, channels]`
+/// - weights: those of [`Weights::filters`]
+/// - `y`: `[batch, windows[0].output, windows[1].output, outputs]`; `addend`: the same in f32
+///
+/// # Panics
+/// As [`linear()`], and when there are several groups.
+pub fn linear_of_windows(
+    gpu: &Gpu,
+    conv: &Conv2d,
+    x: Floats<'_>,
+    layer: &Layer<'_>,
+    addend: Option<&Buffer>,
+    y: Floats<'_>,
+) {
+    assert_eq!(conv.groups, 1, "linear_of_windows: expected one group");
+    let sizes = [layer.weights.inner, layer.weights.columns];
+    let taps = area(&conv.windows, |slide| slide.kernel);
+    assert_eq!(sizes, [taps * conv.channels, conv.outputs], "linear_of_windows: weights");
+    let rows = conv.batch * area(&conv.windows, |slide| slide.output);
+    let is_pixel = |slide: &Slide| Slide { input: 1, output: 1, ..*slide } == Slide::ONE;
+    let is_linear = conv.windows.iter().all(is_pixel);
+    let windows = (!is_linear).then_some(conv);
+    let product = Product { windows, addend, ..Product::of_floats(gpu, x, rows, layer, y) };
+    product.launch_floats(x, y);
 }
 
 /// `y = activation((x·w − zero_point·column_sums)·scales + bias)` with sums in integers.
@@ -424,6 +545,8 @@ pub fn integer_linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &IntegerLayer<'
         bias,
         input,
         float_input,
+        windows: None,
+        addend: None,
         activation,
         y,
     };

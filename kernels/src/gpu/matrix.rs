@@ -16,6 +16,7 @@ use cubecl::prelude::*;
 use super::Gpu;
 use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
 use super::linear::{load, zeros};
+use super::windows::{Windows, corners, load_windows};
 
 /// Units of a plane: the instruction is one of 32.
 pub(super) const PLANE: usize = 32;
@@ -224,6 +225,7 @@ fn write<S: Numeric, Y: Numeric, NS: Size, NY: Size>(
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
+    addend: &[Vector<f32, NY>],
     y: &mut [Vector<Y, NY>],
     sizes: &Sizes,
     epilogue: &Epilogue,
@@ -239,17 +241,23 @@ fn write<S: Numeric, Y: Numeric, NS: Size, NY: Size>(
             let column = column + lane % 4 * 2 + part;
             // Rows are whole vectors: where one begins, all of it is.
             if row < sizes.rows && column < sizes.columns {
+                let place = (row * sizes.columns + column) / wide_y;
                 let mut values = Vector::<Y, NY>::empty();
+                let mut added = Vector::<f32, NY>::new(0.0f32);
+                if comptime!(form.adds) {
+                    added = addend[place];
+                }
                 #[unroll]
                 for element in 0..wide_y {
                     let sum = sums[half].extract(comptime!(part * wide_y + element));
                     let at = column + element;
+                    let added = added.extract(element);
                     values.insert(
                         element,
-                        finished::<S, Y>(sum, at, scales, column_sums, bias, epilogue, form),
+                        finished::<S, Y>(sum, at, scales, column_sums, bias, added, epilogue, form),
                     );
                 }
-                y[(row * sizes.columns + column) / wide_y] = values;
+                y[place] = values;
             }
         }
     }
@@ -263,8 +271,10 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
+    addend: &[Vector<f32, NY>],
     y: &mut [Vector<Y, NY>],
     sizes: Sizes,
+    windows: Windows,
     epilogue: Epilogue,
     #[comptime] cut: Cut,
     #[comptime] form: Form,
@@ -307,7 +317,12 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     let (rows, columns) = (sizes.rows, sizes.columns);
     let mut loaded_left = Array::<Vector<X, N>>::new(left_loads.count);
     let mut loaded_right = Array::<Vector<E, N>>::new(right_loads.count);
-    load::<X, X, N>(x, &mut loaded_left, first_row, rows, 0, row_pieces, left_loads);
+    let corners = corners(first_row, &sizes, &windows, left_loads);
+    if comptime!(form.gathers) {
+        load_windows::<X, X, N>(x, &mut loaded_left, &corners, 0, row_pieces, &windows, left_loads);
+    } else {
+        load::<X, X, N>(x, &mut loaded_left, first_row, rows, 0, row_pieces, left_loads);
+    }
     load::<E, E, N>(w, &mut loaded_right, first_column, columns, 0, row_pieces, right_loads);
     let mut next = 0usize;
     let mut current = 0usize;
@@ -319,7 +334,12 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
         // Who writes a step next has passed the barrier behind the reads of it.
         sync_cube();
         next += comptime!(cut.pieces());
-        load::<X, X, N>(x, &mut loaded_left, first_row, rows, next, row_pieces, left_loads);
+        let loaded = &mut loaded_left;
+        if comptime!(form.gathers) {
+            load_windows::<X, X, N>(x, loaded, &corners, next, row_pieces, &windows, left_loads);
+        } else {
+            load::<X, X, N>(x, loaded, first_row, rows, next, row_pieces, left_loads);
+        }
         load::<E, E, N>(w, &mut loaded_right, first_column, columns, next, row_pieces, right_loads);
         let (left_at, right_at) = (left_at + left_place, right_at + right_place);
         multiply::<E, S, N, NS>(&left, &right, left_at, right_at, &mut sums, cut, wide);
@@ -337,6 +357,7 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
             scales,
             column_sums,
             bias,
+            addend,
             y,
             &sizes,
             &epilogue,
@@ -346,16 +367,23 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     }
 }
 
+/// Elements that are read at a time.
+pub(super) const fn wide<E>() -> usize {
+    WIDE / size_of::<E>()
+}
+
 /// Launches a product of weights in `[columns, inner]`, after [`multiplies`] said yes.
 pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(
     product: &Product<'_>,
     arguments: Arguments,
+    wide: usize,
 ) {
-    let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } = arguments;
+    let Arguments { x, w, scales, column_sums, bias, addend, y, sizes, windows, epilogue } =
+        arguments;
     let cut = Cut::of::<E>(product.gpu, product.rows, product.weights.columns);
-    let wide = WIDE / size_of::<E>();
-    let pairs = product.weights.columns.is_multiple_of(2);
-    let wide_y = if pairs && product.y.buffer().is_aligned_to(2 * size_of::<Y>()) { 2 } else { 1 };
+    let aligned = product.y.buffer().is_aligned_to(2 * size_of::<Y>())
+        && product.addend.is_none_or(|addend| addend.is_aligned_to(2 * size_of::<f32>()));
+    let wide_y = if aligned && product.weights.columns.is_multiple_of(2) { 2 } else { 1 };
     let dim = CubeDim::new_2d(PLANE as u32, (cut.units() / PLANE) as u32);
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
     // `Product::arguments` checked the lengths of all buffers against; `multiplies` found rows that are
@@ -372,8 +400,10 @@ pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(
             scales,
             column_sums,
             bias,
+            addend,
             y,
             sizes,
+            windows,
             epilogue,
             cut,
             product.form(),

@@ -22,9 +22,11 @@
 //!
 //! - [`Gpu`], [`Buffer`]: a device and a range of its memory. Start here.
 //! - [`Weights`], [`linear()`], [`integer_linear`]: products with bias, activation and rounding in one launch.
-//! - [`conv2d`]: convolutions in the same way.
+//! - [`linear_of_windows`], [`conv2d_of_groups`], [`conv_transpose2d`]: convolutions of images whose channels are
+//!   last, the first in the same way; [`conv2d`]: of images whose channels are first.
+//! - [`pool2d`], [`global_pool`], [`scale_shift`], [`resample()`]: what else is done with images.
 //! - [`attention()`], [`layer_norm`], [`softmax`], [`gather_rows`], [`gather_rows_int8`].
-//! - [`activate`], [`pairs`], [`copy`], [`cast()`], [`quantize`], [`dequantize`], [`reduce_rows`].
+//! - [`activate`], [`pairs`], [`copy`], [`copy_part`], [`cast()`], [`quantize`], [`dequantize`], [`reduce_rows`].
 //!
 //! # Panics
 //!
@@ -39,6 +41,7 @@ mod conv;
 mod copy;
 mod device;
 mod gather;
+mod images;
 mod linear;
 mod math;
 mod matrix;
@@ -47,20 +50,29 @@ mod norm;
 mod pair;
 mod quantize;
 mod reduce;
+mod resample;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod windows;
 
 pub use activation::activate;
 pub use attention::{Heads, Mask, attention, attention_takes_bf16, supports_head};
 pub use buffer::Buffer;
 pub use cast::{Number, cast};
 pub use conv::{Filters, conv2d};
-pub use copy::{Strided, copy};
+pub use copy::{Strided, copy, copy_part};
 pub use device::{Gpu, GpuError, Recording};
 pub use gather::{TableScales, gather_rows, gather_rows_int8};
-pub use linear::{Floats, IntegerLayer, Layer, Output, Weights, integer_linear, linear};
+pub use images::{
+    GroupFilters, TransposedFilters, conv_transpose2d, conv2d_of_groups, global_pool, pool2d,
+    scale_shift,
+};
+pub use linear::{
+    Floats, IntegerLayer, Layer, Output, Weights, integer_linear, linear, linear_of_windows,
+};
 pub use norm::{LayerNorm, layer_norm, softmax};
 pub use pair::{Pair, pairs};
 pub use quantize::{dequantize, dequantize_columns, quantize};
 pub use reduce::reduce_rows;
+pub use resample::{Samples, resample};

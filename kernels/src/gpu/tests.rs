@@ -2,6 +2,7 @@
 //! Every kernel against its twin for CPUs: on a GPU in builds for one, else on CubeCL's CPU runtime.
 
 mod attention;
+mod images;
 mod products;
 
 use half::bf16;

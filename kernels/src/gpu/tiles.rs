@@ -15,6 +15,7 @@ use super::Gpu;
 use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
 use super::linear::{load, zeros};
 use super::math::rounded_to_bf16;
+use super::windows::{Windows, corners, load_windows};
 
 /// Elements that are read at a time, from memory where rows are whole vectors, and from shared
 /// memory.
@@ -235,6 +236,7 @@ fn write<S: Numeric, Y: Numeric, N: Size>(
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
+    addend: &[Vector<f32, N>],
     y: &mut [Vector<Y, N>],
     sizes: &Sizes,
     epilogue: &Epilogue,
@@ -246,17 +248,23 @@ fn write<S: Numeric, Y: Numeric, N: Size>(
         let first = column + comptime!(part * wide);
         // Rows are whole pieces: where one begins, all of it is.
         if row < sizes.rows && first < sizes.columns {
+            let place = (row * sizes.columns + first) / wide;
             let mut values = Vector::<Y, N>::empty();
+            let mut added = Vector::<f32, N>::new(0.0f32);
+            if comptime!(form.adds) {
+                added = addend[place];
+            }
             #[unroll]
             for element in 0..wide {
                 let sum = sums.extract(comptime!(part * wide + element));
                 let at = if comptime!(form.bias_by_row) { row } else { first + element };
+                let added = added.extract(element);
                 values.insert(
                     element,
-                    finished::<S, Y>(sum, at, scales, column_sums, bias, epilogue, form),
+                    finished::<S, Y>(sum, at, scales, column_sums, bias, added, epilogue, form),
                 );
             }
-            y[(row * sizes.columns + first) / wide] = values;
+            y[place] = values;
         }
     }
 }
@@ -309,6 +317,7 @@ pub(super) fn write_sums<S: Numeric, Y: Numeric, N: Size>(
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
+    addend: &[Vector<f32, N>],
     y: &mut [Vector<Y, N>],
     sizes: &Sizes,
     epilogue: &Epilogue,
@@ -348,6 +357,7 @@ pub(super) fn write_sums<S: Numeric, Y: Numeric, N: Size>(
                 scales,
                 column_sums,
                 bias,
+                addend,
                 y,
                 sizes,
                 epilogue,
@@ -367,8 +377,10 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
     scales: &[f32],
     column_sums: &[i32],
     bias: &[f32],
+    addend: &[Vector<f32, N>],
     y: &mut [Vector<Y, N>],
     sizes: Sizes,
+    windows: Windows,
     epilogue: Epilogue,
     #[comptime] tile: Tile,
     #[comptime] form: Form,
@@ -386,7 +398,13 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
     let first_piece = at.first_column / wide;
     let mut loaded_left = Array::<Vector<X, N>>::new(left_loads.count);
     let mut loaded_right = Array::<Vector<S, N>>::new(right_loads.count);
-    load::<X, X, N>(x, &mut loaded_left, at.first_row, sizes.rows, 0, inner_pieces, left_loads);
+    let corners = corners(at.first_row, &sizes, &windows, left_loads);
+    if comptime!(form.gathers) {
+        let loaded = &mut loaded_left;
+        load_windows::<X, X, N>(x, loaded, &corners, 0, inner_pieces, &windows, left_loads);
+    } else {
+        load::<X, X, N>(x, &mut loaded_left, at.first_row, sizes.rows, 0, inner_pieces, left_loads);
+    }
     load::<W, S, N>(w, &mut loaded_right, 0, sizes.inner, first_piece, column_pieces, right_loads);
     let mut next = 0usize;
     let mut current = 0usize;
@@ -410,15 +428,14 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
         sync_cube();
         next += comptime!(tile.inner());
         let next_piece = next / wide;
-        load::<X, X, N>(
-            x,
-            &mut loaded_left,
-            at.first_row,
-            sizes.rows,
-            next_piece,
-            inner_pieces,
-            left_loads,
-        );
+        let loaded = &mut loaded_left;
+        if comptime!(form.gathers) {
+            let first = next_piece;
+            load_windows::<X, X, N>(x, loaded, &corners, first, inner_pieces, &windows, left_loads);
+        } else {
+            let (first_row, rows) = (at.first_row, sizes.rows);
+            load::<X, X, N>(x, loaded, first_row, rows, next_piece, inner_pieces, left_loads);
+        }
         load::<W, S, N>(
             w,
             &mut loaded_right,
@@ -440,6 +457,7 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
         scales,
         column_sums,
         bias,
+        addend,
         y,
         &sizes,
         &epilogue,
@@ -449,17 +467,24 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
     );
 }
 
+/// Elements that are read and written at a time.
+pub(super) fn wide<X, Y>(product: &Product<'_>) -> usize {
+    let whole = [product.run(), product.weights.columns].iter().all(|n| n % WIDE == 0);
+    let aligned = product.x.is_aligned_to(WIDE * size_of::<X>())
+        && product.y.buffer().is_aligned_to(WIDE * size_of::<Y>())
+        && product.addend.is_none_or(|addend| addend.is_aligned_to(WIDE * size_of::<f32>()));
+    if whole && aligned { WIDE } else { 1 }
+}
+
 /// Launches a product of weights in `[inner, columns]`.
 pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
     product: &Product<'_>,
     arguments: Arguments,
+    wide: usize,
 ) {
-    let Arguments { x, w, scales, column_sums, bias, y, sizes, epilogue } = arguments;
+    let Arguments { x, w, scales, column_sums, bias, addend, y, sizes, windows, epilogue } =
+        arguments;
     let tile = Tile::of(product.gpu, product.rows, product.weights.columns, 1);
-    let whole = [product.weights.inner, product.weights.columns].iter().all(|n| n % WIDE == 0);
-    let aligned = product.x.is_aligned_to(WIDE * size_of::<X>())
-        && product.y.buffer().is_aligned_to(WIDE * size_of::<Y>());
-    let wide = if whole && aligned { WIDE } else { 1 };
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
     // `Product::arguments` checked the lengths of all buffers against; rows are whole vectors.
     unsafe {
@@ -473,8 +498,10 @@ pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
             scales,
             column_sums,
             bias,
+            addend,
             y,
             sizes,
+            windows,
             epilogue,
             tile,
             product.form(),

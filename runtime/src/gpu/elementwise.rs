@@ -7,7 +7,7 @@ use kernels::gpu::{Gpu, Pair, activate, pairs};
 use super::{Call, GpuEntry, GpuKernel, operator};
 use crate::kernel::{floats, function_of};
 use crate::module::{Module, Node};
-use crate::pass::activation_of;
+use crate::pass::{activation_of, activation_of_node};
 
 const fn pair(name: &'static str, operation: &'static str) -> GpuEntry {
     GpuEntry { name, operation, prepare: prepare_pair }
@@ -40,6 +40,7 @@ pub(super) const KERNELS: &[GpuEntry] = &[
     function("gpu.hard-swish", "HardSwish"),
     function("gpu.leaky-relu", "LeakyRelu"),
     function("gpu.elu", "Elu"),
+    GpuEntry { name: "gpu.clip", operation: "Clip", prepare: prepare_clip },
 ];
 
 struct Pairs(Pair);
@@ -69,6 +70,12 @@ fn prepare_function(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
     floats(module, node)?;
     let named = |op| activation_of(op).or_else(|| function_of(op).map(Activation::Map));
     let found = operator(node).and_then(named).ok_or("does not know the function")?;
+    Ok(Box::new(Function(found)))
+}
+
+fn prepare_clip(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    floats(module, node)?;
+    let found = activation_of_node(module, node).ok_or("takes constant bounds only")?;
     Ok(Box::new(Function(found)))
 }
 

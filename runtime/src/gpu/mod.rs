@@ -11,6 +11,7 @@
 //! CubeCL names no device in its kernels, so neither does this: `kernels::gpu::Gpu` is whatever
 //! `crate::Device` opened.
 
+mod channels_last;
 mod conv;
 mod elementwise;
 mod float;
@@ -115,8 +116,14 @@ pub(crate) struct GpuEntry {
 }
 
 /// Every kernel. The first that takes a node runs it.
-pub(crate) const KERNELS: &[&[GpuEntry]] =
-    &[conv::KERNELS, elementwise::KERNELS, float::KERNELS, integer::KERNELS, movement::KERNELS];
+pub(crate) const KERNELS: &[&[GpuEntry]] = &[
+    channels_last::KERNELS,
+    conv::KERNELS,
+    elementwise::KERNELS,
+    float::KERNELS,
+    integer::KERNELS,
+    movement::KERNELS,
+];
 
 /// Chooses a kernel of the GPU, or of the CPU where it has none.
 pub(crate) fn choose(gpu: &Gpu, module: &Module, node: &Node, cpu: Cpu) -> Choice {

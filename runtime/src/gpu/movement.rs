@@ -1,7 +1,7 @@
 //! Elements that move: slices, transpositions, rows of tables, other element types.
 
 use graph::{DType, Op};
-use kernels::gpu::{Gpu, Number, Strided, cast, copy, gather_rows};
+use kernels::gpu::{Gpu, Number, Strided, cast, copy, copy_part, gather_rows};
 
 use super::{Call, GpuEntry, GpuKernel, operator};
 use crate::kernel::movement::{accepts_gather, slice};
@@ -15,6 +15,7 @@ pub(super) const KERNELS: &[GpuEntry] = &[
     GpuEntry { name: "gpu.transpose", operation: "Transpose", prepare: prepare_transpose },
     GpuEntry { name: "gpu.gather", operation: "Gather", prepare: prepare_gather },
     GpuEntry { name: "gpu.cast", operation: "Cast", prepare: prepare_cast },
+    GpuEntry { name: "gpu.concat", operation: "Concat", prepare: prepare_concat },
 ];
 
 /// Accepts nodes whose output has few enough dimensions.
@@ -142,6 +143,38 @@ fn prepare_cast(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKern
 impl GpuKernel for Cast {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
         cast(gpu, (&call.inputs[0].buffer, self.from), (&call.output, self.to));
+        Ok(())
+    }
+}
+
+struct Concat {
+    axis: usize,
+}
+
+fn prepare_concat(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    let bytes = module.value(node.output).dtype.size_bytes();
+    match operator(node) {
+        Some(Op::Concat(op)) if matches!(bytes, 1 | 4 | 8) => {
+            Ok(Box::new(Concat { axis: op.axis }))
+        }
+        _ => Err(format!("takes elements of 1, 4 or 8 bytes, found {bytes}")),
+    }
+}
+
+impl GpuKernel for Concat {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let inner: usize = call.shape[self.axis + 1..].iter().product();
+        let row = call.shape[self.axis] * inner;
+        let mut start = 0;
+        for part in call.inputs {
+            let width = part.shape[self.axis] * inner;
+            if start + width > row {
+                return Err(format!("the parts' sizes do not make {:?}", call.shape));
+            }
+            let bytes = part.dtype.size_bytes();
+            copy_part(gpu, bytes, &part.buffer, width, &call.output, [row, start]);
+            start += width;
+        }
         Ok(())
     }
 }

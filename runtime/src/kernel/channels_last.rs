@@ -1,6 +1,6 @@
 //! Convolution, pooling and scaling of images whose channels are last, f32.
 
-use graph::op::{ConvTranspose, GlobalPool, Pool};
+use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
 use graph::{DType, Dim};
 use kernels::channels_last::{self, Filters, PackedFilters};
 use kernels::float::PackedWeights;
@@ -29,7 +29,7 @@ const fn entry(
     KernelEntry { name, operation, tier: None, cost: 1, accepts: floats, prepare }
 }
 
-fn of(node: &Node) -> &ChannelsLast {
+pub(crate) fn of(node: &Node) -> &ChannelsLast {
     match &node.operation {
         Operation::ChannelsLast(operation) => operation,
         _ => unreachable!("the table pairs these kernels with images whose channels are last"),
@@ -68,18 +68,26 @@ fn prepare_conv(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     run(Convolution { cpu, conv: conv.clone(), has_addend: *has_addend, filters, weight })
 }
 
+/// The sizes of a convolution of images whose channels are last with filters as the graph has them.
+///
+/// # Errors
+/// When they do not fit.
+pub(crate) fn conv_sizes(op: &Conv, x: &[usize], weight: &[usize]) -> Result<Conv2d, String> {
+    let [batch, spatial @ .., channels] = x else {
+        return Err("expected a batch of images".to_owned());
+    };
+    // The same images with channels first.
+    let first = &match *spatial {
+        [width] => [*batch, *channels, width, 0],
+        [height, width] => [*batch, *channels, height, width],
+        _ => return Err(format!("expected 1 or 2 spatial dimensions, found {x:?}")),
+    }[..x.len()];
+    sizes(op, first, weight)
+}
+
 impl Convolution {
     fn sizes(&self, x: &[usize]) -> Result<Conv2d, String> {
-        let [batch, spatial @ .., channels] = x else {
-            return Err("expected a batch of images".to_owned());
-        };
-        // The same images with channels first.
-        let first = &match *spatial {
-            [width] => [*batch, *channels, width, 0],
-            [height, width] => [*batch, *channels, height, width],
-            _ => return Err(format!("expected 1 or 2 spatial dimensions, found {x:?}")),
-        }[..x.len()];
-        sizes(&self.conv.op, first, &self.weight)
+        conv_sizes(&self.conv.op, x, &self.weight)
     }
 }
 
@@ -138,32 +146,42 @@ fn prepare_transposed(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     run(Transposed { cpu, op: op.clone(), weights })
 }
 
-impl Transposed {
-    /// The convolution whose transpose it is.
-    fn sizes(&self, x: &[usize]) -> Result<Conv2d, String> {
-        let [batch, spatial @ .., channels] = x else {
-            return Err("expected a batch of images".to_owned());
+/// The convolution whose transpose a transposed convolution to so many outputs is.
+///
+/// # Errors
+/// When the sizes do not fit.
+pub(crate) fn transposed_sizes(
+    op: &ConvTranspose,
+    x: &[usize],
+    outputs: usize,
+) -> Result<Conv2d, String> {
+    let [batch, spatial @ .., channels] = x else {
+        return Err("expected a batch of images".to_owned());
+    };
+    let window = &op.window;
+    let mut windows = [Slide::ONE; 2];
+    let missing = windows.len().checked_sub(spatial.len());
+    let missing = missing.ok_or("expected at most 2 spatial dimensions")?;
+    for (axis, (slide, &size)) in windows[missing..].iter_mut().zip(spatial).enumerate() {
+        let (output, cut) = op.axis(axis, size)?;
+        let before = usize::try_from(cut).map_err(|_| "what is cut is negative")?;
+        *slide = Slide {
+            input: output,
+            kernel: window.kernel[axis],
+            stride: window.strides[axis],
+            dilation: window.dilations[axis],
+            before,
+            after: 0,
+            output: size,
         };
-        let window = &self.op.window;
-        let mut windows = [Slide::ONE; 2];
-        let missing = windows.len().checked_sub(spatial.len());
-        let missing = missing.ok_or("expected at most 2 spatial dimensions")?;
-        for (axis, (slide, &size)) in windows[missing..].iter_mut().zip(spatial).enumerate() {
-            let (output, cut) = self.op.axis(axis, size)?;
-            let before = usize::try_from(cut).map_err(|_| "what is cut is negative")?;
-            *slide = Slide {
-                input: output,
-                kernel: window.kernel[axis],
-                stride: window.strides[axis],
-                dilation: window.dilations[axis],
-                before,
-                after: 0,
-                output: size,
-            };
-        }
-        let taps: usize = window.kernel.iter().product();
-        let outputs = self.weights.outputs() / taps.max(1);
-        Ok(Conv2d { batch: *batch, channels: outputs, outputs: *channels, groups: 1, windows })
+    }
+    Ok(Conv2d { batch: *batch, channels: outputs, outputs: *channels, groups: 1, windows })
+}
+
+impl Transposed {
+    fn sizes(&self, x: &[usize]) -> Result<Conv2d, String> {
+        let taps: usize = self.op.window.kernel.iter().product();
+        transposed_sizes(&self.op, x, self.weights.outputs() / taps.max(1))
     }
 }
 
@@ -230,11 +248,15 @@ struct Images {
 }
 
 fn prepare_global(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
-    let pooling = match of(node) {
+    run(Images { cpu, pooling: global_pooling(node) })
+}
+
+/// What a pool over whole images makes of them.
+pub(crate) fn global_pooling(node: &Node) -> Pooling {
+    match of(node) {
         ChannelsLast::GlobalPool(GlobalPool::Max) => Pooling::Max,
         _ => Pooling::Average,
-    };
-    run(Images { cpu, pooling })
+    }
 }
 
 impl Kernel for Images {

@@ -44,7 +44,7 @@ fn prepare(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
 }
 
 /// How a window slides along height and width; sequences have height 1.
-pub(super) fn slides(
+pub(crate) fn slides(
     window: &Window,
     rounding: Rounding,
     spatial: &[usize],

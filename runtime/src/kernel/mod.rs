@@ -3,7 +3,7 @@
 pub(crate) mod attention;
 mod batch_norm;
 pub(crate) mod bf16;
-mod channels_last;
+pub(crate) mod channels_last;
 mod concat;
 pub(crate) mod conv;
 mod elementwise;
@@ -17,7 +17,7 @@ pub(crate) mod pool;
 pub(crate) mod quantize;
 mod reduce;
 mod reference;
-mod resize;
+pub(crate) mod resize;
 mod rows;
 
 use graph::{Bindings, DType, Dim, Element, Shape};

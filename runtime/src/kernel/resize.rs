@@ -20,13 +20,13 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
 }];
 
 /// What is done to one dimension.
-struct Step {
-    axis: usize,
-    samples: Vec<Sample>,
+pub(crate) struct Step {
+    pub(crate) axis: usize,
+    pub(crate) samples: Vec<Sample>,
 }
 
 /// The dimensions that change, at most two, and how.
-fn steps(module: &Module, node: &Node) -> Result<Vec<Step>, String> {
+pub(crate) fn steps(module: &Module, node: &Node) -> Result<Vec<Step>, String> {
     let Operation::Graph(Op::Resize(op)) = &node.operation else {
         unreachable!("the table pairs this kernel with resizing")
     };

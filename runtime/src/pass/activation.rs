@@ -6,7 +6,7 @@ use kernels::{Activation, Function};
 
 use super::repeat;
 use crate::kernel::function_of;
-use crate::module::{IntegerLinear, Module, Operation};
+use crate::module::{IntegerLinear, Module, Node, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, rewrite)
@@ -14,7 +14,11 @@ pub(super) fn run(module: &mut Module) -> usize {
 
 /// What node `index` does to each element of its first input, where a layer before it can.
 pub(super) fn activation_at(module: &Module, index: usize) -> Option<Activation> {
-    let node = &module.nodes[index];
+    activation_of_node(module, &module.nodes[index])
+}
+
+/// What a node does to each element of its first input, if it does and other inputs are constant.
+pub(crate) fn activation_of_node(module: &Module, node: &Node) -> Option<Activation> {
     let Operation::Graph(op) = &node.operation else { return None };
     let Op::Clip(clip) = op else {
         return activation_of(op).or_else(|| function_of(op).map(Activation::Map));

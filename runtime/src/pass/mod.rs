@@ -31,7 +31,7 @@ mod transposes;
 
 use serde::Serialize;
 
-pub(crate) use activation::activation_of;
+pub(crate) use activation::{activation_of, activation_of_node};
 pub(crate) use integer_linear::per_tensor;
 
 use crate::compile::Level;
@@ -82,11 +82,10 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
-/// Passes that a GPU does without. Its convolutions read channels first. A layer that rounds as it reads does so once for each tile of
-/// columns there; a launch that rounds once is cheaper. A GPU's
-/// threads share every launch, and its kernels see for themselves what may be bf16.
-const ON_CPUS_ONLY: [&str; 5] =
-    ["channels-last", "conv-sum", "quantize-prologue", "narrow", "slice-batch"];
+/// Passes that a GPU does without. A layer that rounds as it reads does so once for each tile of
+/// columns there; a launch that rounds once is cheaper. A GPU's threads share every launch, and its
+/// kernels see for themselves what may be bf16.
+const ON_CPUS_ONLY: [&str; 3] = ["quantize-prologue", "narrow", "slice-batch"];
 
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -11,6 +11,7 @@ use runtime::{
 };
 
 use crate::bert::{float, quantized, text};
+use crate::images::{growing, images, mixed, network};
 use crate::{Sketch, assert_close, numbers, options, run};
 
 #[cfg(feature = "cuda")]
@@ -280,6 +281,26 @@ fn convolutions_stay_on_the_gpu() {
         let inputs = [("x", numbers(&[batch, 4, 9, 8], 4, 1.0))];
         let expected = reference::evaluate(&graph, &inputs).unwrap();
         assert_close(&run(&model, &inputs), &expected, 1e-4);
+    }
+}
+
+#[test]
+fn image_networks_stay_on_the_gpu() {
+    if skipped() {
+        return;
+    }
+    for (graph, channels, size) in [(network(), 3, 12), (mixed(), 4, 9), (growing(), 4, 9)] {
+        for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 5e-2)] {
+            let model = compile(&graph, &CompileOptions { precision, ..on_gpu() }).unwrap();
+            assert_eq!(fallbacks(&model), Vec::<String>::new());
+            let is_last = |name: &str| name == "gpu.channels-last.conv";
+            assert!(model.explain().nodes.iter().any(|node| is_last(&node.kernel)));
+            for batch in [1, 3] {
+                let inputs = images(batch, channels, size);
+                let expected = reference::evaluate(&graph, &inputs).unwrap();
+                assert_close(&run(&model, &inputs), &expected, tolerance);
+            }
+        }
     }
 }
 

@@ -44,7 +44,7 @@ fn batch_norm(sketch: &mut Sketch, x: ValueId, channels: usize) -> ValueId {
     sketch.node(Op::BatchNorm(BatchNorm { epsilon: 1e-3 }), &[x, scale, bias, mean, variance])
 }
 
-fn images(batch: usize, channels: usize, size: usize) -> [(&'static str, Tensor); 1] {
+pub(crate) fn images(batch: usize, channels: usize, size: usize) -> [(&'static str, Tensor); 1] {
     [("x", numbers(&[batch, channels, size, size + 1], 7, 1.0))]
 }
 
@@ -61,7 +61,7 @@ fn kernels(model: &CompiledModel) -> Vec<&str> {
 const ALONE: [&str; 3] = ["transpose.f32", "channels-last.conv.f32", "transpose.f32"];
 
 /// A residual block and a separable one, then a classifier.
-fn network() -> Graph {
+pub(crate) fn network() -> Graph {
     let (mut sketch, x) = sketch(3, 12);
     let stem = conv(&mut sketch, x, [3, 8, 1], 2);
     let stem = batch_norm(&mut sketch, stem, 8);
@@ -207,8 +207,8 @@ fn pointwise(sketch: &mut Sketch, x: ValueId, [channels, outputs]: [usize; 2]) -
     sketch.node(Op::Conv(Conv { window: window(&[1, 1], 1, 0), groups: 1 }), &[x, weight])
 }
 
-#[test]
-fn what_follows_a_convolution_has_its_channels_last_too() {
+/// Convolutions with much between them that is done by channel or by element.
+pub(crate) fn mixed() -> Graph {
     let (mut sketch, x) = sketch(4, 9);
     let stem = conv(&mut sketch, x, [4, 16, 1], 2);
     // A gate by channel, as of squeeze and excitation.
@@ -242,7 +242,12 @@ fn what_follows_a_convolution_has_its_channels_last_too() {
     let all = sketch.node(Op::Concat(Concat { axis: 1 }), &[shifted, sum]);
     let flat = sketch.node(Op::Reshape(Reshape { shape: vec![0, -1] }), &[all]);
     let softmax = sketch.node(Op::Softmax(graph::op::Softmax {}), &[large]);
-    let graph = sketch.finish(&[flat, large, softmax, gate]);
+    sketch.finish(&[flat, large, softmax, gate])
+}
+
+#[test]
+fn what_follows_a_convolution_has_its_channels_last_too() {
+    let graph = mixed();
     for batch in [1, 3] {
         let model = check(&graph, &images(batch, 4, 9), FLOAT);
         let kernels = kernels(&model);
@@ -382,6 +387,40 @@ fn transposed_convolutions() {
             }
         }
     }
+}
+
+/// Images that are made larger, in both ways.
+pub(crate) fn growing() -> Graph {
+    let (mut sketch, x) = sketch(4, 9);
+    let y = conv(&mut sketch, x, [4, 16, 1], 1);
+    let resize = Resize {
+        interpolation: Interpolation::Linear,
+        coordinates: Coordinates::HalfPixel,
+        outside: Outside::Edge,
+        antialias: false,
+        aspect: AspectRatio::Stretch,
+        axes: vec![0, 1, 2, 3],
+    };
+    let roi = sketch.weight(Tensor::from_fn(&[0], |_| 0f32));
+    let scales = sketch.weight(Tensor::new(&[4], vec![1f32, 1.0, 2.0, 1.5]).unwrap());
+    let y = sketch.node(Op::Resize(resize), &[y, roi, scales]);
+    let weight = sketch.weight(numbers(&[16, 8, 2, 2], 41, 0.3));
+    let bias = sketch.weight(numbers(&[8], 42, 0.3));
+    let transposed = ConvTranspose {
+        window: window(&[2, 2], 2, 0),
+        groups: 1,
+        output_padding: vec![0, 0],
+        output_shape: None,
+    };
+    let y = sketch.node(Op::ConvTranspose(transposed), &[y, weight, bias]);
+    let mean = sketch.node(Op::GlobalPool(GlobalPool::Max), &[y]);
+    let y = sketch.node(Op::Sub, &[y, mean]);
+    sketch.finish(&[y])
+}
+
+#[test]
+fn images_grow() {
+    check(&growing(), &images(2, 4, 9), FLOAT);
 }
 
 #[test]
