@@ -329,7 +329,7 @@ fn quantization_matches() {
 fn norms_match() {
     let cpu = Cpu::best();
     for gpu in gpus() {
-        for (rows, columns) in [(0, 3), (1, 1), (3, 5), (6, 33), (2, 300)] {
+        for (rows, columns) in [(0, 3), (1, 1), (3, 5), (6, 33), (5, 64), (2, 300), (2, 2052)] {
             let [x, residual] = [1, 2].map(|seed| numbers(rows * columns, seed));
             let [gamma, beta] = [3, 4].map(|seed| numbers(columns, seed));
             let [on_x, on_residual, on_gamma, on_beta] =
@@ -341,16 +341,20 @@ fn norms_match() {
             let y = empty::<f32>(&gpu, x.len());
 
             crate::layer_norm(cpu, &x, &norm, &mut expected);
-            layer_norm(&gpu, &on_x, None, &on_norm, &y);
+            layer_norm(&gpu, &on_x, None, &on_norm, Some(&y), None);
             assert_close(&read(&gpu, &y), &expected, 1e-5);
 
             crate::residual_layer_norm(cpu, &x, &residual, &norm, &mut expected);
-            layer_norm(&gpu, &on_x, Some(&on_residual), &on_norm, &y);
+            let rounded = [0, 1].map(|_| empty::<bf16>(&gpu, x.len()));
+            for (y, rounded) in [(Some(&y), &rounded[0]), (None, &rounded[1])] {
+                layer_norm(&gpu, &on_x, Some(&on_residual), &on_norm, y, Some(rounded));
+                assert_close(&in_f32(&read(&gpu, rounded)), &expected, 4e-3);
+            }
             assert_close(&read(&gpu, &y), &expected, 1e-5);
 
             let row = numbers(columns, 5);
             crate::residual_layer_norm(cpu, &x, &row, &norm, &mut expected);
-            layer_norm(&gpu, &on_x, Some(&upload(&gpu, &row)), &on_norm, &y);
+            layer_norm(&gpu, &on_x, Some(&upload(&gpu, &row)), &on_norm, Some(&y), None);
             assert_close(&read(&gpu, &y), &expected, 1e-5);
 
             crate::softmax_forward(cpu, &x, columns, &mut expected);

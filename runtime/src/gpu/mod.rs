@@ -1,8 +1,8 @@
 //! The second back end: the steps of a compiled model on a GPU.
 //!
 //! Weights are uploaded once, when the model is compiled. A session has one arena on the device,
-//! laid out by the same plan as the one in memory, and launches step after step; nothing waits
-//! until the outputs are read. A node without a kernel here, see [`KERNELS`], runs on the CPU: its
+//! laid out by the same plan as the one in memory, and one of half its size where values are kept in
+//! bf16 beside f32; it launches step after step, and nothing waits until the outputs are read. A node without a kernel here, see [`KERNELS`], runs on the CPU: its
 //! inputs are read into their places in the session's own arena, its output is written back.
 //!
 //! A session records the launches of sizes that it meets again, where the hardware can and nothing
@@ -52,19 +52,32 @@ fn floats(buffer: &Buffer, bf16: bool) -> Floats<'_> {
     if bf16 { Floats::Bf16(buffer) } else { Floats::F32(buffer) }
 }
 
+/// How a value of floats lies on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// As it is.
+    F32,
+    /// Rounded, since all who read it round it, in the first half of its place.
+    Bf16,
+    /// Twice, since some do.
+    Both,
+}
+
 /// One launch of a node.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) inputs: &'a [Operand<'a>],
     pub(crate) shape: &'a [usize],
+    /// In f32, or bf16 where `kept` says that alone.
     pub(crate) output: Buffer,
-    /// Whether the output is written as bf16.
-    pub(crate) bf16: bool,
+    /// The output in bf16, where it is kept as both.
+    pub(crate) rounded: Buffer,
+    pub(crate) kept: Kept,
 }
 
 impl Call<'_> {
     fn floats(&self) -> Floats<'_> {
-        floats(&self.output, self.bf16)
+        floats(&self.output, self.kept == Kept::Bf16)
     }
 }
 
@@ -99,6 +112,11 @@ pub(crate) trait GpuKernel: Send + Sync {
 
     /// Whether it can write its output as bf16, and does so where all who read it round it to that.
     fn writes_bf16(&self) -> bool {
+        false
+    }
+
+    /// Whether it can also write it as both.
+    fn writes_both(&self) -> bool {
         false
     }
 }
@@ -170,24 +188,33 @@ pub(crate) struct GpuModel {
     constants: Vec<Option<Buffer>>,
     /// For each value, the value that it is a view of, or itself.
     bases: Vec<Id>,
-    /// For each value, whether it lies on the device as bf16, in the first half of its place.
-    bf16: Vec<bool>,
+    /// For each value, how it lies on the device.
+    kept: Vec<Kept>,
 }
 
-/// The values that are written as bf16: all who read them round them to it, on the GPU.
-fn values_in_bf16(module: &Module, steps: &[Prepared]) -> Vec<bool> {
-    let mut writes = vec![false; module.values.len()];
-    for (node, step) in module.nodes.iter().zip(steps) {
-        writes[node.output.0] = matches!(step, Prepared::OnGpu(kernel) if kernel.writes_bf16());
-    }
+/// How each value is written: as bf16 where all who read it round it to that, on the GPU; as both where
+/// some do.
+fn kept(module: &Module, steps: &[Prepared]) -> Vec<Kept> {
+    let mut found = vec![Kept::F32; module.values.len()];
+    let (mut rounds, mut reads) = (vec![false; found.len()], vec![false; found.len()]);
+    module.outputs.iter().for_each(|output| reads[output.0] = true);
     for (node, step) in module.nodes.iter().zip(steps) {
         for (position, input) in node.inputs.iter().enumerate() {
-            let reads = matches!(step, Prepared::OnGpu(kernel) if kernel.reads_bf16(position));
-            writes[input.0] &= reads;
+            let is_rounded = matches!(step, Prepared::OnGpu(kernel) if kernel.reads_bf16(position));
+            let readers = if is_rounded { &mut rounds } else { &mut reads };
+            readers[input.0] = true;
         }
     }
-    module.outputs.iter().for_each(|output| writes[output.0] = false);
-    writes
+    for (node, step) in module.nodes.iter().zip(steps) {
+        let Prepared::OnGpu(kernel) = step else { continue };
+        let output = node.output.0;
+        found[output] = match (rounds[output], reads[output]) {
+            (true, false) if kernel.writes_bf16() => Kept::Bf16,
+            (true, true) if kernel.writes_both() => Kept::Both,
+            _ => Kept::F32,
+        };
+    }
+    found
 }
 
 impl GpuModel {
@@ -206,8 +233,13 @@ impl GpuModel {
                 }
             }
         }
-        let bf16 = values_in_bf16(module, steps);
-        Self { gpu, constants, bases, bf16 }
+        let kept = kept(module, steps);
+        Self { gpu, constants, bases, kept }
+    }
+
+    /// Whether some values are kept twice.
+    fn keeps_both(&self) -> bool {
+        self.kept.contains(&Kept::Both)
     }
 
     fn failed(&self, error: &GpuError) -> RuntimeError {

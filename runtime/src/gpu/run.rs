@@ -3,7 +3,7 @@
 use graph::Tensor;
 use kernels::gpu::{Buffer, Gpu, GpuError, Recording};
 
-use super::{Call, GpuKernel, GpuModel, Operand};
+use super::{Call, GpuKernel, GpuModel, Kept, Operand};
 use crate::RuntimeError;
 use crate::kernel::Prepared;
 use crate::module::{Id, Node};
@@ -16,11 +16,20 @@ const MOST_RECORDINGS: usize = 64;
 /// What a session keeps on the device.
 pub(crate) struct Memory {
     gpu: Gpu,
-    arena: Option<Buffer>,
+    arena: Option<Arena>,
     /// By sizes of the inputs, oldest first.
     known: Vec<Known>,
     /// Why launches are not recorded, once that failed.
     refused: Option<GpuError>,
+}
+
+/// Where values lie.
+#[derive(Clone)]
+struct Arena {
+    whole: Buffer,
+    /// Half as long: what is kept in bf16 beside f32 lies at half its place, so that what does not meet
+    /// in one does not meet in the other.
+    rounded: Buffer,
 }
 
 /// What a session keeps for one set of sizes.
@@ -43,14 +52,16 @@ impl Memory {
     }
 
     /// The arena, grown to this many bytes.
-    fn arena(&mut self, bytes: usize) -> Buffer {
+    fn arena(&mut self, bytes: usize, keeps_both: bool) -> Arena {
         match &self.arena {
-            Some(arena) if arena.len() >= bytes => arena.clone(),
+            Some(arena) if arena.whole.len() >= bytes => arena.clone(),
             _ => {
                 // Recordings hold on to the old one.
                 self.known.clear();
                 self.arena = None;
-                self.arena.insert(self.gpu.empty(bytes)).clone()
+                let rounded = self.gpu.empty(if keeps_both { bytes / 2 } else { 0 });
+                let whole = self.gpu.empty(bytes);
+                self.arena.insert(Arena { whole, rounded }).clone()
             }
         }
     }
@@ -91,7 +102,7 @@ struct OnGpu<'r, 'a> {
     run: &'r Run<'a>,
     model: &'r GpuModel,
     gpu: &'r Gpu,
-    arena: Buffer,
+    arena: Arena,
     inputs: &'r [Buffer],
     /// By the value that others are views of.
     newest: Vec<Newest>,
@@ -111,7 +122,7 @@ pub(crate) fn run(
     watch: Option<Watch<'_>>,
 ) -> Result<(), RuntimeError> {
     check_indices(run, steps)?;
-    let arena = memory.arena(run.plan.bytes);
+    let arena = memory.arena(run.plan.bytes, model.keeps_both());
     let (index, new) = memory.inputs(run);
     let Memory { gpu, known, .. } = memory;
     let Known { inputs, recording, .. } = &mut known[index];
@@ -226,12 +237,15 @@ impl OnGpu<'_, '_> {
     }
 
     fn launch(&mut self, node: &Node, kernel: &dyn GpuKernel) -> Result<(), RuntimeError> {
-        let operands: Vec<Operand<'_>> = node.inputs.iter().map(|&id| self.operand(id)).collect();
+        let inputs = node.inputs.iter().enumerate();
+        let operands: Vec<Operand<'_>> =
+            inputs.map(|(input, &id)| self.operand(id, kernel.reads_bf16(input))).collect();
         let call = Call {
             inputs: &operands,
             shape: &self.run.plan.shapes[node.output.0],
             output: self.buffer(node.output),
-            bf16: self.model.bf16[node.output.0],
+            rounded: self.rounded(node.output),
+            kept: self.model.kept[node.output.0],
         };
         kernel.launch(self.gpu, &call).map_err(|reason| RuntimeError::Node {
             node: node.name.clone(),
@@ -243,18 +257,34 @@ impl OnGpu<'_, '_> {
         Ok(())
     }
 
-    fn operand(&self, id: Id) -> Operand<'_> {
+    /// `reads_bf16`: whether who reads it rounds it.
+    fn operand(&self, id: Id, reads_bf16: bool) -> Operand<'_> {
         let shape = &self.run.plan.shapes[id.0];
         let dtype = self.run.module.value(id).dtype;
-        Operand { dtype, shape, buffer: self.buffer(id), bf16: self.model.bf16[id.0] }
+        let (buffer, bf16) = match self.model.kept[id.0] {
+            Kept::Both if reads_bf16 => (self.rounded(id), true),
+            kept => (self.buffer(id), kept == Kept::Bf16),
+        };
+        Operand { dtype, shape, buffer, bf16 }
+    }
+
+    /// Where a value lies in bf16, if it is kept as both.
+    fn rounded(&self, id: Id) -> Buffer {
+        match (&self.run.plan.places[id.0], self.model.kept[id.0]) {
+            (Place::Arena(range), Kept::Both) => {
+                self.arena.rounded.slice(range.start / 2..range.end / 2)
+            }
+            _ => self.arena.rounded.slice(0..0),
+        }
     }
 
     fn buffer(&self, id: Id) -> Buffer {
-        let none = || self.arena.slice(0..0);
+        let none = || self.arena.whole.slice(0..0);
         match &self.run.plan.places[id.0] {
             Place::Arena(range) => {
-                let bytes = if self.model.bf16[id.0] { range.len() / 2 } else { range.len() };
-                self.arena.slice(range.start..range.start + bytes)
+                let is_half = self.model.kept[id.0] == Kept::Bf16;
+                let bytes = if is_half { range.len() / 2 } else { range.len() };
+                self.arena.whole.slice(range.start..range.start + bytes)
             }
             Place::Constant(base, range) => {
                 let whole = self.model.constants[base.0].as_ref();
@@ -270,7 +300,7 @@ impl OnGpu<'_, '_> {
         let base = self.model.bases[id.0];
         let Place::Arena(range) = &self.run.plan.places[base.0] else { return };
         if self.newest[base.0] == Newest::Host {
-            self.gpu.write(&self.arena.slice(range.clone()), &host[range.clone()]);
+            self.gpu.write(&self.arena.whole.slice(range.clone()), &host[range.clone()]);
             self.newest[base.0] = Newest::Both;
         }
     }
@@ -283,7 +313,7 @@ impl OnGpu<'_, '_> {
             let Place::Arena(range) = &self.run.plan.places[base.0] else { continue };
             if self.newest[base.0] == Newest::Device {
                 self.newest[base.0] = Newest::Both;
-                wanted.push((range.clone(), self.arena.slice(range.clone())));
+                wanted.push((range.clone(), self.arena.whole.slice(range.clone())));
             }
         }
         if wanted.is_empty() {
