@@ -434,6 +434,7 @@ impl Launch<'_> {
         match y {
             Output::Floats(Floats::F32(_)) => self.on_matrix_units_into::<X, f32>(),
             Output::Floats(Floats::Bf16(_)) => self.on_matrix_units_into::<X, bf16>(),
+            Output::Floats(Floats::Both { .. }) => panic!("attention: expected y in one type"),
             Output::Int8(..) => self.on_matrix_units_into::<X, i8>(),
         }
     }

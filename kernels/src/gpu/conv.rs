@@ -181,6 +181,7 @@ pub fn conv2d(gpu: &Gpu, sizes: &Conv2d, x: &Buffer, filters: &Filters<'_>, y: &
         bias_by_row: true,
         adds: false,
         gathers: false,
+        rounds: false,
         curve,
     };
     let tile = Tile::of(gpu, rows, positions, batch * groups);

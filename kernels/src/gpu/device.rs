@@ -8,6 +8,7 @@ use cubecl::prelude::*;
 use cubecl_environment::stream::StreamId;
 
 use super::Buffer;
+use super::staging::staged;
 
 /// Held for writing while launches are recorded: copies and allocations of other threads would
 /// spoil the recording.
@@ -142,8 +143,7 @@ impl Gpu {
         assert_eq!(bytes.len(), buffer.len(), "write: expected as many bytes as the buffer has");
         if !bytes.is_empty() {
             let _guard = not_recording();
-            self.client
-                .write(&buffer.handle(), cubecl::bytes::Bytes::from_bytes_vec(bytes.to_vec()));
+            self.client.write(&buffer.handle(), staged(&self.client, bytes));
         }
     }
 

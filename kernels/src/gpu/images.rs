@@ -241,6 +241,7 @@ impl Folding<'_> {
             (Floats::F32(x), Floats::Bf16(y)) => self.launch_of::<f32, bf16>(gpu, x, y),
             (Floats::Bf16(x), Floats::F32(y)) => self.launch_of::<bf16, f32>(gpu, x, y),
             (Floats::Bf16(x), Floats::Bf16(y)) => self.launch_of::<bf16, bf16>(gpu, x, y),
+            _ => panic!("images: expected x and y in one type each"),
         }
     }
 

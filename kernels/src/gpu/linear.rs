@@ -176,12 +176,29 @@ pub enum Floats<'a> {
     /// In bf16, which only what runs on matrix units reads and writes, see
     /// [`Weights::reads_bf16`] and [`attention_takes_bf16`](super::attention_takes_bf16).
     Bf16(&'a Buffer),
+    /// In f32, and rounded to bf16 beside it, which only results are, of [`layer_norm`](super::layer_norm)
+    /// and of what runs on matrix units.
+    Both {
+        /// In f32.
+        exact: &'a Buffer,
+        /// In bf16.
+        rounded: &'a Buffer,
+    },
 }
 
 impl<'a> Floats<'a> {
+    /// Where it lies, in f32 where it does so.
     pub(super) const fn buffer(self) -> &'a Buffer {
         match self {
-            Self::F32(buffer) | Self::Bf16(buffer) => buffer,
+            Self::F32(buffer) | Self::Bf16(buffer) | Self::Both { exact: buffer, .. } => buffer,
+        }
+    }
+
+    /// Where it lies in bf16 beside f32.
+    const fn rounded(self) -> Option<&'a Buffer> {
+        match self {
+            Self::F32(_) | Self::Bf16(_) => None,
+            Self::Both { rounded, .. } => Some(rounded),
         }
     }
 }
@@ -237,6 +254,8 @@ pub(super) struct Form {
     pub(super) adds: bool,
     /// Rows of x are windows of images.
     pub(super) gathers: bool,
+    /// The result is also written in bf16.
+    pub(super) rounds: bool,
     pub(super) curve: Curve,
 }
 
@@ -348,6 +367,8 @@ pub(super) struct Product<'a> {
     pub(super) addend: Option<&'a Buffer>,
     activation: Activation,
     pub(super) y: Output<'a>,
+    /// Where y also goes, in bf16.
+    pub(super) rounded: Option<&'a Buffer>,
 }
 
 /// A product's arguments of a kernel, checked.
@@ -359,6 +380,7 @@ pub(super) struct Arguments {
     pub(super) bias: BufferArg,
     pub(super) addend: BufferArg,
     pub(super) y: BufferArg,
+    pub(super) rounded: BufferArg,
     pub(super) sizes: SizesLaunch,
     pub(super) windows: WindowsLaunch,
     pub(super) epilogue: EpilogueLaunch,
@@ -388,6 +410,7 @@ impl<'a> Product<'a> {
             addend: None,
             activation,
             y: Output::Floats(y),
+            rounded: y.rounded(),
         }
     }
 
@@ -399,9 +422,11 @@ impl<'a> Product<'a> {
             _ if !self.weights.on_matrix_units => {
                 panic!("linear: expected x and y in f32, found bf16")
             }
+            (_, Floats::Both { .. }, _) => panic!("linear: expected x in f32 or bf16, found both"),
             (_, Floats::F32(_), Floats::Bf16(_)) => self.launch::<f32, bf16, f32, bf16>(),
-            (_, Floats::Bf16(_), Floats::F32(_)) => self.launch::<bf16, bf16, f32, f32>(),
+            (_, Floats::F32(_), _) => self.launch::<f32, bf16, f32, f32>(),
             (_, Floats::Bf16(_), Floats::Bf16(_)) => self.launch::<bf16, bf16, f32, bf16>(),
+            (_, Floats::Bf16(_), _) => self.launch::<bf16, bf16, f32, f32>(),
         }
     }
 }
@@ -416,6 +441,7 @@ impl Product<'_> {
             bias_by_row: false,
             adds: self.addend.is_some(),
             gathers: self.windows.is_some(),
+            rounds: self.rounded.is_some(),
             curve: Curve::of(self.activation).0,
         }
     }
@@ -438,13 +464,17 @@ impl Product<'_> {
             Some(conv) => conv.batch * area(&conv.windows, |slide| slide.input) * conv.channels,
         };
         let windows = self.windows.map_or([Slide::ONE; 2], |conv| conv.windows);
-        // Nothing reads the place of an addend that is not there.
+        // Nothing reads or writes what is not there.
         let addend = self.addend.map_or_else(
             || self.bias.argument::<f32>("linear: bias", columns),
             |addend| addend.argument::<f32>("linear: addend", elements),
         );
         let (_, [alpha, beta]) = Curve::of(self.activation);
         let [from, to] = [self.input, self.y.to()].map(StepsLaunch::of);
+        let rounded = self.rounded.map_or_else(
+            || self.bias.argument::<f32>("linear: bias", columns),
+            |rounded| rounded.argument::<bf16>("linear: rounded", elements),
+        );
         Arguments {
             x: self.x.argument::<X>("linear: x", x),
             w: self.weights.data.argument::<W>("linear: weights", inner * columns),
@@ -452,6 +482,7 @@ impl Product<'_> {
             column_sums: self.column_sums.argument::<i32>("linear: column sums", columns),
             bias: self.bias.argument::<f32>("linear: bias", columns),
             addend,
+            rounded,
             y: self.y.buffer().argument::<Y>("linear: y", elements),
             sizes: SizesLaunch::new(self.rows, inner, columns),
             windows: WindowsLaunch::of(&windows, self.run() / wide),
@@ -549,12 +580,16 @@ pub fn integer_linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &IntegerLayer<'
         addend: None,
         activation,
         y,
+        rounded: None,
     };
     match (float_input, y) {
         (false, Output::Floats(Floats::F32(_))) => product.launch::<i8, i8, i32, f32>(),
         (true, Output::Floats(Floats::F32(_))) => product.launch::<f32, i8, i32, f32>(),
         (false, Output::Int8(..)) => product.launch::<i8, i8, i32, i8>(),
         (true, Output::Int8(..)) => product.launch::<f32, i8, i32, i8>(),
+        (_, Output::Floats(Floats::Both { .. })) => {
+            panic!("integer_linear: expected y in one type")
+        }
         (_, Output::Floats(Floats::Bf16(_))) if !weights.on_matrix_units => {
             panic!("integer_linear: expected y in f32, found bf16");
         }

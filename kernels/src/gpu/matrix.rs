@@ -12,6 +12,7 @@
 use cubecl::cmma::{MatrixIdent, MmaDefinition};
 use cubecl::features::MmaConfig;
 use cubecl::prelude::*;
+use half::bf16;
 
 use super::Gpu;
 use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
@@ -51,41 +52,56 @@ pub(super) fn multiplies<E: CubeElement, S: CubeElement>(gpu: &Gpu, inner: usize
         && (inner * size).is_multiple_of(WIDE)
 }
 
-/// How work is cut: a cube of `planes[0] × planes[1]` planes, each with `blocks[0] × blocks[1]`
-/// results of the instruction.
+/// How work is cut: a cube of `groups` times `planes[0] × planes[1]` planes, each with `blocks[0] ×
+/// blocks[1]` results of the instruction. Each group multiplies its part of every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Cut {
+    groups: usize,
     planes: [usize; 2],
     /// The second is even: columns are read from shared memory for two instructions at once.
     blocks: [usize; 2],
-    /// Bytes of the inner dimension in shared memory at a time.
+    /// Bytes of the inner dimension in shared memory at a time, of all groups.
     depth: usize,
 }
 
-const LARGE: Cut = Cut { planes: [2, 2], blocks: [4, 4], depth: 128 };
-const MIDDLE: Cut = Cut { planes: [2, 2], blocks: [2, 4], depth: 128 };
-const SMALL: Cut = Cut { planes: [2, 2], blocks: [2, 2], depth: 128 };
+const LARGE: Cut = Cut { groups: 1, planes: [2, 2], blocks: [4, 4], depth: 128 };
+const MIDDLE: Cut = Cut { groups: 1, planes: [2, 2], blocks: [2, 4], depth: 128 };
+const SMALL: Cut = Cut { groups: 1, planes: [2, 2], blocks: [2, 2], depth: 128 };
 /// For results of few tiles: many cubes, few steps.
-const TINY: Cut = Cut { planes: [2, 2], blocks: [1, 2], depth: 256 };
+const TINY: Cut = Cut { groups: 1, planes: [2, 2], blocks: [1, 2], depth: 256 };
 
 impl Cut {
-    /// The one with which the busiest multiprocessor is done first.
-    fn of<E>(gpu: &Gpu, rows: usize, columns: usize) -> Self {
+    /// The one with which the busiest multiprocessor is done first. One that has a single cube gets
+    /// another group of planes, whose loads are under way at the same time.
+    fn of<E>(gpu: &Gpu, rows: usize, inner: usize, columns: usize) -> Self {
         /// Time for a sum, as measured with many tiles on an H100, of bf16 and of int8.
         const TIMES: [(Cut, [usize; 2]); 4] =
             [(LARGE, [16, 20]), (MIDDLE, [20, 16]), (SMALL, [23, 16]), (TINY, [29, 21])];
+        let rounds =
+            |cut: Self| gpu.rounds(rows.div_ceil(cut.rows()) * columns.div_ceil(cut.columns()));
         let time = |&(cut, [bf16, int8]): &(Self, [usize; 2])| {
             let time = if size_of::<E>() == 1 { int8 } else { bf16 };
-            gpu.rounds(rows.div_ceil(cut.rows()) * columns.div_ceil(cut.columns()))
-                * cut.rows()
-                * cut.columns()
-                * time
+            rounds(cut) * cut.rows() * cut.columns() * time
         };
-        TIMES.into_iter().min_by_key(time).expect("there are cuts").0
+        let (cut, _) = TIMES.into_iter().min_by_key(time).expect("there are cuts");
+        let grouped = Self { groups: 2, depth: 2 * cut.depth, ..cut };
+        let has_units = gpu.units(grouped.units() as u32) == grouped.units() as u32;
+        let is_alone = rounds(cut) == 1 && inner * size_of::<E>() > cut.depth;
+        if is_alone && has_units { grouped } else { cut }
+    }
+
+    /// Planes of a group.
+    const fn group_planes(self) -> usize {
+        self.planes[0] * self.planes[1]
     }
 
     const fn units(self) -> usize {
-        self.planes[0] * self.planes[1] * PLANE
+        self.groups * self.group_planes() * PLANE
+    }
+
+    /// Blocks of a plane.
+    const fn plane_blocks(self) -> usize {
+        self.blocks[0] * self.blocks[1]
     }
 
     const fn rows(self) -> usize {
@@ -176,7 +192,7 @@ fn multiply<E: Numeric, S: Numeric, N: Size, NS: Size>(
     let size!(NA) = product.vector_size(MatrixIdent::A);
     let size!(NB) = product.vector_size(MatrixIdent::B);
     #[unroll]
-    for step in 0..comptime!(cut.depth / DEPTH) {
+    for step in 0..comptime!(cut.depth / DEPTH / cut.groups) {
         let mut operands = Sequence::<Array<Vector<E, NA>>>::new();
         #[unroll]
         for block in 0..blocks_y {
@@ -227,6 +243,7 @@ fn write<S: Numeric, Y: Numeric, NS: Size, NY: Size>(
     bias: &[f32],
     addend: &[Vector<f32, NY>],
     y: &mut [Vector<Y, NY>],
+    rounded: &mut [Vector<bf16, NY>],
     sizes: &Sizes,
     epilogue: &Epilogue,
     #[comptime] form: Form,
@@ -258,6 +275,9 @@ fn write<S: Numeric, Y: Numeric, NS: Size, NY: Size>(
                     );
                 }
                 y[place] = values;
+                if comptime!(form.rounds) {
+                    rounded[place] = Vector::cast_from(values);
+                }
             }
         }
     }
@@ -273,6 +293,7 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     bias: &[f32],
     addend: &[Vector<f32, NY>],
     y: &mut [Vector<Y, NY>],
+    rounded: &mut [Vector<bf16, NY>],
     sizes: Sizes,
     windows: Windows,
     epilogue: Epilogue,
@@ -296,7 +317,10 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     let sum_vectors = product.vectors_per_lane(MatrixIdent::Accumulator);
 
     let lane = UNIT_POS_X as usize;
-    let plane = UNIT_POS_Y as usize;
+    let group = UNIT_POS_Y as usize / comptime!(cut.group_planes());
+    let plane = UNIT_POS_Y as usize % comptime!(cut.group_planes());
+    // Where the group's part of a step begins.
+    let group_start = group * comptime!(cut.pieces() / cut.groups);
     let plane_row = plane / comptime!(cut.planes[1]) * comptime!(blocks_y * ROWS);
     let plane_column = plane % comptime!(cut.planes[1]) * comptime!(blocks_x * COLUMNS);
     let first_row = CUBE_POS_Y as usize * comptime!(cut.rows());
@@ -304,8 +328,9 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     // Which row and which half of 32 bytes this unit points to when its plane reads 16 rows of x,
     // and 16 of the weights: the first as four quarters down and then across, the second across
     // and then down.
-    let left_place = (plane_row + lane % 16) * pitch + lane / 16;
-    let right_place = (plane_column + lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2;
+    let left_place = (plane_row + lane % 16) * pitch + lane / 16 + group_start;
+    let right_place =
+        (plane_column + lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 + group_start;
 
     let mut sums = Sequence::<Array<Vector<S, NS>>>::new();
     #[unroll]
@@ -346,24 +371,74 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
         current = 1usize - current;
     }
 
-    #[unroll]
-    for block in 0..comptime!(blocks_y * blocks_x) {
-        let row = first_row + plane_row + comptime!(block / blocks_x * ROWS);
-        let column = first_column + plane_column + comptime!(block % blocks_x * COLUMNS);
-        write::<S, Y, NS, NY>(
-            sums.index(block),
-            row,
-            column,
-            scales,
-            column_sums,
-            bias,
-            addend,
-            y,
-            &sizes,
-            &epilogue,
-            form,
-            wide_y,
-        );
+    if comptime!(cut.groups > 1) {
+        add_groups(&mut sums, group, plane, sum_vectors, cut);
+    }
+    // Only the first group has whole sums; with one group this is known when the kernel is compiled.
+    if comptime!(cut.groups == 1) || group == 0 {
+        #[unroll]
+        for block in 0..comptime!(blocks_y * blocks_x) {
+            let row = first_row + plane_row + comptime!(block / blocks_x * ROWS);
+            let column = first_column + plane_column + comptime!(block % blocks_x * COLUMNS);
+            write::<S, Y, NS, NY>(
+                sums.index(block),
+                row,
+                column,
+                scales,
+                column_sums,
+                bias,
+                addend,
+                y,
+                rounded,
+                &sizes,
+                &epilogue,
+                form,
+                wide_y,
+            );
+        }
+    }
+}
+
+/// Adds the sums of all groups to those of the first, through shared memory.
+#[cube]
+fn add_groups<S: Numeric, NS: Size>(
+    sums: &mut Sequence<Array<Vector<S, NS>>>,
+    group: usize,
+    plane: usize,
+    #[comptime] vectors: usize,
+    #[comptime] cut: Cut,
+) {
+    let blocks = comptime!(cut.plane_blocks());
+    let group_units = comptime!(cut.group_planes() * PLANE);
+    let unit = plane * PLANE + UNIT_POS_X as usize;
+    let left = comptime!(blocks * vectors * group_units * (cut.groups - 1));
+    let mut shared = Shared::<[Vector<S, NS>]>::new_aligned_slice(left, WIDE);
+    if group > 0 {
+        #[unroll]
+        for block in 0..blocks {
+            #[unroll]
+            for vector in 0..vectors {
+                let place = comptime!(block * vectors + vector);
+                let at = ((group - 1) * comptime!(blocks * vectors) + place) * group_units + unit;
+                shared[at] = sums.index(block)[vector];
+            }
+        }
+    }
+    sync_cube();
+    if group == 0 {
+        #[unroll]
+        for block in 0..blocks {
+            #[unroll]
+            for vector in 0..vectors {
+                let place = comptime!(block * vectors + vector);
+                #[unroll]
+                for other in 1..cut.groups {
+                    let start = comptime!(((other - 1) * blocks * vectors + place) * group_units);
+                    let sum = sums.index(block)[vector] + shared[start + unit];
+                    sums.index_mut(block)[vector] = sum;
+                }
+            }
+        }
     }
 }
 
@@ -378,11 +453,13 @@ pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(
     arguments: Arguments,
     wide: usize,
 ) {
-    let Arguments { x, w, scales, column_sums, bias, addend, y, sizes, windows, epilogue } =
+    let Arguments { x, w, scales, column_sums, bias, addend, y, rounded, sizes, windows, epilogue } =
         arguments;
-    let cut = Cut::of::<E>(product.gpu, product.rows, product.weights.columns);
+    let cut =
+        Cut::of::<E>(product.gpu, product.rows, product.weights.inner, product.weights.columns);
     let aligned = product.y.buffer().is_aligned_to(2 * size_of::<Y>())
-        && product.addend.is_none_or(|addend| addend.is_aligned_to(2 * size_of::<f32>()));
+        && product.addend.is_none_or(|addend| addend.is_aligned_to(2 * size_of::<f32>()))
+        && product.rounded.is_none_or(|rounded| rounded.is_aligned_to(2 * size_of::<bf16>()));
     let wide_y = if aligned && product.weights.columns.is_multiple_of(2) { 2 } else { 1 };
     let dim = CubeDim::new_2d(PLANE as u32, (cut.units() / PLANE) as u32);
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
@@ -402,6 +479,7 @@ pub(super) fn launch<X: Numeric, E: Numeric, S: Numeric, Y: Numeric>(
             bias,
             addend,
             y,
+            rounded,
             sizes,
             windows,
             epilogue,

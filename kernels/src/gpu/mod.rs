@@ -51,6 +51,7 @@ mod pair;
 mod quantize;
 mod reduce;
 mod resample;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod tiles;

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::math::exp_of_negative;
-use super::{Buffer, Gpu};
+use super::{Buffer, Floats, Gpu};
 
 /// Most units of the cube that works on a row.
 const UNITS: u32 = 128;
@@ -229,19 +229,23 @@ pub struct LayerNorm<'a> {
 }
 
 /// `y = (z − mean)/√(variance + ε)·γ + β` for each row of `z = x + residual`, or of x alone. A
-/// residual with fewer rows repeats. `rounded`: the same in bf16.
+/// residual with fewer rows repeats.
 ///
 /// # Shapes
-/// f32; `x`, `y`: `[rows, columns]`; `residual`: a number of rows that divides that of x; `rounded`:
-/// bf16 `[rows, columns]`.
+/// `x`: f32 `[rows, columns]`; `residual`: f32, a number of rows that divides that of x; `y`: `[rows,
+/// columns]`.
 pub fn layer_norm(
     gpu: &Gpu,
     x: &Buffer,
     residual: Option<&Buffer>,
     norm: &LayerNorm<'_>,
-    y: Option<&Buffer>,
-    rounded: Option<&Buffer>,
+    y: Floats<'_>,
 ) {
+    let (y, rounded) = match y {
+        Floats::F32(y) => (Some(y), None),
+        Floats::Bf16(rounded) => (None, Some(rounded)),
+        Floats::Both { exact, rounded } => (Some(exact), Some(rounded)),
+    };
     let float = size_of::<f32>();
     let (columns, elements) = (norm.gamma.len() / float, x.len() / float);
     let repeat = residual.map_or(columns, |residual| residual.len() / float);

@@ -341,20 +341,21 @@ fn norms_match() {
             let y = empty::<f32>(&gpu, x.len());
 
             crate::layer_norm(cpu, &x, &norm, &mut expected);
-            layer_norm(&gpu, &on_x, None, &on_norm, Some(&y), None);
+            layer_norm(&gpu, &on_x, None, &on_norm, Floats::F32(&y));
             assert_close(&read(&gpu, &y), &expected, 1e-5);
 
             crate::residual_layer_norm(cpu, &x, &residual, &norm, &mut expected);
             let rounded = [0, 1].map(|_| empty::<bf16>(&gpu, x.len()));
-            for (y, rounded) in [(Some(&y), &rounded[0]), (None, &rounded[1])] {
-                layer_norm(&gpu, &on_x, Some(&on_residual), &on_norm, y, Some(rounded));
+            let both = Floats::Both { exact: &y, rounded: &rounded[0] };
+            for (y, rounded) in [(both, &rounded[0]), (Floats::Bf16(&rounded[1]), &rounded[1])] {
+                layer_norm(&gpu, &on_x, Some(&on_residual), &on_norm, y);
                 assert_close(&in_f32(&read(&gpu, rounded)), &expected, 4e-3);
             }
             assert_close(&read(&gpu, &y), &expected, 1e-5);
 
             let row = numbers(columns, 5);
             crate::residual_layer_norm(cpu, &x, &row, &norm, &mut expected);
-            layer_norm(&gpu, &on_x, Some(&upload(&gpu, &row)), &on_norm, Some(&y), None);
+            layer_norm(&gpu, &on_x, Some(&upload(&gpu, &row)), &on_norm, Floats::F32(&y));
             assert_close(&read(&gpu, &y), &expected, 1e-5);
 
             crate::softmax_forward(cpu, &x, columns, &mut expected);

@@ -482,8 +482,9 @@ pub(super) fn launch<X: Numeric, W: Numeric, S: Numeric, Y: Numeric>(
     arguments: Arguments,
     wide: usize,
 ) {
-    let Arguments { x, w, scales, column_sums, bias, addend, y, sizes, windows, epilogue } =
+    let Arguments { x, w, scales, column_sums, bias, addend, y, sizes, windows, epilogue, .. } =
         arguments;
+    assert!(product.rounded.is_none(), "linear: expected y in one type");
     let tile = Tile::of(product.gpu, product.rows, product.weights.columns, 1);
     // SAFETY: every read and write of the kernel is behind a comparison with the sizes that
     // `Product::arguments` checked the lengths of all buffers against; rows are whole vectors.

@@ -126,6 +126,10 @@ impl GpuKernel for Convolution {
         }
     }
 
+    fn writes_both(&self) -> bool {
+        matches!(&self.filters, Filters::Dense { weights, .. } if weights.writes_bf16())
+    }
+
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }

@@ -7,7 +7,7 @@ use kernels::gpu::{
 };
 use kernels::{Activation, Attention, Products};
 
-use super::{Call, GpuEntry, GpuKernel, Kept, Operand, operator};
+use super::{Call, GpuEntry, GpuKernel, Operand, operator};
 use crate::compile::Precision;
 use crate::kernel::attention::mask_strides;
 use crate::kernel::{expect_type, floats};
@@ -76,6 +76,10 @@ impl GpuKernel for Linear {
         self.weights.writes_bf16()
     }
 
+    fn writes_both(&self) -> bool {
+        self.weights.writes_bf16()
+    }
+
     fn packed_input(&self) -> Option<usize> {
         Some(1)
     }
@@ -106,12 +110,7 @@ impl GpuKernel for Norm {
         let [gamma, beta] = [0, 1].map(|offset| &call.inputs[parameters + offset].buffer);
         let norm = LayerNorm { gamma, beta, epsilon: self.epsilon };
         let residual = self.residual.then(|| &call.inputs[1].buffer);
-        let (y, rounded) = match call.kept {
-            Kept::F32 => (Some(&call.output), None),
-            Kept::Bf16 => (None, Some(&call.output)),
-            Kept::Both => (Some(&call.output), Some(&call.rounded)),
-        };
-        layer_norm(gpu, &call.inputs[0].buffer, residual, &norm, y, rounded);
+        layer_norm(gpu, &call.inputs[0].buffer, residual, &norm, call.floats());
         Ok(())
     }
 

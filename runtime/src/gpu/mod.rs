@@ -44,12 +44,8 @@ pub(crate) struct Operand<'a> {
 
 impl Operand<'_> {
     fn floats(&self) -> Floats<'_> {
-        floats(&self.buffer, self.bf16)
+        if self.bf16 { Floats::Bf16(&self.buffer) } else { Floats::F32(&self.buffer) }
     }
-}
-
-fn floats(buffer: &Buffer, bf16: bool) -> Floats<'_> {
-    if bf16 { Floats::Bf16(buffer) } else { Floats::F32(buffer) }
 }
 
 /// How a value of floats lies on the device.
@@ -77,7 +73,11 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     fn floats(&self) -> Floats<'_> {
-        floats(&self.output, self.kept == Kept::Bf16)
+        match self.kept {
+            Kept::F32 => Floats::F32(&self.output),
+            Kept::Bf16 => Floats::Bf16(&self.output),
+            Kept::Both => Floats::Both { exact: &self.output, rounded: &self.rounded },
+        }
     }
 }
 
