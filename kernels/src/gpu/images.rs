@@ -489,13 +489,13 @@ fn transposed_kernel(
             let place = row + windows.before.y;
             let reach = down * windows.dilation.y;
             let from_y = (place - reach) / windows.stride.y;
-            let meets_y = place >= reach && (place - reach) % windows.stride.y == 0;
+            let meets_y = place >= reach && from_y * windows.stride.y == place - reach;
             if meets_y && from_y < windows.output.y {
                 for across in 0..windows.kernel.x {
                     let place = column + windows.before.x;
                     let reach = across * windows.dilation.x;
                     let from_x = (place - reach) / windows.stride.x;
-                    let meets_x = place >= reach && (place - reach) % windows.stride.x == 0;
+                    let meets_x = place >= reach && from_x * windows.stride.x == place - reach;
                     if meets_x && from_x < windows.output.x {
                         let from = (image * windows.output.y + from_y) * windows.output.x + from_x;
                         let tap = down * windows.kernel.x + across;

@@ -17,7 +17,7 @@ use half::bf16;
 use super::Gpu;
 use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
 use super::linear::{load, zeros};
-use super::windows::{Windows, corners, load_windows};
+use super::windows::{Windows, corners, load_left};
 
 /// Units of a plane: the instruction is one of 32.
 pub(super) const PLANE: usize = 32;
@@ -47,7 +47,7 @@ pub(super) fn multiplies<E: CubeElement, S: CubeElement>(gpu: &Gpu, inner: usize
     matmul.mma.contains(&config)
         && !matmul.ldmatrix.is_empty()
         && planes == [PLANE as u32; 2]
-        && gpu.units(LARGE.units() as u32) == LARGE.units() as u32
+        && LARGE.fits(gpu)
         && inner > 0
         && (inner * size).is_multiple_of(WIDE)
 }
@@ -70,24 +70,58 @@ const SMALL: Cut = Cut { groups: 1, planes: [2, 2], blocks: [2, 2], depth: 128 }
 /// For results of few tiles: many cubes, few steps.
 const TINY: Cut = Cut { groups: 1, planes: [2, 2], blocks: [1, 2], depth: 256 };
 
+/// What a product takes with one way to cut it, in nanoseconds: `launch`, and for each cube that the
+/// busiest multiprocessor gets `cube`, and `kilobyte` for 1024 bytes of the inner dimension.
+#[derive(Clone, Copy)]
+struct Time {
+    launch: usize,
+    cube: usize,
+    kilobyte: usize,
+}
+
+impl Time {
+    const fn of([launch, cube, kilobyte]: [usize; 3]) -> Self {
+        Self { launch, cube, kilobyte }
+    }
+}
+
+/// Ways to cut products of bf16 and of int8 with their times, least squares of 23 products on an H200
+/// (docs/performance.md, *GPU*).
+const CUTS: [(Cut, [Time; 2]); 7] = [
+    (LARGE, [Time::of([2542, 1382, 3997]), Time::of([8250, 1591, 5045])]),
+    (MIDDLE, [Time::of([3593, 523, 2933]), Time::of([5636, 803, 3382])]),
+    (SMALL, [Time::of([3708, 196, 2075]), Time::of([4137, 353, 2095])]),
+    (TINY, [Time::of([2920, 213, 1296]), Time::of([3467, 369, 1223])]),
+    (MIDDLE.in_groups(2), [Time::of([2264, 1236, 2455]), Time::of([4017, 2667, 2317])]),
+    (TINY.in_groups(2), [Time::of([2485, 581, 1197]), Time::of([2772, 821, 1227])]),
+    (SMALL.in_groups(4), [Time::of([1277, 1721, 1790]), Time::of([1365, 3016, 2213])]),
+];
+
 impl Cut {
-    /// The one with which the busiest multiprocessor is done first. One that has a single cube gets
-    /// another group of planes, whose loads are under way at the same time.
+    /// The fastest for these sizes.
     fn of<E>(gpu: &Gpu, rows: usize, inner: usize, columns: usize) -> Self {
-        /// Time for a sum, as measured with many tiles on an H100, of bf16 and of int8.
-        const TIMES: [(Cut, [usize; 2]); 4] =
-            [(LARGE, [16, 20]), (MIDDLE, [20, 16]), (SMALL, [23, 16]), (TINY, [29, 21])];
-        let rounds =
-            |cut: Self| gpu.rounds(rows.div_ceil(cut.rows()) * columns.div_ceil(cut.columns()));
-        let time = |&(cut, [bf16, int8]): &(Self, [usize; 2])| {
-            let time = if size_of::<E>() == 1 { int8 } else { bf16 };
-            rounds(cut) * cut.rows() * cut.columns() * time
+        let time = |&(cut, [bf16, int8]): &(Self, [Time; 2])| {
+            let Time { launch, cube, kilobyte } = if size_of::<E>() == 1 { int8 } else { bf16 };
+            let cubes = rows.div_ceil(cut.rows()) * columns.div_ceil(cut.columns());
+            launch + gpu.rounds(cubes) * (cube + kilobyte * inner * size_of::<E>() / 1024)
         };
-        let (cut, _) = TIMES.into_iter().min_by_key(time).expect("there are cuts");
-        let grouped = Self { groups: 2, depth: 2 * cut.depth, ..cut };
-        let has_units = gpu.units(grouped.units() as u32) == grouped.units() as u32;
-        let is_alone = rounds(cut) == 1 && inner * size_of::<E>() > cut.depth;
-        if is_alone && has_units { grouped } else { cut }
+        let fitting = CUTS.into_iter().filter(|(cut, _)| cut.fits(gpu));
+        fitting.min_by_key(time).expect("`multiplies` found that the large one fits").0
+    }
+
+    /// The same tile with more planes, each group of which takes its part of longer steps: where few
+    /// cubes share the device, more loads are under way.
+    const fn in_groups(self, groups: usize) -> Self {
+        Self { groups, depth: groups * self.depth, ..self }
+    }
+
+    /// Whether the device has the units and the shared memory.
+    fn fits(self, gpu: &Gpu) -> bool {
+        let steps = 2 * (self.rows() + self.columns()) * self.pitch() * WIDE;
+        let sums = (self.groups - 1) * self.rows() * self.columns() * size_of::<f32>();
+        let units = self.units() as u32;
+        let available = gpu.client.properties().hardware.max_shared_memory_size;
+        gpu.units(units) == units && steps + sums <= available
     }
 
     /// Planes of a group.
@@ -339,15 +373,13 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     }
 
     let row_pieces = sizes.inner / wide;
-    let (rows, columns) = (sizes.rows, sizes.columns);
+    let columns = sizes.columns;
     let mut loaded_left = Array::<Vector<X, N>>::new(left_loads.count);
     let mut loaded_right = Array::<Vector<E, N>>::new(right_loads.count);
     let corners = corners(first_row, &sizes, &windows, left_loads);
-    if comptime!(form.gathers) {
-        load_windows::<X, X, N>(x, &mut loaded_left, &corners, 0, row_pieces, &windows, left_loads);
-    } else {
-        load::<X, X, N>(x, &mut loaded_left, first_row, rows, 0, row_pieces, left_loads);
-    }
+    let loaded = &mut loaded_left;
+    let gathers = comptime!(form.gathers);
+    load_left(x, loaded, &corners, first_row, 0, row_pieces, &sizes, &windows, gathers, left_loads);
     load::<E, E, N>(w, &mut loaded_right, first_column, columns, 0, row_pieces, right_loads);
     let mut next = 0usize;
     let mut current = 0usize;
@@ -360,11 +392,9 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
         sync_cube();
         next += comptime!(cut.pieces());
         let loaded = &mut loaded_left;
-        if comptime!(form.gathers) {
-            load_windows::<X, X, N>(x, loaded, &corners, next, row_pieces, &windows, left_loads);
-        } else {
-            load::<X, X, N>(x, loaded, first_row, rows, next, row_pieces, left_loads);
-        }
+        load_left(
+            x, loaded, &corners, first_row, next, row_pieces, &sizes, &windows, gathers, left_loads,
+        );
         load::<E, E, N>(w, &mut loaded_right, first_column, columns, next, row_pieces, right_loads);
         let (left_at, right_at) = (left_at + left_place, right_at + right_place);
         multiply::<E, S, N, NS>(&left, &right, left_at, right_at, &mut sums, cut, wide);

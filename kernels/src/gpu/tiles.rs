@@ -15,7 +15,7 @@ use super::Gpu;
 use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
 use super::linear::{load, zeros};
 use super::math::rounded_to_bf16;
-use super::windows::{Windows, corners, load_windows};
+use super::windows::{Windows, corners, load_left};
 
 /// Elements that are read at a time, from memory where rows are whole vectors, and from shared
 /// memory.
@@ -394,18 +394,16 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
     let (left, right) = at.parts(tile);
 
     let mut sums = zeros::<S, Wide>(comptime!(tile.sums()));
-    let (inner_pieces, column_pieces) = (sizes.inner / wide, sizes.columns / wide);
-    let first_piece = at.first_column / wide;
+    let (pieces, column_pieces) = (sizes.inner / wide, sizes.columns / wide);
+    let (first_row, first_piece) = (at.first_row, at.first_column / wide);
     let mut loaded_left = Array::<Vector<X, N>>::new(left_loads.count);
     let mut loaded_right = Array::<Vector<S, N>>::new(right_loads.count);
-    let corners = corners(at.first_row, &sizes, &windows, left_loads);
-    if comptime!(form.gathers) {
-        let loaded = &mut loaded_left;
-        load_windows::<X, X, N>(x, loaded, &corners, 0, inner_pieces, &windows, left_loads);
-    } else {
-        load::<X, X, N>(x, &mut loaded_left, at.first_row, sizes.rows, 0, inner_pieces, left_loads);
-    }
-    load::<W, S, N>(w, &mut loaded_right, 0, sizes.inner, first_piece, column_pieces, right_loads);
+    let corners = corners(first_row, &sizes, &windows, left_loads);
+    let gathers = comptime!(form.gathers);
+    let loaded = &mut loaded_left;
+    load_left(x, loaded, &corners, first_row, 0, pieces, &sizes, &windows, gathers, left_loads);
+    let loaded = &mut loaded_right;
+    load::<W, S, N>(w, loaded, 0, sizes.inner, first_piece, column_pieces, right_loads);
     let mut next = 0usize;
     let mut current = 0usize;
     while next < sizes.inner {
@@ -421,30 +419,18 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
             tile,
             form,
         );
-        let pieces = shared.with_vector_size_mut::<N>();
+        let vectors = shared.with_vector_size_mut::<N>();
         let right_start = (start + comptime!(tile.right_start())) / wide;
-        stage_right::<S, N>(&loaded_right, pieces, right_start, right_loads);
+        stage_right::<S, N>(&loaded_right, vectors, right_start, right_loads);
         // Who writes a step next has passed the barrier behind the reads of it.
         sync_cube();
         next += comptime!(tile.inner());
-        let next_piece = next / wide;
-        let loaded = &mut loaded_left;
-        if comptime!(form.gathers) {
-            let first = next_piece;
-            load_windows::<X, X, N>(x, loaded, &corners, first, inner_pieces, &windows, left_loads);
-        } else {
-            let (first_row, rows) = (at.first_row, sizes.rows);
-            load::<X, X, N>(x, loaded, first_row, rows, next_piece, inner_pieces, left_loads);
-        }
-        load::<W, S, N>(
-            w,
-            &mut loaded_right,
-            next,
-            sizes.inner,
-            first_piece,
-            column_pieces,
-            right_loads,
+        let (piece, loaded) = (next / wide, &mut loaded_left);
+        load_left(
+            x, loaded, &corners, first_row, piece, pieces, &sizes, &windows, gathers, left_loads,
         );
+        let loaded = &mut loaded_right;
+        load::<W, S, N>(w, loaded, next, sizes.inner, first_piece, column_pieces, right_loads);
         let start = start / WIDE;
         multiply::<S>(&shared, start + left, start + right, &mut sums, tile, form);
         current = 1usize - current;

@@ -4,7 +4,7 @@
 
 use cubecl::prelude::*;
 
-use super::linear::{Loads, Sizes};
+use super::linear::{Loads, Sizes, load};
 use crate::Slide;
 
 /// One number for height and one for width.
@@ -114,12 +114,12 @@ pub(super) fn corners(
     Corners { image, y, x }
 }
 
-/// Loads this unit's pieces of some windows as numbers of type `L`, from `first_piece` on; zeros in the
-/// padding and behind the last.
+/// Loads this unit's pieces of some windows, from `first_piece` on; zeros in the padding and behind the
+/// last.
 #[cube]
-pub(super) fn load_windows<X: Numeric, L: Numeric, N: Size>(
+fn load_windows<X: Numeric, N: Size>(
     images: &[Vector<X, N>],
-    loaded: &mut Array<Vector<L, N>>,
+    loaded: &mut Array<Vector<X, N>>,
     corners: &Corners,
     first_piece: usize,
     row_pieces: usize,
@@ -133,11 +133,32 @@ pub(super) fn load_windows<X: Numeric, L: Numeric, N: Size>(
         let (tap, channel) = (piece / windows.channels, piece % windows.channels);
         let y = corners.y[index] + tap / windows.kernel.x * windows.dilation.y;
         let x = corners.x[index] + tap % windows.kernel.x * windows.dilation.x;
-        let mut value = Vector::<L, N>::new(L::from_int(0));
+        let mut value = Vector::<X, N>::new(X::from_int(0));
         if piece < row_pieces && windows.has_row(y) && windows.has_column(x) {
             let pixel = windows.pixel(corners.image[index], y, x);
-            value = Vector::cast_from(images[pixel * windows.channels + channel]);
+            value = images[pixel * windows.channels + channel];
         }
         loaded[index] = value;
+    }
+}
+
+/// Loads this unit's pieces of x, from `first_piece` of each row on: of rows of a matrix, or of windows.
+#[cube]
+pub(super) fn load_left<X: Numeric, N: Size>(
+    x: &[Vector<X, N>],
+    loaded: &mut Array<Vector<X, N>>,
+    corners: &Corners,
+    first_row: usize,
+    first_piece: usize,
+    row_pieces: usize,
+    sizes: &Sizes,
+    windows: &Windows,
+    #[comptime] gathers: bool,
+    #[comptime] loads: Loads,
+) {
+    if comptime!(gathers) {
+        load_windows::<X, N>(x, loaded, corners, first_piece, row_pieces, windows, loads);
+    } else {
+        load::<X, X, N>(x, loaded, first_row, sizes.rows, first_piece, row_pieces, loads);
     }
 }

@@ -1,5 +1,5 @@
-//! BERT-shaped encoders on a GPU: answers beside those of the CPU, times beside PyTorch's on the
-//! same GPU.
+//! BERT-shaped encoders and image networks on a GPU: answers beside those of the CPU, times beside
+//! PyTorch's on the same GPU.
 //!
 //! `cargo bench -p runtime --features cuda --bench gpu`; with `PYTHON` set to an interpreter that
 //! has `torch` for this GPU, PyTorch is timed in the same run. A row a model, size and way to run:
@@ -12,8 +12,12 @@
 //! | `GPU_MODELS` | `minilm,base` or one of them | both |
 //! | `GPU_WAYS` | `f32,bf16,int8` or some of them; int8 has the rest in bf16 | all |
 //! | `GPU_RUNS` | timed runs of each, after 5 that do not count | 50 |
+//! | `GPU_IMAGES` | networks of torchvision instead of encoders: `resnet50,mobilenet_v2`; `PYTHON` writes them | none |
+//! | `GPU_BATCHES` | images at a time | `1,8,32` |
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measures")]
+
+mod images;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -51,8 +55,14 @@ fn main() -> anyhow::Result<()> {
         .parse()
         .map_err(anyhow::Error::msg)
         .context("GPU_DEVICE")?;
-    let cells = cells(&variable("GPU_CELLS").unwrap_or("1x32,1x128,8x128,32x128".to_owned()))?;
     let runs: usize = variable("GPU_RUNS").map_or(Ok(50), |runs| runs.parse())?;
+    if let Some(models) = variable("GPU_IMAGES") {
+        let python = variable("PYTHON").context("GPU_IMAGES: expected PYTHON, to write them")?;
+        let batches = variable("GPU_BATCHES").unwrap_or("1,8,32".to_owned());
+        let batches = batches.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
+        return images::run(&python, &models, &batches.context("GPU_BATCHES")?, device, runs);
+    }
+    let cells = cells(&variable("GPU_CELLS").unwrap_or("1x32,1x128,8x128,32x128".to_owned()))?;
     let named = |name: &str, all: &str| variable(name).unwrap_or_else(|| all.to_owned());
     let (models, wanted) = (named("GPU_MODELS", "minilm,base"), named("GPU_WAYS", "f32,bf16,int8"));
     println!("| model | batch×sequence | way | ours ms | PyTorch ms | greatest difference |");
@@ -70,7 +80,7 @@ fn main() -> anyhow::Result<()> {
         let peers = peers(&name, [layers, hidden, intermediate], &cells, runs)?;
         for &cell in &cells {
             for way in &ways {
-                let (milliseconds, difference) = measure(way, cell, runs)?;
+                let (milliseconds, difference) = measure_cell(way, cell, runs)?;
                 let [batch, sequence] = cell;
                 let key = format!("{} {batch}x{sequence}", way.name);
                 let peer = peers.get(&key).map_or("–".to_owned(), |ms| format!("{ms:.3}"));
@@ -127,28 +137,37 @@ fn quantized(float: &Graph) -> anyhow::Result<Graph> {
     Ok(graph)
 }
 
-/// Median milliseconds, and the greatest difference from the CPU's logits.
-fn measure(way: &Way, [batch, sequence]: Cell, runs: usize) -> anyhow::Result<(f64, f32)> {
+fn measure_cell(way: &Way, [batch, sequence]: Cell, runs: usize) -> anyhow::Result<(f64, f32)> {
     let shape = [batch, sequence];
     let ids = Tensor::from_fn(&shape, |index| (1000 + index * 7919 % (VOCABULARY - 1000)) as i64);
     let mask = Tensor::from_fn(&shape, |_| 1i64);
     let inputs = [("input_ids", &ids), ("attention_mask", &mask)];
-    let mut session = way.on_gpu.session();
+    measure(way.name, [&way.on_gpu, &way.on_cpu], &inputs, runs)
+}
+
+/// Median milliseconds, and the greatest difference from the CPU's logits.
+fn measure(
+    way: &str,
+    [on_gpu, on_cpu]: [&CompiledModel; 2],
+    inputs: &[(&str, &Tensor)],
+    runs: usize,
+) -> anyhow::Result<(f64, f32)> {
+    let mut session = on_gpu.session();
     let mut times = Vec::new();
     for run in 0..WARM_UP + runs {
         let start = Instant::now();
-        session.run_borrowed(&inputs)?;
+        session.run_borrowed(inputs)?;
         if run >= WARM_UP {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
     ensure!(!times.is_empty(), "GPU_RUNS: expected at least 1");
     if let Some(reason) = session.recording_refused() {
-        println!("{}: launched one by one: {reason}", way.name);
+        println!("{way}: launched one by one: {reason}");
     }
     times.sort_by(f64::total_cmp);
     let [found, expected] =
-        [session.run(&inputs)?, way.on_cpu.session().run(&inputs)?].map(|mut all| all.remove(0));
+        [session.run(inputs)?, on_cpu.session().run(inputs)?].map(|mut all| all.remove(0));
     let pairs = found.elements::<f32>()?.iter().zip(expected.elements::<f32>()?);
     let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     Ok((times[times.len() / 2], difference))

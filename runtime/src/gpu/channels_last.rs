@@ -9,7 +9,7 @@ use kernels::gpu::{
 use kernels::{Activation, Pooling, Sample};
 
 use super::float::zeros;
-use super::{Call, GpuEntry, GpuKernel};
+use super::{Call, GpuEntry, GpuKernel, Prepare};
 use crate::compile::Precision;
 use crate::kernel::channels_last::{conv_sizes, global_pooling, of, transposed_sizes};
 use crate::kernel::conv::slides;
@@ -18,11 +18,7 @@ use crate::kernel::resize::{Step, steps};
 use crate::kernel::{expect_type, floats};
 use crate::module::{ActivatedConv, ChannelsLast, Module, Node};
 
-const fn entry(
-    name: &'static str,
-    operation: &'static str,
-    prepare: fn(&Gpu, &Module, &Node) -> Result<Box<dyn GpuKernel>, String>,
-) -> GpuEntry {
+const fn entry(name: &'static str, operation: &'static str, prepare: Prepare) -> GpuEntry {
     GpuEntry { name, operation, prepare }
 }
 

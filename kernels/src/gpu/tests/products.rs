@@ -18,12 +18,13 @@ const PRODUCTS: [ProductCase; 8] = [
 ];
 
 /// Of every size of tile, with parts of tiles, too much work without matrix units.
-const MATRIX_PRODUCTS: [ProductCase; 5] = [
+const MATRIX_PRODUCTS: [ProductCase; 6] = [
     ([1, 384, 2], Activation::Identity),
     ([65, 1536, 70], Activation::Gelu),
     ([160, 136, 1100], Activation::Tanh),
     ([700, 144, 761], Activation::Relu),
     ([1500, 208, 1401], Activation::Identity),
+    ([200, 2064, 760], Activation::Identity),
 ];
 
 /// The products that a device is asked for.
