@@ -54,12 +54,7 @@ impl PackedFilters {
             let (outputs, k) = (outputs / groups, inner * taps);
             let pack = |group: usize| {
                 let filters = &weight[group * outputs * k..][..outputs * k];
-                // From channels that each have taps to taps that each have channels.
-                let mut turned = vec![0.0; filters.len()];
-                for (place, turned) in turned.iter_mut().enumerate() {
-                    let (filter, tap, channel) = (place / k, place % k / inner, place % inner);
-                    *turned = filters[filter * k + channel * taps + tap];
-                }
+                let turned = turned(filters, inner, taps);
                 PackedWeights::new(&turned, [k, outputs], [1, k])
             };
             Layout::Products((0..groups).map(pack).collect())
@@ -75,6 +70,16 @@ impl PackedFilters {
             Layout::Depthwise(weights) => size_of_val(weights.as_slice()),
         }
     }
+}
+
+/// Filters of channels that each have taps, as filters of taps that each have channels.
+pub(super) fn turned<T: Copy>(filters: &[T], channels: usize, taps: usize) -> Vec<T> {
+    let k = channels * taps;
+    let element = |place: usize| {
+        let (filter, tap, channel) = (place / k, place % k / channels, place % channels);
+        filters[filter * k + channel * taps + tap]
+    };
+    (0..filters.len()).map(element).collect()
 }
 
 /// What is applied to each window.
@@ -96,8 +101,39 @@ fn is_padded(slide: &Slide) -> bool {
 }
 
 /// Whether windows read a copy of an image that has its padding around it.
-fn needs_copy(conv: &Conv2d) -> bool {
+pub(super) fn needs_copy(conv: &Conv2d) -> bool {
     conv.windows.iter().any(is_padded)
+}
+
+/// Pixels of a row that windows read, of an image or of its copy.
+fn width(conv: &Conv2d) -> usize {
+    let columns = &conv.windows[1];
+    if needs_copy(conv) { columns.reached() } else { columns.input }
+}
+
+/// Where windows start.
+pub(super) fn places(conv: &Conv2d) -> Grid {
+    let [rows, columns] = &conv.windows;
+    let steps = [rows.stride * width(conv), columns.stride].map(|pixels| pixels * conv.channels);
+    Grid { across: columns.output, steps }
+}
+
+/// Where the segments of a window start that sees `inner` channels, and how long they are.
+pub(super) fn segments(conv: &Conv2d, inner: usize) -> (Grid, usize) {
+    let Conv2d { channels, windows: [rows, columns], .. } = *conv;
+    let line = rows.dilation * width(conv);
+    if inner == channels && columns.dilation == 1 {
+        return (Grid::line(line * channels), columns.kernel * channels);
+    }
+    let steps = [line, columns.dilation].map(|pixels| pixels * channels);
+    (Grid { across: columns.kernel, steps }, inner)
+}
+
+/// Whether windows are the pixels of an image, one after another.
+pub(super) fn is_every_pixel(conv: &Conv2d) -> bool {
+    let [rows, columns] = &conv.windows;
+    let places = [rows, columns].map(|slide| (slide.stride, slide.output, slide.before));
+    conv.taps() == 1 && places == [(1, rows.input, 0), (1, columns.input, 0)]
 }
 
 /// Elements of scratch that [`conv2d`] needs: an image with the padding around it, where there is
@@ -168,10 +204,7 @@ pub fn conv2d(
         Layout::Products(groups) => groups,
     };
     let product = Products { cpu, conv, filters, groups, y: Shared::new(y) };
-    let [rows, columns] = &conv.windows;
-    let every_pixel = [rows, columns].map(|slide| (slide.stride, slide.output, slide.before))
-        == [(1, rows.input, 0), (1, columns.input, 0)];
-    if conv.taps() == 1 && every_pixel {
+    if is_every_pixel(conv) {
         // The pixels of all images, one after another.
         product.run(x, Grid::line(conv.channels), 0, conv.batch * conv.positions());
         return;
@@ -198,8 +231,8 @@ thread_local! {
     static PADDED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Copies an image with its padding, as far as windows reach.
-fn pad(conv: &Conv2d, image: &[f32], padded: &mut [f32]) {
+/// Copies an image with its padding, elements `fill`, as far as windows reach.
+pub(super) fn pad<T: Copy + Send + Sync>(conv: &Conv2d, image: &[T], fill: T, padded: &mut [T]) {
     let [rows, columns] = &conv.windows;
     let (channels, width) = (conv.channels, columns.reached());
     let copied = columns.input.min(width.saturating_sub(columns.before)) * channels;
@@ -208,14 +241,14 @@ fn pad(conv: &Conv2d, image: &[f32], padded: &mut [f32]) {
     parallel::for_each_row(padded, len, rows_per_chunk(len), |row, padded| {
         let row = row.checked_sub(rows.before).filter(|&row| row < rows.input);
         let Some(row) = row else {
-            padded.fill(0.0);
+            padded.fill(fill);
             return;
         };
         let (left, inside) = padded.split_at_mut(before);
         let (inside, right) = inside.split_at_mut(copied);
-        left.fill(0.0);
+        left.fill(fill);
         inside.copy_from_slice(&image[row * columns.input * channels..][..copied]);
-        right.fill(0.0);
+        right.fill(fill);
     });
 }
 
@@ -232,16 +265,11 @@ impl Products<'_> {
     /// The windows of one image.
     fn image(&self, image: &[f32], index: usize, scratch: &mut [f32]) {
         let (conv, positions) = (self.conv, self.conv.positions());
-        let [rows, columns] = &conv.windows;
-        let places = |width: usize| Grid {
-            across: columns.output,
-            steps: [rows.stride * width, columns.stride].map(|pixels| pixels * conv.channels),
-        };
         if needs_copy(conv) {
-            pad(conv, image, scratch);
-            self.run(scratch, places(columns.reached()), index * positions, positions);
+            pad(conv, image, 0.0, scratch);
+            self.run(scratch, places(conv), index * positions, positions);
         } else {
-            self.run(image, places(columns.input), index * positions, positions);
+            self.run(image, places(conv), index * positions, positions);
         }
     }
 
@@ -261,16 +289,8 @@ impl Products<'_> {
     }
 
     fn group(&self, image: &[f32], places: Grid, y_rows: Range<usize>, group: usize) {
-        let Conv2d { channels, windows: [rows, columns], .. } = *self.conv;
         let (weights, inner) = (&self.groups[group], self.filters.weight.inner);
-        let width = if needs_copy(self.conv) { columns.reached() } else { columns.input };
-        let line = rows.dilation * width;
-        let segments = if inner == channels && columns.dilation == 1 {
-            (Grid::line(line * channels), columns.kernel * channels)
-        } else {
-            let steps = [line, columns.dilation].map(|pixels| pixels * channels);
-            (Grid { across: columns.kernel, steps }, inner)
-        };
+        let segments = segments(self.conv, inner);
         let image = image.get(group * inner..).unwrap_or_default();
         let windows = Left::new(image, places, y_rows.len(), segments, weights.inputs());
         for_each_block(y_rows.len(), weights, |rows, panels| {

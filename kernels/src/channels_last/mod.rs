@@ -11,10 +11,12 @@ mod conv;
 mod conv_transpose;
 mod depthwise;
 mod fold;
+mod integer;
 mod pool;
 mod scale;
 
 pub use conv::{Filters, PackedFilters, conv2d, scratch_len};
 pub use conv_transpose::{conv_transpose2d, pack_transposed, transposed_scratch_len};
+pub use integer::{integer_conv2d, integer_scratch_len, pack_integer_filters};
 pub use pool::{global_pool, pool2d};
 pub use scale::scale_shift;

@@ -38,8 +38,8 @@ impl Grid {
 /// Rows of which each is made of segments, which may lie apart: the windows of an image whose
 /// channels are last are rows of such a kind.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Left<'a> {
-    data: &'a [f32],
+pub(crate) struct Left<'a, T = f32> {
+    data: &'a [T],
     /// Where rows start.
     rows: Grid,
     /// Which of them are meant.
@@ -59,12 +59,12 @@ impl<'a> From<Rows<'a>> for Left<'a> {
     }
 }
 
-impl<'a> Left<'a> {
+impl<'a, T: Copy> Left<'a, T> {
     /// `count` rows of `k` elements, in segments of equal length.
     ///
     /// What a row reads is checked when it is.
     pub(crate) fn new(
-        data: &'a [f32],
+        data: &'a [T],
         rows: Grid,
         count: usize,
         (segments, segment_len): (Grid, usize),
@@ -93,7 +93,7 @@ impl<'a> Left<'a> {
         self.count
     }
 
-    pub(super) const fn k(&self) -> usize {
+    pub(crate) const fn k(&self) -> usize {
         self.k
     }
 
@@ -119,7 +119,7 @@ impl<'a> Left<'a> {
     /// # Panics
     /// When the row that starts last does not have them.
     #[inline]
-    pub(super) fn run(&self, last_start: usize, index: usize) -> (&'a [f32], usize) {
+    pub(super) fn run(&self, last_start: usize, index: usize) -> (&'a [T], usize) {
         let at = self.skipped + index;
         let (segment, inside) = if at < self.segment_len {
             (0, at)
@@ -130,5 +130,25 @@ impl<'a> Left<'a> {
         let data = &self.data[self.segments.place(segment) + inside..];
         assert!(last_start + len <= data.len(), "{len} elements from {last_start} on");
         (data, len)
+    }
+
+    /// Elements of a segment.
+    pub(crate) const fn segment_len(&self) -> usize {
+        self.segment_len
+    }
+
+    /// A row piece by piece: index of the first element and what lies together.
+    pub(crate) fn pieces(&self, row: usize) -> impl Iterator<Item = (usize, &'a [T])> {
+        let row = self.range(row..row + 1);
+        let [start] = row.starts();
+        let mut index = 0;
+        std::iter::from_fn(move || {
+            (index < row.k).then(|| {
+                let (data, len) = row.run(start, index);
+                let piece = (index, &data[start..start + len]);
+                index += len;
+                piece
+            })
+        })
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::slice;
 
 use super::epilogue::Epilogue;
-use super::left::Input;
+use super::left::{Input, Source};
 use super::linear::Product;
 use super::pack::{GROUP, PANEL};
 use super::quantize::quantize_piece;
@@ -43,7 +43,7 @@ pub(super) fn run(product: &Product<'_>) {
     let k = product.layer.weights.inputs();
     let stride = k.next_multiple_of(TILE_BYTES);
     match product.x {
-        Input::Int8 { x, .. } if stride == k => blocks(product, x),
+        Source::Rows(Input::Int8 { x, .. }) if stride == k => blocks(product, x),
         _ => {
             let mut padded = PADDED.take();
             pad(product, stride, &mut padded);
@@ -69,8 +69,15 @@ fn pad(product: &Product<'_>, stride: usize, padded: &mut Vec<Segment>) {
             let padded = unsafe { slice::from_raw_parts_mut(padded.as_mut_ptr().cast(), stride) };
             let (range, (padded, rest)) = (row * k..(row + 1) * k, padded.split_at_mut(k));
             match product.x {
-                Input::Int8 { x, .. } => padded.copy_from_slice(&x[range]),
-                Input::F32 { x, to } => quantize_piece(product.cpu, &x[range], to, padded),
+                Source::Rows(Input::Int8 { x, .. }) => padded.copy_from_slice(&x[range]),
+                Source::Rows(Input::F32 { x, to }) => {
+                    quantize_piece(product.cpu, &x[range], to, padded);
+                }
+                Source::Windows { x, .. } => {
+                    for (index, piece) in x.pieces(row) {
+                        padded[index..index + piece.len()].copy_from_slice(piece);
+                    }
+                }
             }
             rest.fill(0);
         }

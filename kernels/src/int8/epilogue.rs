@@ -251,6 +251,7 @@ const fn first_lanes(count: usize) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::int8::left::Source;
     use crate::int8::{Input, Layer, Output, PackedWeights, Quantization};
     use crate::tier::{Cpu, Tier};
 
@@ -282,7 +283,7 @@ mod tests {
             let layer =
                 Layer { weights: &weights, scales: &scales, bias, activation, coarse: true };
             let run = |y: Output<'_>, rounding: bool| {
-                let product = Product::new(cpu, x, rows, &layer, y);
+                let product = Product::new(cpu, Source::Rows(x), rows, &layer, y);
                 for panel in 0..2 {
                     let mut epilogue = Epilogue::of(&product, panel, 0);
                     epilogue.rounding = epilogue.rounding.filter(|_| rounding);

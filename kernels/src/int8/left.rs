@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::avx2;
 use super::pack::GROUP;
 use super::quantize::{Quantization, quantize_piece};
+use crate::float::Left;
 use crate::parallel::check_len;
 use crate::scratch::{Kept, lend};
 use crate::tier::Cpu;
@@ -37,15 +38,6 @@ pub enum Input<'a> {
 }
 
 impl Input<'_> {
-    /// The integer that stands for 0.
-    #[must_use]
-    pub const fn zero_point(&self) -> i8 {
-        match self {
-            Self::Int8 { zero_point, .. } => *zero_point,
-            Self::F32 { to, .. } => to.zero_point,
-        }
-    }
-
     #[track_caller]
     pub(super) fn check(&self, elements: usize) {
         let found = match self {
@@ -53,6 +45,29 @@ impl Input<'_> {
             Self::F32 { x, .. } => x.len(),
         };
         check_len("int8 linear: x", found, elements);
+    }
+}
+
+/// [`Input`], and what the crate itself multiplies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    Rows(Input<'a>),
+    /// Windows of an image, whose padding has the zero point.
+    Windows {
+        x: Left<'a, i8>,
+        zero_point: i8,
+    },
+}
+
+impl Source<'_> {
+    /// The integer that stands for 0.
+    pub(super) const fn zero_point(&self) -> i8 {
+        match self {
+            Self::Rows(Input::Int8 { zero_point, .. }) | Self::Windows { zero_point, .. } => {
+                *zero_point
+            }
+            Self::Rows(Input::F32 { to, .. }) => to.zero_point,
+        }
     }
 
     /// Packs the tile of these rows of length `k` into groups of four: `groups·rows` of them, in the
@@ -70,35 +85,78 @@ impl Input<'_> {
         let groups = k.div_ceil(GROUP);
         // From group to group of a row, and from row to row.
         let (step, row_step) = if T::INTERLEAVES { (rows.len(), 1) } else { (1, groups) };
-        let (x, to) = match self {
-            Self::Int8 { x, .. } => {
+        match *self {
+            Self::Rows(Input::Int8 { x, .. }) => {
                 for (offset, row) in rows.enumerate() {
                     let packed = &mut packed[offset * row_step..];
                     write(cpu, &x[row * k..(row + 1) * k], step, packed);
                 }
-                return;
             }
-            Self::F32 { x, to } => (&x[rows.start * k..rows.end * k], *to),
-        };
-        let mut rounded = [0; PIECE];
-        if x.len() <= PIECE {
-            // All rows at once: a call for each costs as much as it does on short ones.
-            let rounded = &mut rounded[..x.len()];
-            quantize_piece(cpu, x, to, rounded);
-            for (offset, row) in rounded.chunks_exact(k).enumerate() {
-                write(cpu, row, step, &mut packed[offset * row_step..]);
+            Self::Rows(Input::F32 { x, to }) => {
+                let x = &x[rows.start * k..rows.end * k];
+                pack_rounded(cpu, (x, to), k, [step, row_step], packed);
             }
-            return;
-        }
-        for (offset, row) in x.chunks_exact(k).enumerate() {
-            for (piece, x) in row.chunks(PIECE).enumerate() {
-                let rounded = &mut rounded[..x.len()];
-                quantize_piece(cpu, x, to, rounded);
-                let start = piece * PIECE / GROUP * step + offset * row_step;
-                write(cpu, rounded, step, &mut packed[start..]);
+            Self::Windows { x, .. } => {
+                for (offset, row) in rows.enumerate() {
+                    pack_window(cpu, x, row, step, &mut packed[offset * row_step..]);
+                }
             }
         }
     }
+}
+
+/// Packs numbers that are rounded on the way.
+fn pack_rounded<T: Unit>(
+    cpu: Cpu,
+    (x, to): (&[f32], Quantization),
+    k: usize,
+    [step, row_step]: [usize; 2],
+    packed: &mut [[T; GROUP]],
+) {
+    let mut rounded = [0; PIECE];
+    if x.len() <= PIECE {
+        // All rows at once: a call for each costs as much as it does on short ones.
+        let rounded = &mut rounded[..x.len()];
+        quantize_piece(cpu, x, to, rounded);
+        for (offset, row) in rounded.chunks_exact(k).enumerate() {
+            write(cpu, row, step, &mut packed[offset * row_step..]);
+        }
+        return;
+    }
+    for (offset, row) in x.chunks_exact(k).enumerate() {
+        for (piece, x) in row.chunks(PIECE).enumerate() {
+            let rounded = &mut rounded[..x.len()];
+            quantize_piece(cpu, x, to, rounded);
+            let start = piece * PIECE / GROUP * step + offset * row_step;
+            write(cpu, rounded, step, &mut packed[start..]);
+        }
+    }
+}
+
+/// Packs one row whose pieces lie apart.
+fn pack_window<T: Unit>(
+    cpu: Cpu,
+    x: Left<'_, i8>,
+    row: usize,
+    step: usize,
+    packed: &mut [[T; GROUP]],
+) {
+    thread_local! {
+        static ROW: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
+    }
+    if x.segment_len().is_multiple_of(GROUP) || x.segment_len() >= x.k() {
+        for (index, piece) in x.pieces(row) {
+            write(cpu, piece, step, &mut packed[index / GROUP * step..]);
+        }
+        return;
+    }
+    // Groups reach from one piece into the next.
+    lend(&ROW, x.k(), |whole| {
+        for (index, piece) in x.pieces(row) {
+            whole[index..index + piece.len()].copy_from_slice(piece);
+        }
+        write(cpu, whole, step, packed);
+    });
 }
 
 /// Writes each group of four to every `step`-th place; zeros past the end of the row.

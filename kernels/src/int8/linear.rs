@@ -6,13 +6,14 @@
 
 use std::ops::Range;
 
-use super::left::{Input, Unit, with_scratch};
+use super::left::{Input, Source, Unit, with_scratch};
 use super::output::{Output, Target};
 use super::pack::{Columns, GROUP, PANEL, PackedWeights};
 use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, vnni};
 use crate::activation::{Activation, COARSE_STEP, coarse_gelu_in_place};
+use crate::float::Left;
 use crate::parallel::{self, PIECES, check_len, tiles};
 use crate::tier::{Cpu, Tier, tiered};
 
@@ -63,42 +64,28 @@ pub struct Layer<'a> {
 /// # Panics
 /// When a length differs.
 pub fn linear(cpu: Cpu, x: Input<'_>, rows: usize, layer: &Layer<'_>, y: Output<'_>) {
-    let (k, n) = (layer.weights.inputs(), layer.weights.outputs());
-    x.check(rows * k);
-    check_len("int8 linear: scales", layer.scales.len(), n);
-    if let Some(bias) = layer.bias {
-        check_len("int8 linear: bias", bias.len(), n);
-    }
-    let product = Product::new(cpu, x, rows, layer, y);
-    if rows == 0 || n == 0 {
-        return;
-    }
-    match cpu.tier() {
-        #[cfg(target_arch = "x86_64")]
-        Tier::Amx if k > 0 => amx::run(&product),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Vnni | Tier::Amx => product.run(vnni::ROWS, |x, rows, panels| {
-            vnni::block(&product, x, rows, panels);
-        }),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx512 => product.run_tiles(avx512::ROWS, |x, w, sums| {
-            // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found its
-            // features.
-            unsafe { avx512::tile(x, w, sums) }
-        }),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => product.run_tiles(avx2::ROWS, |x, w, sums| {
-            // SAFETY: as above.
-            unsafe { avx2::tile(x, w, sums) }
-        }),
-        _ => product.run_tiles(portable::ROWS, portable::tile),
-    }
+    x.check(rows * layer.weights.inputs());
+    Product::new(cpu, Source::Rows(x), rows, layer, y).multiply();
+}
+
+/// [`linear`] of the windows of an image, whose padding has the zero point.
+///
+/// # Panics
+/// As [`linear`], or when a window reaches out of the image.
+pub(crate) fn linear_of_windows(
+    cpu: Cpu,
+    (x, zero_point): (Left<'_, i8>, i8),
+    layer: &Layer<'_>,
+    y: Output<'_>,
+) {
+    assert_eq!(x.k(), layer.weights.inputs(), "int8 linear: inputs");
+    Product::new(cpu, Source::Windows { x, zero_point }, x.count(), layer, y).multiply();
 }
 
 /// A layer with its operands; every tier runs it in the same steps.
 pub(super) struct Product<'a> {
     pub(super) cpu: Cpu,
-    pub(super) x: Input<'a>,
+    pub(super) x: Source<'a>,
     pub(super) rows: usize,
     pub(super) layer: &'a Layer<'a>,
     pub(super) target: Target,
@@ -109,12 +96,47 @@ impl<'a> Product<'a> {
     /// When the result has another length.
     pub(super) fn new(
         cpu: Cpu,
-        x: Input<'a>,
+        x: Source<'a>,
         rows: usize,
         layer: &'a Layer<'a>,
         y: Output<'_>,
     ) -> Self {
         Self { cpu, x, rows, layer, target: Target::new(y, rows * layer.weights.outputs()) }
+    }
+
+    /// Computes the result.
+    ///
+    /// # Panics
+    /// When there are not as many scales and biases as columns.
+    fn multiply(&self) {
+        let (k, n) = (self.layer.weights.inputs(), self.layer.weights.outputs());
+        check_len("int8 linear: scales", self.layer.scales.len(), n);
+        if let Some(bias) = self.layer.bias {
+            check_len("int8 linear: bias", bias.len(), n);
+        }
+        if self.rows == 0 || n == 0 {
+            return;
+        }
+        match self.cpu.tier() {
+            #[cfg(target_arch = "x86_64")]
+            Tier::Amx if k > 0 => amx::run(self),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Vnni | Tier::Amx => self.run(vnni::ROWS, |x, rows, panels| {
+                vnni::block(self, x, rows, panels);
+            }),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => self.run_tiles(avx512::ROWS, |x, w, sums| {
+                // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found its
+                // features.
+                unsafe { avx512::tile(x, w, sums) }
+            }),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => self.run_tiles(avx2::ROWS, |x, w, sums| {
+                // SAFETY: as above.
+                unsafe { avx2::tile(x, w, sums) }
+            }),
+            _ => self.run_tiles(portable::ROWS, portable::tile),
+        }
     }
 
     /// Whether GELU may be coarse, and the result is rounded coarsely enough.

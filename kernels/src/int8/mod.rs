@@ -23,6 +23,7 @@ mod quantize;
 mod vnni;
 
 pub use left::Input;
+pub(crate) use linear::linear_of_windows;
 pub use linear::{Layer, PARALLEL_WORK, linear};
 pub use output::Output;
 pub(crate) use output::Target;
