@@ -96,7 +96,7 @@ pub use norm::{
 };
 pub use optimizer::{AdamW, adamw_step};
 pub use parallel::{CHUNK as PARALLEL_ELEMENTS, for_each_row_of as for_each_row};
-pub use permute::permute;
+pub use permute::{permute, permute_any};
 pub use pool::{Pooling, pool2d, row_maxima, row_means};
 pub use reduce::column_sum;
 pub use resample::{Sample, resample};

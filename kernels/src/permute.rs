@@ -71,6 +71,36 @@ fn place(axes: &[Axis], mut index: usize) -> usize {
 /// When a length differs, `permutation` lacks a dimension, or more than 8
 /// dimensions are left after those that stay neighbours are merged.
 pub fn permute(cpu: Cpu, x: &[f32], shape: &[usize], permutation: &[usize], y: &mut [f32]) {
+    permuted(x, shape, permutation, y, |x, rows, columns, y| {
+        if rows.size >= FEW_ROWS && columns >= FEW_ROWS {
+            transpose_rows(cpu, Rows::new(x, rows.size, columns, rows.stride), y);
+        } else {
+            some_columns(x, rows, columns, y);
+        }
+    });
+}
+
+/// [`permute`] of elements of any type.
+///
+/// # Shapes and panics
+/// As [`permute`].
+pub fn permute_any<T: Copy + Send + Sync>(
+    x: &[T],
+    shape: &[usize],
+    permutation: &[usize],
+    y: &mut [T],
+) {
+    permuted(x, shape, permutation, y, some_columns);
+}
+
+/// `transpose` turns the first columns of rows that are a stride apart, see [`some_columns`].
+fn permuted<T: Copy + Send + Sync>(
+    x: &[T],
+    shape: &[usize],
+    permutation: &[usize],
+    y: &mut [T],
+    transpose: impl Fn(&[T], Axis, usize, &mut [T]) + Sync,
+) {
     check_len("permute: x", x.len(), shape.iter().product());
     check_len("permute: y", y.len(), x.len());
     check_len("permute: permutation", permutation.len(), shape.len());
@@ -89,7 +119,7 @@ pub fn permute(cpu: Cpu, x: &[f32], shape: &[usize], permutation: &[usize], y: &
             });
         }
         [outer @ .., Axis { size: columns, stride: 1 }, rows] => {
-            transposed(cpu, x, outer, *columns, *rows, y);
+            transposed(x, outer, *columns, *rows, y, transpose);
         }
         [outer @ .., last] => for_each_row(y, last.size, rows_per_chunk(last.size), |row, y| {
             let x = x[place(outer, row)..].iter().step_by(last.stride);
@@ -99,11 +129,18 @@ pub fn permute(cpu: Cpu, x: &[f32], shape: &[usize], permutation: &[usize], y: &
 }
 
 /// Matrices `[rows, columns]` whose rows are a stride apart, as `[columns, rows]`.
-fn transposed(cpu: Cpu, x: &[f32], outer: &[Axis], columns: usize, rows: Axis, y: &mut [f32]) {
+fn transposed<T: Copy + Send + Sync>(
+    x: &[T],
+    outer: &[Axis],
+    columns: usize,
+    rows: Axis,
+    y: &mut [T],
+    transpose: impl Fn(&[T], Axis, usize, &mut [T]) + Sync,
+) {
     let matrix_len = columns * rows.size;
     if matrix_len <= CHUNK {
         for_each_row(y, matrix_len, rows_per_chunk(matrix_len), |matrix, y| {
-            some_columns(cpu, &x[place(outer, matrix)..], rows, columns, y);
+            transpose(&x[place(outer, matrix)..], rows, columns, y);
         });
         return;
     }
@@ -117,18 +154,14 @@ fn transposed(cpu: Cpu, x: &[f32], outer: &[Axis], columns: usize, rows: Axis, y
         let (start, len) = ((matrix * columns + first) * rows.size, (last - first) * rows.size);
         // SAFETY: the columns are some of a matrix, and nobody else has them.
         let y = unsafe { shared.range(start, len) };
-        some_columns(cpu, &x[place(outer, matrix) + first..], rows, last - first, y);
+        transpose(&x[place(outer, matrix) + first..], rows, last - first, y);
     });
 }
 
 /// The first columns of rows that are a stride apart, one after another.
-fn some_columns(cpu: Cpu, x: &[f32], rows: Axis, columns: usize, y: &mut [f32]) {
-    if rows.size >= FEW_ROWS && columns >= FEW_ROWS {
-        transpose_rows(cpu, Rows::new(x, rows.size, columns, rows.stride), y);
-        return;
-    }
+fn some_columns<T: Copy>(x: &[T], rows: Axis, columns: usize, y: &mut [T]) {
     for row in 0..rows.size {
         let y = y[row..].iter_mut().step_by(rows.size);
-        y.zip(&x[row * rows.stride..]).for_each(|(y, &x)| *y = x);
+        y.zip(&x[row * rows.stride..][..columns]).for_each(|(y, &x)| *y = x);
     }
 }

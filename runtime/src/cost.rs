@@ -112,6 +112,10 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         Operation::ChannelsLast(ChannelsLast::Conv { conv, has_addend }) => {
             conv_flops(conv, inputs, output) + u64::from(*has_addend) * elements
         }
+        Operation::ChannelsLast(ChannelsLast::IntegerConv(conv)) => {
+            let (op, activation) = (conv.op.clone(), conv.layer.activation);
+            conv_flops(&ActivatedConv { op, activation }, inputs, output)
+        }
         Operation::ChannelsLast(ChannelsLast::ConvTranspose(conv)) => {
             Op::ConvTranspose(conv.clone()).operator().flops(inputs, output)
         }

@@ -79,6 +79,13 @@ pub(crate) struct ActivatedConv {
     pub(crate) activation: Activation,
 }
 
+/// A convolution with the parameters of an int8 layer, whose columns are its outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct IntegerConv {
+    pub(crate) op: Conv,
+    pub(crate) layer: IntegerLinear,
+}
+
 /// What is done with images `[batch, …, channels]`, whose channels are last.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ChannelsLast {
@@ -90,6 +97,8 @@ pub(crate) enum ChannelsLast {
         /// Whether input 3 is added.
         has_addend: bool,
     },
+    /// A convolution of one group in integers: inputs x and weight in int8, f32 bias where there is one.
+    IntegerConv(IntegerConv),
     /// A transposed convolution of one group: inputs as those of the graph's operator.
     ConvTranspose(ConvTranspose),
     /// A pool over windows.
@@ -137,6 +146,7 @@ impl Operation {
             Self::IntegerLinear(_) => "IntegerLinear",
             Self::Conv(_) => "ActivatedConv",
             Self::ChannelsLast(ChannelsLast::Conv { .. }) => "ChannelsLastConv",
+            Self::ChannelsLast(ChannelsLast::IntegerConv(_)) => "ChannelsLastIntegerConv",
             Self::ChannelsLast(ChannelsLast::ConvTranspose(_)) => "ChannelsLastConvTranspose",
             Self::ChannelsLast(ChannelsLast::Pool(_)) => "ChannelsLastPool",
             Self::ChannelsLast(ChannelsLast::GlobalPool(_)) => "ChannelsLastGlobalPool",

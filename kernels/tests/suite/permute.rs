@@ -1,12 +1,12 @@
 //! Dimensions in another order.
 
-use kernels::permute;
+use kernels::{permute, permute_any};
 use proptest::prelude::*;
 
 use super::{numbers, on_any_threads, on_every_tier};
 
 /// Element by element, by its indices.
-fn twin(x: &[f32], shape: &[usize], permutation: &[usize]) -> Vec<f32> {
+fn twin<T: Copy>(x: &[T], shape: &[usize], permutation: &[usize]) -> Vec<T> {
     let stride = |axis: usize| shape[axis + 1..].iter().product::<usize>();
     let place = |mut index: usize| {
         let mut place = 0;
@@ -27,6 +27,10 @@ fn check(shape: &[usize], permutation: &[usize]) {
         y
     });
     assert_eq!(y, twin(&x, shape, permutation), "{shape:?} {permutation:?}");
+    let bytes: Vec<u8> = (0..x.len()).map(|index| index as u8).collect();
+    let mut y = vec![0; x.len()];
+    permute_any(&bytes, shape, permutation, &mut y);
+    assert_eq!(y, twin(&bytes, shape, permutation), "{shape:?} {permutation:?}");
 }
 
 proptest! {

@@ -42,6 +42,18 @@ fn constant<'a>(module: &'a Module, node: &Node, input: usize) -> &'a Tensor {
     module.constant(node.inputs[input]).expect("the integer passes take constants only")
 }
 
+/// The portable tier multiplies one number at a time; on tiles, sums take longer to finish than to
+/// make.
+pub(super) fn integer_rate(cpu: Cpu) -> Rate {
+    let share = match cpu.tier() {
+        Tier::Portable => 0.05,
+        Tier::Amx => 0.12,
+        Tier::Avx2 | Tier::Avx512 | Tier::Vnni => 0.7,
+    };
+    let parallel = Parallel::MultiplyAdds(int8::PARALLEL_WORK);
+    Rate { numbers: Numbers::Int8, share, parallel }
+}
+
 struct PackedLinear {
     cpu: Cpu,
     layer: IntegerLinear,
@@ -92,16 +104,8 @@ impl Kernel for PackedLinear {
         Ok(())
     }
 
-    /// The portable tier multiplies one number at a time; on tiles, sums take longer to finish than
-    /// to make.
     fn rate(&self) -> Rate {
-        let share = match self.cpu.tier() {
-            Tier::Portable => 0.05,
-            Tier::Amx => 0.12,
-            Tier::Avx2 | Tier::Avx512 | Tier::Vnni => 0.7,
-        };
-        let parallel = Parallel::MultiplyAdds(int8::PARALLEL_WORK);
-        Rate { numbers: Numbers::Int8, share, parallel }
+        integer_rate(self.cpu)
     }
 
     fn packed_input(&self) -> Option<usize> {

@@ -1,9 +1,9 @@
 //! Elements that move, or only get another shape.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, cast_slice};
 use graph::op::{Slice, Transpose};
 use graph::{DType, Op};
-use kernels::{Cpu, gather_rows, permute};
+use kernels::{Cpu, gather_rows, permute, permute_any};
 
 use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
 use crate::module::{Module, Node, Operation};
@@ -45,6 +45,17 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         accepts: accepts_transpose,
         prepare: |_, node, cpu| match &node.operation {
             Operation::Graph(Op::Transpose(op)) => run(Transposition { cpu, op: op.clone() }),
+            _ => unreachable!("the table pairs this kernel with transpositions"),
+        },
+    },
+    KernelEntry {
+        name: "transpose.copy",
+        operation: "Transpose",
+        tier: None,
+        cost: 2,
+        accepts: few_dimensions,
+        prepare: |_, node, _| match &node.operation {
+            Operation::Graph(Op::Transpose(op)) => run(CopyTransposition(op.clone())),
             _ => unreachable!("the table pairs this kernel with transpositions"),
         },
     },
@@ -101,6 +112,10 @@ const MOST_DIMENSIONS: usize = 8;
 
 fn accepts_transpose(module: &Module, node: &Node) -> Result<(), String> {
     expect_type(module, node, 0, DType::F32)?;
+    few_dimensions(module, node)
+}
+
+fn few_dimensions(module: &Module, node: &Node) -> Result<(), String> {
     match module.value(node.inputs[0]).shape.len() {
         0..=MOST_DIMENSIONS => Ok(()),
         rank => Err(format!("takes {MOST_DIMENSIONS} dimensions at most, found {rank}")),
@@ -116,6 +131,27 @@ impl Kernel for Transposition {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let (x, y) = (call.f32(0), elements_mut(call.output));
         permute(self.cpu, x, call.inputs[0].shape, &self.op.permutation, y);
+        Ok(())
+    }
+}
+
+struct CopyTransposition(Transpose);
+
+impl Kernel for CopyTransposition {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        fn move_all<T: Pod + Send + Sync>(permutation: &[usize], call: Call<'_>) {
+            let Call { inputs, output, .. } = call;
+            let x = if inputs[0].bytes.is_empty() { &[] } else { cast_slice(inputs[0].bytes) };
+            permute_any::<T>(x, inputs[0].shape, permutation, elements_mut(output));
+        }
+        let Self(Transpose { permutation }) = self;
+        match call.inputs[0].dtype.size_bytes() {
+            1 => move_all::<u8>(permutation, call),
+            2 => move_all::<u16>(permutation, call),
+            4 => move_all::<u32>(permutation, call),
+            8 => move_all::<u64>(permutation, call),
+            other => return Err(format!("takes elements of 1 to 8 bytes, found {other}")),
+        }
         Ok(())
     }
 }

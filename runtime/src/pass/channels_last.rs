@@ -371,7 +371,7 @@ impl Rewriter<'_> {
 
 /// Where channels go, which are so many dimensions.
 #[derive(Clone, Copy)]
-enum Move {
+pub(super) enum Move {
     First(usize),
     Last(usize),
 }
@@ -381,7 +381,7 @@ fn axes(rank: usize) -> Vec<usize> {
 }
 
 /// The entries of dimensions in their new order.
-fn moved<T: Clone>(entries: &[T], direction: Move) -> Vec<T> {
+pub(super) fn moved<T: Clone>(entries: &[T], direction: Move) -> Vec<T> {
     let mut entries = entries.to_vec();
     match direction {
         Move::Last(dims) => entries[1..].rotate_left(dims),
@@ -408,7 +408,7 @@ fn transposed(tensor: &Tensor) -> Option<Tensor> {
 }
 
 /// Whether a shape is one of images or sequences whose sizes are numbers, but for the batch.
-fn has_known_images(shape: &[Dim]) -> bool {
+pub(super) fn has_known_images(shape: &[Dim]) -> bool {
     matches!(shape.len(), 3 | 4) && shape[1..].iter().all(|dim| dim.fixed().is_some())
 }
 

@@ -6,7 +6,9 @@ use kernels::Activation;
 
 use super::activation::activation_at;
 use super::repeat;
-use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Operation, same_sizes};
+use crate::module::{
+    ActivatedConv, ChannelsLast, Id, IntegerConv, IntegerLinear, Module, Operation, same_sizes,
+};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, |module, index| sum(module, index) || activation(module, index))
@@ -68,6 +70,12 @@ fn activation(module: &mut Module, index: usize) -> bool {
         (_, Some((conv, has_addend))) => {
             let conv = ActivatedConv { activation, ..conv.clone() };
             ChannelsLast::Conv { conv, has_addend }
+        }
+        (Operation::ChannelsLast(ChannelsLast::IntegerConv(conv)), _)
+            if conv.layer.activation == Activation::Identity && conv.layer.output.is_none() =>
+        {
+            let layer = IntegerLinear { activation, ..conv.layer.clone() };
+            ChannelsLast::IntegerConv(IntegerConv { layer, ..conv.clone() })
         }
         (
             Operation::ChannelsLast(ChannelsLast::ScaleShift { activation: Activation::Identity }),

@@ -33,13 +33,13 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
 
 /// An int8 value and the node that dequantizes it.
 #[derive(Clone, Copy)]
-struct Source {
-    quantized: Id,
-    dequantize: usize,
+pub(super) struct Source {
+    pub(super) quantized: Id,
+    pub(super) dequantize: usize,
 }
 
 /// An activation with one constant scale and zero point.
-fn activation(module: &Module, id: Id) -> Option<(Source, Quantization)> {
+pub(super) fn activation(module: &Module, id: Id) -> Option<(Source, Quantization)> {
     let (dequantize, Op::Dequantize(op)) = module.produced(id)? else { return None };
     let [quantized, scale, zero_point] = module.nodes[dequantize].inputs[..] else { return None };
     if op.axis.is_some() || module.value(quantized).dtype != DType::I8 {
@@ -68,31 +68,43 @@ pub(super) fn quantization_of(module: &Module, index: usize) -> Option<(Id, Quan
 
 /// Constant weights `[k, n]` with zero points 0 and a scale for all or for each column.
 fn weight(module: &Module, id: Id) -> Option<(Source, Vec<f32>)> {
+    let found = constant_weight(module, id, 1)?;
+    let tensor: &Tensor = module.constant(found.0.quantized)?;
+    let &[_, columns] = tensor.shape() else { return None };
+    column_sums_fit(tensor.elements().ok()?, columns).then_some(found)
+}
+
+/// Constant int8 weights with zero points 0 and a scale for all or for each index along `axis`.
+pub(super) fn constant_weight(module: &Module, id: Id, axis: usize) -> Option<(Source, Vec<f32>)> {
     let (dequantize, Op::Dequantize(op)) = module.produced(id)? else { return None };
     let [quantized, scale, zero_point] = module.nodes[dequantize].inputs[..] else { return None };
-    let tensor: &Tensor = module.constant(quantized)?;
-    let &[_, columns] = tensor.shape() else { return None };
+    let tensor = module.constant(quantized)?;
+    let columns = *tensor.shape().get(axis)?;
     let zeros = module.constant(zero_point)?.elements::<i8>().ok()?;
     let scales = module.constant(scale)?.elements::<f32>().ok()?;
-    let fits = |weights: &[i8]| column_sums_fit(weights, columns);
-    if !tensor.elements().is_ok_and(fits) || zeros.iter().any(|&zero| zero != 0) {
+    if tensor.elements::<i8>().is_err() || zeros.iter().any(|&zero| zero != 0) {
         return None;
     }
     let scales = match op.axis {
         None => vec![*scales.first()?; columns],
-        Some(1) => scales.to_vec(),
+        Some(found) if found == axis => scales.to_vec(),
         Some(_) => return None,
     };
     Some((Source { quantized, dequantize }, scales))
 }
 
-/// Whether each sum of products with int8 inputs fits an `i32`: an input is at most 255 steps from
-/// its zero point.
+/// The most that weights may sum up to whose products with int8 inputs fit an `i32`: an input is at most
+/// 255 steps from its zero point.
+const MOST: u64 = i32::MAX as u64 / 255;
+
+/// Whether so many weights are so few that their sums always fit: none is beyond ±128.
+fn are_few(weights: usize) -> bool {
+    weights as u64 * 128 <= MOST
+}
+
+/// Whether each sum of products of a column fits an `i32`.
 fn column_sums_fit(weights: &[i8], columns: usize) -> bool {
-    const MOST: u64 = i32::MAX as u64 / 255;
-    let rows = weights.len() / columns.max(1);
-    // No weight is beyond ±128.
-    if rows as u64 * 128 <= MOST {
+    if are_few(weights.len() / columns.max(1)) {
         return true;
     }
     let mut sums = vec![0u64; columns];
@@ -102,6 +114,12 @@ fn column_sums_fit(weights: &[i8], columns: usize) -> bool {
         }
     }
     sums.iter().all(|sum| *sum <= MOST)
+}
+
+/// The same for rows of so many weights.
+pub(super) fn row_sums_fit(weights: &[i8], row_len: usize) -> bool {
+    let sum = |row: &[i8]| row.iter().map(|weight| u64::from(weight.unsigned_abs())).sum::<u64>();
+    are_few(row_len) || weights.chunks(row_len).all(|row| sum(row) <= MOST)
 }
 
 #[cfg(test)]

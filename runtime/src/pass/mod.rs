@@ -14,6 +14,7 @@ mod factors;
 mod fold_constants;
 mod gelu;
 mod index_gather;
+mod integer_conv;
 mod integer_gather;
 mod integer_linear;
 mod layer_norm;
@@ -31,7 +32,9 @@ mod transposes;
 
 use serde::Serialize;
 
-pub(crate) use activation::{activation_of, activation_of_node};
+pub(crate) use activation::activation_of;
+#[cfg(feature = "gpu")]
+pub(crate) use activation::activation_of_node;
 pub(crate) use integer_linear::per_tensor;
 
 use crate::compile::Level;
@@ -65,6 +68,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "layer-norm", level: Level::O1, run: layer_norm::run },
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
+    Pass { name: "integer-conv", level: Level::O2, run: integer_conv::run },
     Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },
     Pass { name: "batch-norm", level: Level::O2, run: batch_norm::run },
     Pass { name: "conv-activation", level: Level::O2, run: conv_activation::run },
@@ -82,10 +86,10 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
-/// Passes that a GPU does without. A layer that rounds as it reads does so once for each tile of
+/// Passes that a GPU does without. It has no convolutions in integers. A layer that rounds as it reads does so once for each tile of
 /// columns there; a launch that rounds once is cheaper. A GPU's threads share every launch, and its
 /// kernels see for themselves what may be bf16.
-const ON_CPUS_ONLY: [&str; 3] = ["quantize-prologue", "narrow", "slice-batch"];
+const ON_CPUS_ONLY: [&str; 4] = ["integer-conv", "quantize-prologue", "narrow", "slice-batch"];
 
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,8 +1,8 @@
-//! Integer linear layer or attention, then a quantization that alone reads it → it writes int8.
+//! Integer linear layer or convolution, or attention, then a quantization that alone reads it → it writes int8.
 
 use super::integer_linear::quantization_of;
 use super::repeat;
-use crate::module::{HeadSplit, IntegerLinear, Module, Operation};
+use crate::module::{ChannelsLast, HeadSplit, IntegerConv, IntegerLinear, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, rewrite)
@@ -19,6 +19,11 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
     let operation = match &node.operation {
         Operation::IntegerLinear(layer) if layer.output.is_none() => {
             Operation::IntegerLinear(IntegerLinear { output, ..layer.clone() })
+        }
+        Operation::ChannelsLast(ChannelsLast::IntegerConv(conv)) if conv.layer.output.is_none() => {
+            let layer = IntegerLinear { output, ..conv.layer.clone() };
+            let conv = IntegerConv { layer, ..conv.clone() };
+            Operation::ChannelsLast(ChannelsLast::IntegerConv(conv))
         }
         Operation::Attention(split) if split.output.is_none() => {
             Operation::Attention(HeadSplit { output, ..split.clone() })

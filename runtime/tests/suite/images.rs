@@ -5,11 +5,11 @@ use graph::op::{
     GlobalPool, Interpolation, Nearest, Outside, Padding, Pool, PoolKind, Reshape, Resize,
     Rounding, Transpose, Unary, Window,
 };
-use graph::{Dim, Graph, Op, Tensor, ValueId};
-use runtime::{CompiledModel, Level, compile};
+use graph::{Dim, Graph, Op, Tensor, ValueId, reference};
+use runtime::{CompileOptions, CompiledModel, Level, compile};
 
 use crate::passes::check_pass;
-use crate::{Sketch, check, numbers, options};
+use crate::{Sketch, assert_close, check, numbers, options, run};
 
 /// f32 sums of a few hundred products in another order.
 const FLOAT: f32 = 1e-4;
@@ -387,6 +387,76 @@ fn transposed_convolutions() {
             }
         }
     }
+}
+
+/// Dequantized int8 filters with powers of two as scales, so that sums are exact in f32 as well.
+fn int8_filters(sketch: &mut Sketch, shape: [usize; 4]) -> ValueId {
+    let integers = Tensor::from_fn(&shape, |i| ((i * 37 + 5) % 255) as u8 as i8);
+    let scales = Tensor::from_fn(&[shape[0]], |i| 2f32.powi(-8 - (i % 3) as i32));
+    let zeros = Tensor::from_fn(&[shape[0]], |_| 0i8);
+    let inputs = [integers, scales, zeros].map(|tensor| sketch.weight(tensor));
+    sketch.node(Op::Dequantize(graph::op::Dequantize { axis: Some(0) }), &inputs)
+}
+
+/// A residual block as exporters of quantized networks write it.
+fn quantized() -> Graph {
+    let (mut sketch, x) = sketch(3, 12);
+    let through = |sketch: &mut Sketch, x: ValueId| {
+        let x = sketch.quantize(x, 0.25);
+        sketch.dequantize(x, 0.25)
+    };
+    let convolution = |sketch: &mut Sketch, x: ValueId, sizes: [usize; 3], stride: usize| {
+        let [channels, outputs, size] = sizes;
+        let weight = int8_filters(sketch, [outputs, channels, size, size]);
+        let bias = Tensor::from_fn(&[outputs], |i| (i * 300) as i32 - 1000);
+        let scale = sketch.weight(Tensor::from_fn(&[outputs], |_| 2f32.powi(-10)));
+        let zeros = sketch.weight(Tensor::from_fn(&[outputs], |_| 0i32));
+        let inputs = [sketch.weight(bias), scale, zeros];
+        let bias = sketch.node(Op::Dequantize(graph::op::Dequantize { axis: Some(0) }), &inputs);
+        let window = window(&[size; 2], stride, size / 2);
+        sketch.node(Op::Conv(Conv { window, groups: 1 }), &[x, weight, bias])
+    };
+    let x = through(&mut sketch, x);
+    let stem = convolution(&mut sketch, x, [3, 8, 3], 2);
+    let stem = sketch.node(Op::Relu, &[stem]);
+    let stem = through(&mut sketch, stem);
+    let pool =
+        Pool { kind: PoolKind::Max, window: window(&[3, 3], 1, 1), rounding: Rounding::Floor };
+    let pooled = sketch.node(Op::Pool(pool), &[stem]);
+    let pooled = through(&mut sketch, pooled);
+    let inner = convolution(&mut sketch, pooled, [8, 20, 3], 1);
+    let inner = sketch.node(Op::Relu, &[inner]);
+    let inner = through(&mut sketch, inner);
+    let inner = convolution(&mut sketch, inner, [20, 8, 1], 1);
+    let sum = sketch.node(Op::Add, &[inner, pooled]);
+    let sum = sketch.node(Op::Relu, &[sum]);
+    let mean = sketch.node(Op::GlobalPool(GlobalPool::Average), &[sum]);
+    sketch.finish(&[mean, sum])
+}
+
+#[test]
+fn quantized_networks_multiply_in_integers() {
+    let graph = quantized();
+    for batch in [1, 3] {
+        let model = check(&graph, &images(batch, 3, 12), 1e-6);
+        let kernels = kernels(&model);
+        let count = |part: &str| kernels.iter().filter(|kernel| kernel.contains(part)).count();
+        assert_eq!(count("integer-conv."), 3, "{kernels:?}");
+        assert_eq!(count("conv.f32"), 0, "{kernels:?}");
+        // The input, in int8, and the output.
+        assert_eq!(count("transpose"), 2, "{kernels:?}");
+        // Two of three, what they are given behind a pool and the input.
+        assert_eq!(count("quantize"), 2 + count("dequantize"), "{kernels:?}");
+    }
+    check_pass(&graph, &images(2, 3, 12), "integer-conv", 3);
+    check_pass(&graph, &images(2, 3, 12), "quantize-epilogue", 2);
+    // Without the pass that follows, there are transpositions around each.
+    let disabled = vec!["channels-last".to_owned()];
+    let options = CompileOptions { disabled_passes: disabled, ..options(Level::O3) };
+    let model = compile(&graph, &options).unwrap();
+    let inputs = images(2, 3, 12);
+    let expected = reference::evaluate(&graph, &inputs).unwrap();
+    assert_close(&run(&model, &inputs), &expected, 1e-6);
 }
 
 /// Images that are made larger, in both ways.
