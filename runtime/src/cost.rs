@@ -136,6 +136,7 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         }
         // As many as the operator that it stands for, and the sum.
         Operation::ResidualLayerNorm { .. } => 9 * elements,
+        Operation::IntegerSum(sum) => (1 + activation_flops(sum.activation)) * elements,
         Operation::IntegerGather { .. } => elements,
     }
 }

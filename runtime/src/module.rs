@@ -56,6 +56,8 @@ pub(crate) enum Operation {
     /// Layer normalisation of a sum: inputs x, residual, scale, bias. The residual repeats over
     /// leading dimensions that it lacks.
     ResidualLayerNorm { epsilon: f32 },
+    /// The sum of two int8 values of the same sizes, in int8.
+    IntegerSum(IntegerSum),
     /// Rows of an int8 table, dequantized: inputs table, scale, indices.
     IntegerGather { axis: Option<usize> },
 }
@@ -70,6 +72,14 @@ pub(crate) struct IntegerLinear {
     pub(crate) activation: Activation,
     /// How the result is written as int8; `None` for f32.
     pub(crate) output: Option<Quantization>,
+}
+
+/// How the addends of a sum and what is made of it are written as int8.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct IntegerSum {
+    pub(crate) inputs: [Quantization; 2],
+    pub(crate) activation: Activation,
+    pub(crate) output: Quantization,
 }
 
 /// A convolution and what is applied to its output.
@@ -144,6 +154,7 @@ impl Operation {
             Self::Graph(op) => op.operator().onnx_type(),
             Self::Linear { .. } => "Linear",
             Self::IntegerLinear(_) => "IntegerLinear",
+            Self::IntegerSum(_) => "IntegerSum",
             Self::Conv(_) => "ActivatedConv",
             Self::ChannelsLast(ChannelsLast::Conv { .. }) => "ChannelsLastConv",
             Self::ChannelsLast(ChannelsLast::IntegerConv(_)) => "ChannelsLastIntegerConv",

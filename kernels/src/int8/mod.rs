@@ -31,4 +31,6 @@ pub use pack::PackedWeights;
 pub(crate) use quantize::dequantize_one;
 #[cfg(any(feature = "gpu", target_arch = "x86_64"))]
 pub(crate) use quantize::has_exact_reciprocal;
-pub use quantize::{Quantization, dequantize, dequantize_columns, quantize};
+pub use quantize::{
+    Quantization, Quantized, dequantize, dequantize_columns, quantize, quantized_sum,
+};

@@ -1,6 +1,7 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Between `f32` and int8, with the meaning of ONNX `QuantizeLinear` and `DequantizeLinear`.
 
+use crate::activation::Activation;
 use crate::math;
 use crate::parallel::{self, CHUNK, check_len, rows_per_chunk};
 use crate::tier::{Cpu, Tier, tiered};
@@ -93,6 +94,14 @@ tiered! {
 }
 
 tiered! {
+    fn add_to(sums: &mut [f32], others: &[f32]) {
+        for (sum, &other) in sums.iter_mut().zip(others) {
+            *sum += other;
+        }
+    }
+}
+
+tiered! {
     fn dequantize_row(x: &[i8], scales: &[f32], y: &mut [f32]) {
         for ((y, &x), &scale) in y.iter_mut().zip(x).zip(scales) {
             *y = f32::from(x) * scale;
@@ -131,6 +140,38 @@ pub fn dequantize_columns(cpu: Cpu, x: &[i8], scales: &[f32], y: &mut [f32]) {
     check_len("dequantize_columns: x", x.len(), x.len() / cols.max(1) * cols);
     parallel::for_each_row(y, cols, rows_per_chunk(cols), |row, y| {
         dequantize_row(cpu, &x[row * cols..][..cols], scales, y);
+    });
+}
+
+/// An int8 value and how it is written.
+pub type Quantized<'a> = (&'a [i8], Quantization);
+
+/// `y = quantize(activation(dequantize(a) + dequantize(b)))`, rounded at each step as these do.
+///
+/// # Shapes
+/// All have the same length.
+pub fn quantized_sum(
+    cpu: Cpu,
+    [(a, of_a), (b, of_b)]: [Quantized<'_>; 2],
+    activation: Activation,
+    y: &mut [i8],
+    to: Quantization,
+) {
+    /// Elements whose numbers stay in the first cache.
+    const PIECE: usize = 512;
+    check_len("quantized_sum: a", a.len(), y.len());
+    check_len("quantized_sum: b", b.len(), y.len());
+    parallel::for_each_chunk(y, CHUNK, |chunk, y| {
+        for (piece, y) in y.chunks_mut(PIECE).enumerate() {
+            let start = chunk * CHUNK + piece * PIECE;
+            let (mut sums, mut others) = ([0.0; PIECE], [0.0; PIECE]);
+            let (sums, others) = (&mut sums[..y.len()], &mut others[..y.len()]);
+            dequantize_piece(cpu, &a[start..start + y.len()], of_a, sums);
+            dequantize_piece(cpu, &b[start..start + y.len()], of_b, others);
+            add_to(cpu, sums, others);
+            activation.apply(cpu, sums);
+            quantize_piece(cpu, sums, to, y);
+        }
     });
 }
 

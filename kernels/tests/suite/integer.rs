@@ -127,6 +127,28 @@ proptest! {
 }
 
 #[test]
+fn sums_of_integers_are_those_of_their_numbers() {
+    let quantization = |scale, zero_point| Quantization { scale, zero_point, min: -128, max: 127 };
+    let (of_a, of_b, to) =
+        (quantization(0.03, 5), quantization(0.0125, -9), quantization(0.041, 2));
+    for len in [0, 1, 511, 5000, 40_001] {
+        let (a, b) = (integers(len, 1), integers(len, 2));
+        for cpu in Cpu::every() {
+            let mut numbers = [vec![0.0; len], vec![0.0; len]];
+            int8::dequantize(cpu, &a, of_a, &mut numbers[0]);
+            int8::dequantize(cpu, &b, of_b, &mut numbers[1]);
+            let sums: Vec<f32> =
+                numbers[0].iter().zip(&numbers[1]).map(|(a, b)| (a + b).max(0.0)).collect();
+            let [mut expected, mut found] = [vec![0; len], vec![0; len]];
+            int8::quantize(cpu, &sums, to, &mut expected);
+            let addends = [(a.as_slice(), of_a), (b.as_slice(), of_b)];
+            int8::quantized_sum(cpu, addends, Activation::Relu, &mut found, to);
+            assert_eq!(found, expected, "{len}");
+        }
+    }
+}
+
+#[test]
 fn large_layers_are_cut_into_jobs_without_a_trace() {
     Twin::new([1, 700, 3001], 0, 7).check();
     Twin::new([101, 133, 300], 5, 8).check();

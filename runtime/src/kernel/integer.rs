@@ -8,7 +8,7 @@ use kernels::{Cpu, TableScales, Tier, gather_rows_int8};
 use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
 use crate::compile::Precision;
 use crate::cost::{Parallel, Rate};
-use crate::module::{IntegerLinear, Module, Node, Operation};
+use crate::module::{IntegerLinear, IntegerSum, Module, Node, Operation};
 
 const fn linear(name: &'static str, tier: Tier, cost: u32) -> KernelEntry {
     KernelEntry {
@@ -27,6 +27,17 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     linear("integer-linear.avx512", Tier::Avx512, 15),
     linear("integer-linear.vnni", Tier::Vnni, 5),
     linear("integer-linear.amx", Tier::Amx, 1),
+    KernelEntry {
+        name: "integer-sum",
+        operation: "IntegerSum",
+        tier: None,
+        cost: 1,
+        accepts: any,
+        prepare: |_, node, cpu| match node.operation {
+            Operation::IntegerSum(sum) => run(Sum { cpu, sum }),
+            _ => unreachable!("the table pairs this kernel with sums of integers"),
+        },
+    },
     KernelEntry {
         name: "integer-gather",
         operation: "IntegerGather",
@@ -114,6 +125,20 @@ impl Kernel for PackedLinear {
 
     fn packed_bytes(&self) -> usize {
         self.weights.size_bytes() + size_of_val(self.scales.as_slice())
+    }
+}
+
+struct Sum {
+    cpu: Cpu,
+    sum: IntegerSum,
+}
+
+impl Kernel for Sum {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let IntegerSum { inputs, activation, output } = self.sum;
+        let addends = [0, 1].map(|input| (call.inputs[input].elements(), inputs[input]));
+        int8::quantized_sum(self.cpu, addends, activation, elements_mut(call.output), output);
+        Ok(())
     }
 }
 

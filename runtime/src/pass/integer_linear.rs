@@ -1,6 +1,7 @@
 //! Product of a dequantized int8 activation with dequantized constant int8 weights → the product
 //! in integers. The quantized activation may have other readers: only the detour through f32 goes.
 
+use graph::op::Dequantize;
 use graph::{DType, Op, Tensor};
 use kernels::Activation;
 use kernels::int8::Quantization;
@@ -9,9 +10,37 @@ use super::repeat;
 use crate::module::{Id, IntegerLinear, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
+    repeat(module, turn_weights);
     let fired = repeat(module, rewrite);
     module.sweep();
     fired
+}
+
+/// A dequantized constant int8 matrix that is transposed, as `Gemm` wants it → the transposed matrix,
+/// dequantized.
+fn turn_weights(module: &mut Module, index: usize) -> bool {
+    let found = || {
+        let node = &module.nodes[index];
+        let Operation::Graph(Op::Transpose(transpose)) = &node.operation else { return None };
+        let (dequantize, Op::Dequantize(op)) = module.produced(*node.inputs.first()?)? else {
+            return None;
+        };
+        let inputs = module.nodes[dequantize].inputs.clone();
+        let tensor = module.constant(*inputs.first()?)?;
+        let (&[rows, columns], [1, 0]) = (tensor.shape(), transpose.permutation.as_slice()) else {
+            return None;
+        };
+        let elements = tensor.elements::<i8>().ok()?;
+        let turned = Tensor::from_fn(&[columns, rows], |i| elements[i % rows * columns + i / rows]);
+        let op = Dequantize { axis: op.axis.map(|axis| 1 - axis) };
+        Some((turned, op, inputs, node.name.clone()))
+    };
+    let Some((turned, op, mut inputs, name)) = found() else { return false };
+    inputs[0] = module.add_constant(format!("{name}/turned"), turned);
+    let node = &mut module.nodes[index];
+    node.operation = Operation::Graph(Op::Dequantize(op));
+    node.inputs = inputs;
+    true
 }
 
 fn rewrite(module: &mut Module, index: usize) -> bool {

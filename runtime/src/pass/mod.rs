@@ -17,6 +17,7 @@ mod index_gather;
 mod integer_conv;
 mod integer_gather;
 mod integer_linear;
+mod integer_sum;
 mod layer_norm;
 mod linear;
 mod merge_qkv;
@@ -25,6 +26,7 @@ mod no_ops;
 mod quantize_epilogue;
 mod quantize_prologue;
 mod residual_layer_norm;
+mod signed_integers;
 mod sizes;
 mod slice_batch;
 mod swish;
@@ -66,6 +68,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "gelu", level: Level::O1, run: gelu::run },
     Pass { name: "swish", level: Level::O1, run: swish::run },
     Pass { name: "layer-norm", level: Level::O1, run: layer_norm::run },
+    Pass { name: "signed-integers", level: Level::O1, run: signed_integers::run },
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
     Pass { name: "integer-conv", level: Level::O2, run: integer_conv::run },
@@ -74,6 +77,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "conv-activation", level: Level::O2, run: conv_activation::run },
     Pass { name: "channels-last", level: Level::O2, run: channels_last::run },
     Pass { name: "conv-sum", level: Level::O2, run: conv_sum::run },
+    Pass { name: "integer-sum", level: Level::O2, run: integer_sum::run },
     Pass { name: "linear", level: Level::O2, run: linear::run },
     Pass { name: "bias", level: Level::O2, run: bias::run },
     Pass { name: "activation", level: Level::O2, run: activation::run },
@@ -86,10 +90,12 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
-/// Passes that a GPU does without. It has no convolutions in integers. A layer that rounds as it reads does so once for each tile of
+/// Passes that a GPU does without. It has no convolutions and sums of integers. A
+/// layer that rounds as it reads does so once for each tile of
 /// columns there; a launch that rounds once is cheaper. A GPU's threads share every launch, and its
 /// kernels see for themselves what may be bf16.
-const ON_CPUS_ONLY: [&str; 4] = ["integer-conv", "quantize-prologue", "narrow", "slice-batch"];
+const ON_CPUS_ONLY: [&str; 5] =
+    ["integer-conv", "integer-sum", "quantize-prologue", "narrow", "slice-batch"];
 
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -90,6 +90,7 @@ impl Along<'_> {
             Operation::ResidualLayerNorm { .. } => {
                 return leads(0) && self.rank(node.output) >= 2 && aligned();
             }
+            Operation::IntegerSum(_) => return leads(0) && leads(1),
             Operation::IntegerGather { .. } => return !leads(0) && !leads(1) && leads(2),
             Operation::Graph(op) => op,
         };

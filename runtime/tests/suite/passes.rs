@@ -297,20 +297,49 @@ fn weights_without_quantized_activations_run_as_floats() {
 }
 
 #[test]
-fn unsigned_activations_are_left_to_the_reference() {
-    let (mut sketch, x) = Sketch::new(12);
-    let [scale, zero] =
-        [Tensor::scalar(0.0625f32), Tensor::scalar(128u8)].map(|tensor| sketch.weight(tensor));
-    let q = sketch.node(Op::Quantize(Quantize::default()), &[x, scale, zero]);
-    let dq = sketch.node(Op::Dequantize(Dequantize::default()), &[q, scale, zero]);
-    let w = sketch.int8_weight([12, 5]);
-    let y = sketch.node(Op::MatMul, &[dq, w]);
-    let graph = sketch.finish(&[y]);
-    check_pass(&graph, &rows(6, 12), "integer-linear", 0);
-    let model = compile(&graph, &options(Level::O3)).unwrap();
+fn unsigned_activations_become_signed() {
+    let build = |is_read: bool| {
+        let (mut sketch, x) = Sketch::new(12);
+        let [scale, zero] =
+            [Tensor::scalar(0.0625f32), Tensor::scalar(7u8)].map(|tensor| sketch.weight(tensor));
+        let q = sketch.node(Op::Quantize(Quantize::default()), &[x, scale, zero]);
+        let dq = sketch.node(Op::Dequantize(Dequantize::default()), &[q, scale, zero]);
+        let w = sketch.int8_weight([12, 5]);
+        let y = sketch.node(Op::MatMul, &[dq, w]);
+        let outputs = if is_read { vec![y, q] } else { vec![y] };
+        sketch.finish(&outputs)
+    };
+    check_pass(&build(false), &rows(6, 12), "signed-integers", 1);
+    check_pass(&build(false), &rows(6, 12), "integer-linear", 1);
+    // As an output it has to stay what it is.
+    check_pass(&build(true), &rows(6, 12), "signed-integers", 0);
+    let model = compile(&build(true), &options(Level::O3)).unwrap();
     let node = &model.explain().nodes[0];
     assert_eq!(node.kernel, "reference");
     assert_eq!(node.rejected[0].reason, "takes i8 only, found u8");
+}
+
+#[test]
+fn transposed_weights_multiply_in_integers() {
+    for per_column in [false, true] {
+        let (mut sketch, x) = Sketch::new(12);
+        let q = sketch.quantize(x, 0.0625);
+        let dq = sketch.dequantize(q, 0.0625);
+        // As `Gemm` has them: a row an output.
+        let count = if per_column { vec![5] } else { vec![] };
+        let integers = Tensor::from_fn(&[5, 12], |i| ((i * 37 + 5) % 255) as u8 as i8);
+        let scales = Tensor::from_fn(&count, |i| 2f32.powi(-6 - (i % 3) as i32));
+        let zeros = Tensor::from_fn(&count, |_| 0i8);
+        let inputs = [integers, scales, zeros].map(|tensor| sketch.weight(tensor));
+        let op = Dequantize { axis: per_column.then_some(0) };
+        let w = sketch.node(Op::Dequantize(op), &inputs);
+        let w = sketch.node(Op::Transpose(Transpose { permutation: vec![1, 0] }), &[w]);
+        let y = sketch.node(Op::MatMul, &[dq, w]);
+        let graph = sketch.finish(&[y]);
+        let model = check(&graph, &rows(6, 12), 0.0);
+        let kinds: Vec<_> = model.explain().nodes.iter().map(|node| &node.operation).collect();
+        assert_eq!(kinds, ["IntegerLinear"], "{per_column}");
+    }
 }
 
 #[test]
