@@ -5,7 +5,7 @@ use std::alloc::System;
 use std::num::NonZeroUsize;
 
 use graph::bert::{BertConfig, BertLayer, build, initial_weights};
-use graph::op::{Conv, GlobalPool, Padding, Unary, Window};
+use graph::op::{Conv, Dequantize, GlobalPool, Padding, Quantize, Unary, Window};
 use graph::rewrite::quantize::{QuantizeOptions, fold, insert};
 use graph::{DType, Dim, Graph, Op, Tensor};
 use runtime::{CompileOptions, Level, Session, compile};
@@ -53,6 +53,45 @@ fn images(size: Dim) -> Graph {
     let y = graph.add_node("sigmoid", Op::Unary(Unary::Sigmoid), &[y]).unwrap();
     let y = graph.add_node("mean", Op::GlobalPool(GlobalPool::Average), &[y]).unwrap();
     graph.set_outputs(&[y]);
+    graph
+}
+
+/// Two convolutions in integers, of channels that are whole groups and of others, and a sum.
+fn integer_images() -> Graph {
+    let mut graph = Graph::new("integers");
+    let shape = vec![Dim::symbol("batch"), 8.into(), 40.into(), 40.into()];
+    let x = graph.add_input("x", DType::F32, shape).unwrap();
+    let scale = graph.add_weight("scale", Tensor::scalar(0.25f32)).unwrap();
+    let zero = graph.add_weight("zero", Tensor::scalar(3i8)).unwrap();
+    let none = graph.add_weight("none", Tensor::scalar(0i8)).unwrap();
+    let through = |graph: &mut Graph, x, name: &str| {
+        let quantize = Op::Quantize(Quantize::default());
+        let x = graph.add_node(&format!("{name}-q"), quantize, &[x, scale, zero]).unwrap();
+        let dequantize = Op::Dequantize(Dequantize::default());
+        graph.add_node(&format!("{name}-dq"), dequantize, &[x, scale, zero]).unwrap()
+    };
+    let conv = |graph: &mut Graph, x, name: &str, [channels, outputs]: [usize; 2]| {
+        let weight = Tensor::from_fn(&[outputs, channels, 3, 3], |i| (i % 9) as i8);
+        let weight = graph.add_weight(&format!("{name}-w"), weight).unwrap();
+        let dequantize = Op::Dequantize(Dequantize::default());
+        let inputs = [weight, scale, none];
+        let weight = graph.add_node(&format!("{name}-dw"), dequantize, &inputs).unwrap();
+        let window = Window {
+            kernel: vec![3; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            padding: Padding::Explicit { before: vec![1; 2], after: vec![1; 2] },
+        };
+        graph.add_node(name, Op::Conv(Conv { window, groups: 1 }), &[x, weight]).unwrap()
+    };
+    let x = through(&mut graph, x, "x");
+    let y = conv(&mut graph, x, "first", [8, 5]);
+    let y = through(&mut graph, y, "y");
+    let z = conv(&mut graph, y, "second", [5, 8]);
+    let z = through(&mut graph, z, "z");
+    let sum = graph.add_node("sum", Op::Add, &[z, x]).unwrap();
+    let sum = through(&mut graph, sum, "sum");
+    graph.set_outputs(&[sum]);
     graph
 }
 
@@ -111,6 +150,7 @@ fn runs_allocate_nothing_in_the_steady_state() {
         ("int8", quantized(encoder()), texts()),
         ("images", images(Dim::symbol("size")), pictures(&[[1, 5], [2, 40]])),
         ("channels last", images(40.into()), pictures(&[[1, 40], [5, 40]])),
+        ("integers", integer_images(), pictures(&[[1, 40], [5, 40]])),
     ] {
         let inputs: Vec<Vec<_>> = inputs
             .iter()

@@ -18,6 +18,7 @@ const MOST_ROWS: usize = 16;
 const IDENTITY: u8 = 0;
 const GELU: u8 = 1;
 const COARSE_GELU: u8 = 2;
+const RELU: u8 = 3;
 
 /// What the sums of a panel go through. Made for a few tiles only, so that it borrows: copies of so few
 /// numbers were seen to take a twenty-fifth of a run.
@@ -105,6 +106,12 @@ impl<'a> Epilogue<'a> {
                 }
                 (Activation::Gelu, Target::F32(y), _) => {
                     self.write_f32::<GELU>(sums, y.at(start), n, width);
+                }
+                (Activation::Relu, Target::F32(y), _) => {
+                    self.write_f32::<RELU>(sums, y.at(start), n, width);
+                }
+                (Activation::Relu, Target::Int8(y, _), Some(rounding)) => {
+                    self.write_int8::<RELU>(sums, rounding, y.at(start), n, width);
                 }
                 (Activation::Identity, Target::Int8(y, _), Some(rounding)) => {
                     self.write_int8::<IDENTITY>(sums, rounding, y.at(start), n, width);
@@ -238,6 +245,8 @@ impl Columns {
         match ACTIVATION {
             GELU => wide::gelu(values),
             COARSE_GELU => wide::coarse_gelu(values),
+            // Where x is not a number, the second operand is taken.
+            RELU => values.map(|x| _mm512_max_ps(_mm512_setzero_ps(), x)),
             _ => values,
         }
     }
@@ -277,6 +286,7 @@ mod tests {
             .collect();
         for (activation, bias, to) in [
             (Activation::Identity, None, coarse),
+            (Activation::Relu, Some(&bias[..]), coarse),
             (Activation::Gelu, Some(&bias[..]), coarse),
             (Activation::Gelu, Some(&bias[..]), fine),
         ] {

@@ -1,4 +1,4 @@
-//! Times of image networks in f32 on two threads, ours in turn with onnxruntime and OpenVINO: medians
+//! Times of image networks in f32 and int8 on two threads, ours in turn with onnxruntime and OpenVINO: medians
 //! over rounds in one run, so that what else the machine does touches all alike.
 //!
 //! `PYTHON=… cargo bench -p runtime --bench images`; the interpreter needs `onnx`, which has the

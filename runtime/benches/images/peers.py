@@ -5,7 +5,7 @@ usage: python peers.py write FOLDER
 packages: onnx, onnxruntime, openvino
 
 `write` puts the networks that the package `onnx` has for its tests into FOLDER, and MobileNetV2, with
-random weights, one image a run. `run` answers with {"seconds": [one a run], "output": [...]} for the
+random weights, one image a run; MobileNetV2 and ResNet-50 in int8 too. `run` answers with {"seconds": [one a run], "output": [...]} for the
 input that `bench` makes up; a turn lasts SECONDS, and at least LEAST_RUNS runs, after one that does
 not count.
 """
@@ -63,32 +63,53 @@ def filled(model, random):
     return model
 
 
-def mobilenet(random):
-    import onnx
-    from onnx import TensorProto, helper
+class Network:
+    """A network of images of 224², built convolution by convolution."""
 
-    nodes, initializers = [], []
+    def __init__(self, random):
+        self.random, self.nodes, self.initializers = random, [], []
 
-    def weight(name, values):
-        initializers.append(onnx.numpy_helper.from_array(np.asarray(values, "f"), name))
+    def weight(self, name, values):
+        import onnx
+
+        self.initializers.append(onnx.numpy_helper.from_array(np.asarray(values, "f"), name))
         return name
 
-    def conv(x, inputs, outputs, kernel, stride=1, groups=1, clip=True):
-        name = f"conv{len(nodes)}"
-        fan = inputs // groups * kernel**2
-        shape = (outputs, inputs // groups, kernel, kernel)
-        values = random.standard_normal(shape) * (2 / fan) ** 0.5
-        tensors = [x, weight(f"{name}.weight", values), weight(f"{name}.bias", np.zeros(outputs))]
-        pads = [kernel // 2] * 4
-        options = {"strides": [stride] * 2, "group": groups, "pads": pads}
-        nodes.append(helper.make_node("Conv", tensors, [name], name, **options))
-        if not clip:
-            return name
-        nodes.append(helper.make_node("Clip", [name, "low", "high"], [f"{name}.clip"]))
-        return f"{name}.clip"
+    def node(self, kind, inputs, **options):
+        from onnx import helper
 
-    weight("low", 0.0)
-    weight("high", 6.0)
+        name = f"{kind.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name, **options))
+        return name
+
+    def conv(self, x, inputs, outputs, kernel, stride=1, groups=1):
+        fan, name = inputs // groups * kernel**2, f"filters{len(self.nodes)}"
+        shape = (outputs, inputs // groups, kernel, kernel)
+        values = self.random.standard_normal(shape) * (2 / fan) ** 0.5
+        tensors = [x, self.weight(name, values), self.weight(f"{name}.bias", np.zeros(outputs))]
+        options = {"strides": [stride] * 2, "group": groups, "pads": [kernel // 2] * 4}
+        return self.node("Conv", tensors, **options)
+
+    def finish(self, x, channels):
+        from onnx import TensorProto, helper
+
+        x = self.node("Flatten", [self.node("GlobalAveragePool", [x])])
+        head = self.random.standard_normal((channels, 1000)) * channels**-0.5
+        logits = self.node("MatMul", [x, self.weight("head", head)])
+        value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        values = [value("x", [1, 3, 224, 224])], [value(logits, [1, 1000])]
+        graph = helper.make_graph(self.nodes, "network", *values, self.initializers)
+        opsets = [helper.make_opsetid("", 17)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def mobilenet(random):
+    network = Network(random)
+    low, high = network.weight("low", 0.0), network.weight("high", 6.0)
+
+    def conv(*sizes):
+        return network.node("Clip", [network.conv(*sizes), low, high])
+
     x, channels = conv("x", 3, 32, 3, 2), 32
     for expansion, outputs, blocks, stride in MOBILENET:
         for block in range(blocks):
@@ -96,21 +117,49 @@ def mobilenet(random):
             inner = channels * expansion
             y = conv(x, channels, inner, 1) if expansion > 1 else x
             y = conv(y, inner, inner, 3, step, inner)
-            y = conv(y, inner, outputs, 1, clip=False)
-            if step == 1 and channels == outputs:
-                nodes.append(helper.make_node("Add", [x, y], [f"sum{len(nodes)}"]))
-                y = nodes[-1].output[0]
-            x, channels = y, outputs
-    x = conv(x, channels, 1280, 1)
-    nodes.append(helper.make_node("GlobalAveragePool", [x], ["mean"]))
-    nodes.append(helper.make_node("Flatten", ["mean"], ["flat"]))
-    head = random.standard_normal((1280, 1000)) * 1280**-0.5
-    nodes.append(helper.make_node("MatMul", ["flat", weight("head", head)], ["logits"]))
-    value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-    graph = helper.make_graph(
-        nodes, "mobilenet", [value("x", [1, 3, 224, 224])], [value("logits", [1, 1000])], initializers
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+            y = network.conv(y, inner, outputs, 1)
+            x = network.node("Add", [x, y]) if step == 1 and channels == outputs else y
+            channels = outputs
+    return network.finish(conv(x, channels, 1280, 1), 1280)
+
+
+def resnet(random):
+    """ResNet-50 (He et al. 2015, table 1), strides in the 3 × 3 filters, norms folded."""
+    network = Network(random)
+
+    def conv(*sizes):
+        return network.node("Relu", [network.conv(*sizes)])
+
+    x, channels = conv("x", 3, 64, 7, 2), 64
+    x = network.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for inner, blocks, stride in [(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)]:
+        for block in range(blocks):
+            step = stride if block == 0 else 1
+            y = conv(x, channels, inner, 1)
+            y = conv(y, inner, inner, 3, step)
+            y = network.conv(y, inner, 4 * inner, 1)
+            if block == 0:
+                x = network.conv(x, channels, 4 * inner, 1, step)
+            x, channels = network.node("Relu", [network.node("Add", [x, y])]), 4 * inner
+    return network.finish(x, channels)
+
+
+def quantize(file, random):
+    """Writes FILE quantized by onnxruntime, with unsigned activations, which it multiplies fastest."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
+    from onnxruntime.quantization import quantize_static
+
+    class Images(CalibrationDataReader):
+        left = 3
+
+        def get_next(self):
+            self.left -= 1
+            images = random.random((1, 3, 224, 224), dtype=np.float32) - np.float32(0.5)
+            return {"x": images} if self.left >= 0 else None
+
+    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    output = file.with_stem(f"{file.stem}_int8")
+    quantize_static(file, output, Images(), QuantFormat.QDQ, per_channel=True, **types)
 
 
 def write(folder):
@@ -121,6 +170,11 @@ def write(folder):
     for name in NAMES:
         onnx.save(filled(onnx.load(tests / f"light_{name}.onnx"), random), folder / f"{name}.onnx")
     onnx.save(mobilenet(random), folder / "mobilenet_v2.onnx")
+    quantize(folder / "mobilenet_v2.onnx", random)
+    folded = folder / "resnet50_folded.onnx"
+    onnx.save(resnet(random), folded)
+    quantize(folded, random)
+    folded.unlink()
 
 
 def image(shape):
