@@ -143,6 +143,11 @@ pub fn scratch_len(conv: &Conv2d) -> usize {
     if !needs_copy(conv) || conv.channels == conv.groups && conv.outputs == conv.groups {
         return 0;
     }
+    padded_len(conv)
+}
+
+/// Elements of an image with the padding around it, as far as windows reach.
+pub(super) fn padded_len(conv: &Conv2d) -> usize {
     let [rows, columns] = conv.windows.each_ref().map(Slide::reached);
     rows.saturating_mul(columns).saturating_mul(conv.channels)
 }

@@ -1,17 +1,25 @@
 //! Convolution in integers: the linear layer of [`crate::int8`] on windows.
 
-use std::ops::Range;
+use std::cell::Cell;
 
-use super::conv::{is_every_pixel, needs_copy, pad, places, segments, turned};
+use super::conv::{is_every_pixel, needs_copy, pad, padded_len, places, segments, turned};
 use crate::conv::Conv2d;
-use crate::float::Left;
-use crate::int8::{Input, Layer, Output, PackedWeights, linear, linear_of_windows};
-use crate::parallel::{check_len, check_shape};
-use crate::tier::Cpu;
+use crate::float::{Grid, Left};
+use crate::int8::{Input, Layer, Output, PARALLEL_WORK, PackedWeights, linear, linear_of_windows};
+use crate::parallel::{self, check_len, check_shape};
+use crate::scratch::lend;
+use crate::tier::{Cpu, Tier};
 use crate::window::Slide;
 
-/// Bytes of windows that are multiplied at a time: some tiers copy them.
+/// Bytes of windows that are multiplied at a time on tile registers, which read a copy of them.
 const MOST_BYTES: usize = 1 << 22;
+
+/// Bytes that a window takes in that copy are a multiple of this.
+const COPIED_BYTES: usize = 64;
+
+thread_local! {
+    static PADDED: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Packs the filters of [`integer_conv2d`].
 ///
@@ -31,11 +39,7 @@ pub fn pack_integer_filters(weight: &[i8], [outputs, channels, taps]: [usize; 3]
 /// is some. Does not depend on the batch.
 #[must_use]
 pub fn integer_scratch_len(conv: &Conv2d) -> usize {
-    if !needs_copy(conv) {
-        return 0;
-    }
-    let [rows, columns] = conv.windows.each_ref().map(Slide::reached);
-    rows.saturating_mul(columns).saturating_mul(conv.channels)
+    if needs_copy(conv) { padded_len(conv) } else { 0 }
 }
 
 /// `y = activation((x − zero_point) ∗ weights · scales + bias)`, summed in `i32` without error; what lies
@@ -69,59 +73,103 @@ pub fn integer_conv2d(
         &[conv.batch, rows.input, columns.input, conv.channels],
     );
     check_len("integer_conv2d: scratch", scratch.len(), integer_scratch_len(conv));
-    if is_every_pixel(conv) {
-        let rows = conv.batch * conv.positions();
-        linear(cpu, Input::Int8 { x, zero_point }, rows, layer, y);
-        return;
-    }
-    let image_len = conv.image() * conv.channels;
-    let mut run = |image: usize, windows: Range<usize>, y: Output<'_>| {
-        let image = &x[image * image_len..][..image_len];
-        let image = match needs_copy(conv) {
-            true => {
-                if windows.start == 0 {
-                    pad(conv, image, zero_point, scratch);
-                }
-                &*scratch
-            }
-            false => image,
-        };
-        let all =
-            Left::new(image, places(conv), conv.positions(), segments(conv, conv.channels), k);
-        linear_of_windows(cpu, (all.range(windows), zero_point), layer, y);
-    };
-    let elements = conv.batch * conv.positions() * conv.outputs;
+    let integers = Integers { cpu, conv, x, zero_point, layer };
     match y {
-        Output::F32(y) => {
-            check_len("integer_conv2d: y", y.len(), elements);
-            for_each_part(conv, y, |image, windows, y| run(image, windows, Output::F32(y)));
-        }
-        Output::Int8(y, to) => {
-            check_len("integer_conv2d: y", y.len(), elements);
-            for_each_part(conv, y, |image, windows, y| run(image, windows, Output::Int8(y, to)));
-        }
-        Output::Bf16(y) => {
-            check_len("integer_conv2d: y", y.len(), elements);
-            for_each_part(conv, y, |image, windows, y| run(image, windows, Output::Bf16(y)));
-        }
+        Output::F32(y) => integers.images(y, |y| Output::F32(y), scratch),
+        Output::Int8(y, to) => integers.images(y, |y| Output::Int8(y, to), scratch),
+        Output::Bf16(y) => integers.images(y, |y| Output::Bf16(y), scratch),
     }
 }
 
-/// Calls `run` with each image, some of its windows, and their part of the result.
-fn for_each_part<T>(
-    conv: &Conv2d,
-    y: &mut [T],
-    mut run: impl FnMut(usize, Range<usize>, &mut [T]),
-) {
-    let k = (conv.channels * conv.taps()).max(1);
-    let (positions, at_once) = (conv.positions(), (MOST_BYTES / k).max(1));
-    if y.is_empty() {
-        return;
+/// A convolution with its operands, whose sizes were checked.
+struct Integers<'a> {
+    cpu: Cpu,
+    conv: &'a Conv2d,
+    x: &'a [i8],
+    zero_point: i8,
+    layer: &'a Layer<'a>,
+}
+
+impl Integers<'_> {
+    fn images<T: Send>(
+        &self,
+        y: &mut [T],
+        output: impl for<'o> Fn(&'o mut [T]) -> Output<'o> + Sync,
+        scratch: &mut [i8],
+    ) {
+        let Conv2d { batch, channels, outputs, .. } = *self.conv;
+        let (positions, k) = (self.conv.positions(), self.layer.weights.inputs());
+        check_len("integer_conv2d: y", y.len(), batch * positions * outputs);
+        if y.is_empty() {
+            return;
+        }
+        if is_every_pixel(self.conv) {
+            // The pixels of all images, one after another.
+            let (count, x, zero_point) = (batch * positions, self.x, self.zero_point);
+            if self.copies() && !k.is_multiple_of(COPIED_BYTES) {
+                let pixels = Left::new(x, Grid::line(channels), count, (Grid::line(0), k), k);
+                self.rows(pixels, y, &output);
+            } else {
+                linear(self.cpu, Input::Int8 { x, zero_point }, count, self.layer, output(y));
+            }
+            return;
+        }
+        let of_image = positions.saturating_mul(outputs).saturating_mul(k);
+        if of_image >= PARALLEL_WORK || of_image.saturating_mul(batch) < PARALLEL_WORK {
+            for (image, y) in y.chunks_mut(positions * outputs).enumerate() {
+                self.image(image, y, &output, scratch);
+            }
+            return;
+        }
+        // Each is too small for many threads: they take images.
+        let at_once = PARALLEL_WORK.div_ceil(of_image.max(1));
+        parallel::for_each_chunk(y, at_once * positions * outputs, |piece, y| {
+            lend(&PADDED, integer_scratch_len(self.conv), |scratch| {
+                for (image, y) in y.chunks_mut(positions * outputs).enumerate() {
+                    self.image(piece * at_once + image, y, &output, scratch);
+                }
+            });
+        });
     }
-    for (image, y) in y.chunks_mut(positions * conv.outputs).enumerate() {
-        for (part, y) in y.chunks_mut(at_once * conv.outputs).enumerate() {
-            let start = part * at_once;
-            run(image, start..start + y.len() / conv.outputs, y);
+
+    /// Whether windows are copied all at once.
+    fn copies(&self) -> bool {
+        self.cpu.tier() == Tier::Amx
+    }
+
+    fn image<T>(
+        &self,
+        index: usize,
+        y: &mut [T],
+        output: &impl for<'o> Fn(&'o mut [T]) -> Output<'o>,
+        scratch: &mut [i8],
+    ) {
+        let (conv, k) = (self.conv, self.layer.weights.inputs());
+        let len = conv.image() * conv.channels;
+        let image = &self.x[index * len..][..len];
+        let image = if needs_copy(conv) {
+            pad(conv, image, self.zero_point, scratch);
+            scratch
+        } else {
+            image
+        };
+        let segments = segments(conv, conv.channels);
+        self.rows(Left::new(image, places(conv), conv.positions(), segments, k), y, output);
+    }
+
+    /// Windows or pixels, some at a time where they are copied.
+    fn rows<T>(
+        &self,
+        x: Left<'_, i8>,
+        y: &mut [T],
+        output: &impl for<'o> Fn(&'o mut [T]) -> Output<'o>,
+    ) {
+        let copied = x.k().next_multiple_of(COPIED_BYTES).max(1);
+        let at_once = if self.copies() { (MOST_BYTES / copied).max(1) } else { x.count() };
+        for (part, y) in y.chunks_mut(at_once * self.conv.outputs).enumerate() {
+            let rows = part * at_once..x.count().min((part + 1) * at_once);
+            let x = (x.range(rows), self.zero_point);
+            linear_of_windows(self.cpu, x, self.layer, output(y));
         }
     }
 }
@@ -154,6 +202,10 @@ mod tests {
             (1, 64, 16, [slide(40, 3, 1, 1, [1, 1]), slide(38, 3, 1, 1, [1, 1])]),
             (1, 0, 4, [slide(3, 2, 1, 1, [0, 0]); 2]),
             (0, 2, 3, [slide(2, 2, 1, 1, [0, 0]); 2]),
+            // Enough images for threads, each too small for them.
+            (40, 8, 16, [slide(6, 3, 1, 1, [1, 1]); 2]),
+            // More windows than are copied at a time.
+            (1, 3, 16, [slide(300, 1, 1, 1, [0, 0]), slide(300, 1, 1, 1, [0, 0])]),
         ] {
             let conv = Conv2d { batch, channels, outputs, groups: 1, windows };
             let integers = |count: usize, seed: usize| -> Vec<i8> {

@@ -137,18 +137,42 @@ impl<'a, T: Copy> Left<'a, T> {
         self.segment_len
     }
 
-    /// A row piece by piece: index of the first element and what lies together.
-    pub(crate) fn pieces(&self, row: usize) -> impl Iterator<Item = (usize, &'a [T])> {
-        let row = self.range(row..row + 1);
-        let [start] = row.starts();
-        let mut index = 0;
+    /// Where some rows start, one after another.
+    pub(crate) fn starts_of(&self, rows: Range<usize>) -> impl Iterator<Item = usize> {
+        let Grid { across, steps } = self.rows;
+        let rows = self.range(rows);
+        let [mut line, mut column] = self.rows.line_and_column(rows.first);
+        (0..rows.count).map(move |_| {
+            let start = line * steps[0] + column * steps[1];
+            column += 1;
+            if column == across {
+                (line, column) = (line + 1, 0);
+            }
+            start
+        })
+    }
+
+    /// The row that starts there, piece by piece: index of the first element, and what lies together.
+    ///
+    /// # Panics
+    /// When the row ends behind the data, or only a part of it is multiplied.
+    #[inline]
+    pub(crate) fn pieces(&self, start: usize) -> impl Iterator<Item = (usize, &'a [T])> {
+        assert_eq!(self.skipped, 0, "rows are read from their start");
+        let Self { data, segments: Grid { across, steps }, segment_len, k, .. } = *self;
+        let (mut index, mut line, mut column) = (0, start, 0);
         std::iter::from_fn(move || {
-            (index < row.k).then(|| {
-                let (data, len) = row.run(start, index);
-                let piece = (index, &data[start..start + len]);
-                index += len;
-                piece
-            })
+            if index == k {
+                return None;
+            }
+            let len = segment_len.min(k - index);
+            let piece = (index, &data[line + column * steps[1]..][..len]);
+            index += len;
+            column += 1;
+            if column == across {
+                (line, column) = (line + steps[0], 0);
+            }
+            Some(piece)
         })
     }
 }

@@ -74,7 +74,7 @@ fn pad(product: &Product<'_>, stride: usize, padded: &mut Vec<Segment>) {
                     quantize_piece(product.cpu, &x[range], to, padded);
                 }
                 Source::Windows { x, .. } => {
-                    for (index, piece) in x.pieces(row) {
+                    for (index, piece) in x.starts_of(row..row + 1).flat_map(|at| x.pieces(at)) {
                         padded[index..index + piece.len()].copy_from_slice(piece);
                     }
                 }

@@ -97,8 +97,8 @@ impl Source<'_> {
                 pack_rounded(cpu, (x, to), k, [step, row_step], packed);
             }
             Self::Windows { x, .. } => {
-                for (offset, row) in rows.enumerate() {
-                    pack_window(cpu, x, row, step, &mut packed[offset * row_step..]);
+                for (offset, start) in x.starts_of(rows).enumerate() {
+                    pack_window(cpu, x, start, step, &mut packed[offset * row_step..]);
                 }
             }
         }
@@ -133,11 +133,11 @@ fn pack_rounded<T: Unit>(
     }
 }
 
-/// Packs one row whose pieces lie apart.
+/// Packs the row that starts there, whose pieces lie apart.
 fn pack_window<T: Unit>(
     cpu: Cpu,
     x: Left<'_, i8>,
-    row: usize,
+    start: usize,
     step: usize,
     packed: &mut [[T; GROUP]],
 ) {
@@ -145,14 +145,14 @@ fn pack_window<T: Unit>(
         static ROW: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
     }
     if x.segment_len().is_multiple_of(GROUP) || x.segment_len() >= x.k() {
-        for (index, piece) in x.pieces(row) {
+        for (index, piece) in x.pieces(start) {
             write(cpu, piece, step, &mut packed[index / GROUP * step..]);
         }
         return;
     }
     // Groups reach from one piece into the next.
     lend(&ROW, x.k(), |whole| {
-        for (index, piece) in x.pieces(row) {
+        for (index, piece) in x.pieces(start) {
             whole[index..index + piece.len()].copy_from_slice(piece);
         }
         write(cpu, whole, step, packed);

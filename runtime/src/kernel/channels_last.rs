@@ -1,4 +1,4 @@
-//! Convolution, pooling and scaling of images whose channels are last, f32.
+//! Convolution, pooling and scaling of images whose channels are last: f32, and convolution in int8.
 
 use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
 use graph::{DType, Dim};
@@ -150,7 +150,7 @@ struct IntegerConvolution {
     cpu: Cpu,
     conv: IntegerConv,
     weights: int8::PackedWeights,
-    /// Scale of the input times scale of the output.
+    /// Scale of the input times that of each output's filter.
     scales: Vec<f32>,
     /// Shape of the filters as the graph has them.
     weight: Vec<usize>,

@@ -1,4 +1,4 @@
-//! int8 linear layers, one kernel a tier, and gathering from int8 tables.
+//! int8 linear layers, one kernel a tier, sums of int8 values, and gathering from int8 tables.
 
 use graph::{DType, Tensor};
 use kernels::int8::{self, Input, Layer, Output, PackedWeights};

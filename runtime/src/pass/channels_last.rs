@@ -249,11 +249,23 @@ impl Rewriter<'_> {
             }
             (Op::Transpose(op), None)
                 // Of three dimensions, it is as well one of matrices.
-                if to.len() == 4 && is_move(&op.permutation, Move::First(1)) && has_known_images(&to) =>
+                if (to.len() == 4 || self.is_of_images(x))
+                    && is_move(&op.permutation, Move::First(1))
+                    && has_known_images(&to) =>
             {
                 self.with_channels_first(x);
                 self.last.insert(node.output, Twin { id: x, dims: 1 });
                 return true;
+            }
+            // Of what several read so, there is one.
+            (Op::Transpose(op), None)
+                if to.len() == 4
+                    && is_move(&op.permutation, Move::Last(1))
+                    && has_known_images(&from) =>
+            {
+                let twin = self.with_channels_last(x);
+                self.first.insert(node.output);
+                (Op::Identity, twin, node.output)
             }
             (Op::Reshape(_) | Op::ReshapeTo(_), Some(twin))
                 if from.get(..2) == to.get(..2) && has_known_images(&to) =>
@@ -266,6 +278,12 @@ impl Rewriter<'_> {
         };
         self.push(node, Operation::Graph(operation), vec![input], output);
         true
+    }
+
+    /// Whether a value was written by what knows images with their channels last alone.
+    fn is_of_images(&self, id: Id) -> bool {
+        let node = self.nodes.iter().rev().find(|node| node.output == id);
+        node.is_some_and(|node| matches!(node.operation, Operation::ChannelsLast(_)))
     }
 
     /// One step of a shuffle of channels: `[n, c, …]` as `[n, g, c / g, …]`, the two in the other

@@ -1,20 +1,24 @@
 //! Convolution of dequantized int8 images with dequantized constant int8 filters → the convolution in
-//! integers, on images whose channels are last. Transpositions around it go where its neighbours have
-//! their channels last too (pass `channels-last`).
+//! integers, on images whose channels are last, between transpositions. The pass `channels-last` takes
+//! these out where neighbours have their channels last too; without it they stay.
 
 use graph::op::Transpose;
 use graph::{DType, Op};
-use kernels::Activation;
+use kernels::{Activation, Tier};
 
 use super::channels_last::{Move, has_known_images, moved};
 use super::integer_linear::{activation, constant_weight, row_sums_fit};
 use crate::module::{ChannelsLast, Id, IntegerConv, IntegerLinear, Module, Node, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
+    // One number at a time is slower than many floats.
+    if module.cpu.tier() == Tier::Portable {
+        return 0;
+    }
     let (mut fired, mut index) = (0, 0);
     while index < module.nodes.len() {
-        if let Some((conv, inputs)) = found(module, index) {
-            replace(module, index, conv, inputs);
+        if let Some(found) = found(module, index) {
+            replace(module, index, found);
             fired += 1;
             index += 2;
         }
@@ -24,28 +28,43 @@ pub(super) fn run(module: &mut Module) -> usize {
     fired
 }
 
-/// What a node becomes, with inputs in int8 and whatever bias it has.
-fn found(module: &Module, index: usize) -> Option<(IntegerConv, Vec<Id>)> {
+/// What a convolution becomes.
+struct Found {
+    conv: IntegerConv,
+    /// In int8, and whatever bias there is.
+    inputs: Vec<Id>,
+    fused_from: Vec<String>,
+}
+
+fn found(module: &Module, index: usize) -> Option<Found> {
     let node = &module.nodes[index];
     let Operation::Graph(Op::Conv(op)) = &node.operation else { return None };
     let [x, w, bias @ ..] = node.inputs.as_slice() else { return None };
     let (x, input) = activation(module, *x)?;
     let (w, weight_scales) = constant_weight(module, *w, 0)?;
     let filters = module.constant(w.quantized)?;
-    let row_len = filters.shape()[1..].iter().product();
+    let row_len = filters.shape()[1..].iter().try_fold(1usize, |len, n| len.checked_mul(*n))?;
+    // A norm goes into float filters instead.
+    let next = module.only_consumer(node.output).map(|next| &module.nodes[next].operation);
     let fits = op.groups == 1
         && matches!(op.window.kernel.len(), 1 | 2)
         && has_known_images(&module.value(x.quantized).shape)
         && bias.iter().all(|&id| module.value(id).dtype == DType::F32)
+        && !matches!(next, Some(Operation::Graph(Op::BatchNorm(_))))
         && row_sums_fit(filters.elements().ok()?, row_len);
     let activation = Activation::Identity;
     let layer = IntegerLinear { input, weight_scales, activation, output: None };
-    let conv = IntegerConv { op: op.clone(), layer };
-    fits.then(|| (conv, [&[x.quantized, w.quantized], bias].concat()))
+    let sources = [x.dequantize, w.dequantize].map(|source| module.nodes[source].name.clone());
+    fits.then(|| Found {
+        conv: IntegerConv { op: op.clone(), layer },
+        inputs: [&[x.quantized, w.quantized], bias].concat(),
+        fused_from: [&sources[..], std::slice::from_ref(&node.name)].concat(),
+    })
 }
 
 /// Puts the convolution and two transpositions in the place of a node.
-fn replace(module: &mut Module, index: usize, conv: IntegerConv, mut inputs: Vec<Id>) {
+fn replace(module: &mut Module, index: usize, found: Found) {
+    let Found { conv, mut inputs, fused_from } = found;
     let node = module.nodes[index].clone();
     let mut last = |id: Id, name: String| {
         let value = module.value(id);
@@ -74,7 +93,7 @@ fn replace(module: &mut Module, index: usize, conv: IntegerConv, mut inputs: Vec
             operation: Operation::ChannelsLast(ChannelsLast::IntegerConv(conv)),
             inputs,
             output: after,
-            fused_from: node.fused_from.clone(),
+            fused_from,
         },
         transposed("channels-first", after, node.output, Move::First(1)),
     ];

@@ -1,5 +1,5 @@
-//! Product of a dequantized int8 activation with dequantized constant int8 weights → the product
-//! in integers. The quantized activation may have other readers: only the detour through f32 goes.
+//! Product of a dequantized int8 activation with dequantized constant int8 weights, perhaps
+//! transposed → the product in integers. The quantized activation may have other readers: only the detour through f32 goes.
 
 use graph::op::Dequantize;
 use graph::{DType, Op, Tensor};
@@ -33,11 +33,13 @@ fn turn_weights(module: &mut Module, index: usize) -> bool {
         let elements = tensor.elements::<i8>().ok()?;
         let turned = Tensor::from_fn(&[columns, rows], |i| elements[i % rows * columns + i / rows]);
         let op = Dequantize { axis: op.axis.map(|axis| 1 - axis) };
-        Some((turned, op, inputs, node.name.clone()))
+        let names = [dequantize, index].map(|node| module.nodes[node].name.clone());
+        Some((turned, op, inputs, names))
     };
-    let Some((turned, op, mut inputs, name)) = found() else { return false };
-    inputs[0] = module.add_constant(format!("{name}/turned"), turned);
+    let Some((turned, op, mut inputs, names)) = found() else { return false };
+    inputs[0] = module.add_constant(format!("{}/turned", names[1]), turned);
     let node = &mut module.nodes[index];
+    node.fused_from = names.to_vec();
     node.operation = Operation::Graph(Op::Dequantize(op));
     node.inputs = inputs;
     true
@@ -52,7 +54,14 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
     else {
         return false;
     };
-    let names = [x, w].map(|source| module.nodes[source.dequantize].name.clone());
+    let names = [x, w].into_iter().flat_map(|source| {
+        let node = &module.nodes[source.dequantize];
+        match node.fused_from.as_slice() {
+            [] => vec![node.name.clone()],
+            names => names.to_vec(),
+        }
+    });
+    let names: Vec<String> = names.collect();
     let activation = Activation::Identity;
     let layer = IntegerLinear { input, weight_scales, activation, output: None };
     module.fuse(index, &[index], Operation::IntegerLinear(layer), vec![x.quantized, w.quantized]);
@@ -148,7 +157,7 @@ fn column_sums_fit(weights: &[i8], columns: usize) -> bool {
 /// The same for rows of so many weights.
 pub(super) fn row_sums_fit(weights: &[i8], row_len: usize) -> bool {
     let sum = |row: &[i8]| row.iter().map(|weight| u64::from(weight.unsigned_abs())).sum::<u64>();
-    are_few(row_len) || weights.chunks(row_len).all(|row| sum(row) <= MOST)
+    are_few(row_len) || weights.chunks(row_len.max(1)).all(|row| sum(row) <= MOST)
 }
 
 #[cfg(test)]

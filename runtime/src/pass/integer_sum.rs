@@ -39,9 +39,14 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
         let is_next = module.nodes[*absorbed.last()?].output == x;
         absorbed.push(last);
         let sum = IntegerSum { inputs: [of_a, of_b], activation, output };
-        is_next.then(|| (last, absorbed, sum, vec![a.quantized, b.quantized]))
+        let names = [a, b].map(|source| module.nodes[source.dequantize].name.clone());
+        is_next.then(|| (last, absorbed, sum, [a.quantized, b.quantized], names))
     };
-    let Some((last, absorbed, sum, inputs)) = found() else { return false };
-    module.fuse(last, &absorbed, Operation::IntegerSum(sum), inputs);
+    let Some((last, absorbed, sum, inputs, names)) = found() else { return false };
+    let output = module.nodes[last].output;
+    module.fuse(last, &absorbed, Operation::IntegerSum(sum), inputs.to_vec());
+    if let Some(node) = module.nodes.iter_mut().find(|node| node.output == output) {
+        node.fused_from.splice(0..0, names);
+    }
     true
 }

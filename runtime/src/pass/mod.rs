@@ -90,10 +90,9 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
-/// Passes that a GPU does without. It has no convolutions and sums of integers. A
-/// layer that rounds as it reads does so once for each tile of
-/// columns there; a launch that rounds once is cheaper. A GPU's threads share every launch, and its
-/// kernels see for themselves what may be bf16.
+/// Passes that a GPU does without. It has no kernels for integer convolutions and sums. A layer that
+/// rounds as it reads does so once for each tile of columns there; a launch that rounds once is
+/// cheaper. Its kernels see for themselves what may be bf16, and its threads share every launch.
 const ON_CPUS_ONLY: [&str; 5] =
     ["integer-conv", "integer-sum", "quantize-prologue", "narrow", "slice-batch"];
 

@@ -1,5 +1,5 @@
 //! Quantization to unsigned integers, then only dequantizations → the same with signed ones, 128 lower,
-//! which integer kernels know. Numbers that are none stay unspecified.
+//! which integer kernels know. NaN, which became 0, becomes 128 steps more: ONNX does not say what it is.
 
 use graph::{DType, Op, Tensor};
 
