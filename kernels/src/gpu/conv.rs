@@ -66,7 +66,7 @@ fn conv_kernel(
 ) {
     let mut shared =
         Shared::<[Vector<f32, Wide>]>::new_aligned_slice(comptime!(tile.shared()), 16usize);
-    let at = place(tile);
+    let at = place(CUBE_POS_Y as usize, CUBE_POS_X as usize, tile);
     let left_loads = comptime!(tile.loads(tile.rows(), tile.inner(), 1));
     let right_loads = comptime!(tile.loads(tile.inner(), tile.columns(), 1));
     let (left, right) = at.parts(tile);

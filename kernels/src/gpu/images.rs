@@ -5,6 +5,7 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::activation::{Curve, activated};
+use super::linear::by_taps;
 use super::math::rounded_to_bf16;
 use super::windows::{Windows, WindowsLaunch, area};
 use super::{Buffer, Floats, Gpu};
@@ -195,11 +196,7 @@ impl GroupFilters {
     ) -> Self {
         assert_eq!(filters.len(), outputs * channels * taps, "filters");
         let rounded = |weight: f32| if in_bf16 { bf16::from_f32(weight).to_f32() } else { weight };
-        let weights = (0..filters.len()).map(|place| {
-            let (row, output) = (place / outputs, place % outputs);
-            let (tap, channel) = (row / channels, row % channels);
-            rounded(filters[(output * channels + channel) * taps + tap])
-        });
+        let weights = by_taps(filters, [outputs, channels, taps]).map(rounded);
         Self { weight: upload(gpu, weights), bias: upload_bias(gpu, bias, outputs), in_bf16 }
     }
 
@@ -332,7 +329,8 @@ pub fn conv2d_of_groups(
     folding.launch(gpu, x, y);
 }
 
-/// Pools images whose channels are last, see [`crate::channels_last::pool2d`].
+/// Pools images whose channels are last, see [`crate::channels_last::pool2d`]. Of a window that lies in the
+/// padding alone, the greatest is −∞ and the mean NaN.
 ///
 /// # Shapes
 /// f32; `x`: `[batch, windows[0].input, windows[1].input, channels]`;
@@ -384,8 +382,8 @@ fn global_kernel(
 ) {
     let mut parts = Shared::<[f32]>::new_slice(comptime!(rows * columns));
     let (row, lane) = (UNIT_POS as usize / columns, UNIT_POS as usize % columns);
-    let channel = CUBE_POS_X as usize * columns + lane;
-    let image = CUBE_POS_Y as usize;
+    let channel = CUBE_POS_Y as usize * columns + lane;
+    let image = CUBE_POS_X as usize;
     let mut value = f32::new(0.0);
     if comptime!(fold == Fold::Greatest) {
         value = f32::NEG_INFINITY;
@@ -395,7 +393,7 @@ fn global_kernel(
         while pixel < pixels {
             let element = x[(image * pixels + pixel) * channels + channel];
             if comptime!(fold == Fold::Greatest) {
-                value = select(pixel == 0usize || element > value, element, value);
+                value = select(element > value, element, value);
             } else {
                 value += element;
             }
@@ -422,7 +420,7 @@ fn global_kernel(
     }
 }
 
-/// The mean of each channel of an image, or the greatest of it.
+/// The mean of each channel of an image, or the greatest of it; NaN is passed over.
 ///
 /// # Shapes
 /// f32; `x`: `[batch, pixels, channels]`; `y`: `[batch, channels]`.
@@ -448,7 +446,8 @@ pub fn global_pool(
     let units = gpu.units(256) as usize;
     let columns = units.min(CHANNELS);
     let rows = units / columns;
-    let [cubes_x, cubes_y] = [channels.div_ceil(columns), batch]
+    // Devices allow fewer in the second direction.
+    let [cubes_x, cubes_y] = [batch, channels.div_ceil(columns)]
         .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
     // SAFETY: units write below batch·channels, the length of y, and read below the length of x.
     unsafe {

@@ -84,12 +84,7 @@ impl Weights {
         in_bf16: bool,
     ) -> Self {
         check(filters, channels * taps, outputs);
-        let mut weights = vec![0.0; filters.len()];
-        for (place, weight) in weights.iter_mut().enumerate() {
-            let (row, output) = (place / outputs, place % outputs);
-            let (tap, channel) = (row / channels, row % channels);
-            *weight = filters[(output * channels + channel) * taps + tap];
-        }
+        let weights: Vec<f32> = by_taps(filters, [outputs, channels, taps]).collect();
         let size = [channels * taps, outputs];
         match in_bf16 {
             false => Self::f32(gpu, &weights, size),
@@ -130,6 +125,18 @@ impl Weights {
 
 fn check<T>(weights: &[T], inner: usize, columns: usize) {
     assert_eq!(weights.len(), inner * columns, "weights: expected {inner} rows of {columns}");
+}
+
+/// Filters `[outputs, channels, taps]` in the order `[taps, channels, outputs]`.
+pub(super) fn by_taps(
+    filters: &[f32],
+    [outputs, channels, taps]: [usize; 3],
+) -> impl Iterator<Item = f32> {
+    (0..filters.len()).map(move |place| {
+        let (row, output) = (place / outputs, place % outputs);
+        let (tap, channel) = (row / channels, row % channels);
+        filters[(output * channels + channel) * taps + tap]
+    })
 }
 
 /// The elements column by column.
@@ -173,8 +180,9 @@ pub struct IntegerLayer<'a> {
 pub enum Floats<'a> {
     /// In f32.
     F32(&'a Buffer),
-    /// In bf16, which only what runs on matrix units reads and writes, see
-    /// [`Weights::reads_bf16`] and [`attention_takes_bf16`](super::attention_takes_bf16).
+    /// In bf16, which layers and attentions on matrix units read and write, see
+    /// [`Weights::reads_bf16`] and [`attention_takes_bf16`](super::attention_takes_bf16), filters of groups
+    /// too, and norms write.
     Bf16(&'a Buffer),
     /// In f32, and rounded to bf16 beside it, which only results are, of [`layer_norm`](super::layer_norm)
     /// and of what runs on matrix units.
@@ -506,11 +514,11 @@ impl Product<'_> {
         }
     }
 
-    /// A cube for each tile of this many rows and columns of the result.
+    /// A cube for each tile of this many rows and columns of the result, one after another: devices
+    /// allow few in any other direction.
     pub(super) fn cubes(&self, rows: usize, columns: usize) -> CubeCount {
-        let [x, y] = [self.weights.columns.div_ceil(columns), self.rows.div_ceil(rows)]
-            .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
-        CubeCount::new_2d(x, y)
+        let cubes = self.weights.columns.div_ceil(columns) * self.rows.div_ceil(rows);
+        CubeCount::new_1d(u32::try_from(cubes).expect("fewer than 2³² cubes"))
     }
 }
 

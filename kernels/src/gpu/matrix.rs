@@ -357,8 +357,9 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     let group_start = group * comptime!(cut.pieces() / cut.groups);
     let plane_row = plane / comptime!(cut.planes[1]) * comptime!(blocks_y * ROWS);
     let plane_column = plane % comptime!(cut.planes[1]) * comptime!(blocks_x * COLUMNS);
-    let first_row = CUBE_POS_Y as usize * comptime!(cut.rows());
-    let first_column = CUBE_POS_X as usize * comptime!(cut.columns());
+    let across = sizes.columns.div_ceil(comptime!(cut.columns()));
+    let first_row = CUBE_POS / across * comptime!(cut.rows());
+    let first_column = CUBE_POS % across * comptime!(cut.columns());
     // Which row and which half of 32 bytes this unit points to when its plane reads 16 rows of x,
     // and 16 of the weights: the first as four quarters down and then across, the second across
     // and then down.

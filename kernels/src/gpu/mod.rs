@@ -33,6 +33,9 @@
 //! As in the rest of the crate: a buffer whose length does not match the sizes given with it is a
 //! mistake of the caller, found before anything is launched.
 
+/// Most elements of a buffer: devices count in 32 bits, up to a step of all units behind the last.
+pub const MOST_ELEMENTS: usize = (1 << 32) - (1 << 24);
+
 mod activation;
 mod attention;
 mod buffer;

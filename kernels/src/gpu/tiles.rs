@@ -294,16 +294,17 @@ impl Place {
     }
 }
 
+/// `row` and `column` are those of the cube's tile, among tiles.
 #[cube]
-pub(super) fn place(#[comptime] tile: Tile) -> Place {
+pub(super) fn place(row: usize, column: usize, #[comptime] tile: Tile) -> Place {
     let unit = UNIT_POS as usize;
     let in_group = unit % comptime!(tile.group_units());
     Place {
         group: unit / comptime!(tile.group_units()),
         row: in_group / tile.units[1],
         column: in_group % tile.units[1],
-        first_row: CUBE_POS_Y as usize * comptime!(tile.rows()),
-        first_column: CUBE_POS_X as usize * comptime!(tile.columns()),
+        first_row: row * comptime!(tile.rows()),
+        first_column: column * comptime!(tile.columns()),
     }
 }
 
@@ -388,7 +389,8 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
 ) {
     let mut shared =
         Shared::<[Vector<S, Wide>]>::new_aligned_slice(comptime!(tile.shared()), 16usize);
-    let at = place(tile);
+    let across = sizes.columns.div_ceil(comptime!(tile.columns()));
+    let at = place(CUBE_POS / across, CUBE_POS % across, tile);
     let left_loads = comptime!(tile.loads(tile.rows(), tile.inner(), wide));
     let right_loads = comptime!(tile.loads(tile.inner(), tile.columns(), wide));
     let (left, right) = at.parts(tile);

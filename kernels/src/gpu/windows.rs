@@ -17,7 +17,7 @@ pub(super) struct Pair {
 /// How windows slide over images.
 #[derive(Clone, Copy, CubeType, CubeLaunch)]
 pub(super) struct Windows {
-    /// Of a pixel: channels, or pieces of channels.
+    /// That a window sees of a pixel: channels, or pieces of channels; at least one.
     pub(super) channels: usize,
     pub(super) input: Pair,
     pub(super) kernel: Pair,
@@ -32,7 +32,7 @@ impl WindowsLaunch {
     pub(super) fn of(windows: &[Slide; 2], channels: usize) -> Self {
         let pair = |of: fn(&Slide) -> usize| PairLaunch::new(of(&windows[0]), of(&windows[1]));
         Self::new(
-            channels,
+            channels.max(1),
             pair(|slide| slide.input),
             pair(|slide| slide.kernel),
             pair(|slide| slide.stride),
@@ -106,7 +106,8 @@ pub(super) fn corners(
         let row = first_row + place / loads.pieces;
         let position = windows.position(row);
         image[index] = position.image;
-        // Behind the last row there are no images.
+        // Behind the last row there are no images: nothing from here on lies in one, as long as no
+        // window reaches 2³¹ places, which is for the caller to see to.
         let outside = windows.before.y + windows.input.y;
         y[index] = select(row < sizes.rows, position.row * windows.stride.y, outside);
         x[index] = position.column * windows.stride.x;

@@ -6,7 +6,7 @@ use kernels::gpu::{
     Buffer, Gpu, GroupFilters, Layer, Samples, TransposedFilters, Weights, conv_transpose2d,
     conv2d_of_groups, global_pool, linear_of_windows, pool2d, resample, scale_shift,
 };
-use kernels::{Activation, Pooling, Sample};
+use kernels::{Activation, Pooling, Sample, Slide};
 
 use super::float::zeros;
 use super::{Call, GpuEntry, GpuKernel, Prepare};
@@ -30,6 +30,20 @@ pub(super) const KERNELS: &[GpuEntry] = &[
     entry("gpu.scale-shift", "ScaleShift", prepare_scale),
     entry("gpu.resize", "Resize", prepare_resize),
 ];
+
+/// Accepts windows whose places, padding and all, a GPU can count.
+pub(super) fn within_reach(windows: &[Slide; 2]) -> Result<(), String> {
+    const MOST: usize = 1 << 30;
+    let reach = |slide: &Slide| {
+        let span = slide.kernel.saturating_mul(slide.dilation);
+        let places = slide.output.saturating_mul(slide.stride).saturating_add(span);
+        places.saturating_add(slide.before).saturating_add(slide.input).saturating_add(slide.after)
+    };
+    match windows.iter().find(|slide| reach(slide) > MOST) {
+        Some(slide) => Err(format!("takes windows that reach {MOST} places, found {slide:?}")),
+        None => Ok(()),
+    }
+}
 
 /// A constant's shape and elements.
 fn constant<'m>(
@@ -91,6 +105,11 @@ impl GpuKernel for Convolution {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
         let x = &call.inputs[0];
         let sizes = conv_sizes(&self.op, x.shape, &self.weight)?;
+        within_reach(&sizes.windows)?;
+        let bias = call.inputs.get(2).map(|bias| bias.shape.iter().product());
+        if bias.is_some_and(|bias: usize| bias != sizes.outputs) {
+            return Err(format!("expected a bias for {} outputs", sizes.outputs));
+        }
         let addend = self.has_addend.then(|| &call.inputs[3].buffer);
         let activation = self.activation;
         let (x, y) = (x.floats(), call.floats());
@@ -166,6 +185,7 @@ impl GpuKernel for Transposed {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
         let x = &call.inputs[0];
         let sizes = transposed_sizes(&self.op, x.shape, self.outputs)?;
+        within_reach(&sizes.windows)?;
         conv_transpose2d(gpu, &sizes, &x.buffer, &self.filters, &call.output);
         Ok(())
     }
@@ -197,6 +217,7 @@ impl GpuKernel for Windows {
             return Err("expected a batch of images".to_owned());
         };
         let slides = slides(&self.op.window, self.op.rounding, spatial)?;
+        within_reach(&slides)?;
         pool2d(gpu, self.pooling, [*batch, *channels], &slides, &x.buffer, &call.output);
         Ok(())
     }

@@ -5,6 +5,7 @@ use graph::op::Conv;
 use kernels::Activation;
 use kernels::gpu::{Buffer, Filters, Gpu, conv2d};
 
+use super::channels_last::within_reach;
 use super::float::zeros;
 use super::{Call, GpuEntry, GpuKernel};
 use crate::kernel::conv::{accepts, activated, sizes};
@@ -33,6 +34,7 @@ impl GpuKernel for Convolution {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
         let [x, weight] = [0, 1].map(|input| &call.inputs[input]);
         let sizes = sizes(&self.op, x.shape, weight.shape)?;
+        within_reach(&sizes.windows)?;
         let bias = call.inputs.get(2).map_or(&self.no_bias, |bias| &bias.buffer);
         if bias.len() != sizes.outputs * size_of::<f32>() {
             return Err(format!("expected a bias for {} outputs", sizes.outputs));

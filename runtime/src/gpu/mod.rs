@@ -2,8 +2,9 @@
 //!
 //! Weights are uploaded once, when the model is compiled. A session has one arena on the device,
 //! laid out by the same plan as the one in memory, and one of half its size where values are kept in
-//! bf16 beside f32; it launches step after step, and nothing waits until the outputs are read. A node without a kernel here, see [`KERNELS`], runs on the CPU: its
-//! inputs are read into their places in the session's own arena, its output is written back.
+//! bf16 beside f32. It launches step after step; nothing waits until the outputs are read. A node
+//! without a kernel here, see [`KERNELS`], runs on the CPU: its inputs are read into their places in
+//! the session's own arena, its output is written back.
 //!
 //! A session records the launches of sizes that it meets again, where the hardware can and nothing
 //! runs on the CPU between them; from then on a run is one launch.

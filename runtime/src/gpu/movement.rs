@@ -36,10 +36,17 @@ struct Slice {
     start: usize,
 }
 
+/// Bytes that vectors of every kernel are aligned to.
+const ALIGNED: usize = 32;
+
 fn prepare_slice(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
     let found = slice(node);
-    if found.axis == 0 {
-        return Err("leaves axis 0 to a view".to_owned());
+    let input = module.value(node.inputs[0]);
+    let row = input.shape.iter().skip(1).try_fold(1usize, |row, dim| row.checked_mul(dim.fixed()?));
+    let start =
+        row.and_then(|row| found.start.checked_mul(row)?.checked_mul(input.dtype.size_bytes()));
+    if found.axis == 0 && start.is_some_and(|start| start.is_multiple_of(ALIGNED)) {
+        return Err("leaves whole vectors of axis 0 to a view".to_owned());
     }
     few_dimensions(module, node)?;
     Ok(Box::new(Slice { axis: found.axis, start: found.start }))
@@ -65,11 +72,20 @@ struct Transpose {
     permutation: Vec<usize>,
 }
 
-fn prepare_transpose(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
-    few_dimensions(module, node)?;
-    match operator(node) {
-        Some(Op::Transpose(op)) => Ok(Box::new(Transpose { permutation: op.permutation.clone() })),
-        _ => Err("takes transpositions only".to_owned()),
+/// Dimensions of a transposition's output as runs of the input's that stay neighbours.
+fn runs(permutation: &[usize]) -> impl Iterator<Item = &[usize]> {
+    permutation.chunk_by(|a, b| a + 1 == *b)
+}
+
+fn prepare_transpose(_: &Gpu, _: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
+    let Some(Op::Transpose(op)) = operator(node) else {
+        return Err("takes transpositions only".to_owned());
+    };
+    match runs(&op.permutation).count() {
+        count if count <= MOST_DIMENSIONS => {
+            Ok(Box::new(Transpose { permutation: op.permutation.clone() }))
+        }
+        count => Err(format!("moves at most {MOST_DIMENSIONS} dimensions, found {count}")),
     }
 }
 
@@ -77,8 +93,11 @@ impl GpuKernel for Transpose {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
         let x = &call.inputs[0];
         let strides = row_major(x.shape);
-        let strides: Vec<usize> = self.permutation.iter().map(|&axis| strides[axis]).collect();
-        let strided = Strided::new(call.shape, &strides, 0);
+        let size = |run: &[usize]| run.iter().map(|&axis| x.shape[axis]).product();
+        let shape: Vec<usize> = runs(&self.permutation).map(size).collect();
+        let last = |run: &[usize]| run.last().map_or(1, |&axis| strides[axis]);
+        let strides: Vec<usize> = runs(&self.permutation).map(last).collect();
+        let strided = Strided::new(&shape, &strides, 0);
         copy(gpu, x.dtype.size_bytes(), &x.buffer, &strided, &call.output);
         Ok(())
     }
@@ -163,14 +182,18 @@ fn prepare_concat(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKe
 
 impl GpuKernel for Concat {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        let inner: usize = call.shape[self.axis + 1..].iter().product();
-        let row = call.shape[self.axis] * inner;
+        let (axis, shape) = (self.axis, call.shape);
+        let along: usize = call.inputs.iter().map(|part| part.shape[axis]).sum();
+        let others =
+            |part: &[usize]| part[..axis] == shape[..axis] && part[axis + 1..] == shape[axis + 1..];
+        if along != shape[axis] || !call.inputs.iter().all(|part| others(part.shape)) {
+            return Err(format!("the parts' sizes do not make {shape:?}"));
+        }
+        let inner: usize = shape[axis + 1..].iter().product();
+        let row = shape[axis] * inner;
         let mut start = 0;
         for part in call.inputs {
-            let width = part.shape[self.axis] * inner;
-            if start + width > row {
-                return Err(format!("the parts' sizes do not make {:?}", call.shape));
-            }
+            let width = part.shape[axis] * inner;
             let bytes = part.dtype.size_bytes();
             copy_part(gpu, bytes, &part.buffer, width, &call.output, [row, start]);
             start += width;

@@ -1,7 +1,7 @@
 //! One run on a GPU.
 
 use graph::Tensor;
-use kernels::gpu::{Buffer, Gpu, GpuError, Recording};
+use kernels::gpu::{Buffer, Gpu, GpuError, MOST_ELEMENTS, Recording};
 
 use super::{Call, GpuKernel, GpuModel, Kept, Operand};
 use crate::RuntimeError;
@@ -150,6 +150,14 @@ pub(crate) fn run(
     }
 }
 
+/// Fails on a value of more elements than a GPU counts.
+fn counted<'a>(mut shapes: impl Iterator<Item = &'a [usize]>) -> Result<(), String> {
+    let is_large = |shape: &&[usize]| shape.iter().product::<usize>() > MOST_ELEMENTS;
+    shapes.find(is_large).map_or(Ok(()), |shape| {
+        Err(format!("takes at most {MOST_ELEMENTS} elements on a GPU, found {shape:?}"))
+    })
+}
+
 /// Fails on an index that names no row, wherever a kernel trusts one.
 fn check_indices(run: &Run<'_>, steps: &[Prepared]) -> Result<(), RuntimeError> {
     for (node, step) in run.module.nodes.iter().zip(steps) {
@@ -247,7 +255,9 @@ impl OnGpu<'_, '_> {
             rounded: self.rounded(node.output),
             kept: self.model.kept[node.output.0],
         };
-        kernel.launch(self.gpu, &call).map_err(|reason| RuntimeError::Node {
+        let shapes = operands.iter().map(|operand| operand.shape).chain([call.shape]);
+        let launched = counted(shapes).and_then(|()| kernel.launch(self.gpu, &call));
+        launched.map_err(|reason| RuntimeError::Node {
             node: node.name.clone(),
             operation: node.operation.kind(),
             reason,

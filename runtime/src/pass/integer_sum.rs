@@ -40,7 +40,7 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
         absorbed.push(last);
         let sum = IntegerSum { inputs: [of_a, of_b], activation, output };
         let names = [a, b].map(|source| module.nodes[source.dequantize].name.clone());
-        is_next.then(|| (last, absorbed, sum, [a.quantized, b.quantized], names))
+        is_next.then_some((last, absorbed, sum, [a.quantized, b.quantized], names))
     };
     let Some((last, absorbed, sum, inputs, names)) = found() else { return false };
     let output = module.nodes[last].output;

@@ -2,8 +2,8 @@
 
 use graph::bert::Pooling;
 use graph::op::{
-    Cast, Conv, Gather, Gelu, LayerNorm, Padding, ReduceSum, Slice, Softmax, Transpose, Unary,
-    Window,
+    Cast, Conv, Gather, Gelu, LayerNorm, Padding, ReduceSum, Reshape, Slice, Softmax, Transpose,
+    Unary, Window,
 };
 use graph::{DType, Dim, Op, Tensor, ValueId, reference};
 use runtime::{
@@ -282,6 +282,29 @@ fn convolutions_stay_on_the_gpu() {
         let expected = reference::evaluate(&graph, &inputs).unwrap();
         assert_close(&run(&model, &inputs), &expected, 1e-4);
     }
+}
+
+#[test]
+fn moves_of_many_dimensions_and_parts_of_rows_stay_on_the_gpu() {
+    if skipped() {
+        return;
+    }
+    // A shuffle of channels, of which three dimensions stay together.
+    let (mut sketch, x) = Sketch::new(2 * 3 * 4 * 5 * 6);
+    let split = sketch.node(Op::Reshape(Reshape { shape: vec![-1, 2, 3, 4, 30] }), &[x]);
+    let shuffle = Transpose { permutation: vec![0, 1, 2, 4, 3] };
+    let y = sketch.node(Op::Transpose(shuffle), &[split]);
+    check_kernel(sketch, y, &[("x", numbers(&[3, 720], 7, 1.0))], "gpu.transpose");
+    // Rows that begin between vectors are copied.
+    let (mut sketch, x) = Sketch::new(3);
+    let part = Slice { axis: 0, start: 1, end: Dim::Fixed(4) };
+    let y = sketch.node(Op::Slice(part), &[x]);
+    let graph = sketch.finish(&[y]);
+    let model = compile(&graph, &CompileOptions { level: Level::O0, ..on_gpu() }).unwrap();
+    assert_eq!(model.explain().nodes.last().unwrap().kernel, "gpu.slice");
+    let inputs = [("x", numbers(&[4, 3], 7, 1.0))];
+    let expected = reference::evaluate(&graph, &inputs).unwrap();
+    assert_close(&run(&model, &inputs), &expected, 1e-6);
 }
 
 #[test]
