@@ -97,19 +97,26 @@ impl<'a, T: Copy> Left<'a, T> {
         self.k
     }
 
-    /// Where the first `R` rows start, none before the one before it.
+    /// Gives where one row after another starts, none before the one before it.
     #[inline]
-    pub(super) fn starts<const R: usize>(&self) -> [usize; R] {
+    fn walk(self) -> impl FnMut() -> usize {
         let Grid { across, steps } = self.rows;
         let [mut line, mut column] = self.rows.line_and_column(self.first);
-        from_fn(|_| {
+        move || {
             let start = line * steps[0] + column * steps[1];
             column += 1;
             if column == across {
                 (line, column) = (line + 1, 0);
             }
             start
-        })
+        }
+    }
+
+    /// Where the first `R` rows start.
+    #[inline]
+    pub(super) fn starts<const R: usize>(&self) -> [usize; R] {
+        let mut next = self.walk();
+        from_fn(|_| next())
     }
 
     /// What rows have from element `index` on, as far as it lies together: the slice whose element
@@ -139,17 +146,9 @@ impl<'a, T: Copy> Left<'a, T> {
 
     /// Where some rows start, one after another.
     pub(crate) fn starts_of(&self, rows: Range<usize>) -> impl Iterator<Item = usize> {
-        let Grid { across, steps } = self.rows;
         let rows = self.range(rows);
-        let [mut line, mut column] = self.rows.line_and_column(rows.first);
-        (0..rows.count).map(move |_| {
-            let start = line * steps[0] + column * steps[1];
-            column += 1;
-            if column == across {
-                (line, column) = (line + 1, 0);
-            }
-            start
-        })
+        let mut next = rows.walk();
+        (0..rows.count).map(move |_| next())
     }
 
     /// The row that starts there, piece by piece: index of the first element, and what lies together.

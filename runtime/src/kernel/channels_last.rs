@@ -8,7 +8,7 @@ use kernels::int8;
 use kernels::peaks::Numbers;
 use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling, Slide, Tier};
 
-use super::conv::{sizes, slides};
+use super::conv::{bias, sizes, slides};
 use super::integer::integer_rate;
 use super::pool::pooling;
 use super::{Call, Kernel, KernelEntry, Prepared, Scratch, any, elements_mut, floats, run};
@@ -110,10 +110,7 @@ impl Convolution {
 impl Kernel for Convolution {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let sizes = self.sizes(call.inputs[0].shape)?;
-        let bias = call.inputs.get(2).map(|bias| bias.elements());
-        if bias.is_some_and(|bias| bias.len() != sizes.outputs) {
-            return Err(format!("expected a bias for {} outputs", sizes.outputs));
-        }
+        let bias = bias(&call, sizes.outputs)?;
         let addend = self.has_addend.then(|| call.f32(3));
         let filters =
             Filters { weight: &self.filters, bias, addend, activation: self.conv.activation };
@@ -182,10 +179,7 @@ impl IntegerConvolution {
 impl Kernel for IntegerConvolution {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let sizes = self.sizes(call.inputs[0].shape)?;
-        let bias = call.inputs.get(2).map(|bias| bias.elements());
-        if bias.is_some_and(|bias| bias.len() != sizes.outputs) {
-            return Err(format!("expected a bias for {} outputs", sizes.outputs));
-        }
+        let bias = bias(&call, sizes.outputs)?;
         let IntegerLinear { input, activation, output, .. } = self.conv.layer;
         let layer = int8::Layer {
             weights: &self.weights,

@@ -98,6 +98,20 @@ pub(crate) fn sizes(op: &Conv, x: &[usize], weight: &[usize]) -> Result<Conv2d, 
     })
 }
 
+/// The bias of a convolution that has one.
+///
+/// # Errors
+/// When there is none for each output.
+pub(super) fn bias<'a>(call: &Call<'a>, outputs: usize) -> Result<Option<&'a [f32]>, String> {
+    let bias: Option<&[f32]> = call.inputs.get(2).map(|bias| bias.elements());
+    match bias {
+        Some(bias) if bias.len() != outputs => {
+            Err(format!("expected a bias for {outputs} outputs"))
+        }
+        bias => Ok(bias),
+    }
+}
+
 impl Convolution {
     /// Elements of scratch, when all sizes but the batch are numbers.
     fn exact(&self, x: &[Dim], weight: &[Dim]) -> Option<usize> {
@@ -122,10 +136,7 @@ impl Convolution {
 impl Kernel for Convolution {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let sizes = sizes(&self.op, call.inputs[0].shape, call.inputs[1].shape)?;
-        let bias = call.inputs.get(2).map(|bias| bias.elements());
-        if bias.is_some_and(|bias| bias.len() != sizes.outputs) {
-            return Err(format!("expected a bias for {} outputs", sizes.outputs));
-        }
+        let bias = bias(&call, sizes.outputs)?;
         let filters = Filters { weight: call.f32(1), bias, activation: self.activation };
         let (x, y) = (call.f32(0), elements_mut(call.output));
         conv2d(self.cpu, &sizes, x, &filters, y, elements_mut(call.scratch));

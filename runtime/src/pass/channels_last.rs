@@ -257,9 +257,11 @@ impl Rewriter<'_> {
                 self.last.insert(node.output, Twin { id: x, dims: 1 });
                 return true;
             }
-            // Of what several read so, there is one.
+            // Of integers that several convolutions read so, there is one. Floats may be heads of an
+            // attention.
             (Op::Transpose(op), None)
-                if to.len() == 4
+                if self.module.value(x).dtype == DType::I8
+                    && to.len() == 4
                     && is_move(&op.permutation, Move::Last(1))
                     && has_known_images(&from) =>
             {
