@@ -27,6 +27,19 @@ impl Slide {
     pub const ONE: Self =
         Self { input: 1, kernel: 1, stride: 1, dilation: 1, before: 0, after: 0, output: 1 };
 
+    /// As many windows as fit, for tests.
+    #[cfg(test)]
+    pub(crate) fn fitting(
+        input: usize,
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+        [before, after]: [usize; 2],
+    ) -> Self {
+        let output = (input + before + after - dilation * (kernel - 1) - 1) / stride + 1;
+        Self { input, kernel, stride, dilation, before, after, output }
+    }
+
     /// Panics when a number that has to be positive is not, or a place has no number.
     #[track_caller]
     pub(crate) fn check(&self) {

@@ -128,6 +128,11 @@ impl Gpu {
         Buffer::new(self.client.create_from_slice(padded), padded.len()).slice(0..bytes.len())
     }
 
+    /// A new buffer with these numbers.
+    pub(super) fn upload_floats(&self, values: impl Iterator<Item = f32>) -> Buffer {
+        self.upload(&values.flat_map(f32::to_ne_bytes).collect::<Vec<u8>>())
+    }
+
     /// A new buffer with any content.
     pub fn empty(&self, bytes: usize) -> Buffer {
         let padded = bytes.max(8);

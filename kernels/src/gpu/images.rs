@@ -1,5 +1,5 @@
-//! What is done with images whose channels are last, but for products: filters of few channels, pools,
-//! transposed filters, factors and summands by channel. A unit makes a piece of one pixel.
+//! What is done with images whose channels are last, but for products: filters of few channels, pools of
+//! windows, factors and summands by channel. A unit makes a piece of one pixel.
 
 use cubecl::prelude::*;
 use half::bf16;
@@ -197,7 +197,7 @@ impl GroupFilters {
         assert_eq!(filters.len(), outputs * channels * taps, "filters");
         let rounded = |weight: f32| if in_bf16 { bf16::from_f32(weight).to_f32() } else { weight };
         let weights = by_taps(filters, [outputs, channels, taps]).map(rounded);
-        Self { weight: upload(gpu, weights), bias: upload_bias(gpu, bias, outputs), in_bf16 }
+        Self { weight: gpu.upload_floats(weights), bias: upload_bias(gpu, bias, outputs), in_bf16 }
     }
 
     /// Bytes on the device.
@@ -206,14 +206,10 @@ impl GroupFilters {
     }
 }
 
-fn upload(gpu: &Gpu, values: impl Iterator<Item = f32>) -> Buffer {
-    gpu.upload(&values.flat_map(f32::to_ne_bytes).collect::<Vec<u8>>())
-}
-
 /// A bias, or zeros.
-fn upload_bias(gpu: &Gpu, bias: Option<&[f32]>, outputs: usize) -> Buffer {
+pub(super) fn upload_bias(gpu: &Gpu, bias: Option<&[f32]>, outputs: usize) -> Buffer {
     assert!(bias.is_none_or(|bias| bias.len() == outputs), "bias: expected {outputs}");
-    upload(gpu, (0..outputs).map(|output| bias.map_or(0.0, |bias| bias[output])))
+    gpu.upload_floats((0..outputs).map(|output| bias.map_or(0.0, |bias| bias[output])))
 }
 
 /// A launch of [`fold_kernel`].
@@ -364,232 +360,6 @@ pub fn pool2d(
         activation: Activation::Identity,
     };
     folding.launch(gpu, Floats::F32(x), Floats::F32(y));
-}
-
-/// Columns of units that share a cube, each with a channel.
-const CHANNELS: usize = 32;
-
-/// A cube reduces some channels of one image: rows of its units take every so many pixels.
-#[cube(launch_unchecked)]
-fn global_kernel(
-    x: &[f32],
-    y: &mut [f32],
-    pixels: usize,
-    channels: usize,
-    #[comptime] rows: usize,
-    #[comptime] columns: usize,
-    #[comptime] fold: Fold,
-) {
-    let mut parts = Shared::<[f32]>::new_slice(comptime!(rows * columns));
-    let (row, lane) = (UNIT_POS as usize / columns, UNIT_POS as usize % columns);
-    let channel = CUBE_POS_Y as usize * columns + lane;
-    let image = CUBE_POS_X as usize;
-    let mut value = f32::new(0.0);
-    if comptime!(fold == Fold::Greatest) {
-        value = f32::NEG_INFINITY;
-    }
-    if channel < channels {
-        let mut pixel = row;
-        while pixel < pixels {
-            let element = x[(image * pixels + pixel) * channels + channel];
-            if comptime!(fold == Fold::Greatest) {
-                value = select(element > value, element, value);
-            } else {
-                value += element;
-            }
-            pixel += rows;
-        }
-    }
-    parts[UNIT_POS as usize] = value;
-    sync_cube();
-    if row == 0 && channel < channels {
-        let mut total = parts[lane];
-        #[unroll]
-        for other in 1..rows {
-            let part = parts[comptime!(other * columns) + lane];
-            if comptime!(fold == Fold::Greatest) {
-                total = select(part > total, part, total);
-            } else {
-                total += part;
-            }
-        }
-        if comptime!(fold != Fold::Greatest) {
-            total /= f32::cast_from(pixels);
-        }
-        y[image * channels + channel] = total;
-    }
-}
-
-/// The mean of each channel of an image, or the greatest of it; NaN is passed over.
-///
-/// # Shapes
-/// f32; `x`: `[batch, pixels, channels]`; `y`: `[batch, channels]`.
-///
-/// # Panics
-/// When a length differs.
-pub fn global_pool(
-    gpu: &Gpu,
-    pooling: Pooling,
-    [batch, pixels, channels]: [usize; 3],
-    x: &Buffer,
-    y: &Buffer,
-) {
-    let x = x.argument::<f32>("global_pool: x", batch * pixels * channels);
-    let y = y.argument::<f32>("global_pool: y", batch * channels);
-    if batch * channels == 0 {
-        return;
-    }
-    let fold = match pooling {
-        Pooling::Max => Fold::Greatest,
-        Pooling::Average | Pooling::AverageWithPadding => Fold::Mean,
-    };
-    let units = gpu.units(256) as usize;
-    let columns = units.min(CHANNELS);
-    let rows = units / columns;
-    // Devices allow fewer in the second direction.
-    let [cubes_x, cubes_y] = [batch, channels.div_ceil(columns)]
-        .map(|cubes| u32::try_from(cubes).expect("fewer than 2³² cubes"));
-    // SAFETY: units write below batch·channels, the length of y, and read below the length of x.
-    unsafe {
-        global_kernel::launch_unchecked(
-            &gpu.client,
-            CubeCount::new_2d(cubes_x, cubes_y),
-            CubeDim::new_1d(units as u32),
-            x,
-            y,
-            pixels,
-            channels,
-            rows,
-            columns,
-            fold,
-        );
-    };
-}
-
-/// The windows are those of the convolution that this is the transpose of: from y to x.
-#[cube(launch_unchecked)]
-fn transposed_kernel(
-    x: &[f32],
-    w: &[f32],
-    bias: &[f32],
-    y: &mut [f32],
-    windows: Windows,
-    channels: usize,
-    outputs: usize,
-) {
-    let stride = CUBE_COUNT * CUBE_DIM as usize;
-    let mut index = ABSOLUTE_POS;
-    while index < y.len() {
-        let (pixel, output) = (index / outputs, index % outputs);
-        let (line, column) = (pixel / windows.input.x, pixel % windows.input.x);
-        let (image, row) = (line / windows.input.y, line % windows.input.y);
-        let mut sum = f32::new(0.0);
-        for down in 0..windows.kernel.y {
-            let place = row + windows.before.y;
-            let reach = down * windows.dilation.y;
-            let from_y = (place - reach) / windows.stride.y;
-            let meets_y = place >= reach && from_y * windows.stride.y == place - reach;
-            if meets_y && from_y < windows.output.y {
-                for across in 0..windows.kernel.x {
-                    let place = column + windows.before.x;
-                    let reach = across * windows.dilation.x;
-                    let from_x = (place - reach) / windows.stride.x;
-                    let meets_x = place >= reach && from_x * windows.stride.x == place - reach;
-                    if meets_x && from_x < windows.output.x {
-                        let from = (image * windows.output.y + from_y) * windows.output.x + from_x;
-                        let tap = down * windows.kernel.x + across;
-                        for channel in 0..channels {
-                            let weight = w[(tap * channels + channel) * outputs + output];
-                            sum = fma(x[from * channels + channel], weight, sum);
-                        }
-                    }
-                }
-            }
-        }
-        y[index] = sum + bias[output];
-        index += stride;
-    }
-}
-
-/// The filters of [`conv_transpose2d`] on a device.
-#[derive(Clone, Debug)]
-pub struct TransposedFilters {
-    /// f32 `[taps, channels, outputs]`
-    weight: Buffer,
-    bias: Buffer,
-}
-
-impl TransposedFilters {
-    /// Filters, with zeros for a bias that is not there.
-    ///
-    /// # Shapes
-    /// `filters`: `[channels, outputs, taps]`; `bias`: `[outputs]`.
-    ///
-    /// # Panics
-    /// When a length differs.
-    pub fn new(
-        gpu: &Gpu,
-        filters: &[f32],
-        [channels, outputs, taps]: [usize; 3],
-        bias: Option<&[f32]>,
-    ) -> Self {
-        assert_eq!(filters.len(), channels * outputs * taps, "filters");
-        let rows = channels * outputs;
-        let weights = (0..filters.len()).map(|at| filters[at % rows * taps + at / rows]);
-        Self { weight: upload(gpu, weights), bias: upload_bias(gpu, bias, outputs) }
-    }
-
-    /// Bytes on the device.
-    pub fn bytes(&self) -> usize {
-        self.weight.len() + self.bias.len()
-    }
-}
-
-/// `y = x ∗ᵀ filters + bias`, see [`crate::channels_last::conv_transpose2d`], of one group.
-///
-/// # Shapes
-/// - f32; `x`: `[batch, windows[0].output, windows[1].output, conv.outputs]`
-/// - `y`: `[batch, windows[0].input, windows[1].input, conv.channels]`
-///
-/// # Panics
-/// When a length differs.
-pub fn conv_transpose2d(
-    gpu: &Gpu,
-    conv: &Conv2d,
-    x: &Buffer,
-    filters: &TransposedFilters,
-    y: &Buffer,
-) {
-    let windows = &conv.windows;
-    let (channels, outputs) = (conv.outputs, conv.channels);
-    let taps = area(windows, |slide| slide.kernel);
-    let elements = conv.batch * area(windows, |slide| slide.input) * outputs;
-    let input = conv.batch * area(windows, |slide| slide.output) * channels;
-    let x = x.argument::<f32>("conv_transpose2d: x", input);
-    let y = y.argument::<f32>("conv_transpose2d: y", elements);
-    let weights = taps * channels * outputs;
-    let weight = filters.weight.argument::<f32>("conv_transpose2d: weight", weights);
-    let bias = filters.bias.argument::<f32>("conv_transpose2d: bias", outputs);
-    if elements == 0 {
-        return;
-    }
-    let (cubes, units) = gpu.spread(elements);
-    // SAFETY: the kernel stays below the length of y; what it reads lies below the sizes that the other
-    // lengths were checked against.
-    unsafe {
-        transposed_kernel::launch_unchecked(
-            &gpu.client,
-            cubes,
-            units,
-            x,
-            weight,
-            bias,
-            y,
-            WindowsLaunch::of(windows, outputs),
-            channels,
-            outputs,
-        );
-    };
 }
 
 #[cube(launch_unchecked)]

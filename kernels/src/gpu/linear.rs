@@ -43,8 +43,7 @@ impl Weights {
     /// When they have another length.
     pub fn f32(gpu: &Gpu, weights: &[f32], [inner, columns]: [usize; 2]) -> Self {
         check(weights, inner, columns);
-        let bytes: Vec<u8> = weights.iter().flat_map(|weight| weight.to_ne_bytes()).collect();
-        let (data, numbers) = (gpu.upload(&bytes), Numbers::F32);
+        let (data, numbers) = (gpu.upload_floats(weights.iter().copied()), Numbers::F32);
         Self { data, inner, columns, numbers, on_matrix_units: false }
     }
 

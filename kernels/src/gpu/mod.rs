@@ -41,9 +41,11 @@ mod attention;
 mod buffer;
 mod cast;
 mod conv;
+mod conv_transpose;
 mod copy;
 mod device;
 mod gather;
+mod global_pool;
 mod images;
 mod linear;
 mod math;
@@ -65,13 +67,12 @@ pub use attention::{Heads, Mask, attention, attention_takes_bf16, supports_head}
 pub use buffer::Buffer;
 pub use cast::{Number, cast};
 pub use conv::{Filters, conv2d};
+pub use conv_transpose::{TransposedFilters, conv_transpose2d};
 pub use copy::{Strided, copy, copy_part};
 pub use device::{Gpu, GpuError, Recording};
 pub use gather::{TableScales, gather_rows, gather_rows_int8};
-pub use images::{
-    GroupFilters, TransposedFilters, conv_transpose2d, conv2d_of_groups, global_pool, pool2d,
-    scale_shift,
-};
+pub use global_pool::global_pool;
+pub use images::{GroupFilters, conv2d_of_groups, pool2d, scale_shift};
 pub use linear::{
     Floats, IntegerLayer, Layer, Output, Weights, integer_linear, linear, linear_of_windows,
 };

@@ -49,17 +49,14 @@ impl Samples {
         let integers = |numbers: &mut dyn Iterator<Item = usize>| {
             gpu.upload(&numbers.flat_map(|n| number(n).to_ne_bytes()).collect::<Vec<u8>>())
         };
-        let floats = |numbers: &mut dyn Iterator<Item = f32>| {
-            gpu.upload(&numbers.flat_map(f32::to_ne_bytes).collect::<Vec<u8>>())
-        };
         Self {
             count: samples.len(),
             most,
             reads,
             lens: integers(&mut all.iter().map(Vec::len)),
             entries: integers(&mut entries.into_iter()),
-            weights: floats(&mut weights.into_iter()),
-            fills: floats(&mut { fills }),
+            weights: gpu.upload_floats(weights.into_iter()),
+            fills: gpu.upload_floats(fills),
         }
     }
 

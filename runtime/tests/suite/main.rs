@@ -15,6 +15,7 @@ mod memory;
 mod opsets;
 mod passes;
 mod profile;
+mod quantized_images;
 mod session;
 mod slices;
 

@@ -1,32 +1,23 @@
 //! Images whose channels are last, and images of another size.
 
+use super::windows::area;
 use super::*;
 use crate::channels_last::{self, Filters as Last, PackedFilters};
 use crate::{Conv2d, Pooling, Sample, Slide};
-
-fn slide(input: usize, kernel: usize, stride: usize, dilation: usize, pads: [usize; 2]) -> Slide {
-    let [before, after] = pads;
-    let output = (input + before + after - dilation * (kernel - 1) - 1) / stride + 1;
-    Slide { input, kernel, stride, dilation, before, after, output }
-}
-
-fn area(windows: &[Slide; 2], of: fn(&Slide) -> usize) -> usize {
-    windows.iter().map(of).product()
-}
 
 /// Batch, channels, outputs and groups, and the windows.
 fn convolutions() -> Vec<Conv2d> {
     let square = |slide: Slide| [slide; 2];
     [
-        ([2, 3, 5, 1], [slide(7, 3, 2, 1, [1, 1]), slide(6, 3, 1, 2, [2, 0])]),
-        ([1, 8, 12, 1], [Slide::ONE, slide(19, 5, 1, 1, [2, 2])]),
-        ([2, 16, 8, 1], square(slide(5, 1, 1, 1, [0, 0]))),
-        ([2, 16, 24, 1], square(slide(9, 3, 2, 1, [1, 0]))),
-        ([3, 24, 17, 1], square(slide(6, 1, 2, 1, [0, 0]))),
-        ([0, 2, 3, 1], square(slide(2, 2, 1, 1, [0, 0]))),
-        ([2, 8, 8, 8], [slide(7, 3, 2, 1, [1, 1]), slide(6, 3, 1, 2, [2, 0])]),
-        ([1, 5, 5, 5], square(slide(6, 5, 1, 1, [2, 2]))),
-        ([2, 16, 24, 2], square(slide(5, 3, 1, 1, [1, 1]))),
+        ([2, 3, 5, 1], [Slide::fitting(7, 3, 2, 1, [1, 1]), Slide::fitting(6, 3, 1, 2, [2, 0])]),
+        ([1, 8, 12, 1], [Slide::ONE, Slide::fitting(19, 5, 1, 1, [2, 2])]),
+        ([2, 16, 8, 1], square(Slide::fitting(5, 1, 1, 1, [0, 0]))),
+        ([2, 16, 24, 1], square(Slide::fitting(9, 3, 2, 1, [1, 0]))),
+        ([3, 24, 17, 1], square(Slide::fitting(6, 1, 2, 1, [0, 0]))),
+        ([0, 2, 3, 1], square(Slide::fitting(2, 2, 1, 1, [0, 0]))),
+        ([2, 8, 8, 8], [Slide::fitting(7, 3, 2, 1, [1, 1]), Slide::fitting(6, 3, 1, 2, [2, 0])]),
+        ([1, 5, 5, 5], square(Slide::fitting(6, 5, 1, 1, [2, 2]))),
+        ([2, 16, 24, 2], square(Slide::fitting(5, 3, 1, 1, [1, 1]))),
     ]
     .map(|([batch, channels, outputs, groups], windows)| Conv2d {
         batch,
@@ -98,10 +89,10 @@ fn pools_match() {
     let cpu = Cpu::best();
     for gpu in gpus() {
         for (batch, channels, windows) in [
-            (2, 5, [slide(7, 3, 2, 1, [1, 1]), slide(6, 2, 1, 2, [1, 0])]),
-            (1, 8, [Slide::ONE, slide(9, 3, 3, 1, [0, 0])]),
-            (1, 3, [Slide { output: 4, after: 2, ..slide(6, 3, 2, 1, [1, 1]) }; 2]),
-            (0, 4, [slide(2, 2, 1, 1, [0, 0]); 2]),
+            (2, 5, [Slide::fitting(7, 3, 2, 1, [1, 1]), Slide::fitting(6, 2, 1, 2, [1, 0])]),
+            (1, 8, [Slide::ONE, Slide::fitting(9, 3, 3, 1, [0, 0])]),
+            (1, 3, [Slide { output: 4, after: 2, ..Slide::fitting(6, 3, 2, 1, [1, 1]) }; 2]),
+            (0, 4, [Slide::fitting(2, 2, 1, 1, [0, 0]); 2]),
         ] {
             let elements = batch * channels * area(&windows, |slide| slide.output);
             let mut x = numbers(batch * channels * area(&windows, |slide| slide.input), 1);
@@ -141,9 +132,9 @@ fn pools_match() {
 fn transposed_convolutions_match() {
     for gpu in gpus() {
         for ([batch, channels, outputs], windows) in [
-            ([2, 3, 5], [slide(7, 3, 2, 1, [1, 1]), slide(6, 3, 1, 2, [2, 0])]),
-            ([1, 4, 6], [Slide::ONE, slide(19, 5, 2, 1, [2, 2])]),
-            ([1, 2, 3], [slide(4, 2, 2, 1, [0, 0]); 2]),
+            ([2, 3, 5], [Slide::fitting(7, 3, 2, 1, [1, 1]), Slide::fitting(6, 3, 1, 2, [2, 0])]),
+            ([1, 4, 6], [Slide::ONE, Slide::fitting(19, 5, 2, 1, [2, 2])]),
+            ([1, 2, 3], [Slide::fitting(4, 2, 2, 1, [0, 0]); 2]),
         ] {
             // Of the convolution that it is the transpose of, from y to x.
             let conv = Conv2d { batch, channels: outputs, outputs: channels, groups: 1, windows };
