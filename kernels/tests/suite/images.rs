@@ -1,12 +1,13 @@
 //! Convolution and pooling of images.
 
 use kernels::channels_last::{self, PackedFilters};
+use kernels::int8::{Layer, Output};
 use kernels::{
     Activation, Conv2d, Cpu, Filters, Pooling, Slide, conv2d, pool2d, row_maxima, row_means,
 };
 use proptest::prelude::*;
 
-use super::{assert_close, numbers, on_any_threads, on_every_tier};
+use super::{assert_close, integers, numbers, on_any_threads, on_every_tier};
 
 /// Sums of up to a few hundred products of numbers up to 4, rounded at each step.
 const TOLERANCE: f64 = 1e-4;
@@ -206,6 +207,38 @@ proptest! {
     fn pixels_may_have_channels_last(batch in 0usize..3, inner in 0usize..20, filters in 0usize..40, height in 0usize..9, width in 0usize..30, stride in 1usize..3, seed: u64) {
         let windows = [height, width].map(|size| slide(size, 1, stride, 1, [0, 0]));
         Sample::new(conv(batch, [inner, filters, 1], windows), seed).check_last(TOLERANCE);
+    }
+
+    // Sums of so few products are exact in f32 as well.
+    #[test]
+    fn windows_of_integers_have_the_sums_of_their_numbers(
+        batch in 0usize..3, channels in 0usize..9, outputs in 0usize..40,
+        rows in slides(), columns in slides(), zero_point: i8, seed: u64,
+    ) {
+        let conv = conv(batch, [channels, outputs, 1], [rows, columns]);
+        let (taps, image) = (rows.kernel * columns.kernel, rows.input * columns.input);
+        let x = integers(batch * image * channels, seed);
+        let weight = integers(outputs * channels * taps, seed ^ 1);
+        let elements = batch * rows.output * columns.output * outputs;
+        let floats: Vec<f32> = x.iter().map(|&x| f32::from(i16::from(x) - i16::from(zero_point))).collect();
+        let weights: Vec<f32> = weight.iter().copied().map(f32::from).collect();
+        let packed = PackedFilters::new(&weights, [outputs, channels, taps], 1);
+        let activation = Activation::Identity;
+        let filters = channels_last::Filters { weight: &packed, bias: None, addend: None, activation };
+        let mut expected = vec![f32::NAN; elements];
+        let mut scratch = vec![f32::NAN; channels_last::scratch_len(&conv)];
+        channels_last::conv2d(Cpu::best(), &conv, &floats, &filters, &mut expected, &mut scratch);
+
+        let packed = channels_last::pack_integer_filters(&weight, [outputs, channels, taps]);
+        let scales = vec![1.0; outputs];
+        let layer = Layer { weights: &packed, scales: &scales, bias: None, activation, coarse: false };
+        for cpu in Cpu::every() {
+            let mut y = vec![f32::NAN; elements];
+            let mut scratch = vec![0; channels_last::integer_scratch_len(&conv)];
+            let x = (x.as_slice(), zero_point);
+            channels_last::integer_conv2d(cpu, &conv, x, &layer, Output::F32(&mut y), &mut scratch);
+            prop_assert_eq!(&y, &expected, "{}", cpu.tier());
+        }
     }
 
     #[test]
