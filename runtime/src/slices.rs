@@ -20,7 +20,7 @@ use crate::session::{Run, poison};
 /// cache; smaller slices read the weights more often (docs/performance.md, *Inference*).
 const SLICE_BYTES: usize = 4 << 20;
 
-/// Arena below which a slice has too little work to be worth starting. One that is smaller than the
+/// Arena below which a slice has too little work to be worth starting. One that is smaller than half the
 /// weights of some node is not worth it either: every slice reads all weights, which the threads of a
 /// whole run read together.
 const LEAST_SLICE_BYTES: usize = 256 << 10;
@@ -60,7 +60,7 @@ impl Slices {
         let bytes_of_one = (whole.bytes / batch).max(1);
         let count = of_thread.div_ceil((SLICE_BYTES / bytes_of_one).max(1));
         let weights = model.steps.iter().map(Prepared::packed_bytes).max().unwrap_or(0);
-        let least = weights.max(LEAST_SLICE_BYTES);
+        let least = (weights / 2).max(LEAST_SLICE_BYTES);
         if count * threads < 2 || of_thread / count * bytes_of_one < least {
             return None;
         }

@@ -69,6 +69,20 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError
     import_bytes(&bytes, Some(folder.unwrap_or(Path::new("."))), options)
 }
 
+/// Reads what a model in a file takes, as a graph of its inputs alone: their names and types are there
+/// also where the rest is read only with sizes fixed.
+///
+/// # Errors
+///
+/// When the file is unreadable, is no ONNX model, or has inputs that graphs cannot hold.
+pub fn import_inputs(path: &Path) -> Result<Graph, ImportError> {
+    let model = decode(&file::read(path, SIZE_LIMIT as u64)?)?;
+    let options = ImportOptions::default();
+    let mut importer = Importer::new(&model, None, &options)?;
+    importer.inputs(graph_of(&model)?, &mut Scope::default())?;
+    Ok(importer.graph)
+}
+
 /// Reads a model from bytes; `folder` is where elements in other files are looked for.
 ///
 /// # Errors
@@ -79,23 +93,25 @@ pub fn import_bytes(
     folder: Option<&Path>,
     options: &ImportOptions,
 ) -> Result<Graph, ImportError> {
-    let malformed = |reason: String| ImportError::Malformed { reason };
-    let model = proto::Model::decode(bytes).map_err(|error| malformed(error.to_string()))?;
-    let message = model.graph.as_ref().ok_or_else(|| malformed("it has no graph".to_owned()))?;
-    let opsets = opsets(&model.opset_import)?;
-    let mut importer = Importer {
-        graph: Graph::new(message.name.clone().unwrap_or_default()),
-        folder: folder.map(Path::to_owned),
-        functions: function::table(&model.functions)?,
-        bindings: &options.bindings,
-        nodes_left: NODE_LIMIT,
-        copies: BTreeMap::new(),
-    };
-    let mut scope = Scope { opsets, ..Scope::default() };
-    importer.model_graph(message, &mut scope)?;
+    let model = decode(bytes)?;
+    let mut importer = Importer::new(&model, folder, options)?;
+    let mut scope = Scope { opsets: opsets(&model.opset_import)?, ..Scope::default() };
+    importer.model_graph(graph_of(&model)?, &mut scope)?;
     let mut graph = importer.graph;
     graph.refresh()?;
     Ok(graph)
+}
+
+fn malformed(reason: impl ToString) -> ImportError {
+    ImportError::Malformed { reason: reason.to_string() }
+}
+
+fn decode(bytes: &[u8]) -> Result<proto::Model, ImportError> {
+    proto::Model::decode(bytes).map_err(malformed)
+}
+
+fn graph_of(model: &proto::Model) -> Result<&proto::GraphMessage, ImportError> {
+    model.graph.as_ref().ok_or_else(|| malformed("it has no graph"))
 }
 
 /// Versions of the operator sets by domain; ONNX's own is the empty one.
@@ -142,9 +158,24 @@ pub(in crate::onnx) struct Scope {
 }
 
 impl<'a> Importer<'a> {
-    fn model_graph(
+    fn new(
+        model: &'a proto::Model,
+        folder: Option<&Path>,
+        options: &'a ImportOptions,
+    ) -> Result<Self, ImportError> {
+        Ok(Self {
+            graph: Graph::new(graph_of(model)?.name.clone().unwrap_or_default()),
+            folder: folder.map(Path::to_owned),
+            functions: function::table(&model.functions)?,
+            bindings: &options.bindings,
+            nodes_left: NODE_LIMIT,
+            copies: BTreeMap::new(),
+        })
+    }
+
+    fn inputs(
         &mut self,
-        message: &'a proto::GraphMessage,
+        message: &proto::GraphMessage,
         scope: &mut Scope,
     ) -> Result<(), ImportError> {
         let stored: BTreeSet<&str> =
@@ -156,6 +187,15 @@ impl<'a> Importer<'a> {
             let id = self.graph.add_input(info.name(), dtype, shape)?;
             scope.values.insert(info.name().to_owned(), id);
         }
+        Ok(())
+    }
+
+    fn model_graph(
+        &mut self,
+        message: &'a proto::GraphMessage,
+        scope: &mut Scope,
+    ) -> Result<(), ImportError> {
+        self.inputs(message, scope)?;
         self.initializers(message, scope)?;
         self.nodes(&message.node, scope)?;
         let mut outputs = Vec::new();

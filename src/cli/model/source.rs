@@ -102,9 +102,8 @@ impl Source {
         if !path.is_dir() {
             // Once they are fixed, dimensions have no names; some models are read only with them fixed.
             let mut bindings = self.bindings();
-            if !(self.bind.is_empty() && inputs.is_empty())
-                && let Ok(open) = onnx::import(path, &ImportOptions::default())
-            {
+            if !(self.bind.is_empty() && inputs.is_empty()) {
+                let open = onnx::import_inputs(path)?;
                 self.refuse_unknown(&open)?;
                 for (name, size) in sizes_of(&open, inputs) {
                     bindings.entry(name).or_insert(size);
