@@ -29,6 +29,7 @@
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`], [`permute`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
+//! - [`recurrent()`]: LSTM, GRU and plain recurrent layers.
 //! - [`peaks`]: what the machine can do at most, measured.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
 //!
@@ -63,6 +64,7 @@ mod parallel;
 pub mod peaks;
 mod permute;
 mod pool;
+mod recurrent;
 mod reduce;
 mod resample;
 mod scratch;
@@ -98,6 +100,7 @@ pub use optimizer::{AdamW, adamw_step};
 pub use parallel::{CHUNK as PARALLEL_ELEMENTS, for_each_row_of as for_each_row};
 pub use permute::{permute, permute_any};
 pub use pool::{Pooling, pool2d, row_maxima, row_means};
+pub use recurrent::{Cell, Recurrence, State, recurrent};
 pub use reduce::column_sum;
 pub use resample::{Sample, resample};
 pub use softmax::{softmax_backward, softmax_forward};

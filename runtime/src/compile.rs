@@ -8,6 +8,7 @@ use graph::{Bindings, Graph};
 use kernels::{Cpu, Team, Tier};
 use serde::{Deserialize, Serialize};
 
+use crate::guards::Guards;
 use crate::kernel::{Choice, Prepared};
 use crate::module::Module;
 use crate::pass::{self, PassReport};
@@ -95,6 +96,7 @@ pub(crate) struct Shared {
     #[cfg(feature = "gpu")]
     pub(crate) gpu: Option<crate::gpu::GpuModel>,
     pub(crate) buffers: Buffers,
+    pub(crate) guards: Guards,
     pub(crate) team: Team,
     /// Whether sizes depend on values, so that runs go node by node.
     pub(crate) dynamic: bool,
@@ -234,6 +236,7 @@ pub(crate) fn compile_module(
     };
     let memory_budget = options.memory_budget;
     let shared = Shared {
+        guards: Guards::new(&module),
         module,
         steps,
         #[cfg(feature = "gpu")]

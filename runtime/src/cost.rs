@@ -138,6 +138,7 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         Operation::ResidualLayerNorm { .. } => 9 * elements,
         Operation::IntegerSum(sum) => (1 + activation_flops(sum.activation)) * elements,
         Operation::IntegerGather { .. } => elements,
+        Operation::Choose => 0,
     }
 }
 

@@ -34,18 +34,10 @@ pub(crate) fn run(
     let mut written = Written { model, bytes: 0 };
     let last_readers = last_readers(module);
     for (index, (node, step)) in module.nodes.iter().zip(&model.steps).enumerate() {
-        let fail = |reason| RuntimeError::Node {
-            node: node.name.clone(),
-            operation: node.operation.kind(),
-            reason,
-        };
-        let sizes = sizes(module, node, &operands(node, &values), bindings).map_err(fail)?;
-        let expected = sizes.as_ref().map_or(0, |sizes| output_bytes(module, node, sizes));
-        written.admit(node, expected)?;
-        let output = node_output(module, node, step, &values, (sizes, bindings)).map_err(fail)?;
-        written.admit(node, output.size_bytes())?;
-        written.bytes += output.size_bytes();
-        values[node.output.0] = Some(output);
+        if model.guards.admit(index, |condition| holds(values[condition.0].as_ref())) {
+            let output = written.output(node, step, &values, bindings)?;
+            values[node.output.0] = Some(output);
+        }
         ran(index);
         for &input in &node.inputs {
             if last_readers[input.0] == Some(index)
@@ -64,6 +56,12 @@ pub(crate) fn run(
         })
     };
     module.outputs.iter().map(output).collect()
+}
+
+/// Whether a condition holds.
+fn holds(condition: Option<&Tensor>) -> bool {
+    let first = condition.and_then(|condition| condition.elements::<bool>().ok()?.first());
+    first.is_some_and(|&holds| holds)
 }
 
 /// For each value the last node that reads it; `None` for outputs, which stay.
@@ -87,6 +85,29 @@ struct Written<'a> {
 }
 
 impl Written<'_> {
+    /// What a node writes.
+    fn output(
+        &mut self,
+        node: &Node,
+        step: &Prepared,
+        values: &[Option<Tensor>],
+        bindings: &Bindings,
+    ) -> Result<Tensor, RuntimeError> {
+        let module = &self.model.module;
+        let fail = |reason| RuntimeError::Node {
+            node: node.name.clone(),
+            operation: node.operation.kind(),
+            reason,
+        };
+        let sizes = sizes(module, node, &operands(node, values), bindings).map_err(fail)?;
+        let expected = sizes.as_ref().map_or(0, |sizes| output_bytes(module, node, sizes));
+        self.admit(node, expected)?;
+        let output = node_output(module, node, step, values, (sizes, bindings)).map_err(fail)?;
+        self.admit(node, output.size_bytes())?;
+        self.bytes += output.size_bytes();
+        Ok(output)
+    }
+
     /// Refuses an output that the memory budget has no room for beside them.
     fn admit(&self, node: &Node, bytes: usize) -> Result<(), RuntimeError> {
         plan::admit_written(self.model, &node.name, self.bytes.saturating_add(bytes))
@@ -113,8 +134,14 @@ fn node_output(
     (sizes, bindings): (Option<Vec<usize>>, &Bindings),
 ) -> Result<Tensor, String> {
     let inputs = operands(node, values);
-    let Operation::Graph(op) = &node.operation else {
-        return Err("fused operations take sizes that are known before a run".to_owned());
+    let op = match &node.operation {
+        Operation::Graph(op) => op,
+        Operation::Choose => {
+            let side = if holds(inputs.first().copied()) { 1 } else { 2 };
+            let chosen = inputs.get(side).copied().ok_or("expected two sides");
+            return Ok(chosen?.clone());
+        }
+        _ => return Err("fused operations take sizes that are known before a run".to_owned()),
     };
     let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
         return op.operator().evaluate(&inputs, bindings);

@@ -36,6 +36,7 @@ mod error;
 mod explain;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod guards;
 mod inspect;
 mod kernel;
 mod machine;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
-use graph::{DType, Dim, Graph, Op, Shape, Tensor};
+use graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueType};
 use kernels::int8::Quantization;
 use kernels::{Activation, Cpu, NoKeys};
 
@@ -29,6 +29,11 @@ impl Value {
     /// Bytes of an element in memory.
     pub(crate) fn element_bytes(&self) -> usize {
         if self.as_bf16 { 2 } else { self.dtype.size_bytes() }
+    }
+
+    /// Type and shape, as the graph's operators take them.
+    pub(crate) fn value_type(&self) -> ValueType {
+        ValueType { dtype: self.dtype, shape: self.shape.clone() }
     }
 
     /// Type and shape, as they are shown.
@@ -58,6 +63,8 @@ pub(crate) enum Operation {
     ResidualLayerNorm { epsilon: f32 },
     /// The sum of two int8 values of the same sizes, in int8.
     IntegerSum(IntegerSum),
+    /// One of two values: inputs condition, what it is where that holds, what it is otherwise.
+    Choose,
     /// Rows of an int8 table, dequantized: inputs table, scale, indices.
     IntegerGather { axis: Option<usize> },
 }
@@ -164,6 +171,7 @@ impl Operation {
             Self::ChannelsLast(ChannelsLast::ScaleShift { .. }) => "ScaleShift",
             Self::Attention(_) => "FusedAttention",
             Self::ResidualLayerNorm { .. } => "ResidualLayerNorm",
+            Self::Choose => "Choose",
             Self::IntegerGather { .. } => "IntegerGather",
         }
     }

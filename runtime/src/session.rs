@@ -10,6 +10,7 @@ use graph::{Bindings, DType, Dim, Element, Tensor, TensorError};
 use crate::RuntimeError;
 use crate::compile::Shared;
 use crate::dynamic;
+use crate::guards::Guards;
 use crate::kernel::{Call, Kernel, Operand, Prepared, from_operand};
 use crate::module::{Id, Module, Node};
 use crate::plan::{ALIGNMENT, Buffers, Place, Plan};
@@ -117,7 +118,8 @@ impl Session {
             ..
         } = self;
         let Planned { plan, slices, .. } = &plans[index];
-        let run = Run { module: &model.module, buffers: &model.buffers, plan, inputs, slice: None };
+        let Shared { module, buffers, guards, .. } = &**model;
+        let run = Run { module, buffers, guards, plan, inputs, slice: None };
         if let (Some(slices), None) = (slices, &watch) {
             let arena = room(arena, slices.bytes())?;
             slices.run(&run, model, arena)?;
@@ -252,6 +254,7 @@ fn tell(mut watch: Option<Watch<'_>>) -> impl FnMut(usize) + Send {
 pub(crate) struct Run<'a> {
     pub(crate) module: &'a Module,
     buffers: &'a Buffers,
+    guards: &'a Guards,
     pub(crate) plan: &'a Plan,
     inputs: &'a [(&'a str, &'a Tensor)],
     /// The first element of a slice, and the elements of its batch.
@@ -273,7 +276,9 @@ impl<'a> Run<'a> {
     ) -> Result<(), RuntimeError> {
         let mut freed = self.plan.freed.iter().peekable();
         for (index, (node, step)) in self.module.nodes.iter().zip(steps).enumerate() {
-            if let Some(kernel) = step.kernel() {
+            if let Some(kernel) = step.kernel()
+                && self.guards.admit(index, |condition| self.holds(condition, arena))
+            {
                 self.step(index, node, kernel, arena)?;
             }
             ran(index);
@@ -282,6 +287,11 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a condition holds.
+    fn holds(&self, condition: Id, arena: &[u8]) -> bool {
+        self.bytes(condition, |range| &arena[range]).first().is_some_and(|&byte| byte != 0)
     }
 
     /// Runs the kernel of one node.

@@ -49,7 +49,7 @@ impl PadMode {
     }
 
     /// The entry of a dimension of `size` that stands at `place`; `None` for the padding value.
-    fn source(self, place: i64, size: i64) -> Option<usize> {
+    pub fn source(self, place: i64, size: i64) -> Option<usize> {
         let source = match self {
             _ if (0..size).contains(&place) => place,
             Self::Constant => return None,
@@ -67,8 +67,12 @@ impl PadMode {
 }
 
 impl Pad {
-    /// Entries added before and after each dimension.
-    fn widths(rank: usize, pads: &[i64], axes: &[i64]) -> Result<Vec<(i64, i64)>, String> {
+    /// Entries added before and after each of `rank` dimensions.
+    ///
+    /// # Errors
+    ///
+    /// When the numbers do not fit the axes, or these the rank.
+    pub fn widths(rank: usize, pads: &[i64], axes: &[i64]) -> Result<Vec<(i64, i64)>, String> {
         if pads.len() != 2 * axes.len() {
             let (expected, found) = (2 * axes.len(), pads.len());
             return Err(format!("expected {expected} pads, found {found}"));
@@ -82,7 +86,12 @@ impl Pad {
         Ok(widths)
     }
 
-    fn padded(size: usize, (before, after): (i64, i64)) -> Result<usize, String> {
+    /// Entries of a dimension with so many added.
+    ///
+    /// # Errors
+    ///
+    /// When more are taken off than there are.
+    pub fn padded(size: usize, (before, after): (i64, i64)) -> Result<usize, String> {
         let size = i64::try_from(size).ok().and_then(|size| size.checked_add(before));
         let size = size.and_then(|size| size.checked_add(after));
         size.and_then(|size| usize::try_from(size).ok())

@@ -76,6 +76,16 @@ impl Subgraph {
         types.collect()
     }
 
+    /// Types of what its nodes compute, in their order.
+    ///
+    /// # Errors
+    ///
+    /// When a node refuses its inputs, or a name is unknown or used twice.
+    pub fn node_types(&self, arguments: &[Argument<'_>]) -> Result<Vec<ValueType>, String> {
+        let values = self.known(arguments)?;
+        self.nodes.iter().map(|node| Ok(find(&values, &node.name)?.value_type.clone())).collect()
+    }
+
     /// What is known of every value, by name, when this is known of the inputs.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ pub(crate) mod attention;
 mod batch_norm;
 pub(crate) mod bf16;
 pub(crate) mod channels_last;
+mod choose;
 mod concat;
 pub(crate) mod conv;
 mod elementwise;
@@ -12,9 +13,11 @@ mod integer;
 mod linear;
 mod matmul;
 pub(crate) mod movement;
+mod pad;
 mod pair;
 pub(crate) mod pool;
 pub(crate) mod quantize;
+mod recurrent;
 mod reduce;
 mod reference;
 pub(crate) mod resize;
@@ -195,6 +198,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     bf16::KERNELS,
     batch_norm::KERNELS,
     channels_last::KERNELS,
+    choose::KERNELS,
     concat::KERNELS,
     conv::KERNELS,
     elementwise::KERNELS,
@@ -203,9 +207,11 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     linear::KERNELS,
     matmul::KERNELS,
     movement::KERNELS,
+    pad::KERNELS,
     pair::KERNELS,
     pool::KERNELS,
     quantize::KERNELS,
+    recurrent::KERNELS,
     reduce::KERNELS,
     resize::KERNELS,
     rows::KERNELS,

@@ -5,6 +5,7 @@ mod attention;
 mod batch_norm;
 mod bias;
 mod channels_last;
+mod choices;
 mod common_subexpressions;
 mod conv_activation;
 mod conv_sum;
@@ -58,6 +59,7 @@ pub(crate) struct Pass {
 /// Constants fold early, so that later passes see quantized weights as constants; what is left of
 /// dequantized weights folds only after the integer passes had their chance to keep them int8.
 pub(crate) const PASSES: &[Pass] = &[
+    Pass { name: "choices", level: Level::O1, run: choices::run },
     Pass { name: "dead-code", level: Level::O1, run: dead_code::run },
     Pass { name: "index-gather", level: Level::O1, run: index_gather::run },
     Pass { name: "sizes", level: Level::O1, run: sizes::run },
@@ -90,11 +92,12 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
-/// Passes that a GPU does without. It has no kernels for integer convolutions and sums. A layer that
+/// Passes that a GPU does without. What it launches does not depend on values. It has no kernels for
+/// integer convolutions and sums. A layer that
 /// rounds as it reads does so once for each tile of columns there; a launch that rounds once is
 /// cheaper. Its kernels see for themselves what may be bf16, and its threads share every launch.
-const ON_CPUS_ONLY: [&str; 5] =
-    ["integer-conv", "integer-sum", "quantize-prologue", "narrow", "slice-batch"];
+const ON_CPUS_ONLY: [&str; 6] =
+    ["choices", "integer-conv", "integer-sum", "quantize-prologue", "narrow", "slice-batch"];
 
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,32 +1,20 @@
-//! Drops nodes that give their input as it is: a reshape to the same shape, a transposition that
-//! moves nothing, a cast to the same type.
+//! Drops nodes that give an input as it is: a reshape to the same shape, a transposition that moves
+//! nothing, a cast to the same type, a choice that is made.
 
 use graph::Op;
 
 use super::repeat;
-use crate::module::{Module, Operation, same_sizes};
+use crate::module::{Id, Module, Node, Operation, same_sizes};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, rewrite)
 }
 
 fn rewrite(module: &mut Module, index: usize) -> bool {
-    let node = &module.nodes[index];
-    let Operation::Graph(op) = &node.operation else { return false };
-    let Some(&input) = node.inputs.first() else { return false };
-    let output = node.output;
-    let same = match op {
-        Op::Reshape(_) | Op::ReshapeTo(_) => {
-            same_sizes(&module.value(input).shape, &module.value(output).shape)
-        }
-        Op::Identity => true,
-        Op::Transpose(op) => op.permutation.iter().copied().eq(0..op.permutation.len()),
-        Op::Cast(op) => module.value(input).dtype == op.to,
-        Op::Unsqueeze(op) => op.axes.is_empty(),
-        _ => false,
-    };
+    let output = module.nodes[index].output;
+    let Some(input) = same(module, &module.nodes[index]) else { return false };
     // An output keeps its own name and value.
-    if !same || module.outputs.contains(&output) {
+    if module.outputs.contains(&output) {
         return false;
     }
     for node in &mut module.nodes {
@@ -36,4 +24,26 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
     }
     module.remove(|other| other == index);
     true
+}
+
+/// The input that a node gives as it is.
+fn same(module: &Module, node: &Node) -> Option<Id> {
+    let &input = node.inputs.first()?;
+    let is_same = match &node.operation {
+        Operation::Choose => {
+            let holds = *module.constant(input)?.elements::<bool>().ok()?.first()?;
+            return node.inputs.get(if holds { 1 } else { 2 }).copied();
+        }
+        Operation::Graph(Op::Reshape(_) | Op::ReshapeTo(_)) => {
+            same_sizes(&module.value(input).shape, &module.value(node.output).shape)
+        }
+        Operation::Graph(Op::Identity) => true,
+        Operation::Graph(Op::Transpose(op)) => {
+            op.permutation.iter().copied().eq(0..op.permutation.len())
+        }
+        Operation::Graph(Op::Cast(op)) => module.value(input).dtype == op.to,
+        Operation::Graph(Op::Unsqueeze(op)) => op.axes.is_empty(),
+        _ => false,
+    };
+    is_same.then_some(input)
 }

@@ -7,7 +7,7 @@ use graph::op::{Argument, Binary, Integer};
 use graph::{Dim, Op, ValueType};
 
 use super::transposes::reshape;
-use crate::module::{Id, Module, Operation};
+use crate::module::{Id, Module, Operation, Value};
 
 pub(super) fn run(module: &mut Module) -> usize {
     let (shapes, _) = infer(module);
@@ -45,9 +45,7 @@ pub(super) fn integers(module: &Module) -> Numbers {
 
 /// The shape of every value as far as it can be known before a run, and the known numbers.
 fn infer(module: &Module) -> (Vec<Vec<Dim>>, Numbers) {
-    let value_type =
-        |value: &crate::module::Value| ValueType { dtype: value.dtype, shape: value.shape.clone() };
-    let mut types: Vec<ValueType> = module.values.iter().map(value_type).collect();
+    let mut types: Vec<ValueType> = module.values.iter().map(Value::value_type).collect();
     let mut known = Numbers::new();
     for (index, value) in module.values.iter().enumerate() {
         if let Some(numbers) = value.constant.as_ref().and_then(Integer::of_tensor) {

@@ -91,6 +91,7 @@ impl Along<'_> {
                 return leads(0) && self.rank(node.output) >= 2 && aligned();
             }
             Operation::IntegerSum(_) => return leads(0) && leads(1),
+            Operation::Choose => return !leads(0) && leads(1) && leads(2),
             Operation::IntegerGather { .. } => return !leads(0) && !leads(1) && leads(2),
             Operation::Graph(op) => op,
         };

@@ -3,6 +3,7 @@
 
 mod attention;
 mod bert;
+mod choices;
 mod dynamic;
 mod exported;
 mod functions;
@@ -16,6 +17,7 @@ mod opsets;
 mod passes;
 mod profile;
 mod quantized_images;
+mod recurrent;
 mod session;
 mod slices;
 

@@ -384,7 +384,7 @@ fn an_unknown_pass_is_refused_with_the_known_ones() {
     let options = CompileOptions { disabled_passes: disabled, ..CompileOptions::default() };
     let error = compile(&graph, &options).unwrap_err().to_string();
     assert!(
-        error.starts_with("no pass is named `atention`; the passes are dead-code, "),
+        error.starts_with("no pass is named `atention`; the passes are choices, dead-code, "),
         "{error}"
     );
 }

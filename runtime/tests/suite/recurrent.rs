@@ -1,0 +1,99 @@
+//! Recurrent layers, and entries added around tensors.
+
+use graph::op::{
+    Activation, ActivationKind, Cell, Direction, Pad, PadMode, Recurrent, RecurrentInput,
+    RecurrentOutput,
+};
+use graph::{Dim, Op, Tensor};
+
+use crate::{Sketch, check, numbers};
+
+const HIDDEN: usize = 9;
+const INPUTS: usize = 5;
+
+fn functions(kinds: &[ActivationKind], directions: usize) -> Vec<Activation> {
+    let function = |&kind| Activation { kind, alpha: 0.0, beta: 0.0 };
+    kinds.iter().map(function).cycle().take(kinds.len() * directions).collect()
+}
+
+/// Compares a layer of two directions with its definition.
+#[track_caller]
+fn check_layer(cell: Cell, output: RecurrentOutput, state: bool, kernel: &str) {
+    use ActivationKind::{Sigmoid, Tanh};
+    let directions = vec![Direction::Forward, Direction::Reverse];
+    let (count, rows) = (directions.len(), cell.gates() * HIDDEN);
+    let kinds = match cell {
+        Cell::Rnn => &[Tanh][..],
+        Cell::Gru { .. } => &[Sigmoid, Tanh],
+        Cell::Lstm { .. } => &[Sigmoid, Tanh, Tanh],
+    };
+    let is_lstm = matches!(cell, Cell::Lstm { .. });
+    let mut optional = vec![RecurrentInput::Bias];
+    let (mut sketch, x) = Sketch::shaped(vec![Dim::symbol("time"), 3.into(), INPUTS.into()]);
+    let mut inputs = vec![x];
+    for (seed, shape) in [[count, rows, INPUTS], [count, rows, HIDDEN]].iter().enumerate() {
+        inputs.push(sketch.weight(numbers(shape, seed as u64, 0.4)));
+    }
+    inputs.push(sketch.weight(numbers(&[count, 2 * rows], 3, 0.4)));
+    if state {
+        let states = [RecurrentInput::InitialState, RecurrentInput::InitialCell];
+        for (seed, which) in states.into_iter().take(1 + usize::from(is_lstm)).enumerate() {
+            optional.push(which);
+            inputs.push(sketch.weight(numbers(&[count, 3, HIDDEN], 4 + seed as u64, 0.4)));
+        }
+    }
+    let op = Op::Recurrent(Recurrent {
+        cell,
+        activations: functions(kinds, count),
+        directions,
+        hidden: HIDDEN,
+        clip: None,
+        batch_first: false,
+        optional,
+        output,
+    });
+    let y = sketch.node(op, &inputs);
+    let graph = sketch.finish(&[y]);
+    for time in [4, 1, 0] {
+        let model = check(&graph, &[("x", numbers(&[time, 3, INPUTS], 9, 1.0))], 5e-6);
+        assert_eq!(model.explain().nodes.last().unwrap().kernel, kernel);
+    }
+}
+
+#[test]
+fn recurrent_layers() {
+    use RecurrentOutput::{LastCell, LastState, States};
+    for output in [States, LastState] {
+        for state in [false, true] {
+            check_layer(Cell::Rnn, output, state, "rnn.f32");
+            check_layer(Cell::Gru { linear_before_reset: true }, output, state, "gru.f32");
+            check_layer(Cell::Gru { linear_before_reset: false }, output, state, "reference");
+            check_layer(Cell::Lstm { input_forget: false }, output, state, "lstm.f32");
+            check_layer(Cell::Lstm { input_forget: true }, output, state, "reference");
+        }
+    }
+    check_layer(Cell::Lstm { input_forget: false }, LastCell, true, "lstm.f32");
+}
+
+#[test]
+fn padding() {
+    use PadMode::{Constant, Edge, Reflect, Wrap};
+    let all = [Constant, Edge, Reflect, Wrap];
+    let cases: [(&[i64], &[i64]); 6] = [
+        (&[1, 2, 2, 1], &[1, 2]),
+        (&[0, 3], &[2]),
+        (&[2, 2], &[1]),
+        (&[-1, 1], &[-1]),
+        (&[0, 0, 0, 0, -2, 0], &[0, 1, 2]),
+        (&[], &[]),
+    ];
+    for (mode, (pads, axes)) in all.into_iter().flat_map(|mode| cases.map(|case| (mode, case))) {
+        let (mut sketch, x) = Sketch::shaped(vec![Dim::symbol("batch"), 3.into(), 4.into()]);
+        let list = |list: &[i64]| Tensor::new(&[list.len()], list.to_vec()).unwrap();
+        let inputs = [list(pads), Tensor::scalar(0.5f32), list(axes)];
+        let [pads, value, axes] = inputs.map(|tensor| sketch.weight(tensor));
+        let y = sketch.node(Op::Pad(Pad { mode }), &[x, pads, value, axes]);
+        let model = check(&sketch.finish(&[y]), &[("x", numbers(&[2, 3, 4], 5, 1.0))], 0.0);
+        assert_eq!(model.explain().nodes.last().unwrap().kernel, "pad.copy");
+    }
+}
