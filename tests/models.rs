@@ -186,6 +186,34 @@ fn sizes_may_be_inputs() {
     assert!(sandbox.path("out/a_y.npy").exists());
 }
 
+#[test]
+fn inputs_of_one_integer_may_be_given_with_the_sizes() {
+    let sandbox = Sandbox::new();
+    let mut graph = Graph::new("row");
+    let x = graph.add_input("x", DType::I64, vec![Dim::symbol("n"), 2.into()]).expect("a new name");
+    let row = graph.add_input("row", DType::I64, Vec::new()).expect("a new name");
+    let op = Op::Gather(graph::op::Gather { axis: 0 });
+    let y = graph.add_node("y", op, &[x, row]).expect("it fits");
+    graph.set_outputs(&[y]);
+    sandbox.write("row.onnx", onnx::export(&graph).expect("it has an ONNX form"));
+    npy(&sandbox, "x.npy", &[3, 2], &[1, 2, 3, 4, 5, 6]);
+    npy(&sandbox, "row.npy", &[], &[1]);
+    let x = ["infer", "row.onnx", "--input", "x=x.npy", "--out", "out"];
+    let taken = |more: &[&str]| {
+        sandbox.json(&[&x[..], more].concat());
+        let bytes = fs::read(sandbox.path("out/y.npy")).expect("the output");
+        bytes[bytes.len() - 16..].iter().step_by(8).copied().collect::<Vec<u8>>()
+    };
+    assert_eq!(taken(&["--input", "row=row.npy"]), [3, 4]);
+    assert_eq!(taken(&["--bind", "row=2"]), [5, 6]);
+    let both = [&x[..], &["--bind", "row=2", "--input", "row=row.npy"]].concat();
+    let answer = sandbox.run(&both);
+    assert_eq!(answer.code, Some(2), "{answer:?}");
+    assert!(answer.stderr.contains("`row`"), "{answer:?}");
+    let answer = sandbox.run(&["bench", "row.onnx", "--bind", "line=2"]);
+    assert!(answer.stderr.contains("`n`, `row`"), "{answer:?}");
+}
+
 /// Writes an i64 tensor as a NumPy file (format version 1.0).
 fn npy(sandbox: &Sandbox, name: &str, shape: &[usize], elements: &[i64]) {
     let tensor = Tensor::new(shape, elements.to_vec()).expect("the shape fits");

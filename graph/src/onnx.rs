@@ -12,7 +12,9 @@ mod proto;
 mod tensor;
 
 pub use export::{OnnxError, export};
-pub use import::{ImportError, ImportOptions, import, import_bytes, import_inputs, operators};
+pub use import::{
+    ImportError, ImportOptions, import, import_bytes, import_inputs, is_number, operators,
+};
 pub use tensor::read_tensor;
 
 use crate::DType;

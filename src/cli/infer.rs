@@ -89,9 +89,9 @@ impl Infer {
         let read = self.input.iter().map(|input| read_npy(&input.file));
         let tensors = read.collect::<Result<Vec<Tensor>>>().map_err(wrong)?;
         let names = self.input.iter().map(|input| input.name.as_str());
-        let inputs: Vec<(&str, &Tensor)> = names.zip(&tensors).collect();
-        let sizes: Vec<_> = inputs.iter().map(|(name, tensor)| (*name, tensor.shape())).collect();
-        let opened = self.source.open_for(&sizes)?;
+        let mut inputs: Vec<(&str, &Tensor)> = names.zip(&tensors).collect();
+        let opened = self.source.open_for(&inputs)?;
+        inputs.retain(|(name, _)| !opened.bound.iter().any(|bound| bound == name));
         let (compiled, failed_tiers) = self.compilation.compile(&opened)?;
         let explanation = compiled.explain();
         let mut report = Report {

@@ -37,7 +37,8 @@ const NEWEST_OPSET: i64 = 27;
 /// How to read a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportOptions {
-    /// Sizes for named dimensions, which become fixed.
+    /// Sizes for named dimensions, which become fixed, and numbers for integer inputs of one element,
+    /// which become constants.
     pub bindings: BTreeMap<String, usize>,
 }
 
@@ -132,6 +133,21 @@ fn own_domain(domain: Option<&str>) -> String {
     domain.filter(|&domain| domain != "ai.onnx").unwrap_or_default().to_owned()
 }
 
+/// Whether an input of this type is one integer, which [`ImportOptions::bindings`] may give.
+pub fn is_number(dtype: DType, shape: &[Dim]) -> bool {
+    matches!(dtype, DType::I32 | DType::I64) && shape.iter().all(|dim| *dim == Dim::Fixed(1))
+}
+
+/// A tensor of one integer.
+fn constant(dtype: DType, rank: usize, number: usize) -> Option<Tensor> {
+    let shape = vec![1; rank];
+    match dtype {
+        DType::I32 => Tensor::new(&shape, vec![i32::try_from(number).ok()?]).ok(),
+        DType::I64 => Tensor::new(&shape, vec![i64::try_from(number).ok()?]).ok(),
+        _ => None,
+    }
+}
+
 /// The graph being made and what every part of the model shares.
 pub(in crate::onnx) struct Importer<'a> {
     graph: Graph,
@@ -184,7 +200,11 @@ impl<'a> Importer<'a> {
         for info in message.input.iter().filter(|info| !stored.contains(info.name())) {
             check_name(info.name())?;
             let (dtype, shape) = self.declared_type(info)?;
-            let id = self.graph.add_input(info.name(), dtype, shape)?;
+            let number = self.bindings.get(info.name()).filter(|_| is_number(dtype, &shape));
+            let id = match number.and_then(|&number| constant(dtype, shape.len(), number)) {
+                Some(tensor) => self.graph.add_weight(info.name(), tensor)?,
+                None => self.graph.add_input(info.name(), dtype, shape)?,
+            };
             scope.values.insert(info.name().to_owned(), id);
         }
         Ok(())

@@ -10,7 +10,9 @@ use anyhow::{Context as _, ensure};
 use graph::bert::Pooling;
 use graph::onnx::ImportOptions;
 use graph::package::{MANIFEST_FILE, Package};
-use graph::{Bindings, ModelFolder, ModelInfo, huggingface, model_folder, onnx, samples};
+use graph::{
+    Bindings, DType, ModelFolder, ModelInfo, Tensor, dim, huggingface, model_folder, onnx, samples,
+};
 
 use crate::cli::failure::Failure;
 
@@ -38,7 +40,7 @@ pub(in crate::cli) struct Source {
     /// Package, model folder, Hugging Face checkpoint folder, or ONNX file
     model: PathBuf,
     /// Sizes of named dimensions, such as `batch=1,sequence=128`; an ONNX model is read with them
-    /// fixed
+    /// fixed, and its inputs of one integer may be given too
     #[arg(long, value_name = "NAME=SIZE", value_delimiter = ',')]
     bind: Vec<Size>,
     /// Names of the classes of a checkpoint or ONNX model, in the order of its outputs
@@ -57,6 +59,8 @@ pub(in crate::cli) struct Source {
 pub(in crate::cli) struct Opened {
     pub(in crate::cli) model: ModelFolder,
     pub(in crate::cli) package: Option<Package>,
+    /// Inputs that became constants.
+    pub(in crate::cli) bound: Vec<String>,
 }
 
 impl Opened {
@@ -85,28 +89,35 @@ impl Source {
         self.open_for(&[])
     }
 
-    /// The same to run on inputs of these names and sizes: of an ONNX model they are fixed, so that
-    /// memory is planned, and kernels are chosen, for them.
+    /// The same to run on these inputs: of an ONNX model their sizes are fixed, and those of one integer
+    /// become constants, so that memory is planned, and kernels are chosen, for them.
     ///
     /// # Errors
     /// As for [`Self::open`].
-    pub(in crate::cli) fn open_for(&self, inputs: &[(&str, &[usize])]) -> Result<Opened, Failure> {
+    pub(in crate::cli) fn open_for(&self, inputs: &[(&str, &Tensor)]) -> Result<Opened, Failure> {
         let opened = self.read(inputs);
         let opened = opened.with_context(|| format!("cannot read {}", self.model.display()));
         opened.map_err(|error| Failure::Other(error, crate::cli::failure::WRONG))
     }
 
-    fn read(&self, inputs: &[(&str, &[usize])]) -> anyhow::Result<Opened> {
+    fn read(&self, inputs: &[(&str, &Tensor)]) -> anyhow::Result<Opened> {
         let path = self.model.as_path();
-        let bare = |model| Opened { model, package: None };
+        let bare = |model| Opened { model, package: None, bound: Vec::new() };
         if !path.is_dir() {
             // Once they are fixed, dimensions have no names; some models are read only with them fixed.
-            let mut bindings = self.bindings();
+            let (mut bindings, mut bound) = (self.bindings(), Vec::new());
             if !(self.bind.is_empty() && inputs.is_empty()) {
                 let open = onnx::import_inputs(path)?;
                 self.refuse_unknown(&open)?;
                 for (name, size) in sizes_of(&open, inputs) {
                     bindings.entry(name).or_insert(size);
+                }
+                for (name, number) in numbers_of(&open, inputs) {
+                    // What is given twice is refused with the other inputs.
+                    if !bindings.contains_key(&name) {
+                        bindings.insert(name.clone(), number);
+                        bound.push(name);
+                    }
                 }
             }
             let graph = onnx::import(path, &ImportOptions { bindings })?;
@@ -121,7 +132,7 @@ impl Source {
                 None => (Vec::new(), 0),
             };
             let info = ModelInfo { labels: self.labels.clone(), max_length };
-            return Ok(bare(ModelFolder { graph, tokenizer_json, info }));
+            return Ok(Opened { bound, ..bare(ModelFolder { graph, tokenizer_json, info }) });
         }
         ensure!(
             self.tokenizer.is_none(),
@@ -136,7 +147,8 @@ impl Source {
             match is_package {
                 true => {
                     let package = Package::read(path)?;
-                    Opened { model: package.model.clone(), package: Some(package) }
+                    let model = package.model.clone();
+                    Opened { package: Some(package), ..bare(model) }
                 }
                 false => bare(ModelFolder::read(path)?),
             }
@@ -149,7 +161,8 @@ impl Source {
 
     /// Refuses sizes of dimensions that the model does not have.
     fn refuse_unknown(&self, graph: &graph::Graph) -> anyhow::Result<()> {
-        let open = samples::open_dimensions(graph);
+        let mut open = samples::open_dimensions(graph);
+        open.extend(numbers(graph).map(str::to_owned));
         // The importer puts `_` before a name that begins with no letter.
         let is_known =
             |name: &String| open.iter().any(|open| open == name || *open == format!("_{name}"));
@@ -159,7 +172,7 @@ impl Source {
                 if open.is_empty() { "which has none".to_owned() } else { listed.join(", ") };
             ensure!(
                 is_known(name),
-                "expected --bind with a dimension of the model ({known}), found `{name}`"
+                "expected --bind with a dimension or an integer of the model ({known}), found `{name}`"
             );
         }
         Ok(())
@@ -177,13 +190,13 @@ impl Source {
 
 /// Sizes of named dimensions that inputs of these sizes have; none of one that has two, which the run
 /// will refuse.
-fn sizes_of(graph: &graph::Graph, inputs: &[(&str, &[usize])]) -> BTreeMap<String, usize> {
+fn sizes_of(graph: &graph::Graph, inputs: &[(&str, &Tensor)]) -> BTreeMap<String, usize> {
     let mut sizes = BTreeMap::new();
     let mut uneven = Vec::new();
-    for (name, shape) in inputs {
+    for (name, tensor) in inputs {
         let Some(id) = graph.find(name) else { continue };
-        let dims = &graph.value_type(id).shape;
-        for (dim, &size) in dims.iter().zip(*shape).filter(|_| dims.len() == shape.len()) {
+        let (dims, shape) = (&graph.value_type(id).shape, tensor.shape());
+        for (dim, &size) in dims.iter().zip(shape).filter(|_| dims.len() == shape.len()) {
             if let graph::Dim::Symbol(symbol) = dim
                 && sizes.insert(symbol.to_string(), size).is_some_and(|other| other != size)
             {
@@ -193,6 +206,31 @@ fn sizes_of(graph: &graph::Graph, inputs: &[(&str, &[usize])]) -> BTreeMap<Strin
     }
     sizes.retain(|name, size| *size > 0 && !uneven.contains(name));
     sizes
+}
+
+/// Names of the inputs that are one integer.
+fn numbers(graph: &graph::Graph) -> impl Iterator<Item = &str> {
+    let is_number = |id: graph::ValueId| {
+        let value_type = graph.value_type(id);
+        onnx::is_number(value_type.dtype, &value_type.shape)
+    };
+    graph.inputs().iter().filter(move |&&id| is_number(id)).map(|&id| graph.value_name(id))
+}
+
+/// Inputs of one integer with what they are; none that is negative or of another type.
+fn numbers_of(graph: &graph::Graph, inputs: &[(&str, &Tensor)]) -> Vec<(String, usize)> {
+    let number = |tensor: &Tensor| match tensor.dtype() {
+        DType::I32 => tensor.elements::<i32>().ok()?.first().map(|&number| i64::from(number)),
+        _ => tensor.elements::<i64>().ok()?.first().copied(),
+    };
+    let of = |name: &str| {
+        let (_, tensor) = inputs.iter().find(|(given, _)| *given == name)?;
+        let declared = graph.value_type(graph.find(name)?);
+        let fits = declared.dtype == tensor.dtype() && declared.shape == dim::fixed(tensor.shape());
+        let number = usize::try_from(number(tensor)?).ok().filter(|_| fits)?;
+        Some((name.to_owned(), number))
+    };
+    numbers(graph).filter_map(of).collect()
 }
 
 /// Sizes for every open dimension of a model: those given, else 1 for batches and `default` for

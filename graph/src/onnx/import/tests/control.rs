@@ -172,6 +172,37 @@ fn branches_of_different_ranks_are_refused_by_name() {
     branch_without_output(&mut model);
 }
 
+/// Where the condition follows from an integer that is given, only its branch is there.
+#[test]
+fn integers_that_are_given_decide() {
+    let mut model = choice(None);
+    let message = model.graph.as_mut().unwrap();
+    let branch = message.node[1].attribute[1].g.as_mut().unwrap();
+    branch.node[0] = node("Size", &["x"], &["inner"]);
+    message.node.remove(0);
+    message.node.push(with(node("Cast", &["n"], &["c"]), int("to", BOOL.into())));
+    message.output.pop();
+    message.input[1] = typed("n", INT64, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, model.encode_to_vec()).unwrap();
+    let read = |n: usize| {
+        let bindings = [("n".to_owned(), n)].into_iter().collect();
+        onnx::import(&path, &super::ImportOptions { bindings })
+    };
+    for (n, expected) in [(1, DType::F32), (0, DType::I64)] {
+        let graph = read(n).unwrap();
+        assert_eq!(graph.inputs().len(), 1);
+        assert_eq!(graph.value_type(graph.outputs()[0]).dtype, expected);
+    }
+    // Without, the model is refused, and still says what it takes.
+    assert!(import(&model).is_err());
+    let inputs = onnx::import_inputs(&path).unwrap();
+    let names: Vec<&str> = inputs.inputs().iter().map(|&id| inputs.value_name(id)).collect();
+    assert_eq!(names, ["x", "n"]);
+    assert_eq!(inputs.nodes().count(), 0);
+}
+
 /// An output that nothing writes is no panic.
 fn branch_without_output(model: &mut Model) {
     let nodes = &mut model.graph.as_mut().unwrap().node;
