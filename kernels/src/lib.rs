@@ -27,7 +27,7 @@
 //! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`resample()`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
-//!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`], [`permute`]; twins that write over their
+//!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`reduce()`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
 //! - [`recurrent()`]: LSTM, GRU and plain recurrent layers.
 //! - [`peaks`]: what the machine can do at most, measured.
@@ -66,6 +66,7 @@ mod permute;
 mod pool;
 mod recurrent;
 mod reduce;
+mod reduction;
 mod resample;
 mod scratch;
 mod softmax;
@@ -102,6 +103,7 @@ pub use permute::{permute, permute_any};
 pub use pool::{Pooling, pool2d, row_maxima, row_means};
 pub use recurrent::{Cell, Recurrence, State, recurrent};
 pub use reduce::column_sum;
+pub use reduction::{Reduction, reduce};
 pub use resample::{Sample, resample};
 pub use softmax::{softmax_backward, softmax_forward};
 pub use team::Team;

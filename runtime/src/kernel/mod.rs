@@ -22,6 +22,7 @@ mod reduce;
 mod reference;
 pub(crate) mod resize;
 mod rows;
+mod select;
 
 use graph::{Bindings, DType, Dim, Element, Shape};
 use kernels::{Cpu, Tier};
@@ -215,6 +216,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     reduce::KERNELS,
     resize::KERNELS,
     rows::KERNELS,
+    select::KERNELS,
     reference::KERNELS,
 ];
 

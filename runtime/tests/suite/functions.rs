@@ -1,6 +1,6 @@
 //! Functions of one and of two elements, and concatenation.
 
-use graph::op::{Binary, Cast, Clip, Concat, Unary};
+use graph::op::{Binary, Cast, Clip, Concat, Reduce, ReduceKind, Unary};
 use graph::{DType, Dim, Op, Tensor};
 
 use crate::{Sketch, check, numbers};
@@ -162,6 +162,65 @@ fn integers_are_compared_and_cast() {
             let kernels: Vec<&str> =
                 model.explain().nodes.iter().map(|node| node.kernel.as_str()).collect();
             assert_eq!(kernels, [kernel, "cast.copy"]);
+        }
+    }
+}
+
+#[test]
+fn elements_are_chosen() {
+    let condition = |shape: &[usize]| Tensor::from_fn(shape, |index| index % 3 != 1);
+    for (sizes, a, b) in [
+        (&[3usize, 21][..], &[21usize][..], &[][..]),
+        (&[3, 1], &[3, 21], &[1, 21]),
+        (&[1], &[3, 1], &[21]),
+        (&[3, 21], &[3, 21], &[3, 21]),
+    ] {
+        let (mut sketch, x) = Sketch::shaped(vec![3.into(), 21.into()]);
+        let holds = sketch.weight(condition(sizes));
+        let sides = [sketch.weight(numbers(a, 1, 1.0)), sketch.weight(numbers(b, 2, 1.0))];
+        // A sum with the input, lest it folds.
+        let zero = sketch.node(Op::Sub, &[x, x]);
+        let a = sketch.node(Op::Add, &[zero, sides[0]]);
+        let y = sketch.node(Op::Where, &[holds, a, sides[1]]);
+        check_kernel(sketch, y, &[("x", rows(1.0))], "where.copy");
+    }
+    for numbers in
+        [Tensor::from_fn(&[3, 21], |i| i as i64), Tensor::from_fn(&[3, 21], |i| i % 2 == 0)]
+    {
+        let (mut sketch, _) = Sketch::new(21);
+        let shape = vec![Dim::symbol("batch"), 21.into()];
+        let z = sketch.graph.add_input("z", numbers.dtype(), shape).unwrap();
+        let holds = sketch.weight(condition(&[21]));
+        let one = sketch.weight(match numbers.dtype() {
+            DType::I64 => Tensor::scalar(7i64),
+            _ => Tensor::scalar(true),
+        });
+        let y = sketch.node(Op::Where, &[holds, z, one]);
+        check_kernel(sketch, y, &[("x", rows(1.0)), ("z", numbers)], "where.copy");
+    }
+}
+
+#[test]
+fn reductions() {
+    use ReduceKind::{L1, L2, LogSumExp, Max, Mean, Min, Product, Sum, SumSquare};
+    for kind in [Sum, Mean, Max, Min, L1, L2, SumSquare, Product, LogSumExp] {
+        let neighbours = !matches!(kind, Product | LogSumExp);
+        for (axes, at_once) in [
+            (&[0usize][..], true),
+            (&[2], true),
+            (&[1, 2], true),
+            (&[0, 1, 2], true),
+            (&[1], true),
+            (&[0, 2], false),
+            (&[], false),
+        ] {
+            let (mut sketch, x) = Sketch::shaped(vec![Dim::symbol("batch"), 70.into(), 67.into()]);
+            let axes = Some(axes.to_vec());
+            let op = Reduce { kind, axes, keep_dims: false, empty_means_none: true };
+            let y = sketch.node(Op::Reduce(op), &[x]);
+            let x = numbers(&[3, 70, 67], 4, 1.0);
+            let kernel = if at_once && neighbours { "reduce.f32" } else { "reference" };
+            check_kernel(sketch, y, &[("x", x)], kernel);
         }
     }
 }
