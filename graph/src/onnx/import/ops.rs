@@ -13,6 +13,7 @@ mod recurrent;
 mod reduce;
 mod shape;
 mod slicing;
+mod spectra;
 mod unary;
 mod windows;
 
@@ -37,6 +38,7 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     picking::OPERATORS,
     control::OPERATORS,
     recurrent::OPERATORS,
+    spectra::OPERATORS,
 ];
 
 #[cfg(test)]

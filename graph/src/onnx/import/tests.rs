@@ -3,6 +3,7 @@ mod functions;
 mod hostile;
 mod models;
 mod operators;
+mod spectra;
 
 use super::*;
 use crate::bert::{self, BertConfig, BertLayer};
