@@ -218,6 +218,28 @@ impl Rounding {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(crate) fn round(&self, x: __m512) -> __m128i {
+        let zero = i32::from(self.to.zero_point);
+        let integer = _mm512_add_epi32(self.steps(x), _mm512_set1_epi32(zero));
+        // What is no number has as many steps as 0 is below zero.
+        _mm512_cvtepi32_epi8(integer)
+    }
+
+    /// [`Self::round`] of four rows, of which each 128 bits of the result have four neighbours from each.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(crate) fn round_four(&self, x: [__m512; 4]) -> __m512i {
+        let [a, b, c, d] = x.map(|x| self.steps(x));
+        // Steps have at most 9 bits, and limits are those of 8 bits at most.
+        let zero = _mm512_set1_epi16(i16::from(self.to.zero_point));
+        let low = _mm512_add_epi16(_mm512_packs_epi32(a, b), zero);
+        let high = _mm512_add_epi16(_mm512_packs_epi32(c, d), zero);
+        _mm512_packs_epi16(low, high)
+    }
+
+    /// The steps from the zero point to the result.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn steps(&self, x: __m512) -> __m512i {
         let Self { to, inverse } = *self;
         let zero = i32::from(to.zero_point);
         // Limits of x are those of the result: a product of a scale and an integer, rounded, is so
@@ -228,11 +250,11 @@ impl Rounding {
         let x = _mm512_max_ps(_mm512_set1_ps(low), _mm512_min_ps(_mm512_set1_ps(high), x));
         let first = _mm512_mul_ps(x, inverse);
         let steps = _mm512_fmadd_ps(_mm512_fnmadd_ps(first, scale, x), inverse, first);
-        let integer = _mm512_add_epi32(
-            _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(steps),
-            _mm512_set1_epi32(zero),
-        );
-        _mm512_maskz_cvtepi32_epi8(is_number, integer)
+        _mm512_mask_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(
+            _mm512_set1_epi32(-zero),
+            is_number,
+            steps,
+        )
     }
 }
 

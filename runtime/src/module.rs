@@ -114,7 +114,8 @@ pub(crate) enum ChannelsLast {
         /// Whether input 3 is added.
         has_addend: bool,
     },
-    /// A convolution of one group in integers: inputs x and weight in int8, f32 bias where there is one.
+    /// A convolution in integers, of one group or of as many as channels and outputs: inputs x and weight in
+    /// int8, f32 bias where there is one.
     IntegerConv(IntegerConv),
     /// A transposed convolution of one group: inputs as those of the graph's operator.
     ConvTranspose(ConvTranspose),
@@ -164,6 +165,9 @@ impl Operation {
             Self::IntegerSum(_) => "IntegerSum",
             Self::Conv(_) => "ActivatedConv",
             Self::ChannelsLast(ChannelsLast::Conv { .. }) => "ChannelsLastConv",
+            Self::ChannelsLast(ChannelsLast::IntegerConv(conv)) if conv.op.groups > 1 => {
+                "ChannelsLastIntegerDepthwise"
+            }
             Self::ChannelsLast(ChannelsLast::IntegerConv(_)) => "ChannelsLastIntegerConv",
             Self::ChannelsLast(ChannelsLast::ConvTranspose(_)) => "ChannelsLastConvTranspose",
             Self::ChannelsLast(ChannelsLast::Pool(_)) => "ChannelsLastPool",

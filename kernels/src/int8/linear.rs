@@ -6,16 +6,17 @@
 
 use std::ops::Range;
 
+use super::finish::{Finish, rescale};
 use super::left::{Input, Source, Unit, with_scratch};
 use super::output::{Output, Target};
 use super::pack::{Columns, GROUP, PANEL, PackedWeights};
 use super::portable;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, vnni};
-use crate::activation::{Activation, COARSE_STEP, coarse_gelu_in_place};
+use crate::activation::Activation;
 use crate::float::Left;
 use crate::parallel::{self, PIECES, check_len, tiles};
-use crate::tier::{Cpu, Tier, tiered};
+use crate::tier::{Cpu, Tier};
 
 /// Multiply-adds below which one thread is faster: some 5 µs on VNNI.
 pub const PARALLEL_WORK: usize = 1 << 19;
@@ -141,17 +142,20 @@ impl<'a> Product<'a> {
 
     /// Whether GELU may be coarse, and the result is rounded coarsely enough.
     pub(super) fn has_coarse_gelu(&self) -> bool {
-        let is_coarse = matches!(self.target, Target::Int8(_, to) if to.scale >= COARSE_STEP);
-        self.layer.coarse && is_coarse && self.layer.activation == Activation::Gelu
+        match self.target {
+            Target::Int8(_, to) => self.ending().has_coarse_gelu(to),
+            Target::F32(_) | Target::Bf16(_) => false,
+        }
     }
 
     /// Activates some results.
     pub(super) fn activate(&self, values: &mut [f32]) {
-        if self.has_coarse_gelu() {
-            coarse_gelu_in_place(self.cpu, values);
-        } else {
-            self.layer.activation.apply(self.cpu, values);
-        }
+        self.ending().activate(self.has_coarse_gelu(), values);
+    }
+
+    const fn ending(&self) -> Finish {
+        let Layer { activation, coarse, .. } = *self.layer;
+        Finish { cpu: self.cpu, activation, coarse }
     }
 
     /// Multiplies with `tile`, which takes up to `tile_rows` packed rows and [`TILE_PANELS`] panels.
@@ -279,24 +283,6 @@ impl<'a> Product<'a> {
             // whose length `Target::new` checked; jobs cover disjoint rectangles, so no other
             // thread touches it.
             unsafe { self.target.write(self.cpu, (row + offset) * n + col, values) };
-        }
-    }
-}
-
-tiered! {
-    /// `values[r, c] = (sums[r, c] − zero_point·column_sums[c])·scales[c] + bias[c]`, rounded at each
-    /// step, as training does: with one rounding, a trained model and its int8 one were seen to differ.
-    fn rescale(sums: &[i32], column_sums: &[i32], zero_point: i32, scales: &[f32], bias: &[f32], values: &mut [f32]) {
-        let width = scales.len();
-        let rows = sums.chunks_exact(column_sums.len()).zip(values.chunks_exact_mut(width));
-        for (sums, values) in rows {
-            let columns = sums[..width].iter().zip(&column_sums[..width]);
-            for ((value, (&sum, &column_sum)), &scale) in values.iter_mut().zip(columns).zip(scales) {
-                *value = sum.wrapping_sub(zero_point.wrapping_mul(column_sum)) as f32 * scale;
-            }
-            for (value, &bias) in values.iter_mut().zip(bias) {
-                *value += bias;
-            }
         }
     }
 }

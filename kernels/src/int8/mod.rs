@@ -13,6 +13,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod epilogue;
+mod finish;
 mod left;
 mod linear;
 mod output;
@@ -22,6 +23,7 @@ mod quantize;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+pub(crate) use finish::Finish;
 pub use left::Input;
 pub(crate) use linear::linear_of_windows;
 pub use linear::{Layer, PARALLEL_WORK, linear};

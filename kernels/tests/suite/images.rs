@@ -13,7 +13,7 @@ use super::{assert_close, integers, numbers, on_any_threads, on_every_tier};
 const TOLERANCE: f64 = 1e-4;
 
 /// A slide whose number of windows is rounded down, or none where no window fits.
-fn slide(
+pub(super) fn slide(
     input: usize,
     kernel: usize,
     stride: usize,
@@ -26,7 +26,7 @@ fn slide(
     Slide { input, kernel, stride, dilation, before, after, output }
 }
 
-fn slides() -> impl Strategy<Value = Slide> {
+pub(super) fn slides() -> impl Strategy<Value = Slide> {
     let sizes = (0usize..40, 1usize..5, 1usize..4, 1usize..3, 0usize..4, 0usize..4);
     sizes.prop_map(|(input, kernel, stride, dilation, before, after)| {
         slide(input, kernel, stride, dilation, [before, after])
@@ -34,7 +34,10 @@ fn slides() -> impl Strategy<Value = Slide> {
 }
 
 /// Places in a plane, and in the window, of a window's elements that lie in the input.
-fn elements([rows, columns]: &[Slide; 2], [row, column]: [usize; 2]) -> Vec<(usize, usize)> {
+pub(super) fn elements(
+    [rows, columns]: &[Slide; 2],
+    [row, column]: [usize; 2],
+) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for down in 0..rows.kernel {
         for across in 0..columns.kernel {

@@ -8,6 +8,7 @@ mod float {
     mod training;
 }
 mod bf16;
+mod depthwise;
 mod images;
 mod integer;
 mod permute;

@@ -164,8 +164,7 @@ fn prepare_integer(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let weight = tensor.shape().to_vec();
     let sizes = [weight[0], weight[1], weight[2..].iter().product()];
     let weights = channels_last::pack_integer_filters(elements, sizes);
-    let layer = &conv.layer;
-    let scales = layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect();
+    let scales = scales(&conv.layer);
     let coarse = module.precision == Precision::Bf16;
     run(IntegerConvolution { cpu, conv: conv.clone(), weights, scales, weight, coarse })
 }
@@ -180,7 +179,7 @@ impl Kernel for IntegerConvolution {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let sizes = self.sizes(call.inputs[0].shape)?;
         let bias = bias(&call, sizes.outputs)?;
-        let IntegerLinear { input, activation, output, .. } = self.conv.layer;
+        let IntegerLinear { input, activation, .. } = self.conv.layer;
         let layer = int8::Layer {
             weights: &self.weights,
             scales: &self.scales,
@@ -188,10 +187,7 @@ impl Kernel for IntegerConvolution {
             activation,
             coarse: self.coarse,
         };
-        let y = match output {
-            Some(to) => int8::Output::Int8(elements_mut(call.output), to),
-            None => int8::Output::F32(elements_mut(call.output)),
-        };
+        let y = result(&self.conv.layer, call.output);
         let x = (call.inputs[0].elements(), input.zero_point);
         let scratch = elements_mut(call.scratch);
         channels_last::integer_conv2d(self.cpu, &sizes, x, &layer, y, scratch);
@@ -215,6 +211,19 @@ impl Kernel for IntegerConvolution {
 
     fn packed_bytes(&self) -> usize {
         self.weights.size_bytes() + size_of_val(self.scales.as_slice())
+    }
+}
+
+/// Scale of the input times that of each column.
+pub(super) fn scales(layer: &IntegerLinear) -> Vec<f32> {
+    layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect()
+}
+
+/// Where the results of a layer go.
+pub(super) fn result<'a>(layer: &IntegerLinear, output: &'a mut [u8]) -> int8::Output<'a> {
+    match layer.output {
+        Some(to) => int8::Output::Int8(elements_mut(output), to),
+        None => int8::Output::F32(elements_mut(output)),
     }
 }
 

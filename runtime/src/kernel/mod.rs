@@ -10,6 +10,7 @@ pub(crate) mod conv;
 mod elementwise;
 mod function;
 mod integer;
+mod integer_depthwise;
 mod linear;
 mod matmul;
 pub(crate) mod movement;
@@ -205,6 +206,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     elementwise::KERNELS,
     function::KERNELS,
     integer::KERNELS,
+    integer_depthwise::KERNELS,
     linear::KERNELS,
     matmul::KERNELS,
     movement::KERNELS,

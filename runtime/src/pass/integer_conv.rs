@@ -43,10 +43,12 @@ fn found(module: &Module, index: usize) -> Option<Found> {
     let (x, input) = activation(module, *x)?;
     let (w, weight_scales) = constant_weight(module, *w, 0)?;
     let filters = module.constant(w.quantized)?;
+    let &[outputs, inner, ..] = filters.shape() else { return None };
     let row_len = filters.shape()[1..].iter().try_fold(1usize, |len, n| len.checked_mul(*n))?;
     // A norm goes into float filters instead.
     let next = module.only_consumer(node.output).map(|next| &module.nodes[next].operation);
-    let fits = op.groups == 1
+    // Of several groups, those of single channels.
+    let fits = (op.groups == 1 || inner == 1 && outputs == op.groups)
         && matches!(op.window.kernel.len(), 1 | 2)
         && has_known_images(&module.value(x.quantized).shape)
         && bias.iter().all(|&id| module.value(id).dtype == DType::F32)
