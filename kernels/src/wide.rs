@@ -218,43 +218,70 @@ impl Rounding {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(crate) fn round(&self, x: __m512) -> __m128i {
-        let zero = i32::from(self.to.zero_point);
-        let integer = _mm512_add_epi32(self.steps(x), _mm512_set1_epi32(zero));
-        // What is no number has as many steps as 0 is below zero.
-        _mm512_cvtepi32_epi8(integer)
+        let rounder = self.rounder();
+        // What is no number has as many steps as 0 is from the zero point.
+        _mm512_cvtepi32_epi8(_mm512_add_epi32(rounder.steps(x), rounder.zero))
     }
 
-    /// [`Self::round`] of four rows, of which each 128 bits of the result have four neighbours from each.
+    /// The same in registers.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub(crate) fn round_four(&self, x: [__m512; 4]) -> __m512i {
-        let [a, b, c, d] = x.map(|x| self.steps(x));
-        // Steps have at most 9 bits, and limits are those of 8 bits at most.
-        let zero = _mm512_set1_epi16(i16::from(self.to.zero_point));
-        let low = _mm512_add_epi16(_mm512_packs_epi32(a, b), zero);
-        let high = _mm512_add_epi16(_mm512_packs_epi32(c, d), zero);
-        _mm512_packs_epi16(low, high)
-    }
-
-    /// The steps from the zero point to the result.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn steps(&self, x: __m512) -> __m512i {
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn rounder(&self) -> Rounder {
         let Self { to, inverse } = *self;
         let zero = i32::from(to.zero_point);
         // Limits of x are those of the result: a product of a scale and an integer, rounded, is so
         // close to it that the quotient rounds to that integer.
-        let [low, high] = [to.min, to.max].map(|end| (i32::from(end) - zero) as f32 * to.scale);
-        let (scale, inverse) = (_mm512_set1_ps(to.scale), _mm512_set1_ps(inverse));
+        let limit = |end: i8| _mm512_set1_ps((i32::from(end) - zero) as f32 * to.scale);
+        Rounder {
+            low: limit(to.min),
+            high: limit(to.max),
+            scale: _mm512_set1_ps(to.scale),
+            inverse: _mm512_set1_ps(inverse),
+            zero: _mm512_set1_epi32(zero),
+            none: _mm512_set1_epi32(-zero),
+        }
+    }
+}
+
+/// A [`Rounding`] in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounder {
+    low: __m512,
+    high: __m512,
+    scale: __m512,
+    inverse: __m512,
+    zero: __m512i,
+    /// Steps from the zero point to 0, which is what becomes of what is no number.
+    none: __m512i,
+}
+
+impl Rounder {
+    /// The steps from the zero point to the result.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn steps(&self, x: __m512) -> __m512i {
+        let Self { low, high, scale, inverse, none, .. } = *self;
         let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x);
-        let x = _mm512_max_ps(_mm512_set1_ps(low), _mm512_min_ps(_mm512_set1_ps(high), x));
+        let x = _mm512_max_ps(low, _mm512_min_ps(high, x));
         let first = _mm512_mul_ps(x, inverse);
         let steps = _mm512_fmadd_ps(_mm512_fnmadd_ps(first, scale, x), inverse, first);
         _mm512_mask_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(
-            _mm512_set1_epi32(-zero),
-            is_number,
-            steps,
+            none, is_number, steps,
         )
+    }
+
+    /// [`Rounding::round`] of four rows, of which each 128 bits of the result have four neighbours from each.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(crate) fn round_four(&self, x: [__m512; 4]) -> __m512i {
+        let [a, b, c, d] = x;
+        let [a, b] = [self.steps(a), self.steps(b)];
+        let [c, d] = [self.steps(c), self.steps(d)];
+        // Steps and the zero point are so small that no pack limits them.
+        let zero = _mm512_packs_epi32(self.zero, self.zero);
+        let low = _mm512_add_epi16(_mm512_packs_epi32(a, b), zero);
+        let high = _mm512_add_epi16(_mm512_packs_epi32(c, d), zero);
+        _mm512_packs_epi16(low, high)
     }
 }
 

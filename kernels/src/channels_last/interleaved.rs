@@ -11,7 +11,7 @@ use super::integer_depthwise::BLOCK;
 use crate::parallel::{check_len, check_shape};
 use crate::scratch::lend;
 use crate::tier::{Cpu, Tier};
-use crate::wide::Rounding;
+use crate::wide::{Rounder, Rounding};
 use crate::window::Slide;
 
 /// Rows that are interleaved.
@@ -27,7 +27,8 @@ const LANES: usize = 16;
 /// cache.
 const MOST_WINDOWS: usize = 28;
 
-/// Windows whose sums are in registers at once: each weight is loaded for all.
+/// Windows whose sums are in registers at once: each weight is loaded for all. Behind the last ones there is
+/// room for as many.
 const WINDOWS: usize = 4;
 
 /// Four bytes of each lane.
@@ -190,10 +191,12 @@ struct Run {
     windows: usize,
 }
 
-/// Scale and bias as registers have them.
+/// What is made of sums before they are written, in registers.
+#[derive(Clone, Copy)]
 struct Scaling {
     scales: [__m512; REGISTERS],
     bias: [__m512; REGISTERS],
+    rounder: Rounder,
 }
 
 impl Block<'_> {
@@ -203,34 +206,35 @@ impl Block<'_> {
     unsafe fn run<const PARTS: usize>(&self, cpu: Cpu, results: &mut Results<'_>) {
         let output = self.row.windows[1].output;
         let scaling = match results {
-            Results::Rounded { scales, bias, .. } => Scaling {
+            Results::Rounded { rounding, scales, bias, .. } => Some(Scaling {
                 scales: self.spread::<PARTS>(scales),
                 bias: bias
                     .map_or([_mm512_setzero_ps(); REGISTERS], |bias| self.spread::<PARTS>(bias)),
-            },
-            Results::Sums(_) => Scaling {
-                scales: [_mm512_setzero_ps(); REGISTERS],
-                bias: [_mm512_setzero_ps(); REGISTERS],
-            },
+                rounder: rounding.rounder(),
+            }),
+            Results::Sums(_) => None,
         };
         let most = output.div_ceil(PARTS).min(MOST_WINDOWS);
-        let len = self.columns(most) * self.groups() * REGISTERS;
-        lend(&COLUMNS, len, |columns| {
+        lend(&COLUMNS, self.lines_for(most), |columns| {
             for first in (0..output).step_by(most * PARTS) {
                 let windows = (output - first).div_ceil(PARTS).min(most);
                 let run = Run { first, windows };
-                let columns = &mut columns[..self.columns(windows) * self.groups() * REGISTERS];
                 // SAFETY: the caller's promise.
                 unsafe {
                     self.interleave::<PARTS>(run, columns);
                     if cpu.tier() >= Tier::Vnni {
-                        self.windows_vnni::<PARTS>(run, columns, &scaling, results);
+                        self.windows_vnni::<PARTS>(run, columns, scaling.as_ref(), results);
                     } else {
-                        self.windows_avx512::<PARTS>(run, columns, &scaling, results);
+                        self.windows_avx512::<PARTS>(run, columns, scaling.as_ref(), results);
                     }
                 }
             }
         });
+    }
+
+    /// Lines that so many windows read, and those that are multiplied with them.
+    const fn lines_for(&self, windows: usize) -> usize {
+        self.columns(windows.next_multiple_of(WINDOWS)) * self.groups() * REGISTERS
     }
 
     const fn groups(&self) -> usize {
@@ -276,83 +280,49 @@ impl Block<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn interleave<const PARTS: usize>(&self, run: Run, to: &mut [Line]) {
         let [rows, columns] = self.row.windows;
-        let (groups, step) = (self.groups(), self.step());
-        assert_eq!(to.len(), self.columns(run.windows) * groups * REGISTERS, "depthwise: columns");
+        let groups = self.groups();
+        assert!(to.len() >= self.lines_for(run.windows), "depthwise: columns");
+        let (windows, entries) = if self.shares {
+            (1, self.columns(run.windows))
+        } else {
+            (run.windows, columns.kernel)
+        };
+        // Windows behind the last read what the last one does, or padding, and are not written.
+        let mut starts = [0; PARTS];
+        for (part, start) in starts.iter_mut().enumerate() {
+            let window = (run.first + part * run.windows).min(columns.output - 1);
+            *start = (window * columns.stride).wrapping_sub(columns.before);
+        }
         for group in 0..groups {
-            let lines: [Option<usize>; ROWS] = from_fn(|row| {
+            let lines: [Option<*const i8>; ROWS] = from_fn(|row| {
                 let down = group * ROWS + row;
-                let place = rows.place(self.row.row, down).filter(|_| down < rows.kernel);
-                place.map(|place| place * columns.input)
+                let line = rows.place(self.row.row, down).filter(|_| down < rows.kernel)?;
+                let place = line * columns.input * self.channels + self.first;
+                Some(self.row.x.as_ptr().wrapping_add(place))
             });
-            for (column, to) in to.chunks_exact_mut(groups * REGISTERS).enumerate() {
-                let (window, entry) =
-                    if self.shares { (0, column) } else { (column / step, column % step) };
-                let pixels: [Option<usize>; PARTS] = from_fn(|part| {
-                    // Windows behind the last are not written.
-                    let window = run.first + part * run.windows + window;
-                    columns.place(window.min(columns.output - 1), entry)
-                });
-                // SAFETY: the caller's promise; `place` gives rows and pixels of the image.
-                let [a, b, c, d] = lines.map(|line| unsafe { self.bytes(line, pixels) });
-                let [ab, cd] = [_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d)];
-                let [above, cdve] = [_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d)];
-                let fours = [
-                    _mm512_unpacklo_epi16(ab, cd),
-                    _mm512_unpackhi_epi16(ab, cd),
-                    _mm512_unpacklo_epi16(above, cdve),
-                    _mm512_unpackhi_epi16(above, cdve),
-                ];
-                for (to, four) in to[group * REGISTERS..][..REGISTERS].iter_mut().zip(fours) {
-                    // SAFETY: a line has the 64 bytes that are written, and their alignment.
-                    unsafe { _mm512_store_si512(to.0.as_mut_ptr().cast(), four) };
+            for window in 0..windows {
+                for entry in 0..entries {
+                    let shift = window * columns.stride + entry * columns.dilation;
+                    let pixels = Pixels::<PARTS>::new(self, &starts, shift);
+                    // SAFETY: the caller's promise; `place` gives lines of the image, and the pixels lie
+                    // in them.
+                    let fours = unsafe {
+                        interleaved(
+                            pixels.bytes(lines[0]),
+                            pixels.bytes(lines[1]),
+                            pixels.bytes(lines[2]),
+                            pixels.bytes(lines[3]),
+                        )
+                    };
+                    let column = window * entries + entry;
+                    let to = &mut to[(column * groups + group) * REGISTERS..][..REGISTERS];
+                    for (to, four) in to.iter_mut().zip(fours) {
+                        // SAFETY: a line has the 64 bytes that are written, and their alignment.
+                        unsafe { _mm512_store_si512(to.0.as_mut_ptr().cast(), four) };
+                    }
                 }
             }
         }
-    }
-
-    /// `x + 128` in these channels of pixels of a line, one in each part of a register.
-    ///
-    /// # Safety
-    /// [`Row::fill`] checked the sizes; a line that there is starts at a pixel of the image, and pixels that
-    /// there are lie in a line.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn bytes<const PARTS: usize>(
-        &self,
-        line: Option<usize>,
-        pixels: [Option<usize>; PARTS],
-    ) -> __m512i {
-        let mask = first_bytes(self.count);
-        let padding = self.row.zero_point;
-        let place = |part: usize| -> Option<*const i8> {
-            let place = (line? + pixels[part]?) * self.channels + self.first;
-            Some(self.row.x.as_ptr().wrapping_add(place))
-        };
-        let quarter = |part: usize| match place(part) {
-            // SAFETY: the caller's promise; no bytes but the channels are read.
-            Some(place) => unsafe { _mm_maskz_loadu_epi8(mask as u16, place) },
-            None => _mm_set1_epi8(padding),
-        };
-        let half = |part: usize| match place(part) {
-            // SAFETY: as above.
-            Some(place) => unsafe { _mm256_maskz_loadu_epi8(mask as u32, place) },
-            None => _mm256_set1_epi8(padding),
-        };
-        let x = match PARTS {
-            4 => {
-                let x = _mm512_castsi128_si512(quarter(0));
-                let x = _mm512_inserti32x4::<1>(x, quarter(1));
-                let x = _mm512_inserti32x4::<2>(x, quarter(2));
-                _mm512_inserti32x4::<3>(x, quarter(3))
-            }
-            2 => _mm512_inserti64x4::<1>(_mm512_castsi256_si512(half(0)), half(1)),
-            _ => match place(0) {
-                // SAFETY: as above.
-                Some(place) => unsafe { _mm512_maskz_loadu_epi8(mask, place) },
-                None => _mm512_set1_epi8(padding),
-            },
-        };
-        _mm512_xor_si512(x, _mm512_set1_epi8(i8::MIN))
     }
 
     /// What the sums start from: how much is too much in each product.
@@ -367,73 +337,181 @@ impl Block<'_> {
         })
     }
 
-    /// Makes results of the sums of one window in each part of a register.
+    /// Writes what is made of the sums of one window in each part of a register.
     ///
     /// # Safety
-    /// [`Row::fill`] checked the sizes.
+    /// [`Row::fill`] checked the sizes, y among them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn finish<const PARTS: usize>(
+    unsafe fn write<const PARTS: usize>(
         &self,
-        run: Run,
-        window: usize,
-        totals: [__m512i; REGISTERS],
-        scaling: &Scaling,
-        results: &mut Results<'_>,
+        (run, window): (Run, usize),
+        values: __m512i,
+        y: *mut i8,
     ) {
         let output = self.row.windows[1].output;
-        let places = (0..PARTS).filter_map(|part| {
+        let mask = first_bytes(self.count);
+        for part in 0..PARTS {
             let window = run.first + part * run.windows + window;
-            (window < output).then(|| (part, window * self.channels + self.first))
-        });
-        match results {
-            Results::Rounded { y, rounding, .. } => {
-                let values = from_fn(|i| {
-                    let value = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[i]), scaling.scales[i]);
-                    _mm512_add_ps(value, scaling.bias[i])
-                });
-                let rounded = rounding.round_four(values);
-                let mask = first_bytes(self.count);
-                for (part, place) in places {
-                    let y = y.as_mut_ptr().wrapping_add(place);
-                    // SAFETY: the caller's promise: the window is one of the output, and no bytes but its
-                    // channels are written.
-                    unsafe {
-                        match (PARTS, part) {
-                            (1, _) if self.count == BLOCK => _mm512_storeu_si512(y.cast(), rounded),
-                            (1, _) => _mm512_mask_storeu_epi8(y, mask, rounded),
-                            (2, 0) => store_half(y, mask, _mm512_castsi512_si256(rounded)),
-                            (2, _) => store_half(y, mask, _mm512_extracti64x4_epi64::<1>(rounded)),
-                            (_, 0) => store_quarter(y, mask, _mm512_castsi512_si128(rounded)),
-                            (_, 1) => {
-                                store_quarter(y, mask, _mm512_extracti32x4_epi32::<1>(rounded))
-                            }
-                            (_, 2) => {
-                                store_quarter(y, mask, _mm512_extracti32x4_epi32::<2>(rounded))
-                            }
-                            (_, _) => {
-                                store_quarter(y, mask, _mm512_extracti32x4_epi32::<3>(rounded))
-                            }
-                        }
-                    }
-                }
+            if window >= output {
+                return;
             }
-            Results::Sums(take) => {
-                let mut sums = [0; BLOCK];
-                for (register, total) in totals.into_iter().enumerate() {
-                    let mut lanes = [0; LANES];
-                    // SAFETY: the array has the 64 bytes that are written.
-                    unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), total) };
-                    for (lane, total) in lanes.into_iter().enumerate() {
-                        sums[place_of(register, lane)] = total;
-                    }
-                }
-                for (part, place) in places {
-                    take(place, self.first, &sums[part * (BLOCK / PARTS)..][..self.count]);
+            let y = y.wrapping_add(window * self.channels + self.first);
+            // SAFETY: the caller's promise: the window is one of the output, and no bytes but its channels
+            // are written, for which a part has room.
+            unsafe {
+                match (PARTS, part) {
+                    (1, _) if self.count == BLOCK => _mm512_storeu_si512(y.cast(), values),
+                    (1, _) => _mm512_mask_storeu_epi8(y, mask, values),
+                    (2, 0) => store_half(y, mask, _mm512_castsi512_si256(values)),
+                    (2, _) => store_half(y, mask, _mm512_extracti64x4_epi64::<1>(values)),
+                    (_, 0) => store_quarter(y, mask, _mm512_castsi512_si128(values)),
+                    (_, 1) => store_quarter(y, mask, _mm512_extracti32x4_epi32::<1>(values)),
+                    (_, 2) => store_quarter(y, mask, _mm512_extracti32x4_epi32::<2>(values)),
+                    (_, _) => store_quarter(y, mask, _mm512_extracti32x4_epi32::<3>(values)),
                 }
             }
         }
     }
+
+    /// Gives the sums of one window in each part of a register away.
+    #[target_feature(enable = "avx512f")]
+    fn give<const PARTS: usize>(
+        &self,
+        (run, window): (Run, usize),
+        totals: [__m512i; REGISTERS],
+        take: &mut dyn FnMut(usize, usize, &[i32]),
+    ) {
+        let mut sums = [0; BLOCK];
+        for (register, total) in totals.into_iter().enumerate() {
+            let mut lanes = [0; LANES];
+            // SAFETY: the array has the 64 bytes that are written.
+            unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), total) };
+            for (lane, total) in lanes.into_iter().enumerate() {
+                sums[place_of(register, lane)] = total;
+            }
+        }
+        for (part, sums) in sums.chunks_exact(BLOCK / PARTS).enumerate() {
+            let window = run.first + part * run.windows + window;
+            if window < self.row.windows[1].output {
+                take(window * self.channels + self.first, self.first, &sums[..self.count]);
+            }
+        }
+    }
+}
+
+/// Some channels of pixels of a line, one pixel in each part of a register.
+struct Pixels<const PARTS: usize> {
+    /// Bytes from where the line starts.
+    places: [usize; PARTS],
+    /// Which bytes are read; none in padding.
+    masks: [u64; PARTS],
+    padding: __m512i,
+}
+
+impl<const PARTS: usize> Pixels<PARTS> {
+    /// The pixels so far behind the starts.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn new(block: &Block<'_>, starts: &[usize; PARTS], shift: usize) -> Self {
+        let mask = first_bytes(block.count);
+        let (mut places, mut masks) = ([0; PARTS], [0; PARTS]);
+        for part in 0..PARTS {
+            let pixel = starts[part].wrapping_add(shift);
+            let is_inside = pixel < block.row.windows[1].input;
+            places[part] = pixel.wrapping_mul(block.channels);
+            masks[part] = if is_inside { mask } else { 0 };
+        }
+        Self { places, masks, padding: _mm512_set1_epi8(block.row.zero_point) }
+    }
+
+    /// `x + 128` in a line, or in padding.
+    ///
+    /// # Safety
+    /// The bytes of the masks can be read there; parts have room for them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn bytes(&self, line: Option<*const i8>) -> __m512i {
+        let unsigned = _mm512_set1_epi8(i8::MIN);
+        let Some(line) = line else { return _mm512_xor_si512(self.padding, unsigned) };
+        // SAFETY: the caller's promise.
+        let x = unsafe {
+            match PARTS {
+                4 => {
+                    let x = _mm512_castsi128_si512(self.quarter(line, 0));
+                    let x = _mm512_inserti32x4::<1>(x, self.quarter(line, 1));
+                    let x = _mm512_inserti32x4::<2>(x, self.quarter(line, 2));
+                    _mm512_inserti32x4::<3>(x, self.quarter(line, 3))
+                }
+                2 => {
+                    let x = _mm512_castsi256_si512(self.half(line, 0));
+                    _mm512_inserti64x4::<1>(x, self.half(line, 1))
+                }
+                _ => {
+                    let place = line.wrapping_add(self.places[0]);
+                    _mm512_mask_loadu_epi8(self.padding, self.masks[0], place)
+                }
+            }
+        };
+        _mm512_xor_si512(x, unsigned)
+    }
+
+    /// # Safety
+    /// As for [`Self::bytes`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn half(&self, line: *const i8, part: usize) -> __m256i {
+        let padding = _mm512_castsi512_si256(self.padding);
+        let place = line.wrapping_add(self.places[part]);
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_mask_loadu_epi8(padding, self.masks[part] as u32, place) }
+    }
+
+    /// # Safety
+    /// As for [`Self::bytes`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn quarter(&self, line: *const i8, part: usize) -> __m128i {
+        let padding = _mm512_castsi512_si128(self.padding);
+        let place = line.wrapping_add(self.places[part]);
+        // SAFETY: the caller's promise.
+        unsafe { _mm_mask_loadu_epi8(padding, self.masks[part] as u16, place) }
+    }
+}
+
+/// Four bytes of each lane, one of each row; [`place_of`] says which.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn interleaved(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; REGISTERS] {
+    let low = [_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d)];
+    let high = [_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d)];
+    [
+        _mm512_unpacklo_epi16(low[0], low[1]),
+        _mm512_unpackhi_epi16(low[0], low[1]),
+        _mm512_unpacklo_epi16(high[0], high[1]),
+        _mm512_unpackhi_epi16(high[0], high[1]),
+    ]
+}
+
+impl Scaling {
+    /// What is written for sums.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn rounded(&self, [a, b, c, d]: [__m512i; REGISTERS]) -> __m512i {
+        let Self { scales, bias, rounder } = self;
+        rounder.round_four([
+            scaled(a, scales[0], bias[0]),
+            scaled(b, scales[1], bias[1]),
+            scaled(c, scales[2], bias[2]),
+            scaled(d, scales[3], bias[3]),
+        ])
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scaled(sums: __m512i, scales: __m512, bias: __m512) -> __m512 {
+    _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales), bias)
 }
 
 /// # Safety
@@ -485,25 +563,27 @@ macro_rules! windows {
                 &self,
                 run: Run,
                 columns: &[Line],
-                scaling: &Scaling,
+                scaling: Option<&Scaling>,
                 results: &mut Results<'_>,
             ) {
                 let start = self.start();
-                let mut window = 0;
-                while window < run.windows {
-                    let rest = &columns[window * self.step() * self.groups() * REGISTERS..];
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        if run.windows - window >= WINDOWS {
-                            let totals = self.$several::<WINDOWS>(start, rest);
-                            for (index, totals) in totals.into_iter().enumerate() {
-                                self.finish::<PARTS>(run, window + index, totals, scaling, results);
+                let step = self.step() * self.groups() * REGISTERS;
+                for window in (0..run.windows).step_by(WINDOWS) {
+                    let totals = self.$several(start, &columns[window * step..]);
+                    for index in 0..WINDOWS.min(run.windows - window) {
+                        let at = (run, window + index);
+                        match (&mut *results, scaling) {
+                            (Results::Rounded { y, .. }, Some(scaling)) => {
+                                let values = scaling.rounded(totals[index]);
+                                // SAFETY: the caller's promise.
+                                unsafe { self.write::<PARTS>(at, values, y.as_mut_ptr()) };
                             }
-                            window += WINDOWS;
-                        } else {
-                            let [totals] = self.$several::<1>(start, rest);
-                            self.finish::<PARTS>(run, window, totals, scaling, results);
-                            window += 1;
+                            (Results::Sums(take), _) => {
+                                self.give::<PARTS>(at, totals[index], *take);
+                            }
+                            (Results::Rounded { .. }, None) => {
+                                unreachable!("what is rounded is scaled")
+                            }
                         }
                     }
                 }
@@ -512,15 +592,15 @@ macro_rules! windows {
             /// The sums of the first windows of these columns.
             #[inline]
             #[target_feature(enable = $features)]
-            fn $several<const W: usize>(
+            fn $several(
                 &self,
                 start: [__m512i; REGISTERS],
                 columns: &[Line],
-            ) -> [[__m512i; REGISTERS]; W] {
+            ) -> [[__m512i; REGISTERS]; WINDOWS] {
                 let step = self.step() * self.groups() * REGISTERS;
-                let reached = (W - 1) * step + self.lines.len();
+                let reached = (WINDOWS - 1) * step + self.lines.len();
                 assert!(reached <= columns.len(), "depthwise: columns");
-                let mut totals = [start; W];
+                let mut totals = [start; WINDOWS];
                 for (index, weights) in self.lines.chunks_exact(REGISTERS).enumerate() {
                     for (register, weights) in weights.iter().enumerate() {
                         // SAFETY: a line has the 64 bytes that are read, and their alignment.
