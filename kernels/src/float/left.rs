@@ -151,6 +151,45 @@ impl<'a, T: Copy> Left<'a, T> {
         (0..rows.count).map(move |_| next())
     }
 
+    /// Writes what `map` makes of the row that starts there. Pieces of at most `N` elements are moved as
+    /// `N` where there are so many in the data and in `to`, whose content behind the row is then anything:
+    /// a copy of a number of elements that is not known is a call.
+    ///
+    /// # Panics
+    /// As [`Self::pieces`], or when the row does not fit.
+    #[inline]
+    pub(crate) fn copy_row<const N: usize, U>(
+        &self,
+        start: usize,
+        to: &mut [U],
+        map: impl Fn(T) -> U,
+    ) {
+        assert_eq!(self.skipped, 0, "rows are read from their start");
+        let Self { data, segments: Grid { across, steps }, segment_len, k, .. } = *self;
+        let (mut index, mut line, mut column) = (0, start, 0);
+        while index < k {
+            let len = segment_len.min(k - index);
+            let (from, to) = (&data[line + column * steps[1]..], &mut to[index..]);
+            match (from.first_chunk::<N>(), to.first_chunk_mut::<N>()) {
+                (Some(from), Some(to)) if len <= N => {
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to = map(*from);
+                    }
+                }
+                _ => {
+                    for (to, from) in to[..len].iter_mut().zip(&from[..len]) {
+                        *to = map(*from);
+                    }
+                }
+            }
+            index += len;
+            column += 1;
+            if column == across {
+                (line, column) = (line + steps[0], 0);
+            }
+        }
+    }
+
     /// The row that starts there, piece by piece: index of the first element, and what lies together.
     ///
     /// # Panics

@@ -96,11 +96,7 @@ impl Source<'_> {
                 let x = &x[rows.start * k..rows.end * k];
                 pack_rounded(cpu, (x, to), k, [step, row_step], packed);
             }
-            Self::Windows { x, .. } => {
-                for (offset, start) in x.starts_of(rows).enumerate() {
-                    pack_window(cpu, x, start, step, &mut packed[offset * row_step..]);
-                }
-            }
+            Self::Windows { x, .. } => pack_windows(cpu, x, rows, [step, row_step], packed),
         }
     }
 }
@@ -133,30 +129,56 @@ fn pack_rounded<T: Unit>(
     }
 }
 
-/// Packs the row that starts there, whose pieces lie apart.
-fn pack_window<T: Unit>(
+/// Packs rows whose pieces lie apart.
+fn pack_windows<T: Unit>(
     cpu: Cpu,
     x: Left<'_, i8>,
-    start: usize,
-    step: usize,
+    rows: Range<usize>,
+    [step, row_step]: [usize; 2],
     packed: &mut [[T; GROUP]],
 ) {
     thread_local! {
         static ROW: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
     }
+    let starts = x.starts_of(rows).enumerate();
     if x.segment_len().is_multiple_of(GROUP) || x.segment_len() >= x.k() {
-        for (index, piece) in x.pieces(start) {
-            write(cpu, piece, step, &mut packed[index / GROUP * step..]);
+        for (offset, start) in starts {
+            for (index, piece) in x.pieces(start) {
+                write(cpu, piece, step, &mut packed[offset * row_step + index / GROUP * step..]);
+            }
         }
         return;
     }
     // Groups reach from one piece into the next.
-    lend(&ROW, x.k(), |whole| {
-        for (index, piece) in x.pieces(start) {
-            whole[index..index + piece.len()].copy_from_slice(piece);
-        }
-        write(cpu, whole, step, packed);
-    });
+    if T::INTERLEAVES {
+        lend(&ROW, x.k() + LONG, |row| {
+            for (offset, start) in starts {
+                copy_row(x, start, row, |x| x);
+                write(cpu, &row[..x.k()], step, &mut packed[offset * row_step..]);
+            }
+        });
+        return;
+    }
+    let (packed, row_len) = (packed.as_flattened_mut(), row_step * GROUP);
+    for (offset, start) in starts {
+        // What is written past the end of a row is where the next one goes.
+        let packed = &mut packed[offset * row_len..];
+        copy_row(x, start, packed, T::unit);
+        packed[x.k()..row_len].fill(T::unit(0));
+    }
+}
+
+/// Elements that are moved at once of pieces of at most as many.
+const SHORT: usize = 16;
+const LONG: usize = 32;
+
+/// Copies the row that starts there. Behind its end there may be written, too.
+#[inline]
+fn copy_row<T>(x: Left<'_, i8>, start: usize, to: &mut [T], unit: impl Fn(i8) -> T + Copy) {
+    match x.segment_len() {
+        ..=SHORT => x.copy_row::<SHORT, T>(start, to, unit),
+        _ => x.copy_row::<LONG, T>(start, to, unit),
+    }
 }
 
 /// Writes each group of four to every `step`-th place; zeros past the end of the row.
@@ -182,8 +204,13 @@ pub(super) trait Unit: Copy + Default + Send + Sync + 'static {
     /// front to back, or each row stays whole.
     const INTERLEAVES: bool;
 
+    /// An input.
+    fn unit(x: i8) -> Self;
+
     /// Four inputs.
-    fn group(x: [i8; GROUP]) -> [Self; GROUP];
+    fn group(x: [i8; GROUP]) -> [Self; GROUP] {
+        x.map(Self::unit)
+    }
 
     /// Writes whole groups to every `step`-th place.
     fn write(cpu: Cpu, groups: &[[i8; GROUP]], step: usize, packed: &mut [[Self; GROUP]]);
@@ -196,8 +223,8 @@ pub(super) trait Unit: Copy + Default + Send + Sync + 'static {
 impl Unit for i16 {
     const INTERLEAVES: bool = true;
 
-    fn group(x: [i8; GROUP]) -> [Self; GROUP] {
-        x.map(Self::from)
+    fn unit(x: i8) -> Self {
+        Self::from(x)
     }
 
     fn write(cpu: Cpu, groups: &[[i8; GROUP]], step: usize, packed: &mut [[Self; GROUP]]) {
@@ -222,6 +249,10 @@ impl Unit for i16 {
 /// `x + 128`, for a dot product that wants its left side unsigned.
 impl Unit for u8 {
     const INTERLEAVES: bool = false;
+
+    fn unit(x: i8) -> Self {
+        x.cast_unsigned() ^ 0x80
+    }
 
     fn group(x: [i8; GROUP]) -> [Self; GROUP] {
         (u32::from_ne_bytes(x.map(i8::cast_unsigned)) ^ 0x8080_8080).to_ne_bytes()
