@@ -11,9 +11,9 @@ use super::quantize::{Quantization, quantize_piece};
 use crate::float::Left;
 use crate::parallel::check_len;
 use crate::scratch::{Kept, lend};
-use crate::tier::Cpu;
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;
+use crate::tier::{Cpu, tiered};
 
 /// Elements that are rounded at a time before they are rearranged; a multiple of [`GROUP`].
 const PIECE: usize = 768;
@@ -86,6 +86,10 @@ impl Source<'_> {
         // From group to group of a row, and from row to row.
         let (step, row_step) = if T::INTERLEAVES { (rows.len(), 1) } else { (1, groups) };
         match *self {
+            // Rows that stay whole and fill their groups lie there as they do here.
+            Self::Rows(Input::Int8 { x, .. }) if !T::INTERLEAVES && k.is_multiple_of(GROUP) => {
+                write(cpu, &x[rows.start * k..rows.end * k], step, packed);
+            }
             Self::Rows(Input::Int8 { x, .. }) => {
                 for (offset, row) in rows.enumerate() {
                     let packed = &mut packed[offset * row_step..];
@@ -258,11 +262,9 @@ impl Unit for u8 {
         (u32::from_ne_bytes(x.map(i8::cast_unsigned)) ^ 0x8080_8080).to_ne_bytes()
     }
 
-    fn write(_: Cpu, groups: &[[i8; GROUP]], _: usize, packed: &mut [[Self; GROUP]]) {
+    fn write(cpu: Cpu, groups: &[[i8; GROUP]], _: usize, packed: &mut [[Self; GROUP]]) {
         // Without steps, which a vector cannot take.
-        for (&group, place) in groups.iter().zip(packed) {
-            *place = Self::group(group);
-        }
+        unsigned(cpu, groups, packed);
     }
 
     fn scratch() -> &'static Kept<[Self; GROUP]> {
@@ -270,6 +272,14 @@ impl Unit for u8 {
             static SCRATCH: Cell<Vec<[u8; GROUP]>> = const { Cell::new(Vec::new()) };
         }
         &SCRATCH
+    }
+}
+
+tiered! {
+    fn unsigned(groups: &[[i8; GROUP]], packed: &mut [[u8; GROUP]]) {
+        for (&group, place) in groups.iter().zip(packed) {
+            *place = u8::group(group);
+        }
     }
 }
 

@@ -226,7 +226,9 @@ impl<'a> Product<'a> {
     fn pack<T: Unit>(&self, rows: Range<usize>, tile_rows: usize, packed: &mut [[T; GROUP]]) {
         let (k, groups) = (self.layer.weights.inputs(), self.layer.weights.groups());
         let mut rest = packed;
-        for rows in tiles(rows, tile_rows) {
+        // Rows that stay whole follow each other in whatever tiles.
+        let most = if T::INTERLEAVES { tile_rows } else { rows.len().max(1) };
+        for rows in tiles(rows, most) {
             let (packed, after) = rest.split_at_mut(rows.len() * groups);
             self.x.pack(self.cpu, rows, k, packed);
             rest = after;
