@@ -87,6 +87,92 @@ fn quantized_networks_multiply_in_integers() {
     assert_close(&run(&model, &inputs), &expected, 1e-6);
 }
 
+/// Images of `channels` through filters that see one channel each, between quantizations.
+fn depthwise(
+    sketch: &mut Sketch,
+    x: ValueId,
+    channels: usize,
+    size: usize,
+    stride: usize,
+) -> ValueId {
+    let x = sketch.quantize(x, 0.25);
+    let x = sketch.dequantize(x, 0.25);
+    let weight = int8_filters(sketch, [channels, 1, size, size]);
+    let bias = sketch.weight(Tensor::from_fn(&[channels], |i| i as f32 * 0.125 - 1.0));
+    let window = window(&[size; 2], stride, size / 2);
+    sketch.node(Op::Conv(Conv { window, groups: channels }), &[x, weight, bias])
+}
+
+/// What mobile networks are made of: filters that see one channel each, which limit their results to 0..=6.
+#[test]
+fn filters_of_single_channels_multiply_in_integers() {
+    if !multiplies_integers() {
+        return;
+    }
+    let (mut sketch, x) = sketch(20, 12);
+    let [none, six] = [0f32, 6.0].map(|limit| sketch.weight(Tensor::scalar(limit)));
+    let mut y = x;
+    for (size, stride) in [(3, 1), (3, 2), (5, 1)] {
+        y = depthwise(&mut sketch, y, 20, size, stride);
+        y = sketch.node(Op::Clip(Clip { low: true, high: true }), &[y, none, six]);
+    }
+    y = sketch.quantize(y, 0.25);
+    y = sketch.dequantize(y, 0.25);
+    let graph = sketch.finish(&[y]);
+    for batch in [1, 3] {
+        let model = check(&graph, &images(batch, 20, 12), 1e-6);
+        let kernels = kernels(&model);
+        let count = |part: &str| kernels.iter().filter(|kernel| kernel.contains(part)).count();
+        assert_eq!(count("integer-depthwise."), 3, "{kernels:?}");
+        assert_eq!((count("conv.f32"), count("clip")), (0, 0), "{kernels:?}");
+        // The input, and the output.
+        assert_eq!((count("quantize.int8"), count("dequantize.int8")), (2, 1), "{kernels:?}");
+        assert_eq!(count("transpose"), 2, "{kernels:?}");
+    }
+    check_pass(&graph, &images(2, 20, 12), "integer-conv", 3);
+    check_pass(&graph, &images(2, 20, 12), "quantize-epilogue", 3);
+}
+
+/// Activations that no limit of integers is, results in f32, sequences; several filters for a channel and
+/// groups of several channels stay in f32.
+#[test]
+fn filters_of_single_channels_of_every_kind() {
+    if !multiplies_integers() {
+        return;
+    }
+    let (mut sketch, x) = sketch(6, 9);
+    let y = depthwise(&mut sketch, x, 6, 3, 1);
+    let y = sketch.node(Op::Tanh, &[y]);
+    let y = depthwise(&mut sketch, y, 6, 3, 2);
+    let grouped = |sketch: &mut Sketch, shape: [usize; 4], groups: usize| {
+        let x = sketch.quantize(y, 0.25);
+        let x = sketch.dequantize(x, 0.25);
+        let weight = int8_filters(sketch, shape);
+        sketch.node(Op::Conv(Conv { window: window(&[1, 1], 1, 0), groups }), &[x, weight])
+    };
+    let several = grouped(&mut sketch, [12, 1, 1, 1], 6);
+    let pairs = grouped(&mut sketch, [6, 2, 1, 1], 3);
+    let graph = sketch.finish(&[y, several, pairs]);
+    let model = check(&graph, &images(2, 6, 9), 1e-6);
+    let found = kernels(&model);
+    let count = |part: &str| found.iter().filter(|kernel| kernel.contains(part)).count();
+    assert_eq!((count("integer-depthwise."), count("integer-conv.")), (2, 0), "{found:?}");
+    assert_eq!((count("conv.f32"), count("tanh")), (2, 0), "{found:?}");
+
+    let (mut sketch, x) = Sketch::shaped(vec![Dim::symbol("batch"), 7.into(), 30.into()]);
+    let y = sketch.quantize(x, 0.25);
+    let y = sketch.dequantize(y, 0.25);
+    let integers = Tensor::from_fn(&[7, 1, 5], |i| (i * 37 % 255) as u8 as i8);
+    let inputs = [integers, Tensor::scalar(2f32.powi(-8)), Tensor::scalar(0i8)];
+    let inputs = inputs.map(|tensor| sketch.weight(tensor));
+    let weight = sketch.node(Op::Dequantize(Dequantize::default()), &inputs);
+    let y = sketch.node(Op::Conv(Conv { window: window(&[5], 1, 2), groups: 7 }), &[y, weight]);
+    let graph = sketch.finish(&[y]);
+    let model = check(&graph, &[("x", numbers(&[3, 7, 30], 7, 1.0))], 1e-6);
+    let found = kernels(&model);
+    assert_eq!(found.iter().filter(|kernel| kernel.contains("integer-depthwise.")).count(), 1);
+}
+
 /// Whether convolutions are multiplied in integers here; says so where not.
 #[allow(clippy::print_stdout, reason = "says what is not tested")]
 fn multiplies_integers() -> bool {
