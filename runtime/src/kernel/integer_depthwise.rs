@@ -12,8 +12,6 @@ use crate::cost::Rate;
 use crate::module::{ChannelsLast, IntegerConv, IntegerLinear, Module, Node};
 
 pub(super) const KERNELS: &[KernelEntry] = &[
-    entry("integer-depthwise.portable", Tier::Portable, 200),
-    entry("integer-depthwise.avx2", Tier::Avx2, 30),
     entry("integer-depthwise.avx512", Tier::Avx512, 15),
     entry("integer-depthwise.vnni", Tier::Vnni, 5),
 ];

@@ -1,6 +1,7 @@
 //! Convolution of dequantized int8 images with dequantized constant int8 filters → the convolution in
-//! integers, on images whose channels are last, between transpositions. The pass `channels-last` takes
-//! these out where neighbours have their channels last too; without it they stay.
+//! integers, on images whose channels are last, between transpositions: of one group, and where there is
+//! AVX-512 of filters that see one channel each. The pass `channels-last` takes the transpositions out where
+//! neighbours have their channels last too; without it they stay.
 
 use graph::op::Transpose;
 use graph::{DType, Op};
@@ -47,8 +48,9 @@ fn found(module: &Module, index: usize) -> Option<Found> {
     let row_len = filters.shape()[1..].iter().try_fold(1usize, |len, n| len.checked_mul(*n))?;
     // A norm goes into float filters instead.
     let next = module.only_consumer(node.output).map(|next| &module.nodes[next].operation);
-    // Of several groups, those of single channels.
-    let fits = (op.groups == 1 || inner == 1 && outputs == op.groups)
+    // Of several groups, those of single channels, where floats are not as fast.
+    let is_depthwise = inner == 1 && outputs == op.groups;
+    let fits = (op.groups == 1 || is_depthwise && module.cpu.tier() >= Tier::Avx512)
         && matches!(op.window.kernel.len(), 1 | 2)
         && has_known_images(&module.value(x.quantized).shape)
         && bias.iter().all(|&id| module.value(id).dtype == DType::F32)
