@@ -6,7 +6,7 @@ use super::interleaved::{self, Blocks, Results};
 use crate::activation::Activation;
 use crate::conv::Conv2d;
 use crate::int8::{Finish, Output};
-use crate::parallel::{check_len, check_shape, for_each_row, rows_per_chunk};
+use crate::parallel::{CHUNK, check_len, check_shape, for_each_row};
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
@@ -15,8 +15,8 @@ use crate::window::Slide;
 /// Channels whose sums are made and finished at once.
 pub(super) const BLOCK: usize = 64;
 
-/// Elements of [`rows_per_chunk`] that an output takes as long as: a chunk takes some µs.
-const ELEMENTS: usize = 4;
+/// Elements of the result that a thread takes at once, as far as these are whole rows: about half a µs.
+pub const DEPTHWISE_PIECE: usize = CHUNK / 4;
 
 /// Filters that see one channel each, laid out for [`integer_depthwise`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,8 +138,7 @@ impl Integers<'_> {
             return;
         }
         let (image, row_len) = (self.conv.image() * channels, columns.output * channels);
-        let at_once = rows_per_chunk(row_len.saturating_mul(ELEMENTS));
-        for_each_row(y, row_len, at_once, |row, y| {
+        for_each_row(y, row_len, (DEPTHWISE_PIECE / row_len).max(1), |row, y| {
             let x = &self.x[row / rows.output * image..][..image];
             self.row(x, row % rows.output, output(y));
         });

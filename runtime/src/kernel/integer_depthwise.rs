@@ -1,6 +1,6 @@
 //! Convolution in int8 of images whose channels are last, where every output sees one channel of its own.
 
-use kernels::channels_last::{self, IntegerFilters, PackedDepthwise};
+use kernels::channels_last::{self, DEPTHWISE_PIECE, IntegerFilters, PackedDepthwise};
 use kernels::{Cpu, Tier};
 
 use super::channels_last::{conv_sizes, of, result, scales};
@@ -8,7 +8,7 @@ use super::conv::bias;
 use super::integer::integer_rate;
 use super::{Call, Kernel, KernelEntry, Prepared, any, run};
 use crate::compile::Precision;
-use crate::cost::Rate;
+use crate::cost::{Parallel, Rate};
 use crate::module::{ChannelsLast, IntegerConv, IntegerLinear, Module, Node};
 
 pub(super) const KERNELS: &[KernelEntry] = &[
@@ -72,7 +72,8 @@ impl Kernel for IntegerDepthwise {
 
     /// Most of the time goes to what follows the sums.
     fn rate(&self) -> Rate {
-        Rate { share: 0.1, ..integer_rate(self.cpu) }
+        let parallel = Parallel::Elements(DEPTHWISE_PIECE);
+        Rate { share: 0.1, parallel, ..integer_rate(self.cpu) }
     }
 
     fn packed_input(&self) -> Option<usize> {
