@@ -52,7 +52,9 @@ fn float_products_match() {
             let on_w = Weights::f32(&gpu, &w, [inner, columns]);
             let layer = Layer { weights: &on_w, bias: &on_bias, activation };
             linear(&gpu, Floats::F32(&on_x), rows, &layer, Floats::F32(&y));
-            assert_close(&read(&gpu, &y), &expected, 1e-5);
+            // Sums in another order.
+            let tolerance = 1e-5 * (inner as f32 / 512.0).max(1.0);
+            assert_close(&read(&gpu, &y), &expected, tolerance);
 
             let packed = crate::bf16::PackedBf16::new(&w, [inner, columns], [columns, 1]);
             let layer = crate::bf16::Layer { weights: &packed, bias: Some(&bias), activation };
@@ -67,12 +69,12 @@ fn float_products_match() {
             let layer = Layer { weights: &on_w, bias: &on_bias, activation };
             let y = empty::<f32>(&gpu, rows * columns);
             linear(&gpu, Floats::F32(&on_x), rows, &layer, Floats::F32(&y));
-            assert_close(&read(&gpu, &y), &expected, 2e-5);
+            assert_close(&read(&gpu, &y), &expected, 2.0 * tolerance);
 
             if on_w.reads_bf16() {
                 let on_x = upload(&gpu, &in_bf16(&x));
                 linear(&gpu, Floats::Bf16(&on_x), rows, &layer, Floats::F32(&y));
-                assert_close(&read(&gpu, &y), &expected, 2e-5);
+                assert_close(&read(&gpu, &y), &expected, 2.0 * tolerance);
                 let y = empty::<bf16>(&gpu, rows * columns);
                 linear(&gpu, Floats::Bf16(&on_x), rows, &layer, Floats::Bf16(&y));
                 assert_close(&in_f32(&read(&gpu, &y)), &expected, 5e-3);
