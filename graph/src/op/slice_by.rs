@@ -14,10 +14,13 @@ pub struct SliceBy {}
 
 /// The entries `start`, `start + step`, … of a dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entries {
-    pub(crate) start: usize,
-    step: i64,
-    pub(crate) length: usize,
+pub struct Entries {
+    /// The first.
+    pub start: usize,
+    /// From one to the next.
+    pub step: i64,
+    /// How many there are.
+    pub length: usize,
 }
 
 impl Entries {
@@ -26,7 +29,7 @@ impl Entries {
     /// # Errors
     ///
     /// When the step is 0.
-    pub(crate) fn new(size: usize, start: i64, end: i64, step: i64) -> Result<Self, String> {
+    pub fn new(size: usize, start: i64, end: i64, step: i64) -> Result<Self, String> {
         let size = i64::try_from(size).map_err(|_| "the sizes are too large".to_owned())?;
         let place = |number: i64| if number < 0 { number.saturating_add(size) } else { number };
         let (start, span) = match step {

@@ -24,6 +24,7 @@ mod reference;
 pub(crate) mod resize;
 mod rows;
 mod select;
+mod slice_by;
 
 use graph::{Bindings, DType, Dim, Element, Shape};
 use kernels::{Cpu, Tier};
@@ -219,6 +220,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     resize::KERNELS,
     rows::KERNELS,
     select::KERNELS,
+    slice_by::KERNELS,
     reference::KERNELS,
 ];
 

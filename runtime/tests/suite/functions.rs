@@ -1,7 +1,7 @@
 //! Functions of one and of two elements, and concatenation.
 
-use graph::op::{Binary, Cast, Clip, Concat, Reduce, ReduceKind, Unary};
-use graph::{DType, Dim, Op, Tensor};
+use graph::op::{Binary, Cast, Clip, Concat, Reduce, ReduceKind, SliceBy, Unary};
+use graph::{DType, Dim, Graph, Op, Tensor};
 
 use crate::{Sketch, check, numbers};
 
@@ -221,6 +221,34 @@ fn reductions() {
             let x = numbers(&[3, 70, 67], 4, 1.0);
             let kernel = if at_once && neighbours { "reduce.f32" } else { "reference" };
             check_kernel(sketch, y, &[("x", x)], kernel);
+        }
+    }
+}
+
+#[test]
+fn entries_at_distances() {
+    let far = i64::from(i32::MAX);
+    let cases: [[&[i64]; 4]; 6] = [
+        [&[0, 1], &[far, far], &[2, 1], &[2, 2]],
+        [&[-1], &[-far], &[1], &[-1]],
+        [&[1], &[5], &[-1], &[3]],
+        [&[4], &[1], &[2], &[1]],
+        [&[0], &[far], &[0], &[2]],
+        [&[], &[], &[], &[]],
+    ];
+    for lists in cases {
+        for dtype in [DType::F32, DType::I64] {
+            let mut graph = Graph::new("steps");
+            let x = graph.add_input("x", dtype, vec![3.into(), 5.into(), 7.into()]).unwrap();
+            let list = |list: &[i64]| Tensor::new(&[list.len()], list.to_vec()).unwrap();
+            let mut sketch = Sketch { graph };
+            let [starts, ends, axes, steps] = lists.map(|numbers| sketch.weight(list(numbers)));
+            let y = sketch.node(Op::SliceBy(SliceBy {}), &[x, starts, ends, axes, steps]);
+            let x = match dtype {
+                DType::F32 => numbers(&[3, 5, 7], 8, 1.0),
+                _ => Tensor::from_fn(&[3, 5, 7], |index| index as i64),
+            };
+            check_kernel(sketch, y, &[("x", x)], "slice.steps");
         }
     }
 }
