@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::depthwise::depthwise;
+use super::few;
 use crate::activation::Activation;
 use crate::conv::{Conv2d, PARALLEL_WORK};
 use crate::float::{Grid, Left, PANEL, PackedWeights, Rectangle, Start, for_each_block};
@@ -29,6 +30,8 @@ enum Layout {
     Products(Vec<PackedWeights>),
     /// `[taps, outputs]`, where every output sees one channel of its own.
     Depthwise(Vec<f32>),
+    /// `[outputs, taps·inner]`, where there is one group of few outputs.
+    Few(Vec<f32>),
 }
 
 impl PackedFilters {
@@ -50,6 +53,8 @@ impl PackedFilters {
         let layout = if inner == 1 && outputs == groups {
             let tap_of = |place: usize| weight[place % outputs * taps + place / outputs];
             Layout::Depthwise((0..taps * outputs).map(tap_of).collect())
+        } else if groups == 1 && few::are_few(outputs, inner * taps) {
+            Layout::Few(turned(weight, inner, taps))
         } else {
             let (outputs, k) = (outputs / groups, inner * taps);
             let pack = |group: usize| {
@@ -67,7 +72,7 @@ impl PackedFilters {
     pub fn size_bytes(&self) -> usize {
         match &self.layout {
             Layout::Products(groups) => groups.iter().map(PackedWeights::size_bytes).sum(),
-            Layout::Depthwise(weights) => size_of_val(weights.as_slice()),
+            Layout::Depthwise(weights) | Layout::Few(weights) => size_of_val(weights.as_slice()),
         }
     }
 }
@@ -179,7 +184,8 @@ fn check(conv: &Conv2d, x: &[f32], filters: &Filters<'_>, y: &[f32]) {
 ///
 /// Every element is one chain of fused multiply-adds that starts at the bias, over rows and columns
 /// of its window and the channels there; where a filter sees one channel, and no other filter does, it
-/// is a sum of rounded products to which bias and addend are added last.
+/// is a sum of rounded products to which bias and addend are added last. Of few filters it is 16 such
+/// chains, which are added up before the bias is.
 ///
 /// # Shapes
 /// - `x`: `[batch, height, width, channels]`
@@ -201,14 +207,11 @@ pub fn conv2d(
     if y.is_empty() {
         return;
     }
-    let groups = match &filters.weight.layout {
-        Layout::Depthwise(weights) => {
-            depthwise(cpu, conv, x, weights, filters, y);
-            return;
-        }
-        Layout::Products(groups) => groups,
-    };
-    let product = Products { cpu, conv, filters, groups, y: Shared::new(y) };
+    if let Layout::Depthwise(weights) = &filters.weight.layout {
+        depthwise(cpu, conv, x, weights, filters, y);
+        return;
+    }
+    let product = Products { cpu, conv, filters, y: Shared::new(y) };
     if is_every_pixel(conv) {
         // The pixels of all images, one after another.
         product.run(x, Grid::line(conv.channels), 0, conv.batch * conv.positions());
@@ -262,7 +265,6 @@ struct Products<'a> {
     cpu: Cpu,
     conv: &'a Conv2d,
     filters: &'a Filters<'a>,
-    groups: &'a [PackedWeights],
     y: Shared<f32>,
 }
 
@@ -280,26 +282,64 @@ impl Products<'_> {
 
     /// `count` windows, which start at these places of an image and are rows of y from `first` on.
     fn run(&self, image: &[f32], places: Grid, first: usize, count: usize) {
+        let groups = match &self.filters.weight.layout {
+            Layout::Products(groups) => groups.as_slice(),
+            Layout::Few(weights) => return self.few(image, places, first..first + count, weights),
+            Layout::Depthwise(_) => unreachable!("they are no products"),
+        };
         let work = |weights: &PackedWeights| {
             count.saturating_mul(weights.inputs()).saturating_mul(weights.outputs())
         };
-        let group = |group: usize| self.group(image, places, first..first + count, group);
-        let of_group = self.groups.first().map_or(0, work);
-        let are_many = of_group.saturating_mul(self.groups.len()) >= PARALLEL_WORK;
+        let group = |group: usize| {
+            self.group(image, places, first..first + count, (group, &groups[group]));
+        };
+        let of_group = groups.first().map_or(0, work);
+        let are_many = of_group.saturating_mul(groups.len()) >= PARALLEL_WORK;
         if of_group < PARALLEL_WORK && are_many {
-            parallel::for_each(self.groups.len(), group);
+            parallel::for_each(groups.len(), group);
         } else {
-            (0..self.groups.len()).for_each(group);
+            (0..groups.len()).for_each(group);
         }
     }
 
-    fn group(&self, image: &[f32], places: Grid, y_rows: Range<usize>, group: usize) {
-        let (weights, inner) = (&self.groups[group], self.filters.weight.inner);
+    /// The same with few filters.
+    fn few(&self, image: &[f32], places: Grid, y_rows: Range<usize>, weights: &[f32]) {
+        let Filters { weight, bias, addend, activation } = *self.filters;
+        let (outputs, k) = (weight.outputs, weight.inner * weight.taps);
+        let segments = segments(self.conv, weight.inner);
+        let windows = Left::new(image, places, y_rows.len(), segments, k);
+        let at_once = rows_per_chunk(few::steps(outputs, k));
+        parallel::for_each(y_rows.len().div_ceil(at_once), |piece| {
+            let rows = piece * at_once..y_rows.len().min((piece + 1) * at_once);
+            let start = (y_rows.start + rows.start) * outputs;
+            // SAFETY: the rows lie in y, whose length `check` compared; pieces are disjoint, so no
+            // other thread touches them.
+            let y = unsafe { self.y.range(start, rows.len() * outputs) };
+            few::multiply(self.cpu, &windows.range(rows), weights, y);
+            if let Some(bias) = bias {
+                let rows = y.chunks_exact_mut(outputs);
+                rows.for_each(|y| y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
+            }
+            if let Some(addend) = addend {
+                y.iter_mut().zip(&addend[start..]).for_each(|(y, addend)| *y += addend);
+            }
+            activation.apply(self.cpu, y);
+        });
+    }
+
+    fn group(
+        &self,
+        image: &[f32],
+        places: Grid,
+        y_rows: Range<usize>,
+        (group, weights): (usize, &PackedWeights),
+    ) {
+        let inner = self.filters.weight.inner;
         let segments = segments(self.conv, inner);
         let image = image.get(group * inner..).unwrap_or_default();
         let windows = Left::new(image, places, y_rows.len(), segments, weights.inputs());
         for_each_block(y_rows.len(), weights, |rows, panels| {
-            self.block(windows, y_rows.start, rows, group, panels);
+            self.block(windows, y_rows.start, rows, (group, weights), panels);
         });
     }
 
@@ -309,10 +349,10 @@ impl Products<'_> {
         windows: Left<'_>,
         first: usize,
         rows: Range<usize>,
-        group: usize,
+        (group, weights): (usize, &PackedWeights),
         panels: Range<usize>,
     ) {
-        let (outputs, weights) = (self.conv.outputs, &self.groups[group]);
+        let outputs = self.conv.outputs;
         let column = panels.start * PANEL;
         let columns = weights.outputs().min(panels.end * PANEL) - column;
         let output = group * weights.outputs() + column;

@@ -10,6 +10,7 @@ mod avx512;
 mod conv;
 mod conv_transpose;
 mod depthwise;
+mod few;
 mod fold;
 mod integer;
 mod integer_depthwise;

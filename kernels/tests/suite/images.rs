@@ -212,6 +212,15 @@ proptest! {
         Sample::new(conv(batch, [inner, filters, 1], windows), seed).check_last(TOLERANCE);
     }
 
+    #[test]
+    fn few_filters_have_channels_last(batch in 0usize..3, inner in 1usize..70, filters in 1usize..4, height in 0usize..9, columns in slides(), kernel in 1usize..40, seed: u64) {
+        let rows = slide(height, 3, 1, 1, [1, 1]);
+        Sample::new(conv(batch, [inner, filters, 1], [rows, columns]), seed).check_last(TOLERANCE);
+        // Of sequences.
+        let windows = [slide(1, 1, 1, 1, [0, 0]), slide(height * 11, 8 * kernel, 2, 1, [3, 0])];
+        Sample::new(conv(batch, [1, filters, 1], windows), seed).check_last(TOLERANCE);
+    }
+
     // Sums of so few products are exact in f32 as well.
     #[test]
     fn windows_of_integers_have_the_sums_of_their_numbers(
