@@ -208,7 +208,10 @@ pub(crate) fn compile_module(
         module.nodes.iter().map(|node| device.choose(&module, node, cpu)).collect();
     let nodes = explain_nodes(&module, &choices);
     let steps: Vec<Prepared> = choices.into_iter().map(|choice| choice.prepared).collect();
-    release_unread(&mut module, &steps);
+    // Sizes that are only known in a run are inferred from what was packed, too.
+    if !dynamic {
+        release_unread(&mut module, &steps);
+    }
     let packing_ms = clock.lap();
     #[cfg(feature = "gpu")]
     let gpu = device.gpu.map(|gpu| crate::gpu::GpuModel::new(gpu, &module, &steps));

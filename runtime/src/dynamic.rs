@@ -137,9 +137,13 @@ fn node_output(
     let op = match &node.operation {
         Operation::Graph(op) => op,
         Operation::Choose => {
-            let side = if holds(inputs.first().copied()) { 1 } else { 2 };
-            let chosen = inputs.get(side).copied().ok_or("expected two sides");
-            return Ok(chosen?.clone());
+            let &[condition, a, b] = inputs.as_slice() else {
+                return Err("expected a condition and two sides".to_owned());
+            };
+            return match condition.elements::<bool>() {
+                Ok([holds]) => Ok(if *holds { a } else { b }.clone()),
+                _ => Err(format!("expected one truth value, found {condition:?}")),
+            };
         }
         _ => return Err("fused operations take sizes that are known before a run".to_owned()),
     };

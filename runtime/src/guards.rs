@@ -1,7 +1,8 @@
 //! Nodes that a run may skip: what only one side of a choice needs, while the other is chosen.
 //!
-//! Which these are follows from who reads what, after all passes, so that no pass has to know of it: a
-//! value that both sides need, or someone else does, is always computed.
+//! Which these are follows from who reads what, after all passes: a value that both sides need, or someone
+//! else does, is always computed. So no pass has to know of it, but for one that has nodes of several
+//! branches share their work.
 
 use crate::module::{Id, Module, Operation};
 
@@ -53,9 +54,13 @@ impl Guards {
         Self(guards)
     }
 
+    /// Those of a node.
+    pub(crate) fn of(&self, node: usize) -> &[Guard] {
+        self.0.get(node).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether a node runs; `holds` says what a condition is.
     pub(crate) fn admit(&self, node: usize, holds: impl Fn(Id) -> bool) -> bool {
-        let guards = self.0.get(node).map_or(&[][..], Vec::as_slice);
-        guards.iter().all(|guard| holds(guard.condition) == guard.holds)
+        self.of(node).iter().all(|guard| holds(guard.condition) == guard.holds)
     }
 }

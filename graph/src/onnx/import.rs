@@ -37,9 +37,10 @@ const NEWEST_OPSET: i64 = 27;
 /// How to read a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportOptions {
-    /// Sizes for named dimensions, which become fixed, and numbers for integer inputs of one element,
-    /// which become constants.
+    /// Sizes for named dimensions, which become fixed.
     pub bindings: BTreeMap<String, usize>,
+    /// Numbers for inputs that are one integer, see [`is_number`], which become constants.
+    pub numbers: BTreeMap<String, usize>,
 }
 
 /// An operator that can be read.
@@ -133,9 +134,10 @@ fn own_domain(domain: Option<&str>) -> String {
     domain.filter(|&domain| domain != "ai.onnx").unwrap_or_default().to_owned()
 }
 
-/// Whether an input of this type is one integer, which [`ImportOptions::bindings`] may give.
+/// Whether an input of this type is one integer, alone or in a list, which [`ImportOptions::numbers`] may
+/// give.
 pub fn is_number(dtype: DType, shape: &[Dim]) -> bool {
-    matches!(dtype, DType::I32 | DType::I64) && shape.iter().all(|dim| *dim == Dim::Fixed(1))
+    matches!(dtype, DType::I32 | DType::I64) && matches!(shape, [] | [Dim::Fixed(1)])
 }
 
 /// A tensor of one integer.
@@ -154,6 +156,7 @@ pub(in crate::onnx) struct Importer<'a> {
     folder: Option<PathBuf>,
     functions: Functions<'a>,
     bindings: &'a BTreeMap<String, usize>,
+    numbers: &'a BTreeMap<String, usize>,
     nodes_left: usize,
     /// How often each name was asked for when it was taken.
     copies: BTreeMap<String, usize>,
@@ -184,6 +187,7 @@ impl<'a> Importer<'a> {
             folder: folder.map(Path::to_owned),
             functions: function::table(&model.functions)?,
             bindings: &options.bindings,
+            numbers: &options.numbers,
             nodes_left: NODE_LIMIT,
             copies: BTreeMap::new(),
         })
@@ -200,7 +204,7 @@ impl<'a> Importer<'a> {
         for info in message.input.iter().filter(|info| !stored.contains(info.name())) {
             check_name(info.name())?;
             let (dtype, shape) = self.declared_type(info)?;
-            let number = self.bindings.get(info.name()).filter(|_| is_number(dtype, &shape));
+            let number = self.numbers.get(info.name()).filter(|_| is_number(dtype, &shape));
             let id = match number.and_then(|&number| constant(dtype, shape.len(), number)) {
                 Some(tensor) => self.graph.add_weight(info.name(), tensor)?,
                 None => self.graph.add_input(info.name(), dtype, shape)?,

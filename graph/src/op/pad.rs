@@ -66,6 +66,9 @@ impl PadMode {
     }
 }
 
+/// Most entries added or taken off: more than any memory holds, and so few that places can be counted.
+const MOST_ENTRIES: u64 = 1 << 48;
+
 impl Pad {
     /// Entries added before and after each of `rank` dimensions.
     ///
@@ -81,7 +84,11 @@ impl Pad {
         for (index, &axis) in axes.iter().enumerate() {
             let axis = from_either_end(axis, rank, 0)
                 .map_err(|_| format!("axis {axis} is not one of {rank} dimensions"))?;
-            widths[axis] = (pads[index], pads[index + axes.len()]);
+            let width = (pads[index], pads[index + axes.len()]);
+            if [width.0, width.1].iter().any(|pad| pad.unsigned_abs() > MOST_ENTRIES) {
+                return Err(format!("expected pads up to {MOST_ENTRIES}, found {width:?}"));
+            }
+            widths[axis] = width;
         }
         Ok(widths)
     }

@@ -59,6 +59,12 @@ impl Subgraph {
         1 + inner.map(Self::depth).max().unwrap_or(0)
     }
 
+    /// Nodes, those of subgraphs in it included.
+    pub(crate) fn count(&self) -> usize {
+        let inner = self.nodes.iter().flat_map(|node| node.op.subgraphs());
+        self.nodes.len() + inner.map(Self::count).sum::<usize>()
+    }
+
     /// Types of the outputs.
     ///
     /// # Errors
@@ -76,14 +82,23 @@ impl Subgraph {
         types.collect()
     }
 
-    /// Types of what its nodes compute, in their order.
+    /// Types of what its nodes compute, in their order, and the numbers of those whose are known.
     ///
     /// # Errors
     ///
     /// When a node refuses its inputs, or a name is unknown or used twice.
-    pub fn node_types(&self, arguments: &[Argument<'_>]) -> Result<Vec<ValueType>, String> {
-        let values = self.known(arguments)?;
-        self.nodes.iter().map(|node| Ok(find(&values, &node.name)?.value_type.clone())).collect()
+    pub fn of_nodes(
+        &self,
+        arguments: &[Argument<'_>],
+    ) -> Result<Vec<(ValueType, Option<Vec<Integer>>)>, String> {
+        let mut values = self.known(arguments)?;
+        let known = |node: &SubgraphNode| {
+            let Known { value_type, integers, .. } = values
+                .remove(node.name.as_str())
+                .ok_or_else(|| format!("the name `{}` is unknown", node.name))?;
+            Ok((value_type, integers))
+        };
+        self.nodes.iter().map(known).collect()
     }
 
     /// What is known of every value, by name, when this is known of the inputs.

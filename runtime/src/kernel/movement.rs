@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, cast_slice};
 use graph::op::{Slice, Transpose};
-use graph::{DType, Op};
+use graph::{DType, Dim, Op};
 use kernels::{Cpu, gather_rows, permute, permute_any};
 
 use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
@@ -23,10 +23,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         operation: "Slice",
         tier: None,
         cost: 1,
-        accepts: |_, node| match slice(node).axis {
-            0 => Ok(()),
-            axis => Err(format!("takes axis 0 only, found {axis}")),
-        },
+        accepts: accepts_part,
         prepare: |_, node, _| Prepared::View { start: slice(node).start },
     },
     KernelEntry {
@@ -79,6 +76,22 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         },
     },
 ];
+
+/// A part of the outermost dimension; one that may not be there only where every run needs it.
+fn accepts_part(module: &Module, node: &Node) -> Result<(), String> {
+    let Slice { axis, end, .. } = slice(node);
+    if *axis != 0 {
+        return Err(format!("takes axis 0 only, found {axis}"));
+    }
+    let fixed = |dim: Option<&Dim>| dim.and_then(Dim::fixed);
+    let size = fixed(module.value(node.inputs[0]).shape.first());
+    let is_there = fixed(Some(end)).zip(size).is_some_and(|(end, size)| end <= size);
+    let is_choice = |node: &Node| matches!(node.operation, Operation::Choose);
+    if is_there || !module.nodes.iter().any(is_choice) {
+        return Ok(());
+    }
+    Err("takes entries that are there, where a run may not need them".to_owned())
+}
 
 pub(crate) fn slice(node: &Node) -> &Slice {
     match &node.operation {

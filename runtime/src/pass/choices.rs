@@ -4,82 +4,112 @@
 
 use std::collections::BTreeMap;
 
-use graph::op::{Argument, Subgraph};
+use graph::op::{Argument, If, Integer, Subgraph};
 use graph::{Dim, Op, ValueType};
 
-use super::sizes;
+use super::sizes::{self, Numbers};
 use crate::module::{Id, Module, Node, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
-    let mut fired = 0;
-    let mut index = 0;
-    while index < module.nodes.len() {
-        // Choices inside a branch come in the place of the one around it.
-        match inline(module, index) {
-            Some(()) => fired += 1,
-            None => index += 1,
-        }
+    let is_choice = |node: &Node| matches!(node.operation, Operation::Graph(Op::If(_)));
+    if !module.nodes.iter().any(is_choice) {
+        return 0;
     }
+    let (shapes, numbers) = sizes::infer(module);
+    let is_dynamic = shapes.iter().any(|shape| shape.contains(&Dim::Unknown));
+    for (value, shape) in module.values.iter_mut().zip(shapes) {
+        value.shape = shape;
+    }
+    let nodes = std::mem::take(&mut module.nodes);
+    let mut inlining = Inlining { module, numbers, is_dynamic, nodes: Vec::new(), fired: 0 };
+    nodes.into_iter().for_each(|node| inlining.take(node));
+    let Inlining { nodes, fired, .. } = inlining;
+    module.nodes = nodes;
     fired
 }
 
-/// Replaces a choice; `None` where the node is none, or sizes would not be known any more.
-fn inline(module: &mut Module, index: usize) -> Option<()> {
-    let Node { name, operation, inputs, output, .. } = module.nodes[index].clone();
-    let Operation::Graph(Op::If(choice)) = operation else { return None };
-    let (&condition, read) = inputs.split_first()?;
-    let (then_inputs, else_inputs) = read.split_at_checked(choice.then_branch.inputs.len())?;
-    let branches =
-        [("then", &choice.then_branch, then_inputs), ("else", &choice.else_branch, else_inputs)];
-    let types = branches.map(|(_, branch, inputs)| types(module, branch, inputs));
-    let [Some(then_types), Some(else_types)] = types else { return None };
-    let mut nodes = Vec::new();
-    let mut results = vec![condition];
-    for ((side, branch, inputs), types) in branches.into_iter().zip([then_types, else_types]) {
-        let prefix = format!("{name}/{side}/");
-        let result = write(module, &mut nodes, &prefix, (branch, types), inputs)?;
-        results.push(result);
-    }
-    let operation = Operation::Choose;
-    nodes.push(Node { name, operation, inputs: results, output, fused_from: Vec::new() });
-    module.nodes.splice(index..=index, nodes);
-    Some(())
+/// Nodes that come to stand one after another.
+struct Inlining<'m> {
+    /// Without its nodes.
+    module: &'m mut Module,
+    numbers: Numbers,
+    /// Whether sizes depend on values anyway.
+    is_dynamic: bool,
+    nodes: Vec<Node>,
+    fired: usize,
 }
 
-/// Types of the nodes of a branch; `None` where it hides sizes that the rest of the module does not.
-fn types(module: &Module, branch: &Subgraph, inputs: &[Id]) -> Option<Vec<ValueType>> {
-    let numbers = sizes::integers(module);
-    let given: Vec<ValueType> = inputs.iter().map(|&id| module.value(id).value_type()).collect();
-    let argument = |(value_type, id)| Argument {
-        value_type,
-        constant: module.constant(id),
-        integers: numbers.get(&id).map(Vec::as_slice),
-    };
-    let arguments: Vec<Argument<'_>> =
-        given.iter().zip(inputs.iter().copied()).map(argument).collect();
-    let types = branch.node_types(&arguments).ok()?;
-    let is_known = |value_type: &ValueType| !value_type.shape.contains(&Dim::Unknown);
-    (module.is_dynamic() || types.iter().all(is_known)).then_some(types)
-}
+/// What is known of the nodes of a branch.
+type Known = Vec<(ValueType, Option<Vec<Integer>>)>;
 
-/// Appends the nodes of a branch, and gives its result.
-fn write(
-    module: &mut Module,
-    nodes: &mut Vec<Node>,
-    prefix: &str,
-    (branch, types): (&Subgraph, Vec<ValueType>),
-    inputs: &[Id],
-) -> Option<Id> {
-    let mut ids: BTreeMap<&str, Id> =
-        branch.inputs.iter().map(String::as_str).zip(inputs.iter().copied()).collect();
-    for (node, ValueType { dtype, shape }) in branch.nodes.iter().zip(types) {
-        let name = format!("{prefix}{}", node.name);
-        let inputs = node.inputs.iter().map(|name| ids.get(name.as_str()).copied());
-        let inputs = inputs.collect::<Option<_>>()?;
-        let output = module.add_value(name.clone(), dtype, shape);
-        let operation = Operation::Graph(node.op.clone());
-        nodes.push(Node { name, operation, inputs, output, fused_from: Vec::new() });
-        ids.insert(&node.name, output);
+impl Inlining<'_> {
+    /// Takes a node as it is, or what a choice stands for.
+    fn take(&mut self, node: Node) {
+        let parts = match &node.operation {
+            Operation::Graph(Op::If(choice)) => self.parts(choice, &node.inputs),
+            _ => None,
+        };
+        let (Some([then_known, else_known]), Operation::Graph(Op::If(choice))) =
+            (parts, &node.operation)
+        else {
+            self.nodes.push(node);
+            return;
+        };
+        let (then_inputs, else_inputs) = node.inputs[1..].split_at(choice.then_branch.inputs.len());
+        let prefix = |side: &str| format!("{}/{side}/", node.name);
+        let a = self.write(&prefix("then"), (&choice.then_branch, then_known), then_inputs);
+        let b = self.write(&prefix("else"), (&choice.else_branch, else_known), else_inputs);
+        let inputs = vec![node.inputs[0], a, b];
+        self.nodes.push(Node { operation: Operation::Choose, inputs, ..node });
+        self.fired += 1;
     }
-    ids.get(branch.outputs.first()?.as_str()).copied()
+
+    /// What is known of both branches; `None` where they are not as the operator says, or hide sizes that
+    /// the rest of the module does not.
+    fn parts(&self, choice: &If, inputs: &[Id]) -> Option<[Known; 2]> {
+        let (_, read) = inputs.split_first()?;
+        let (then_inputs, else_inputs) = read.split_at_checked(choice.then_branch.inputs.len())?;
+        Some([
+            self.known(&choice.then_branch, then_inputs)?,
+            self.known(&choice.else_branch, else_inputs)?,
+        ])
+    }
+
+    fn known(&self, branch: &Subgraph, inputs: &[Id]) -> Option<Known> {
+        let module = &*self.module;
+        let given: Vec<ValueType> =
+            inputs.iter().map(|&id| module.value(id).value_type()).collect();
+        let argument = |(value_type, id)| Argument {
+            value_type,
+            constant: module.constant(id),
+            integers: self.numbers.get(&id).map(Vec::as_slice),
+        };
+        let arguments: Vec<Argument<'_>> =
+            given.iter().zip(inputs.iter().copied()).map(argument).collect();
+        let known = branch.of_nodes(&arguments).ok()?;
+        let names = branch.inputs.iter().chain(branch.nodes.iter().map(|node| &node.name));
+        let has_result =
+            branch.outputs.first().is_some_and(|name| names.clone().any(|n| n == name));
+        let is_known = |(value_type, _): &(ValueType, _)| !value_type.shape.contains(&Dim::Unknown);
+        (has_result && (self.is_dynamic || known.iter().all(is_known))).then_some(known)
+    }
+
+    /// Takes the nodes of a branch, and gives its result.
+    fn write(&mut self, prefix: &str, (branch, known): (&Subgraph, Known), inputs: &[Id]) -> Id {
+        let mut ids: BTreeMap<&str, Id> =
+            branch.inputs.iter().map(String::as_str).zip(inputs.iter().copied()).collect();
+        for (node, (ValueType { dtype, shape }, numbers)) in branch.nodes.iter().zip(known) {
+            let name = format!("{prefix}{}", node.name);
+            // Types were inferred by these names.
+            let inputs = node.inputs.iter().map(|name| ids[name.as_str()]).collect();
+            let output = self.module.add_value(name.clone(), dtype, shape);
+            if let Some(numbers) = numbers {
+                self.numbers.insert(output, numbers);
+            }
+            let operation = Operation::Graph(node.op.clone());
+            self.take(Node { name, operation, inputs, output, fused_from: Vec::new() });
+            ids.insert(&node.name, output);
+        }
+        ids[branch.outputs[0].as_str()]
+    }
 }

@@ -1,16 +1,22 @@
-//! Computes nodes whose inputs are all constants, once. Dequantizations are left alone: the
-//! integer passes need to see them.
+//! Computes nodes whose inputs are all constants, once, and makes choices that follow. Dequantizations are
+//! left alone: the integer passes need to see them.
 
 use graph::{Bindings, Op, Tensor};
 
+use super::no_ops::drop_same;
 use super::repeat;
 use crate::module::{Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
-    repeat(module, |module, index| {
-        let keep = matches!(module.nodes[index].operation, Operation::Graph(Op::Dequantize(_)));
-        !keep && fold(module, index)
-    })
+    let fired = repeat(module, |module, index| match &module.nodes[index].operation {
+        Operation::Graph(Op::Dequantize(_)) => false,
+        Operation::Choose => drop_same(module, index),
+        _ => fold(module, index),
+    });
+    if fired > 0 {
+        module.sweep();
+    }
+    fired
 }
 
 /// Bytes of a value that may follow from a few numbers: a short file could ask for any memory.

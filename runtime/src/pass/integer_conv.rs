@@ -11,6 +11,10 @@ use super::channels_last::{Move, has_known_images, moved};
 use super::integer_linear::{activation, constant_weight, row_sums_fit};
 use crate::module::{ChannelsLast, Id, IntegerConv, IntegerLinear, Module, Node, Operation};
 
+/// Most elements of a filter that sees one channel: it lies in memory some hundred times, in columns that
+/// windows share.
+const MOST_TAPS: usize = 1 << 10;
+
 pub(super) fn run(module: &mut Module) -> usize {
     // One number at a time is slower than many floats.
     if module.cpu.tier() == Tier::Portable {
@@ -50,7 +54,8 @@ fn found(module: &Module, index: usize) -> Option<Found> {
     let next = module.only_consumer(node.output).map(|next| &module.nodes[next].operation);
     // Of several groups, those of single channels, where floats are not as fast.
     let is_depthwise = inner == 1 && outputs == op.groups;
-    let fits = (op.groups == 1 || is_depthwise && module.cpu.tier() >= Tier::Avx512)
+    let is_depthwise = is_depthwise && row_len <= MOST_TAPS && module.cpu.tier() >= Tier::Avx512;
+    let fits = (op.groups == 1 || is_depthwise)
         && matches!(op.window.kernel.len(), 1 | 2)
         && has_known_images(&module.value(x.quantized).shape)
         && bias.iter().all(|&id| module.value(id).dtype == DType::F32)

@@ -7,10 +7,11 @@ use super::repeat;
 use crate::module::{Id, Module, Node, Operation, same_sizes};
 
 pub(super) fn run(module: &mut Module) -> usize {
-    repeat(module, rewrite)
+    repeat(module, drop_same)
 }
 
-fn rewrite(module: &mut Module, index: usize) -> bool {
+/// Drops one node, where it gives an input as it is.
+pub(super) fn drop_same(module: &mut Module, index: usize) -> bool {
     let output = module.nodes[index].output;
     let Some(input) = same(module, &module.nodes[index]) else { return false };
     // An output keeps its own name and value.

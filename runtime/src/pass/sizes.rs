@@ -44,7 +44,7 @@ pub(super) fn integers(module: &Module) -> Numbers {
 }
 
 /// The shape of every value as far as it can be known before a run, and the known numbers.
-fn infer(module: &Module) -> (Vec<Vec<Dim>>, Numbers) {
+pub(super) fn infer(module: &Module) -> (Vec<Vec<Dim>>, Numbers) {
     let mut types: Vec<ValueType> = module.values.iter().map(Value::value_type).collect();
     let mut known = Numbers::new();
     for (index, value) in module.values.iter().enumerate() {
@@ -53,7 +53,18 @@ fn infer(module: &Module) -> (Vec<Vec<Dim>>, Numbers) {
         }
     }
     for node in &module.nodes {
-        let Operation::Graph(op) = &node.operation else { continue };
+        let op = match &node.operation {
+            Operation::Graph(op) => op,
+            Operation::Choose => {
+                let [a, b] = [1, 2].map(|side| types[node.inputs[side].0].shape.clone());
+                let output = &mut types[node.output.0].shape;
+                if a == b && a.len() == output.len() {
+                    *output = a;
+                }
+                continue;
+            }
+            _ => continue,
+        };
         let argument = |id: &Id| Argument {
             value_type: &types[id.0],
             constant: module.constant(*id),

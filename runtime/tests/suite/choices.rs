@@ -1,6 +1,6 @@
 //! Branches that run when they are chosen.
 
-use graph::op::{Gather, If, Slice, Subgraph, SubgraphNode};
+use graph::op::{Cast, Gather, If, Reduce, ReduceKind, Slice, Subgraph, SubgraphNode};
 use graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, reference};
 use runtime::{CompileOptions, Level, compile};
 
@@ -104,29 +104,86 @@ fn the_pass_can_be_disabled() {
     assert!(model.explain().nodes.iter().any(|node| node.operation == "If"));
 }
 
-/// What both sides need runs whichever is chosen, also where a pass found that it is the same.
+/// What two choices of one condition need is computed once; what its two sides need by itself is not, since
+/// it would run always.
 #[test]
-fn what_both_sides_need_is_shared() {
+fn work_is_shared_under_one_condition() {
     let mut graph = Graph::new("shared");
-    let [x, a, _, w, _] = inputs(&mut graph);
+    let [x, a, b, w, _] = inputs(&mut graph);
     let nodes = |last: Op| -> [(&'static str, Op, &'static [&'static str]); 2] {
         [("product", Op::MatMul, &["x", "w"]), ("last", last, &["product"])]
     };
-    let op = Op::If(If {
-        then_branch: branch(&["x", "w"], &nodes(Op::Relu), "last"),
-        else_branch: branch(&["x", "w"], &nodes(Op::Tanh), "last"),
-    });
-    let y = graph.add_node("y", op, &[a, x, w, x, w]).unwrap();
-    graph.set_outputs(&[y]);
+    let mut choice = |name: &str, [then_op, else_op]: [Op; 2]| {
+        let op = Op::If(If {
+            then_branch: branch(&["x", "w"], &nodes(then_op), "last"),
+            else_branch: branch(&["x", "w"], &nodes(else_op), "last"),
+        });
+        graph.add_node(name, op, &[a, x, w, x, w]).unwrap()
+    };
+    let y = choice("y", [Op::Relu, Op::Tanh]);
+    let z = choice("z", [Op::Tanh, Op::Relu]);
+    graph.set_outputs(&[y, z, b]);
     let model = compile(&graph, &options(Level::O1)).unwrap();
     let products = model.explain().nodes.iter().filter(|node| node.operation == "MatMul").count();
-    assert_eq!(products, 1);
+    assert_eq!(products, 2);
     for holds in [true, false] {
         let inputs = [("x", numbers(&[2, 8], 3, 1.0)), ("a", Tensor::scalar(holds))];
         let inputs = [&inputs[..], &[("b", Tensor::scalar(holds))]].concat();
         let expected = reference::evaluate(&graph, &inputs).unwrap();
         assert_close(&run(&model, &inputs), &expected, 1e-5);
     }
+}
+
+/// A part that is not there keeps no run from the other side.
+#[test]
+fn views_of_the_other_side_do_not_matter() {
+    let mut graph = Graph::new("views");
+    let [x, a, b, ..] = inputs(&mut graph);
+    let second = Op::Slice(Slice { axis: 0, start: 1, end: Dim::Fixed(2) });
+    let mean = Reduce {
+        kind: ReduceKind::Mean,
+        axes: Some(vec![0]),
+        keep_dims: true,
+        empty_means_none: false,
+    };
+    let op = Op::If(If {
+        then_branch: branch(&["x"], &[("second", second, &["x"])], "second"),
+        else_branch: branch(&["x"], &[("mean", Op::Reduce(mean), &["x"])], "mean"),
+    });
+    let y = graph.add_node("y", op, &[a, x, x]).unwrap();
+    graph.set_outputs(&[y, b]);
+    let model = compile(&graph, &options(Level::O3)).unwrap();
+    for (holds, rows) in [(false, 1), (true, 2), (false, 3)] {
+        let inputs = [
+            ("x", numbers(&[rows, 8], 3, 1.0)),
+            ("a", Tensor::scalar(holds)),
+            ("b", Tensor::scalar(holds)),
+        ];
+        let expected = reference::evaluate(&graph, &inputs).unwrap();
+        assert_close(&run(&model, &inputs), &expected, 1e-5);
+    }
+}
+
+/// A condition that folds leaves one side alone.
+#[test]
+fn choices_that_are_made_go() {
+    let mut graph = Graph::new("made");
+    let [x, a, b, w, v] = inputs(&mut graph);
+    let yes = graph.add_weight("yes", Tensor::scalar(1f32)).unwrap();
+    let to = Op::Cast(Cast { to: DType::Bool });
+    let condition = graph.add_node("condition", to, &[yes]).unwrap();
+    let product = [("product", Op::MatMul, &["x", "w"][..])];
+    let op = Op::If(If {
+        then_branch: branch(&["x", "w"], &product, "product"),
+        else_branch: branch(&["x", "w"], &product, "product"),
+    });
+    let chosen = graph.add_node("chosen", op, &[condition, x, w, x, v]).unwrap();
+    let y = graph.add_node("y", Op::Relu, &[chosen]).unwrap();
+    graph.set_outputs(&[y, a, b]);
+    let model = compile(&graph, &options(Level::O1)).unwrap();
+    let kinds: Vec<&str> =
+        model.explain().nodes.iter().map(|node| node.operation.as_str()).collect();
+    assert_eq!(kinds, ["MatMul", "Relu"]);
 }
 
 /// Branches of different sizes: nothing is planned then, and still only one side runs.

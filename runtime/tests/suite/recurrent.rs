@@ -2,9 +2,9 @@
 
 use graph::op::{
     Activation, ActivationKind, Cell, Direction, Pad, PadMode, Recurrent, RecurrentInput,
-    RecurrentOutput,
+    RecurrentOutput, ReshapeTo,
 };
-use graph::{Dim, Op, Tensor};
+use graph::{DType, Dim, Graph, Op, Tensor};
 
 use crate::{Sketch, check, numbers};
 
@@ -73,6 +73,42 @@ fn recurrent_layers() {
         }
     }
     check_layer(Cell::Lstm { input_forget: false }, LastCell, true, "lstm.f32");
+}
+
+/// Times that only a run tells, and weights that were packed.
+#[test]
+fn sequences_of_unknown_length() {
+    let mut graph = Graph::new("unknown");
+    let x = graph.add_input("x", DType::F32, vec![Dim::symbol("all")]).unwrap();
+    let sizes = graph.add_input("sizes", DType::I64, vec![3.into()]).unwrap();
+    let mut sketch = Sketch { graph };
+    let rows = 4 * HIDDEN;
+    let w = sketch.weight(numbers(&[1, rows, INPUTS], 1, 0.4));
+    let r = sketch.weight(numbers(&[1, rows, HIDDEN], 2, 0.4));
+    let x = sketch.node(Op::ReshapeTo(ReshapeTo { allow_zero: false }), &[x, sizes]);
+    let kinds = [ActivationKind::Sigmoid, ActivationKind::Tanh, ActivationKind::Tanh];
+    let op = Op::Recurrent(Recurrent {
+        cell: Cell::Lstm { input_forget: false },
+        directions: vec![Direction::Forward],
+        hidden: HIDDEN,
+        activations: functions(&kinds, 1),
+        clip: None,
+        batch_first: false,
+        optional: Vec::new(),
+        output: RecurrentOutput::States,
+    });
+    let y = sketch.node(op, &[x, w, r]);
+    let graph = sketch.finish(&[y]);
+    let sizes = Tensor::new(&[3], vec![4i64, 2, INPUTS as i64]).unwrap();
+    let model =
+        check(&graph, &[("x", numbers(&[8 * INPUTS], 3, 1.0)), ("sizes", sizes.clone())], 5e-6);
+    assert!(model.explain().dynamic);
+    assert_eq!(model.explain().nodes.last().unwrap().kernel, "lstm.f32");
+    // Inputs that do not fit the weights.
+    let sizes = Tensor::new(&[3], vec![4i64, INPUTS as i64, 2]).unwrap();
+    let x = numbers(&[8 * INPUTS], 3, 1.0);
+    let error = model.session().run(&[("x", &x), ("sizes", &sizes)]).unwrap_err();
+    assert!(error.to_string().contains("do not fit"), "{error}");
 }
 
 #[test]

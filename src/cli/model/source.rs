@@ -105,22 +105,29 @@ impl Source {
         let bare = |model| Opened { model, package: None, bound: Vec::new() };
         if !path.is_dir() {
             // Once they are fixed, dimensions have no names; some models are read only with them fixed.
-            let (mut bindings, mut bound) = (self.bindings(), Vec::new());
+            let (mut options, mut bound) = (ImportOptions::default(), Vec::new());
             if !(self.bind.is_empty() && inputs.is_empty()) {
                 let open = onnx::import_inputs(path)?;
                 self.refuse_unknown(&open)?;
+                let dimensions = samples::open_dimensions(&open);
+                // A number is one only where no dimension has its name.
+                let is_number = |name: &String| {
+                    !dimensions.contains(name) && numbers(&open).any(|number| number == name)
+                };
+                (options.numbers, options.bindings) =
+                    self.bindings().into_iter().partition(|(name, _)| is_number(name));
                 for (name, size) in sizes_of(&open, inputs) {
-                    bindings.entry(name).or_insert(size);
+                    options.bindings.entry(name).or_insert(size);
                 }
                 for (name, number) in numbers_of(&open, inputs) {
                     // What is given twice is refused with the other inputs.
-                    if !bindings.contains_key(&name) {
-                        bindings.insert(name.clone(), number);
+                    if !options.numbers.contains_key(&name) {
+                        options.numbers.insert(name.clone(), number);
                         bound.push(name);
                     }
                 }
             }
-            let graph = onnx::import(path, &ImportOptions { bindings })?;
+            let graph = onnx::import(path, &options)?;
             let (tokenizer_json, max_length) = match &self.tokenizer {
                 Some(file) => {
                     let read = fs::read(file);

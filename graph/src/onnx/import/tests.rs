@@ -38,7 +38,8 @@ fn what_was_exported_comes_back_with_the_same_answers() {
 fn bound_dimensions_become_fixed() {
     let bytes = onnx::export(&encoder()).unwrap();
     let bindings = [("sequence".to_owned(), 3)].into_iter().collect();
-    let back = import_bytes(&bytes, None, &ImportOptions { bindings }).unwrap();
+    let back = import_bytes(&bytes, None, &ImportOptions { bindings, ..ImportOptions::default() })
+        .unwrap();
     let shape = &back.value_type(back.inputs()[0]).shape;
     assert_eq!(shape, &[Dim::symbol("batch"), Dim::Fixed(3)]);
 }
@@ -54,7 +55,7 @@ fn dimensions_are_bound_by_either_name() {
     }
     for name in ["1", "_1"] {
         let bindings = [(name.to_owned(), 3)].into_iter().collect();
-        let options = ImportOptions { bindings };
+        let options = ImportOptions { bindings, ..ImportOptions::default() };
         let back = import_bytes(&model.encode_to_vec(), None, &options).unwrap();
         let shape = &back.value_type(back.inputs()[0]).shape;
         assert_eq!(shape, &[Dim::symbol("batch"), Dim::Fixed(3)], "{name}");

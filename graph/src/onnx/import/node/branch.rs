@@ -158,14 +158,15 @@ impl<'a> NodeContext<'_, 'a> {
         let graph = &branch.graph;
         for (_, node) in graph.nodes().rev().collect::<Vec<_>>() {
             if needed.remove(&node.output) {
+                // What is computed for several outputs is written as often.
+                let inner = node.op.subgraphs().into_iter().map(Subgraph::count);
+                self.importer.count_nodes(1 + inner.sum::<usize>())?;
                 needed.extend(&node.inputs);
                 let inputs = node.inputs.iter().map(|&id| name(graph, id)).collect();
                 nodes.push(SubgraphNode { name: node.name.clone(), op: node.op.clone(), inputs });
             }
         }
         nodes.reverse();
-        // What is computed for several outputs is written as often.
-        self.importer.count_nodes(nodes.len())?;
         let mut inputs: Vec<String> = branch.formals.iter().map(|&id| name(graph, id)).collect();
         let outputs = outputs.iter().map(|&id| name(graph, id)).collect();
         let mut outside = Vec::new();

@@ -82,6 +82,8 @@ fn stft(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
         (None, Some(window)) => window.len(),
         (None, None) => return Err(node.invalid("expected a window or a length of frames")),
     };
+    let count = frequencies(length, node.flag("onesided", true));
+    refuse_large(node, length, count)?;
     let window = window.unwrap_or_else(|| vec![1.0; length]);
     if window.len() != length {
         let found = window.len();
@@ -91,8 +93,6 @@ fn stft(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     if !matches!(shape.as_slice(), [_, _] | [_, _, Dim::Fixed(1)]) {
         return Err(node.unsupported("a complex signal, or one without a batch"));
     }
-    let count = frequencies(length, node.flag("onesided", true));
-    refuse_large(node, length, count)?;
     let element = |place: usize| {
         let (part, row, entry) = (place / (count * length), place / length % count, place % length);
         (factor(length, entry, row)[part] * f64::from(window[entry])) as f32

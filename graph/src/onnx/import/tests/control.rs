@@ -187,8 +187,8 @@ fn integers_that_are_given_decide() {
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, model.encode_to_vec()).unwrap();
     let read = |n: usize| {
-        let bindings = [("n".to_owned(), n)].into_iter().collect();
-        onnx::import(&path, &super::ImportOptions { bindings })
+        let numbers = [("n".to_owned(), n)].into_iter().collect();
+        onnx::import(&path, &super::ImportOptions { numbers, ..Default::default() })
     };
     for (n, expected) in [(1, DType::F32), (0, DType::I64)] {
         let graph = read(n).unwrap();

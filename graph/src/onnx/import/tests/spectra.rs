@@ -147,6 +147,10 @@ fn what_cannot_be_a_product_is_named() {
     assert!(half.contains("(DFT)") && half.contains("half of a transform"), "{half}");
     let large = refused(&transform(&[1, 1 << 20, 1], 1, [0, 0], 1 << 20));
     assert!(large.contains("1048576 entries"), "{large}");
+    let constants = vec![integer("step", 1), integer("length", 1 << 62)];
+    let frames = node("STFT", &["x", "step", "", "length"], &["y"]);
+    let large = refused(&single(frames, &[1, 5, 1], constants));
+    assert!(large.contains("(STFT)") && large.contains("entries"), "{large}");
     let zero = refused(&transform(&[1, 5, 1], 1, [0, 0], 0));
     assert!(zero.contains("not a constant above 0"), "{zero}");
 }
