@@ -85,7 +85,7 @@ pub use slice_by::{Entries, SliceBy, Split};
 pub use softmax::SoftmaxRelative;
 pub use squeeze_by::{SqueezeBy, UnsqueezeBy};
 pub(crate) use subgraph::Known;
-pub use subgraph::{Subgraph, SubgraphNode};
+pub use subgraph::{Computed, Subgraph, SubgraphNode};
 pub use unary::Unary;
 pub use window::{Padding, Rounding, Window, WindowAxis};
 

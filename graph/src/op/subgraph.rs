@@ -35,6 +35,15 @@ pub struct SubgraphNode {
     pub inputs: Vec<String>,
 }
 
+/// What is known of what a node of a subgraph computes.
+#[derive(Clone, Debug)]
+pub struct Computed {
+    /// Element type and shape.
+    pub value_type: ValueType,
+    /// The numbers of an integer value of rank 0 or 1, as far as they are known.
+    pub integers: Option<Vec<Integer>>,
+}
+
 /// What is known of a value of a subgraph.
 pub(crate) struct Known<'a> {
     value_type: ValueType,
@@ -82,21 +91,18 @@ impl Subgraph {
         types.collect()
     }
 
-    /// Types of what its nodes compute, in their order, and the numbers of those whose are known.
+    /// What is known of what its nodes compute, in their order.
     ///
     /// # Errors
     ///
     /// When a node refuses its inputs, or a name is unknown or used twice.
-    pub fn of_nodes(
-        &self,
-        arguments: &[Argument<'_>],
-    ) -> Result<Vec<(ValueType, Option<Vec<Integer>>)>, String> {
+    pub fn of_nodes(&self, arguments: &[Argument<'_>]) -> Result<Vec<Computed>, String> {
         let mut values = self.known(arguments)?;
         let known = |node: &SubgraphNode| {
             let Known { value_type, integers, .. } = values
                 .remove(node.name.as_str())
                 .ok_or_else(|| format!("the name `{}` is unknown", node.name))?;
-            Ok((value_type, integers))
+            Ok(Computed { value_type, integers })
         };
         self.nodes.iter().map(known).collect()
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use graph::op::{Argument, If, Integer, Subgraph};
+use graph::op::{Argument, Computed, If, Subgraph};
 use graph::{Dim, Op, ValueType};
 
 use super::sizes::{self, Numbers};
@@ -40,7 +40,7 @@ struct Inlining<'m> {
 }
 
 /// What is known of the nodes of a branch.
-type Known = Vec<(ValueType, Option<Vec<Integer>>)>;
+type Known = Vec<Computed>;
 
 impl Inlining<'_> {
     /// Takes a node as it is, or what a choice stands for.
@@ -90,7 +90,7 @@ impl Inlining<'_> {
         let names = branch.inputs.iter().chain(branch.nodes.iter().map(|node| &node.name));
         let has_result =
             branch.outputs.first().is_some_and(|name| names.clone().any(|n| n == name));
-        let is_known = |(value_type, _): &(ValueType, _)| !value_type.shape.contains(&Dim::Unknown);
+        let is_known = |computed: &Computed| !computed.value_type.shape.contains(&Dim::Unknown);
         (has_result && (self.is_dynamic || known.iter().all(is_known))).then_some(known)
     }
 
@@ -98,13 +98,14 @@ impl Inlining<'_> {
     fn write(&mut self, prefix: &str, (branch, known): (&Subgraph, Known), inputs: &[Id]) -> Id {
         let mut ids: BTreeMap<&str, Id> =
             branch.inputs.iter().map(String::as_str).zip(inputs.iter().copied()).collect();
-        for (node, (ValueType { dtype, shape }, numbers)) in branch.nodes.iter().zip(known) {
+        for (node, Computed { value_type, integers }) in branch.nodes.iter().zip(known) {
+            let ValueType { dtype, shape } = value_type;
             let name = format!("{prefix}{}", node.name);
             // Types were inferred by these names.
             let inputs = node.inputs.iter().map(|name| ids[name.as_str()]).collect();
             let output = self.module.add_value(name.clone(), dtype, shape);
-            if let Some(numbers) = numbers {
-                self.numbers.insert(output, numbers);
+            if let Some(integers) = integers {
+                self.numbers.insert(output, integers);
             }
             let operation = Operation::Graph(node.op.clone());
             self.take(Node { name, operation, inputs, output, fused_from: Vec::new() });
