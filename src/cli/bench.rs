@@ -84,7 +84,10 @@ impl Bench {
         let mut session = compiled.session();
         let mut run = || -> anyhow::Result<Duration> {
             let start = Instant::now();
-            session.run_borrowed(&inputs).context("the model does not run on made-up inputs")?;
+            session.run_borrowed(&inputs).with_context(|| {
+                let at = if sizes.is_empty() { String::new() } else { format!(" with {sizes}") };
+                format!("the model does not run on made-up inputs{at}; --bind gives other sizes")
+            })?;
             Ok(start.elapsed())
         };
         let wrong = |error| Failure::Other(error, WRONG);

@@ -213,7 +213,15 @@ fn golden(model: &ModelFolder) -> Result<Golden> {
         let made = samples::inputs(&model.graph, &bindings, size as u64);
         inputs.push(made.map_err(anyhow::Error::msg)?);
     }
-    Golden::evaluate(&model.graph, inputs).context("the model does not run on made-up inputs")
+    Golden::evaluate(&model.graph, inputs).with_context(|| {
+        let advice = if open.is_empty() {
+            String::new()
+        } else {
+            let (open, runs) = (open.join(", "), &GOLDEN_SIZES);
+            format!(" whose open dimensions ({open}) have sizes {runs:?}; give others with --bind")
+        };
+        format!("the model does not run on made-up inputs{advice}")
+    })
 }
 
 fn text(report: &Report) -> String {
