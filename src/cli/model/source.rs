@@ -241,14 +241,15 @@ fn numbers_of(graph: &graph::Graph, inputs: &[(&str, &Tensor)]) -> Vec<(String, 
 }
 
 /// Sizes for every open dimension of a model: those given, else 1 for batches and `default` for
-/// the others.
+/// the others. What has no name is called by its input and its place, the first of which is a batch.
 pub(in crate::cli) fn sizes(
     graph: &graph::Graph,
     given: &BTreeMap<String, usize>,
     default: usize,
 ) -> (Bindings, String) {
+    let is_batch = |name: &str| name.contains("batch") || name.ends_with(".0");
     let size = |name: &String| {
-        given.get(name).copied().unwrap_or(if name.contains("batch") { 1 } else { default })
+        given.get(name).copied().unwrap_or(if is_batch(name) { 1 } else { default })
     };
     let sizes: Vec<(String, usize)> = samples::open_dimensions(graph)
         .into_iter()
