@@ -3,7 +3,7 @@
 //! and written without leaving the registers.
 
 use std::arch::x86_64::*;
-use std::mem;
+use std::{array, mem};
 
 use super::linear::Product;
 use super::output::Target;
@@ -13,6 +13,9 @@ use crate::wide::{self, AT_ONCE, Rounding};
 
 /// Most rows of a tile over all tiers.
 const MOST_ROWS: usize = 16;
+
+/// Panels that are finished at once: their bytes make a line of the cache.
+pub(super) const FOUR: usize = 4;
 
 /// What is applied to sums in registers.
 const IDENTITY: u8 = 0;
@@ -136,6 +139,46 @@ impl<'a> Epilogue<'a> {
         }
     }
 
+    /// [`Self::finish`] of four neighbouring panels at once, whose sums follow each other, where the result
+    /// is int8 and all their columns are there; says whether they were.
+    ///
+    /// # Panics
+    /// When the tile ends behind the last row.
+    pub(super) fn finish_four(
+        panels: &[Self; FOUR],
+        product: &Product<'_>,
+        sums: &[[i32; PANEL]],
+        row: usize,
+    ) -> bool {
+        let rows = sums.len() / FOUR;
+        assert!(row + rows <= product.rows, "the tile ends inside the result");
+        let n = product.layer.weights.outputs();
+        let [first, .., last] = panels;
+        let column = first.panel * PANEL;
+        let are_there = last.panel + 1 == first.panel + FOUR && column + FOUR * PANEL <= n;
+        let (Target::Int8(y, _), Some(rounding), true) =
+            (&product.target, first.rounding, are_there)
+        else {
+            return false;
+        };
+        // SAFETY: only tiers that have AVX-512 come here. The rows and the columns (checked above) are in
+        // the result, whose length `Target::new` checked; jobs cover disjoint rectangles, so no other
+        // thread touches them.
+        unsafe {
+            let y = y.at(row * n + column);
+            match product.layer.activation {
+                Activation::Identity => write_rows::<IDENTITY>(panels, sums, rounding, y, n),
+                Activation::Relu => write_rows::<RELU>(panels, sums, rounding, y, n),
+                Activation::Gelu if product.has_coarse_gelu() => {
+                    write_rows::<COARSE_GELU>(panels, sums, rounding, y, n);
+                }
+                Activation::Gelu => write_rows::<GELU>(panels, sums, rounding, y, n),
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// Writes `width` elements of each row, rows `stride` elements apart.
     ///
     /// # Safety
@@ -229,26 +272,62 @@ impl<'a> Epilogue<'a> {
     }
 }
 
+/// Writes rows of four panels, whose sums follow each other, `stride` elements apart.
+///
+/// # Safety
+/// The elements of these rows can be written.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn write_rows<const ACTIVATION: u8>(
+    panels: &[Epilogue<'_>; FOUR],
+    sums: &[[i32; PANEL]],
+    rounding: Rounding,
+    y: *mut i8,
+    stride: usize,
+) {
+    let columns = panels.each_ref().map(|panel| panel.columns());
+    let rounder = rounding.rounder();
+    let rows = sums.len() / FOUR;
+    // Of four neighbours from each panel in turn, to those of one panel.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for row in 0..rows {
+        let scaled = array::from_fn(|panel| columns[panel].scaled(&sums[panel * rows + row]));
+        let values = rounder.round_four(activated::<ACTIVATION, FOUR>(scaled));
+        let values = _mm512_permutexvar_epi32(order, values);
+        // SAFETY: the caller's promise; a row has 64 bytes.
+        unsafe { _mm512_storeu_si512(y.add(row * stride).cast(), values) };
+    }
+}
+
+/// Numbers that an activation is applied to.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn activated<const ACTIVATION: u8, const N: usize>(values: [__m512; N]) -> [__m512; N] {
+    match ACTIVATION {
+        GELU => wide::gelu(values),
+        COARSE_GELU => wide::coarse_gelu(values),
+        // Where x is not a number, the second operand is taken.
+        RELU => values.map(|x| _mm512_max_ps(_mm512_setzero_ps(), x)),
+        _ => values,
+    }
+}
+
 impl Columns {
-    /// `(sums − offsets)·scales + bias` of some rows, rounded at each step as the other tiers do, and
-    /// activated.
+    /// `(sums − offsets)·scales + bias` of some rows, activated.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn values<const ACTIVATION: u8, const N: usize>(self, sums: &[[i32; PANEL]; N]) -> [__m512; N] {
-        let Self { offsets, scales, bias } = self;
-        let values = sums.each_ref().map(|sums| {
-            // SAFETY: the array has the 64 bytes that are read.
-            let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
-            let sums = offsets.map_or(sums, |offsets| _mm512_sub_epi32(sums, offsets));
-            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales);
-            bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias))
-        });
-        match ACTIVATION {
-            GELU => wide::gelu(values),
-            COARSE_GELU => wide::coarse_gelu(values),
-            // Where x is not a number, the second operand is taken.
-            RELU => values.map(|x| _mm512_max_ps(_mm512_setzero_ps(), x)),
-            _ => values,
-        }
+        activated::<ACTIVATION, N>(sums.each_ref().map(|sums| self.scaled(sums)))
+    }
+
+    /// `(sums − offsets)·scales + bias` of a row, rounded at each step as the other tiers do.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn scaled(&self, sums: &[i32; PANEL]) -> __m512 {
+        let Self { offsets, scales, bias } = *self;
+        // SAFETY: the array has the 64 bytes that are read.
+        let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+        let sums = offsets.map_or(sums, |offsets| _mm512_sub_epi32(sums, offsets));
+        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales);
+        bias.map_or(scaled, |bias| _mm512_add_ps(scaled, bias))
     }
 }
 
@@ -315,6 +394,56 @@ mod tests {
             assert!(rounded.iter().zip(&expected).all(near));
             let kinds: std::collections::BTreeSet<_> = expected.iter().collect();
             assert!(kinds.len() > 30, "{} values", kinds.len());
+        }
+    }
+
+    #[test]
+    fn four_panels_at_once_are_what_each_is() {
+        let Ok(cpu) = Cpu::with_tier(Tier::Avx512) else {
+            eprintln!("skipped: this CPU has no AVX-512");
+            return;
+        };
+        let (rows, n) = (5, 4 * PANEL + 8);
+        let weights = PackedWeights::new(&vec![1; 4 * n], [4, n], [n, 1]);
+        let scales: Vec<f32> = (0..n).map(|i| 0.011 + 0.0001 * i as f32).collect();
+        let bias: Vec<f32> = (0..n).map(|i| (i % 7) as f32 - 3.0).collect();
+        let x = Input::Int8 { x: &vec![0; 4 * rows], zero_point: 2 };
+        let sums: Vec<[i32; PANEL]> = (0..FOUR * rows)
+            .map(|row| {
+                std::array::from_fn(|lane| ((row * PANEL + lane) * 7919 % 2001) as i32 - 1000)
+            })
+            .collect();
+        let fine = Quantization { scale: 0.0037, zero_point: 5, min: -127, max: 126 };
+        let coarse = Quantization { scale: 0.07, ..fine };
+        let gelu = (Activation::Gelu, true);
+        let all = [(Activation::Identity, true), (Activation::Relu, true), gelu];
+        for ((activation, at_once), to) in all
+            .into_iter()
+            .chain([(Activation::Tanh, false)])
+            .flat_map(|a| [(a, fine), (a, coarse)])
+        {
+            let bias = Some(bias.as_slice());
+            let layer =
+                Layer { weights: &weights, scales: &scales, bias, activation, coarse: true };
+            let run = |y: &mut [i8], first: usize, four: bool| {
+                let product = Product::new(cpu, Source::Rows(x), rows, &layer, Output::Int8(y, to));
+                let panels = array::from_fn(|panel| Epilogue::of(&product, first + panel, 0));
+                if four {
+                    return Epilogue::finish_four(&panels, &product, &sums, 0);
+                }
+                for (panel, sums) in panels.iter().zip(sums.chunks_exact(rows)) {
+                    panel.finish(&product, sums, 0);
+                }
+                true
+            };
+            let (mut expected, mut found) = (vec![0; rows * n], vec![0; rows * n]);
+            run(&mut expected, 0, false);
+            assert_eq!(run(&mut found, 0, true), at_once, "{activation:?}");
+            // Columns of the last panel are not there.
+            assert!(!run(&mut vec![0; rows * n], 1, true));
+            if at_once {
+                assert_eq!(found, expected, "{activation:?} {to:?}");
+            }
         }
     }
 }

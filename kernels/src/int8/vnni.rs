@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::array;
 use std::ops::Range;
 
-use super::epilogue::Epilogue;
+use super::epilogue::{self, Epilogue};
 use super::linear::Product;
 use super::pack::{Columns, GROUP, PANEL};
 use crate::parallel::tiles;
@@ -16,7 +16,7 @@ use crate::parallel::tiles;
 pub(super) const ROWS: usize = 6;
 
 /// Panels of a tile.
-const PANELS: usize = 4;
+const PANELS: usize = epilogue::FOUR;
 
 /// What makes x unsigned.
 const ADDED: i32 = 128;
@@ -45,6 +45,9 @@ pub(super) fn block(
             // SAFETY: `linear` comes here only where a `Cpu` of tier `vnni` or above exists, that is
             // where `Tier::is_available` found its features.
             unsafe { tile(x, columns, sums) };
+            if Epilogue::finish_four(&epilogues, product, sums, row) {
+                continue;
+            }
             for (epilogue, sums) in epilogues.iter().zip(sums.chunks_exact(count)) {
                 epilogue.finish(product, sums, row);
             }
