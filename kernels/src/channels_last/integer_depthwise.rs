@@ -3,9 +3,8 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::interleaved::{self, Blocks, Results};
-use crate::activation::Activation;
 use crate::conv::Conv2d;
-use crate::int8::{Finish, Output};
+use crate::int8::{Finish, Layer, Output};
 use crate::parallel::{CHUNK, check_len, check_shape, for_each_row};
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;
@@ -62,27 +61,13 @@ impl PackedDepthwise {
     }
 }
 
-/// What is applied to each channel.
-#[derive(Clone, Copy, Debug)]
-pub struct IntegerFilters<'a> {
-    /// The filters.
-    pub weights: &'a PackedDepthwise,
-    /// Scale of the input times scale of the filter, `[channels]`.
-    pub scales: &'a [f32],
-    /// Added after scaling, `[channels]`.
-    pub bias: Option<&'a [f32]>,
-    /// Applied last.
-    pub activation: Activation,
-    /// Whether GELU may be coarse, see [`Layer::coarse`](crate::int8::Layer::coarse).
-    pub coarse: bool,
-}
-
 /// `y = activation((x − zero_point) ∗ weights · scales + bias)`, channel by channel, summed in `i32` without
 /// error; what lies outside of an image is 0. To the bit what [`integer_conv2d`](super::integer_conv2d())
 /// makes of filters that are 0 in all other channels.
 ///
 /// # Shapes
 /// - `x`: `[batch, height, width, channels]`
+/// - `layer`: scales and bias of each channel
 /// - `y`: `[batch, windows[0].output, windows[1].output, channels]`
 ///
 /// # Panics
@@ -91,24 +76,24 @@ pub fn integer_depthwise(
     cpu: Cpu,
     conv: &Conv2d,
     (x, zero_point): (&[i8], i8),
-    filters: &IntegerFilters<'_>,
+    layer: &Layer<'_, PackedDepthwise>,
     y: Output<'_>,
 ) {
     let Conv2d { batch, channels, outputs, groups, windows: [rows, columns] } = conv;
     conv.windows.iter().for_each(Slide::check);
     assert_eq!(
-        [groups, outputs, &filters.weights.channels],
+        [groups, outputs, &layer.weights.channels],
         [channels; 3],
         "integer_depthwise: expected as many groups, outputs and filters as channels"
     );
     let kernel = [rows.kernel, columns.kernel];
-    assert_eq!(filters.weights.kernel, kernel, "integer_depthwise: weights");
+    assert_eq!(layer.weights.kernel, kernel, "integer_depthwise: weights");
     check_shape("integer_depthwise: x", x.len(), &[*batch, rows.input, columns.input, *channels]);
-    check_len("integer_depthwise: scales", filters.scales.len(), *channels);
-    if let Some(bias) = filters.bias {
+    check_len("integer_depthwise: scales", layer.scales.len(), *channels);
+    if let Some(bias) = layer.bias {
         check_len("integer_depthwise: bias", bias.len(), *channels);
     }
-    let integers = Integers { cpu, conv, x, zero_point, filters };
+    let integers = Integers { cpu, conv, x, zero_point, layer };
     match y {
         Output::F32(y) => integers.rows(y, |y| Output::F32(y)),
         Output::Int8(y, to) => integers.rows(y, |y| Output::Int8(y, to)),
@@ -122,7 +107,7 @@ struct Integers<'a> {
     conv: &'a Conv2d,
     x: &'a [i8],
     zero_point: i8,
-    filters: &'a IntegerFilters<'a>,
+    layer: &'a Layer<'a, PackedDepthwise>,
 }
 
 impl Integers<'_> {
@@ -146,7 +131,7 @@ impl Integers<'_> {
 
     /// One row of the output of an image.
     fn row(&self, x: &[i8], row: usize, mut y: Output<'_>) {
-        let IntegerFilters { weights, scales, bias, activation, coarse } = *self.filters;
+        let Layer { weights, scales, bias, activation, coarse } = *self.layer;
         let Self { cpu, zero_point, .. } = *self;
         let finish = Finish { cpu, activation, coarse };
         #[cfg(target_arch = "x86_64")]

@@ -22,6 +22,6 @@ mod scale;
 pub use conv::{Filters, PackedFilters, conv2d, scratch_len};
 pub use conv_transpose::{conv_transpose2d, pack_transposed, transposed_scratch_len};
 pub use integer::{integer_conv2d, integer_scratch_len, pack_integer_filters};
-pub use integer_depthwise::{DEPTHWISE_PIECE, IntegerFilters, PackedDepthwise, integer_depthwise};
+pub use integer_depthwise::{DEPTHWISE_PIECE, PackedDepthwise, integer_depthwise};
 pub use pool::{global_pool, pool2d};
 pub use scale::scale_shift;

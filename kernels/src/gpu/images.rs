@@ -5,8 +5,8 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::activation::{Curve, activated};
-use super::linear::by_taps;
 use super::math::rounded_to_bf16;
+use super::weights::by_taps;
 use super::windows::{Windows, WindowsLaunch, area};
 use super::{Buffer, Floats, Gpu};
 use crate::{Activation, Conv2d, Pooling, Slide};

@@ -60,6 +60,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod weights;
 mod windows;
 
 pub use activation::activate;
@@ -73,11 +74,10 @@ pub use device::{Gpu, GpuError, Recording};
 pub use gather::{TableScales, gather_rows, gather_rows_int8};
 pub use global_pool::global_pool;
 pub use images::{GroupFilters, conv2d_of_groups, pool2d, scale_shift};
-pub use linear::{
-    Floats, IntegerLayer, Layer, Output, Weights, integer_linear, linear, linear_of_windows,
-};
+pub use linear::{Floats, IntegerLayer, Layer, Output, integer_linear, linear, linear_of_windows};
 pub use norm::{LayerNorm, layer_norm, softmax};
 pub use pair::{Pair, pairs};
 pub use quantize::{dequantize, dequantize_columns, quantize};
 pub use reduce::reduce_rows;
 pub use resample::{Samples, resample};
+pub use weights::Weights;

@@ -40,11 +40,12 @@ const FAR_BLOCK_ROWS: usize = 96;
 /// Bytes of weights of which a core keeps a part worth the name.
 const NEAR_WEIGHTS: usize = 1 << 20;
 
-/// A linear layer with int8 operands.
-#[derive(Clone, Copy, Debug)]
-pub struct Layer<'a> {
-    /// The weights, `[k, n]`, zero point 0.
-    pub weights: &'a PackedWeights,
+/// A layer with int8 operands: linear, `[k, n]`, or a convolution of single channels, whose weights are
+/// [packed](crate::channels_last::PackedDepthwise) in another way.
+#[derive(Debug)]
+pub struct Layer<'a, W = PackedWeights> {
+    /// The weights, zero point 0.
+    pub weights: &'a W,
     /// Scale of the input times scale of the column, `[n]`.
     pub scales: &'a [f32],
     /// Added after scaling, `[n]`.
@@ -56,6 +57,15 @@ pub struct Layer<'a> {
     /// another step, and layers behind multiply that.
     pub coarse: bool,
 }
+
+// References are copied whatever they refer to.
+impl<W> Clone for Layer<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Layer<'_, W> {}
 
 /// `y = activation((x − zero_point)·w · scales + bias)`, summed in `i32` without error.
 ///

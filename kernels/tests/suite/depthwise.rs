@@ -1,8 +1,7 @@
 //! Convolution of single channels in integers, against its definition and the dense convolution.
 
 use kernels::channels_last::{
-    IntegerFilters, PackedDepthwise, integer_conv2d, integer_depthwise, integer_scratch_len,
-    pack_integer_filters,
+    PackedDepthwise, integer_conv2d, integer_depthwise, integer_scratch_len, pack_integer_filters,
 };
 use kernels::int8::{Layer, Output, Quantization};
 use kernels::{Activation, Conv2d, Cpu, Slide};
@@ -72,7 +71,7 @@ impl Sample {
     fn run(&self, cpu: Cpu, activation: Activation, has_bias: bool, y: Output<'_>) {
         let Conv2d { channels, windows: [rows, columns], .. } = &self.conv;
         let kernel = [rows.kernel, columns.kernel];
-        let filters = IntegerFilters {
+        let filters = Layer {
             weights: &PackedDepthwise::new(&self.weight, *channels, kernel),
             scales: &self.scales,
             bias: has_bias.then_some(&self.bias[..]),

@@ -1,30 +1,20 @@
-//! Convolution, pooling and scaling of images whose channels are last: f32, and convolution in int8.
+//! Convolution, pooling and scaling of images whose channels are last, in f32.
 
 use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
 use graph::{DType, Dim};
 use kernels::channels_last::{self, Filters, PackedFilters};
 use kernels::float::PackedWeights;
-use kernels::int8;
 use kernels::peaks::Numbers;
-use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling, Slide, Tier};
+use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling, Slide};
 
 use super::conv::{bias, sizes, slides};
-use super::integer::integer_rate;
 use super::pool::pooling;
-use super::{Call, Kernel, KernelEntry, Prepared, Scratch, any, elements_mut, floats, run};
-use crate::compile::Precision;
+use super::{Call, Kernel, KernelEntry, Prepared, Scratch, elements_mut, floats, run};
 use crate::cost::{Parallel, Rate};
-use crate::module::{
-    ActivatedConv, ChannelsLast, IntegerConv, IntegerLinear, Module, Node, Operation,
-};
+use crate::module::{ActivatedConv, ChannelsLast, Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[
     entry("channels-last.conv.f32", "ChannelsLastConv", prepare_conv),
-    integer("integer-conv.portable", Tier::Portable, 200),
-    integer("integer-conv.avx2", Tier::Avx2, 30),
-    integer("integer-conv.avx512", Tier::Avx512, 15),
-    integer("integer-conv.vnni", Tier::Vnni, 5),
-    integer("integer-conv.amx", Tier::Amx, 1),
     entry("channels-last.conv-transpose.f32", "ChannelsLastConvTranspose", prepare_transposed),
     entry("channels-last.pool.f32", "ChannelsLastPool", prepare_pool),
     entry("channels-last.global-pool.f32", "ChannelsLastGlobalPool", prepare_global),
@@ -39,11 +29,6 @@ const fn entry(
     KernelEntry { name, operation, tier: None, cost: 1, accepts: floats, prepare }
 }
 
-const fn integer(name: &'static str, tier: Tier, cost: u32) -> KernelEntry {
-    let (operation, prepare) = ("ChannelsLastIntegerConv", prepare_integer);
-    KernelEntry { name, operation, tier: Some(tier), cost, accepts: any, prepare }
-}
-
 pub(crate) fn of(node: &Node) -> &ChannelsLast {
     match &node.operation {
         Operation::ChannelsLast(operation) => operation,
@@ -52,7 +37,7 @@ pub(crate) fn of(node: &Node) -> &ChannelsLast {
 }
 
 /// Scratch of so many elements as images of a known size need, whatever their number.
-fn for_one_image(
+pub(super) fn for_one_image(
     inputs: &[&[Dim]],
     dtype: DType,
     len: impl FnOnce(&[usize]) -> Result<usize, String>,
@@ -140,90 +125,6 @@ impl Kernel for Convolution {
 
     fn packed_bytes(&self) -> usize {
         self.filters.size_bytes()
-    }
-}
-
-struct IntegerConvolution {
-    cpu: Cpu,
-    conv: IntegerConv,
-    weights: int8::PackedWeights,
-    /// Scale of the input times that of each output's filter.
-    scales: Vec<f32>,
-    /// Shape of the filters as the graph has them.
-    weight: Vec<usize>,
-    /// Whether the model was compiled for bf16, so that nothing holds it to what was trained.
-    coarse: bool,
-}
-
-fn prepare_integer(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
-    let ChannelsLast::IntegerConv(conv) = of(node) else {
-        unreachable!("the table pairs this kernel with convolutions in integers")
-    };
-    let tensor = module.constant(node.inputs[1]).expect("the pass takes constants only");
-    let elements = tensor.elements().expect("the pass takes int8 filters only");
-    let weight = tensor.shape().to_vec();
-    let sizes = [weight[0], weight[1], weight[2..].iter().product()];
-    let weights = channels_last::pack_integer_filters(elements, sizes);
-    let scales = scales(&conv.layer);
-    let coarse = module.precision == Precision::Bf16;
-    run(IntegerConvolution { cpu, conv: conv.clone(), weights, scales, weight, coarse })
-}
-
-impl IntegerConvolution {
-    fn sizes(&self, x: &[usize]) -> Result<Conv2d, String> {
-        conv_sizes(&self.conv.op, x, &self.weight)
-    }
-}
-
-impl Kernel for IntegerConvolution {
-    fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let sizes = self.sizes(call.inputs[0].shape)?;
-        let bias = bias(&call, sizes.outputs)?;
-        let IntegerLinear { input, activation, .. } = self.conv.layer;
-        let layer = int8::Layer {
-            weights: &self.weights,
-            scales: &self.scales,
-            bias,
-            activation,
-            coarse: self.coarse,
-        };
-        let y = result(&self.conv.layer, call.output);
-        let x = (call.inputs[0].elements(), input.zero_point);
-        let scratch = elements_mut(call.scratch);
-        channels_last::integer_conv2d(self.cpu, &sizes, x, &layer, y, scratch);
-        Ok(())
-    }
-
-    fn rate(&self) -> Rate {
-        integer_rate(self.cpu)
-    }
-
-    /// An image and its padding.
-    fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
-        for_one_image(inputs, DType::I8, |x| {
-            self.sizes(x).map(|sizes| channels_last::integer_scratch_len(&sizes))
-        })
-    }
-
-    fn packed_input(&self) -> Option<usize> {
-        Some(1)
-    }
-
-    fn packed_bytes(&self) -> usize {
-        self.weights.size_bytes() + size_of_val(self.scales.as_slice())
-    }
-}
-
-/// Scale of the input times that of each column.
-pub(super) fn scales(layer: &IntegerLinear) -> Vec<f32> {
-    layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect()
-}
-
-/// Where the results of a layer go.
-pub(super) fn result<'a>(layer: &IntegerLinear, output: &'a mut [u8]) -> int8::Output<'a> {
-    match layer.output {
-        Some(to) => int8::Output::Int8(elements_mut(output), to),
-        None => int8::Output::F32(elements_mut(output)),
     }
 }
 

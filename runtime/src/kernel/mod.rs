@@ -10,7 +10,7 @@ pub(crate) mod conv;
 mod elementwise;
 mod function;
 mod integer;
-mod integer_depthwise;
+mod integer_conv;
 mod linear;
 mod matmul;
 pub(crate) mod movement;
@@ -207,7 +207,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     elementwise::KERNELS,
     function::KERNELS,
     integer::KERNELS,
-    integer_depthwise::KERNELS,
+    integer_conv::KERNELS,
     linear::KERNELS,
     matmul::KERNELS,
     movement::KERNELS,
