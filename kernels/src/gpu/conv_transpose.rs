@@ -7,6 +7,15 @@ use super::windows::{Windows, WindowsLaunch, area};
 use super::{Buffer, Gpu};
 use crate::Conv2d;
 
+/// Which of `windows` windows, `stride` entries apart, has a place `reach` entries from its start;
+/// `windows` where none has.
+#[cube]
+fn meeting(place: usize, reach: usize, stride: usize, windows: usize) -> usize {
+    let from = (place - reach) / stride;
+    let meets = place >= reach && from * stride == place - reach && from < windows;
+    select(meets, from, windows)
+}
+
 /// The windows are those of the convolution that this is the transpose of: from y to x.
 #[cube(launch_unchecked)]
 fn transposed_kernel(
@@ -26,17 +35,13 @@ fn transposed_kernel(
         let (image, row) = (line / windows.input.y, line % windows.input.y);
         let mut sum = f32::new(0.0);
         for down in 0..windows.kernel.y {
-            let place = row + windows.before.y;
-            let reach = down * windows.dilation.y;
-            let from_y = (place - reach) / windows.stride.y;
-            let meets_y = place >= reach && from_y * windows.stride.y == place - reach;
-            if meets_y && from_y < windows.output.y {
+            let (place, reach) = (row + windows.before.y, down * windows.dilation.y);
+            let from_y = meeting(place, reach, windows.stride.y, windows.output.y);
+            if from_y < windows.output.y {
                 for across in 0..windows.kernel.x {
-                    let place = column + windows.before.x;
-                    let reach = across * windows.dilation.x;
-                    let from_x = (place - reach) / windows.stride.x;
-                    let meets_x = place >= reach && from_x * windows.stride.x == place - reach;
-                    if meets_x && from_x < windows.output.x {
+                    let (place, reach) = (column + windows.before.x, across * windows.dilation.x);
+                    let from_x = meeting(place, reach, windows.stride.x, windows.output.x);
+                    if from_x < windows.output.x {
                         let from = (image * windows.output.y + from_y) * windows.output.x + from_x;
                         let tap = down * windows.kernel.x + across;
                         for channel in 0..channels {
