@@ -22,7 +22,7 @@ pub enum Function {
     Sqrt,
     /// `eˣ`; relative error below 2e-7 for x in −87..88, 0 below.
     Exp,
-    /// Natural logarithm.
+    /// Natural logarithm; relative error below 2e-7.
     Log,
     /// Error function; absolute error below 5e-7.
     Erf,
@@ -51,6 +51,34 @@ pub enum Function {
     Elu {
         /// Negative of the lower limit.
         alpha: f32,
+    },
+    /// −1, 0 or 1, as `x` is.
+    Sign,
+    /// The nearest whole number, the even one of two.
+    Round,
+    /// Sine of radians.
+    Sin,
+    /// Cosine of radians.
+    Cos,
+    /// `ln(1 + eˣ)`; absolute error below 3e-7·max(1, |x|).
+    Softplus,
+    /// `x / (1 + |x|)`
+    Softsign,
+    /// `x · tanh(ln(1 + eˣ))`; absolute error below 1e-6·max(1, |x|).
+    Mish,
+    /// `max(x, 0) + min(alpha · (e^(x/alpha) − 1), 0)`, for alpha above 0; absolute error below
+    /// 3e-7·alpha.
+    Celu {
+        /// Width of the bend.
+        alpha: f32,
+    },
+    /// `gamma · x` above 0, `gamma · alpha · (eˣ − 1)` below; absolute error below
+    /// 3e-7·|gamma · alpha|.
+    Selu {
+        /// Negative of the lower limit, before scaling.
+        alpha: f32,
+        /// Scale.
+        gamma: f32,
     },
     /// `min(max(x, low), high)`
     Clip {
@@ -83,7 +111,7 @@ functions! {
     ceil(x) = x.ceil();
     sqrt(x) = x.sqrt();
     exp(x) = math::exp(x);
-    log(x) = x.ln();
+    log(x) = math::ln(x);
     erf(x) = math::erf(x);
     sigmoid(x) = 1.0 / (1.0 + math::exp(-x));
     swish(x, alpha) = x / (1.0 + math::exp(-alpha * x));
@@ -91,6 +119,15 @@ functions! {
     hard_swish(x) = x * math::clamp(x / 6.0 + 0.5, 0.0, 1.0);
     leaky_relu(x, alpha) = if x < 0.0 { alpha * x } else { x };
     elu(x, alpha) = if x < 0.0 { alpha * (math::exp(x) - 1.0) } else { x };
+    sign(x) = if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x };
+    round(x) = x.round_ties_even();
+    sin(x) = x.sin();
+    cos(x) = x.cos();
+    softplus(x) = math::softplus(x);
+    softsign(x) = x / (1.0 + x.abs());
+    mish(x) = x * math::tanh(math::softplus(x));
+    celu(x, alpha) = if x < 0.0 { alpha * (math::exp(x / alpha) - 1.0) } else { x };
+    selu(x, alpha, gamma) = gamma * if x < 0.0 { alpha * (math::exp(x) - 1.0) } else { x };
     clip(x, low, high) = math::clamp(x, low, high);
 }
 
@@ -113,6 +150,15 @@ impl Function {
             Self::HardSwish => hard_swish(cpu, y),
             Self::LeakyRelu { alpha } => leaky_relu(cpu, y, alpha),
             Self::Elu { alpha } => elu(cpu, y, alpha),
+            Self::Sign => sign(cpu, y),
+            Self::Round => round(cpu, y),
+            Self::Sin => sin(cpu, y),
+            Self::Cos => cos(cpu, y),
+            Self::Softplus => softplus(cpu, y),
+            Self::Softsign => softsign(cpu, y),
+            Self::Mish => mish(cpu, y),
+            Self::Celu { alpha } => celu(cpu, y, alpha),
+            Self::Selu { alpha, gamma } => selu(cpu, y, alpha, gamma),
             Self::Clip { low, high } => clip(cpu, y, low, high),
         }
     }

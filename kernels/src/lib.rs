@@ -26,6 +26,7 @@
 //! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
 //! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`resample()`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
+//! - [`broadcast`]: arithmetic, comparisons and choices of values of broadcast shapes.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`reduce()`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
@@ -44,6 +45,7 @@ mod amx;
 mod attention;
 mod batch_norm;
 pub mod bf16;
+pub mod broadcast;
 pub mod channels_last;
 mod conv;
 mod depthwise;

@@ -86,6 +86,53 @@ pub(crate) fn exp_of_negative(x: f32) -> f32 {
     if x < EXP_LEAST { 0.0 } else { y }
 }
 
+/// (ln(1 + z) − z + z²/2)/z³ for 1 + z from √½ to √2, the coefficient of the highest power first: of
+/// Cephes `logf`.
+#[allow(clippy::excessive_precision, reason = "as published")]
+const LN: [f32; 9] = [
+    7.037_683_629_2e-2,
+    -1.151_461_031_0e-1,
+    1.167_699_874_0e-1,
+    -1.242_014_084_6e-1,
+    1.424_932_278_7e-1,
+    -1.666_805_766_5e-1,
+    2.000_071_476_5e-1,
+    -2.499_999_399_3e-1,
+    3.333_333_117_4e-1,
+];
+
+/// Natural logarithm with a relative error below 2e-7; of 0 it is −∞, of those below 0 NaN.
+#[inline(always)]
+#[allow(
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    reason = "reads the exponent's bits"
+)]
+pub(crate) fn ln(x: f32) -> f32 {
+    const ROOT: u32 = std::f32::consts::FRAC_1_SQRT_2.to_bits();
+    // Subnormal numbers have no exponent of their own.
+    let is_small = x < f32::MIN_POSITIVE;
+    let (scaled, offset) = if is_small { (x * 8_388_608.0, 23.0) } else { (x, 0.0) };
+    // A mantissa from √½ to √2, and the exponent that goes with it.
+    let shifted = scaled.to_bits().wrapping_sub(ROOT);
+    let exponent = (shifted as i32 >> 23) as f32 - offset;
+    let z = f32::from_bits((shifted & 0x007f_ffff).wrapping_add(ROOT)) - 1.0;
+    let square = z * z;
+    let [high, low] = LN_2;
+    let y = fused(exponent, low, z * square * polynomial(LN, z));
+    let y = fused(exponent, high, z + fused(-0.5, square, y));
+    let y = if x == 0.0 { f32::NEG_INFINITY } else { y };
+    let y = if x < 0.0 { f32::NAN } else { y };
+    if x < f32::INFINITY { y } else { x }
+}
+
+/// ln(1 + eˣ); absolute error below 3e-7·max(1, |x|).
+#[inline(always)]
+pub(crate) fn softplus(x: f32) -> f32 {
+    let above = if x < 0.0 { 0.0 } else { x };
+    above + ln(1.0 + exp_of_negative(-x.abs()))
+}
+
 /// Below it [`exp_of_negative`] is 0.
 pub(crate) const EXP_LEAST: f32 = -87.0;
 
@@ -254,6 +301,32 @@ mod tests {
         assert_eq!(exp_of_negative(-1e9), 0.0);
         assert_eq!(exp_of_negative(f32::NEG_INFINITY), 0.0);
         assert!(exp_of_negative(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn ln_is_within_its_bound() {
+        let relative = |x: f32| {
+            let exact = f64::from(x).ln();
+            (f64::from(ln(x)) - exact).abs() / exact.abs().max(1e-12)
+        };
+        for (low, high) in
+            [(1e-44, 1e-38), (1e-37, 1e-30), (0.25, 0.999), (1.001, 9.0), (1e3, 3e38)]
+        {
+            let error = worst(low, high, relative);
+            assert!(error < 2e-7, "worst relative error {error:e} in {low}..{high}");
+        }
+        assert_eq!([ln(1.0), ln(0.0), ln(f32::INFINITY)], [0.0, f32::NEG_INFINITY, f32::INFINITY]);
+        assert!(ln(-1.0).is_nan() && ln(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn softplus_is_within_its_bound() {
+        let error = worst(-100.0, 100.0, |x| {
+            let exact = f64::from(x).max(0.0) + (-f64::from(x).abs()).exp().ln_1p();
+            (f64::from(softplus(x)) - exact).abs() / f64::from(x.abs().max(1.0))
+        });
+        assert!(error < 3e-7, "worst error {error:e}");
+        assert!(softplus(f32::NAN).is_nan());
     }
 
     #[test]

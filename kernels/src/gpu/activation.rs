@@ -29,6 +29,15 @@ pub(super) enum Curve {
     HardSwish,
     LeakyRelu,
     Elu,
+    Sign,
+    Round,
+    Sin,
+    Cos,
+    Softplus,
+    Softsign,
+    Mish,
+    Celu,
+    Selu,
     Clip,
 }
 
@@ -59,6 +68,15 @@ impl Curve {
             Function::HardSwish => (Self::HardSwish, [0.0; 2]),
             Function::LeakyRelu { alpha } => (Self::LeakyRelu, [alpha, 0.0]),
             Function::Elu { alpha } => (Self::Elu, [alpha, 0.0]),
+            Function::Sign => (Self::Sign, [0.0; 2]),
+            Function::Round => (Self::Round, [0.0; 2]),
+            Function::Sin => (Self::Sin, [0.0; 2]),
+            Function::Cos => (Self::Cos, [0.0; 2]),
+            Function::Softplus => (Self::Softplus, [0.0; 2]),
+            Function::Softsign => (Self::Softsign, [0.0; 2]),
+            Function::Mish => (Self::Mish, [0.0; 2]),
+            Function::Celu { alpha } => (Self::Celu, [alpha, 0.0]),
+            Function::Selu { alpha, gamma } => (Self::Selu, [alpha, gamma]),
             Function::Clip { low, high } => (Self::Clip, [low, high]),
         }
     }
@@ -91,8 +109,27 @@ pub(super) fn activated(x: f32, alpha: f32, beta: f32, #[comptime] curve: Curve)
         Curve::HardSwish => x * limit(x / 6.0f32 + 0.5f32, 0.0f32, 1.0f32),
         Curve::LeakyRelu => select(x < 0.0f32, alpha * x, x),
         Curve::Elu => select(x < 0.0f32, alpha * (exp(x) - 1.0f32), x),
+        Curve::Sign => select(x > 0.0f32, 1.0f32, select(x < 0.0f32, -1.0f32, x)),
+        Curve::Round => {
+            // Adding it leaves no bits for fractions, and rounds to the even one of two.
+            let rounded = (x + 12_582_912.0f32) - 12_582_912.0f32;
+            select(x.abs() < 4_194_304.0f32, rounded, x)
+        }
+        Curve::Sin => x.sin(),
+        Curve::Cos => x.cos(),
+        Curve::Softplus => softplus(x),
+        Curve::Softsign => x / (1.0f32 + x.abs()),
+        Curve::Mish => x * tanh(softplus(x)),
+        Curve::Celu => select(x < 0.0f32, alpha * (exp(x / alpha) - 1.0f32), x),
+        Curve::Selu => beta * select(x < 0.0f32, alpha * (exp(x) - 1.0f32), x),
         Curve::Clip => limit(x, alpha, beta),
     }
+}
+
+/// ln(1 + eˣ).
+#[cube]
+fn softplus(x: f32) -> f32 {
+    select(x < 0.0f32, 0.0f32, x) + ln(1.0f32 + exp(-x.abs()))
 }
 
 #[cube(launch_unchecked)]

@@ -4,7 +4,8 @@ use graph::{DType, Op};
 use kernels::gpu::{Gpu, Number, Strided, cast, copy, copy_part, gather_rows};
 
 use super::{Call, GpuEntry, GpuKernel, operator};
-use crate::kernel::movement::{accepts_gather, slice};
+use crate::kernel::gather::accepts_gather;
+use crate::kernel::movement::slice;
 use crate::module::{Module, Node};
 
 /// Most dimensions that kernels walk over.

@@ -11,6 +11,16 @@ const fn entry(name: &'static str, operation: &'static str) -> KernelEntry {
     KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare }
 }
 
+/// Gives truth values.
+const fn test(name: &'static str, operation: &'static str) -> KernelEntry {
+    let accepts = super::any;
+    let prepare = |_: &Module, node: &Node, _: Cpu| match node.operation {
+        Operation::Graph(Op::Unary(op)) => run(Test(op)),
+        _ => unreachable!("the table pairs this kernel with functions of single elements"),
+    };
+    KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare }
+}
+
 pub(super) const KERNELS: &[KernelEntry] = &[
     entry("abs.f32", "Abs"),
     entry("neg.f32", "Neg"),
@@ -27,6 +37,18 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     entry("hard-swish.f32", "HardSwish"),
     entry("leaky-relu.f32", "LeakyRelu"),
     entry("elu.f32", "Elu"),
+    entry("sign.f32", "Sign"),
+    entry("round.f32", "Round"),
+    entry("sin.f32", "Sin"),
+    entry("cos.f32", "Cos"),
+    entry("softplus.f32", "Softplus"),
+    entry("softsign.f32", "Softsign"),
+    entry("mish.f32", "Mish"),
+    entry("celu.f32", "Celu"),
+    entry("selu.f32", "Selu"),
+    test("is-nan.f32", "IsNaN"),
+    test("is-infinite.f32", "IsInf"),
+    test("not", "Not"),
     KernelEntry {
         name: "clip.f32",
         operation: "Clip",
@@ -59,6 +81,15 @@ pub(crate) fn function_of(op: &Op) -> Option<Function> {
         Unary::HardSwish => Function::HardSwish,
         Unary::LeakyRelu { alpha } => Function::LeakyRelu { alpha },
         Unary::Elu { alpha } => Function::Elu { alpha },
+        Unary::Sign => Function::Sign,
+        Unary::Round => Function::Round,
+        Unary::Sin => Function::Sin,
+        Unary::Cos => Function::Cos,
+        Unary::Softplus => Function::Softplus,
+        Unary::Softsign => Function::Softsign,
+        Unary::Mish => Function::Mish,
+        Unary::Celu { alpha } if alpha > 0.0 => Function::Celu { alpha },
+        Unary::Selu { alpha, gamma } => Function::Selu { alpha, gamma },
         _ => return None,
     })
 }
@@ -123,5 +154,26 @@ impl Kernel for Clipped {
 
     fn in_place(&self) -> &'static [usize] {
         &[0]
+    }
+}
+
+struct Test(Unary);
+
+impl Kernel for Test {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let floats = || call.inputs[0].elements::<f32>().iter();
+        let y = call.output.iter_mut();
+        match self.0 {
+            Unary::Not => {
+                y.zip(call.inputs[0].bytes).for_each(|(y, &x)| *y = u8::from(x == 0));
+            }
+            Unary::IsNan => y.zip(floats()).for_each(|(y, x)| *y = u8::from(x.is_nan())),
+            Unary::IsInf { negative, positive } => y.zip(floats()).for_each(|(y, &x)| {
+                let found = x == f32::INFINITY && positive || x == f32::NEG_INFINITY && negative;
+                *y = u8::from(found);
+            }),
+            other => return Err(format!("expected a test, found {other:?}")),
+        }
+        Ok(())
     }
 }

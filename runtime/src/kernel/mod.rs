@@ -9,6 +9,7 @@ mod concat;
 pub(crate) mod conv;
 mod elementwise;
 mod function;
+pub(crate) mod gather;
 mod integer;
 mod integer_conv;
 mod linear;
@@ -206,6 +207,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     conv::KERNELS,
     elementwise::KERNELS,
     function::KERNELS,
+    gather::KERNELS,
     integer::KERNELS,
     integer_conv::KERNELS,
     linear::KERNELS,

@@ -3,7 +3,8 @@
 use bytemuck::{Pod, cast_slice};
 use graph::op::{Slice, Transpose};
 use graph::{DType, Dim, Op};
-use kernels::{Cpu, gather_rows, permute, permute_any};
+use kernels::broadcast::{Broadcast, expand};
+use kernels::{Cpu, permute, permute_any};
 
 use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
 use crate::module::{Module, Node, Operation};
@@ -57,12 +58,12 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         },
     },
     KernelEntry {
-        name: "gather.f32",
-        operation: "Gather",
+        name: "expand.copy",
+        operation: "Expand",
         tier: None,
         cost: 1,
-        accepts: accepts_gather,
-        prepare: |_, _, _| run(GatherRows),
+        accepts: super::pair::few_dimensions,
+        prepare: |_, _, _| run(Expansion),
     },
     KernelEntry {
         name: "cast.copy",
@@ -169,24 +170,23 @@ impl Kernel for CopyTransposition {
     }
 }
 
-pub(crate) fn accepts_gather(module: &Module, node: &Node) -> Result<(), String> {
-    expect_type(module, node, 0, DType::F32)?;
-    expect_type(module, node, 1, DType::I64)?;
-    match &node.operation {
-        Operation::Graph(Op::Gather(op)) if op.axis == 0 => Ok(()),
-        _ => Err("takes axis 0 only".to_owned()),
-    }
-}
+struct Expansion;
 
-struct GatherRows;
-
-impl Kernel for GatherRows {
+impl Kernel for Expansion {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let (rows, rest) = call.inputs[0].shape.split_first().ok_or("expected a table")?;
-        let row_len = rest.iter().product();
-        let indices = call.inputs[1].elements();
-        gather_rows(call.f32(0), [*rows, row_len], indices, elements_mut(call.output))
-            .map_err(|error| error.to_string())
+        fn repeat<T: Pod + Send + Sync>(call: Call<'_>) {
+            let x = &call.inputs[0];
+            let elements = if x.bytes.is_empty() { &[] } else { cast_slice::<u8, T>(x.bytes) };
+            let broadcast = Broadcast::new(call.shape, [x.shape]);
+            expand(&broadcast, elements, elements_mut(call.output));
+        }
+        match call.inputs[0].dtype.size_bytes() {
+            1 => repeat::<u8>(call),
+            4 => repeat::<u32>(call),
+            8 => repeat::<u64>(call),
+            bytes => return Err(format!("does not know elements of {bytes} bytes")),
+        }
+        Ok(())
     }
 }
 

@@ -1,108 +1,168 @@
-//! Functions of two f32 elements, broadcast, apart from the four of arithmetic, and comparisons of
-//! integers.
-
-use std::marker::PhantomData;
+//! Functions of two elements, broadcast: arithmetic, comparisons, truth.
 
 use bytemuck::Pod;
 use graph::op::Binary;
 use graph::{DType, Element, Op};
+use kernels::Cpu;
+use kernels::broadcast::{
+    AND, BROADCAST_RANK, Broadcast, DIV, Number, OR, POW, PRELU, Pairwise, Updating, XOR,
+};
 
-use super::elementwise::Side;
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, run};
 use crate::module::{Module, Node, Operation};
+
+/// Those of equal shapes are cheaper, see `elementwise`.
+const fn arithmetic(name: &'static str, operation: &'static str) -> KernelEntry {
+    KernelEntry { cost: 4, ..pair(name, operation) }
+}
 
 const fn pair(name: &'static str, operation: &'static str) -> KernelEntry {
     KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare: prepare_node }
 }
 
 pub(super) const KERNELS: &[KernelEntry] = &[
+    arithmetic("add.broadcast", "Add"),
+    arithmetic("sub.broadcast", "Sub"),
+    arithmetic("mul.broadcast", "Mul"),
+    arithmetic("div.broadcast", "Div"),
     pair("pow.f32", "Pow"),
     pair("prelu.f32", "PRelu"),
-    pair("max.f32", "Max"),
-    pair("min.f32", "Min"),
+    pair("max", "Max"),
+    pair("min", "Min"),
     pair("equal", "Equal"),
     pair("greater", "Greater"),
     pair("greater-or-equal", "GreaterOrEqual"),
     pair("less", "Less"),
     pair("less-or-equal", "LessOrEqual"),
+    pair("and", "And"),
+    pair("or", "Or"),
+    pair("xor", "Xor"),
 ];
 
 fn accepts(module: &Module, node: &Node) -> Result<(), String> {
-    prepare(module, node).map(|_| ())
+    prepare(module, node, module.cpu).map(|_| ())
 }
 
-fn prepare_node(module: &Module, node: &Node, _: kernels::Cpu) -> Prepared {
-    prepare(module, node).expect("other nodes were not accepted")
+fn prepare_node(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    prepare(module, node, cpu).expect("other nodes were not accepted")
 }
 
-fn prepare(module: &Module, node: &Node) -> Result<Prepared, String> {
-    let Operation::Graph(Op::Binary(op)) = node.operation else {
-        return Err("does not know the function".to_owned());
+fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Result<Prepared, String> {
+    few_dimensions(module, node)?;
+    let Operation::Graph(op) = &node.operation else {
+        unreachable!("the table pairs this kernel with operators of the graph")
     };
     let types = [0, 1].map(|input| module.value(node.inputs[input]).dtype);
-    let comparison = match types {
-        [DType::F32, DType::F32] => of_floats(op).or_else(|| comparison::<f32>(op)),
-        [DType::I64, DType::I64] => comparison::<i64>(op),
-        [DType::I32, DType::I32] => comparison::<i32>(op),
-        [a, b] => return Err(format!("takes f32, or compares i64 or i32, found {a} and {b}")),
+    if types[0] != types[1] {
+        return Err(format!("takes two of one type, found {} and {}", types[0], types[1]));
+    }
+    let prepared = match types[0] {
+        DType::F32 => floats(cpu, op).or_else(|| numbers::<f32>(cpu, op)),
+        DType::I64 => numbers::<i64>(cpu, op),
+        DType::I32 => numbers::<i32>(cpu, op),
+        DType::I8 => numbers::<i8>(cpu, op),
+        DType::U8 => numbers::<u8>(cpu, op),
+        DType::Bool => truth_values(cpu, op),
     };
-    comparison.ok_or_else(|| format!("does not know the function for {}", types[0]))
+    prepared.ok_or_else(|| format!("does not know the function for {}", types[0]))
 }
 
-fn of_floats(op: Binary) -> Option<Prepared> {
-    Some(match op {
-        Binary::Pow => pairs(|a: f32, b: f32| if b == 2.0 { a * a } else { a.powf(b) }),
-        Binary::PRelu => pairs(|a: f32, b: f32| if a < 0.0 { a * b } else { a }),
-        Binary::Max => pairs(|a: f32, b: f32| if a.is_nan() || a > b { a } else { b }),
-        Binary::Min => pairs(|a: f32, b: f32| if a.is_nan() || a < b { a } else { b }),
+/// Accepts results of dimensions that a broadcast can walk.
+pub(super) fn few_dimensions(module: &Module, node: &Node) -> Result<(), String> {
+    match module.value(node.output).shape.len() {
+        0..=BROADCAST_RANK => Ok(()),
+        rank => Err(format!("takes {BROADCAST_RANK} dimensions at most, found {rank}")),
+    }
+}
+
+fn floats(cpu: Cpu, op: &Op) -> Option<Prepared> {
+    let function = match op {
+        Op::Div => DIV,
+        Op::Binary(Binary::Pow) => POW,
+        Op::Binary(Binary::PRelu) => PRELU,
         _ => return None,
-    })
+    };
+    Some(run(Updates { cpu, function }))
 }
 
-fn comparison<T: Element + Copy + PartialOrd>(op: Binary) -> Option<Prepared> {
-    Some(match op {
-        Binary::Equal => pairs(|a: T, b: T| u8::from(a == b)),
-        Binary::Greater => pairs(|a: T, b: T| u8::from(a > b)),
-        Binary::GreaterOrEqual => pairs(|a: T, b: T| u8::from(a >= b)),
-        Binary::Less => pairs(|a: T, b: T| u8::from(a < b)),
-        Binary::LessOrEqual => pairs(|a: T, b: T| u8::from(a <= b)),
+fn truth_values(cpu: Cpu, op: &Op) -> Option<Prepared> {
+    let function = match op {
+        Op::Binary(Binary::And) => AND,
+        Op::Binary(Binary::Or) => OR,
+        Op::Binary(Binary::Xor) => XOR,
+        Op::Binary(Binary::Equal) => return Some(run(Pairs { cpu, function: u8::EQUAL })),
         _ => return None,
-    })
+    };
+    Some(run(Updates { cpu, function }))
 }
 
-/// A function of two elements, whose results are numbers, or u8 for truth values.
-struct Pairs<T, U, F> {
-    function: F,
-    types: PhantomData<fn(T, T) -> U>,
+fn numbers<T: Number + Element + Pod>(cpu: Cpu, op: &Op) -> Option<Prepared> {
+    let function = match op {
+        Op::Add => T::ADD,
+        Op::Sub => T::SUB,
+        Op::Mul => T::MUL,
+        Op::Binary(Binary::Max) => T::MAX,
+        Op::Binary(Binary::Min) => T::MIN,
+        Op::Binary(op) => {
+            let function = match op {
+                Binary::Equal => T::EQUAL,
+                Binary::Greater => T::GREATER,
+                Binary::GreaterOrEqual => T::GREATER_OR_EQUAL,
+                Binary::Less => T::LESS,
+                Binary::LessOrEqual => T::LESS_OR_EQUAL,
+                _ => return None,
+            };
+            return Some(run(Pairs { cpu, function }));
+        }
+        _ => return None,
+    };
+    Some(run(Updates { cpu, function }))
 }
 
-fn pairs<T: Element + Copy, U: Pod>(
-    function: impl Fn(T, T) -> U + Send + Sync + 'static,
-) -> Prepared {
-    run(Pairs { function, types: PhantomData })
+/// A function whose result is of another type, so that it never lies over a side.
+struct Pairs<T, U> {
+    cpu: Cpu,
+    function: Pairwise<T, U>,
 }
 
-impl<T: Element + Copy, U: Pod, F: Fn(T, T) -> U + Send + Sync> Kernel for Pairs<T, U, F> {
+fn both<'a, T: Element>(call: &Call<'a>) -> (Broadcast<2>, [&'a [T]; 2]) {
+    let inputs = [&call.inputs[0], &call.inputs[1]];
+    let sides = inputs.map(|input| input.elements());
+    (Broadcast::new(call.shape, inputs.map(|input| input.shape)), sides)
+}
+
+impl<T: Number + Element, U: Pod + Send + Sync> Kernel for Pairs<T, U> {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let function = &self.function;
-        let [a, b] = [0, 1].map(|input| Side { shape: call.inputs[input].shape });
-        let [left, right] = [0, 1].map(|input| call.inputs[input].elements::<T>());
-        let output: &mut [U] = elements_mut(call.output);
-        let columns = call.shape.last().copied().unwrap_or(1);
-        for (row, y) in output.chunks_exact_mut(columns.max(1)).enumerate() {
-            let (a_start, b_start) = (a.start(row, call.shape), b.start(row, call.shape));
-            let (left, right) = (&left[a_start..], &right[b_start..]);
-            // Rows of their own, so that the compiler sees which side does not move.
-            match (a.step(columns), b.step(columns)) {
-                (0, 0) => y.fill(function(left[0], right[0])),
-                (0, _) => y.iter_mut().zip(right).for_each(|(y, &b)| *y = function(left[0], b)),
-                (_, 0) => y.iter_mut().zip(left).for_each(|(y, &a)| *y = function(a, right[0])),
-                _ => y
-                    .iter_mut()
-                    .zip(left.iter().zip(right))
-                    .for_each(|(y, (&a, &b))| *y = function(a, b)),
+        let (broadcast, sides) = both(&call);
+        self.function.run(self.cpu, &broadcast, sides, elements_mut(call.output));
+        Ok(())
+    }
+}
+
+/// A function whose result may lie over a side.
+struct Updates<T> {
+    cpu: Cpu,
+    function: Updating<T>,
+}
+
+impl<T: Number + Element + Pod> Kernel for Updates<T> {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        match call.in_place {
+            None => {
+                let (broadcast, sides) = both(&call);
+                self.function.apart.run(self.cpu, &broadcast, sides, elements_mut(call.output));
+            }
+            Some(over) => {
+                let other = &call.inputs[1 - over];
+                let broadcast = Broadcast::new(call.shape, [other.shape]);
+                let y = elements_mut(call.output);
+                self.function.run(self.cpu, &broadcast, over, other.elements(), y);
             }
         }
         Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0, 1]
     }
 }

@@ -28,6 +28,17 @@ fn functions() -> Vec<(Function, Twin)> {
         (Function::HardSwish, |x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)),
         (Function::LeakyRelu { alpha: 0.25 }, |x| if x < 0.0 { 0.25 * x } else { x }),
         (Function::Elu { alpha: 1.5 }, |x| if x < 0.0 { 1.5 * x.exp_m1() } else { x }),
+        (Function::Sign, |x| if x == 0.0 { 0.0 } else { x.signum() }),
+        (Function::Round, f64::round_ties_even),
+        (Function::Sin, f64::sin),
+        (Function::Cos, f64::cos),
+        (Function::Softplus, |x| x.exp().ln_1p()),
+        (Function::Softsign, |x| x / (1.0 + x.abs())),
+        (Function::Mish, |x| x * x.exp().ln_1p().tanh()),
+        (Function::Celu { alpha: 1.5 }, |x| if x < 0.0 { 1.5 * (x / 1.5).exp_m1() } else { x }),
+        (Function::Selu { alpha: 1.5, gamma: 1.25 }, |x| {
+            1.25 * if x < 0.0 { 1.5 * x.exp_m1() } else { x }
+        }),
         (Function::Clip { low: -0.5, high: 0.75 }, |x| x.clamp(-0.5, 0.75)),
     ]
 }
