@@ -126,7 +126,7 @@ fn heads(cpu: Cpu, batch: usize, heads: usize, tokens: usize, head_size: usize) 
         no_keys: NoKeys::NotANumber,
         products: Products::F32,
     };
-    let part = Heads { data: kernels::HeadData::F32(&x), row_stride: width };
+    let part = Heads::in_rows(kernels::HeadData::F32(&x), tokens, head_size, width);
     let time = least(|| kernels::attention(cpu, &sizes, [part; 3], None, black_box(&mut y)));
     println!("attention batch {batch}, {heads} heads of {head_size}, {tokens} tokens: {time:.1?}");
 }

@@ -130,7 +130,8 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         }
         Operation::Attention(split) => {
             let size = |input: usize, axis: usize| inputs[input].get(axis).copied().unwrap_or(1);
-            let scores = (size(0, 0) * split.heads * size(0, 1) * size(1, 1)) as u64;
+            let [queries, keys] = [0, 1].map(|part| size(part, split.places[part].token_axis()));
+            let scores = (size(0, 0) * split.heads * queries * keys) as u64;
             // Two products, and a softmax of 5 operations an element.
             scores * (4 * split.head_size as u64 + 5)
         }

@@ -127,18 +127,40 @@ pub(crate) enum ChannelsLast {
     ScaleShift { activation: Activation },
 }
 
-/// How an attention finds its heads in the rows of q, k and v.
+/// How an attention finds its heads in q, k and v.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HeadSplit {
     pub(crate) heads: usize,
     pub(crate) head_size: usize,
     pub(crate) scale: f32,
-    /// Column where q, k and v start: not 0 where one product computes all three.
-    pub(crate) offsets: [usize; 3],
+    /// Where q, k and v have theirs.
+    pub(crate) places: [HeadPlace; 3],
+    /// How many heads share one of k and v.
+    pub(crate) sharing: usize,
     /// What a query gets whose keys are all masked by −∞.
     pub(crate) no_keys: NoKeys,
     /// How the result is written as int8; `None` for f32.
     pub(crate) output: Option<Quantization>,
+}
+
+/// Where heads lie in a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadPlace {
+    /// Side by side in rows of tokens, `[batch, tokens, width]` or `[batch, tokens, heads, size]`,
+    /// from this column on: not 0 where one product computes q, k and v.
+    InRows { column: usize },
+    /// One after another: `[batch, heads, tokens, size]`.
+    Apart,
+}
+
+impl HeadPlace {
+    /// Dimension of the tokens.
+    pub(crate) const fn token_axis(self) -> usize {
+        match self {
+            Self::InRows { .. } => 1,
+            Self::Apart => 2,
+        }
+    }
 }
 
 impl Operation {

@@ -34,7 +34,7 @@ impl Run<'_> {
     pub(super) unsafe fn head_in_columns(
         &self,
         [q, k, v]: [Floats<'_>; 3],
-        (batch, head): (usize, usize),
+        place: (usize, usize),
         queries: Range<usize>,
     ) {
         let (keys, head_size) = (self.sizes.keys, self.sizes.head_size);
@@ -50,8 +50,7 @@ impl Run<'_> {
             let [packed_k, packed_v] = [(k, packed_k), (v, packed_v)].map(|(part, packed)| {
                 let packed = &mut floats(packed)[..keys * head_size];
                 for (key, row) in packed.chunks_exact_mut(head_size).enumerate() {
-                    let token = part.from(batch * keys + key, head * head_size);
-                    row.copy_from_slice(&token[..head_size]);
+                    row.copy_from_slice(&part.from(place, key)[..head_size]);
                 }
                 &*packed
             });
@@ -66,26 +65,21 @@ impl Run<'_> {
                 // SAFETY: the caller's promise.
                 unsafe {
                     for (panel, lines) in panels.clone().zip(queried.chunks_exact_mut(head_size)) {
-                        let token = batch * self.sizes.queries + panel.start;
-                        pack_queries(
-                            q.from(token, head * head_size),
-                            q.row_stride,
-                            panel.len(),
-                            lines,
-                        );
+                        let queries = q.from(place, panel.start);
+                        pack_queries(queries, q.step(), panel.len(), lines);
                     }
                     multiply::<false>(packed_k, queried, head_size, scores, keys);
                     let mut inverses = [Line::default(); PANELS];
                     let scored = scores.chunks_exact_mut(keys);
                     for ((panel, scores), inverse) in panels.clone().zip(scored).zip(&mut inverses)
                     {
-                        let greatest = self.scale(scores, (batch, head), &panel);
+                        let greatest = self.scale(scores, place, &panel);
                         store(inverse, weigh(scores, greatest));
                     }
                     multiply::<true>(packed_v, scores, keys, results, result_rows);
                     let results = results.chunks_exact(result_rows);
                     for ((panel, results), inverse) in panels.zip(results).zip(&inverses) {
-                        self.write((batch, head), &panel, results, load(&inverse.0));
+                        self.write(place, &panel, results, load(&inverse.0));
                     }
                 }
             }

@@ -43,14 +43,35 @@ const MOST_ROWS_OF_A_HEAD: usize = 512;
 /// Multiply-adds below which one thread is faster.
 pub const PARALLEL_WORK: usize = 1 << 17;
 
-/// One of query, key and value: `[batch, tokens, heads, head_size]` in rows of `row_stride`.
+/// One of query, key and value, each element of a head beside the next.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
-    /// Element `(b, t, h, d)` is `data[(b·tokens + t)·row_stride + h·head_size + d]`.
+    /// Element `(b, h, t, d)` is `data[b·strides[0] + h/sharing·strides[1] + t·strides[2] + d]`.
     pub data: HeadData<'a>,
-    /// Elements from one token to the next; more than `heads·head_size` where the projections of
-    /// query, key and value share one matrix.
-    pub row_stride: usize,
+    /// Elements from one sequence to the next, from head to head, from token to token.
+    pub strides: [usize; 3],
+    /// How many heads of the query share one: more than 1 for key and value of grouped queries
+    /// (Ainslie et al. 2023, arXiv:2305.13245).
+    pub sharing: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// `[batch, tokens, heads, head_size]` in rows of `row_stride`: more than `heads·head_size`
+    /// where the projections of query, key and value share one matrix.
+    pub const fn in_rows(
+        data: HeadData<'a>,
+        tokens: usize,
+        head_size: usize,
+        row_stride: usize,
+    ) -> Self {
+        Self { data, strides: [tokens * row_stride, head_size, row_stride], sharing: 1 }
+    }
+
+    /// Where a token of a head starts.
+    const fn start(&self, (batch, head): (usize, usize), token: usize) -> usize {
+        let [of_batch, of_head, of_token] = self.strides;
+        batch * of_batch + head / self.sharing * of_head + token * of_token
+    }
 }
 
 /// The elements of [`Heads`].
@@ -186,7 +207,11 @@ pub fn attention_into(
         return;
     }
     for (name, part, tokens) in [("q", q, queries), ("k", k, keys), ("v", v, keys)] {
-        check_heads(name, part, batch * tokens, heads * head_size);
+        if let Some(last) = tokens.checked_sub(1) {
+            let needed = part.start((batch - 1, heads - 1), last) + head_size;
+            let found = part.data.len();
+            assert!(needed <= found, "attention: {name} needs {needed} elements, found {found}");
+        }
     }
     if let Some(mask) = mask {
         check_mask(mask, sizes);
@@ -199,22 +224,13 @@ pub fn attention_into(
     let mut widened = [Vec::new(), Vec::new(), Vec::new()];
     let [for_q, for_k, for_v] = &mut widened;
     let qkv = [(q, for_q), (k, for_k), (v, for_v)];
-    let qkv = qkv.map(|(part, widened)| Floats {
-        data: part.data.widen(cpu, widened),
-        row_stride: part.row_stride,
-    });
+    let qkv =
+        qkv.map(|(part, widened)| Floats { data: part.data.widen(cpu, widened), heads: part });
     if run.fits_columns() {
         run.share(|place, queries| run.columns(qkv, place, queries));
     } else {
         run.share(|place, queries| run.head(qkv, place, queries));
     }
-}
-
-#[track_caller]
-fn check_heads(name: &str, part: Heads<'_>, tokens: usize, width: usize) {
-    let needed = tokens.checked_sub(1).map_or(0, |last| last * part.row_stride + width);
-    let found = part.data.len();
-    assert!(needed <= found, "attention: {name} needs {needed} elements, found {found}");
 }
 
 #[track_caller]
@@ -229,14 +245,18 @@ fn check_mask(mask: Mask<'_>, sizes: &Attention) {
 #[derive(Clone, Copy)]
 struct Floats<'a> {
     data: &'a [f32],
-    row_stride: usize,
+    heads: Heads<'a>,
 }
 
 impl<'a> Floats<'a> {
-    /// From element `column` of a token on.
-    #[cfg(target_arch = "x86_64")]
-    fn from(self, token: usize, column: usize) -> &'a [f32] {
-        &self.data[token * self.row_stride + column..]
+    /// From a token of a head on; of no tokens nothing.
+    fn from(&self, place: (usize, usize), token: usize) -> &'a [f32] {
+        &self.data[self.heads.start(place, token).min(self.data.len())..]
+    }
+
+    /// Elements from one token to the next.
+    const fn step(&self) -> usize {
+        self.heads.strides[2]
     }
 }
 
@@ -338,15 +358,8 @@ impl Run<'_> {
     }
 
     /// The given queries of one head of one sequence, in f32.
-    fn head(
-        &self,
-        [q, k, v]: [Floats<'_>; 3],
-        (batch, head): (usize, usize),
-        queries: Range<usize>,
-    ) {
+    fn head(&self, [q, k, v]: [Floats<'_>; 3], place: (usize, usize), queries: Range<usize>) {
         let Attention { keys, head_size, .. } = *self.sizes;
-        let start = |part: Floats<'_>, token: usize| token * part.row_stride + head * head_size;
-        let from = |part: Floats<'_>| start(part, batch * keys).min(part.data.len());
         let (k_lines, v_lines) =
             (keys.div_ceil(PANEL) * head_size, head_size.div_ceil(PANEL) * keys);
         let score_lines = MOST_ROWS * keys.div_ceil(PANEL);
@@ -355,18 +368,16 @@ impl Run<'_> {
             let (packed_k, rest) = scratch.split_at_mut(k_lines);
             let (packed_v, rest) = rest.split_at_mut(v_lines);
             let (scores, weighted) = rest.split_at_mut(score_lines);
-            let rows = Rows::new(&k.data[from(k)..], keys, head_size, k.row_stride);
-            transpose(self.cpu, rows, packed_k);
-            pack_values(Rows::new(&v.data[from(v)..], keys, head_size, v.row_stride), packed_v);
+            transpose(self.cpu, Rows::new(k.from(place, 0), keys, head_size, k.step()), packed_k);
+            pack_values(Rows::new(v.from(place, 0), keys, head_size, v.step()), packed_v);
             for rows in parallel::tiles(queries, tile_rows(self.cpu)) {
-                let first = start(q, batch * self.sizes.queries + rows.start);
-                let x = Rows::new(&q.data[first..], rows.len(), head_size, q.row_stride);
+                let x = Rows::new(q.from(place, rows.start), rows.len(), head_size, q.step());
                 let scores = &mut scores[..rows.len() * keys.div_ceil(PANEL)];
                 let scores = floats(scores);
                 scores.fill(0.0);
                 multiply_add(self.cpu, x, Panels::new(packed_k), scores);
                 let weighted = &mut weighted[..rows.len() * head_size.div_ceil(PANEL)];
-                self.weigh_values(batch, head, rows, scores, packed_v, weighted);
+                self.weigh_values(place, rows, scores, packed_v, weighted);
             }
         });
     }
@@ -374,8 +385,7 @@ impl Run<'_> {
     /// Turns scores into weights of the values, and writes their weighted sums.
     fn weigh_values(
         &self,
-        batch: usize,
-        head: usize,
+        (batch, head): (usize, usize),
         rows: Range<usize>,
         scores: &mut [f32],
         values: &[Line],

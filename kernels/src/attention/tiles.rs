@@ -206,15 +206,9 @@ impl Run<'_> {
         });
     }
 
-    /// Where token `token` of a head starts in query, key or value, and how many follow.
-    fn start(&self, part: usize, (batch, head): (usize, usize), token: usize) -> usize {
-        let tokens = if part == 0 { self.sizes.queries } else { self.sizes.keys };
-        (batch * tokens + token) * self.qkv[part].row_stride + head * self.sizes.head_size
-    }
-
     /// One token of a head, from its first element on.
     fn token(&self, part: usize, place: (usize, usize), token: usize) -> Row<'_> {
-        let start = self.start(part, place, token);
+        let start = self.qkv[part].start(place, token);
         let elements = start..start + self.sizes.head_size;
         match self.qkv[part].data {
             HeadData::F32(data) => Row::F32(&data[elements]),

@@ -11,7 +11,7 @@ use super::{Call, GpuEntry, GpuKernel, Operand, operator};
 use crate::compile::Precision;
 use crate::kernel::attention::mask_strides;
 use crate::kernel::{expect_type, floats};
-use crate::module::{HeadSplit, Module, Node, Operation};
+use crate::module::{HeadPlace, HeadSplit, Module, Node, Operation};
 
 pub(super) const KERNELS: &[GpuEntry] = &[
     GpuEntry { name: "gpu.linear", operation: "Linear", prepare: prepare_linear },
@@ -140,6 +140,8 @@ impl GpuKernel for Softmax {
 
 struct Fused {
     split: HeadSplit,
+    /// Where q, k and v start in rows of tokens.
+    columns: [usize; 3],
     products: Products,
     takes_bf16: bool,
 }
@@ -153,6 +155,7 @@ fn prepare_attention(
         return Err("takes attentions only".to_owned());
     };
     supports_head(split.head_size)?;
+    let columns = columns(split)?;
     let products = match module.precision {
         Precision::F32 => Products::F32,
         Precision::Bf16 => Products::Bf16,
@@ -164,15 +167,27 @@ fn prepare_attention(
     let one_input = node.inputs[..3].iter().all(|input| *input == node.inputs[0]);
     let takes_bf16 =
         width.filter(|_| one_input && products == Products::Bf16).is_some_and(|width| {
-            let places = [&split.offsets[..], &[width]].concat();
+            let places = [&columns[..], &[width]].concat();
             attention_takes_bf16(gpu, split.head_size, &places)
         });
-    Ok(Box::new(Fused { split: split.clone(), products, takes_bf16 }))
+    Ok(Box::new(Fused { split: split.clone(), columns, products, takes_bf16 }))
+}
+
+/// Where q, k and v start in rows of tokens.
+fn columns(split: &HeadSplit) -> Result<[usize; 3], String> {
+    let column = |place: &HeadPlace| match *place {
+        HeadPlace::InRows { column } if split.sharing == 1 => Some(column),
+        _ => None,
+    };
+    match split.places.each_ref().map(column) {
+        [Some(q), Some(k), Some(v)] => Ok([q, k, v]),
+        _ => Err("takes heads side by side in rows, one for each query's".to_owned()),
+    }
 }
 
 impl GpuKernel for Fused {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        let HeadSplit { heads, head_size, scale, offsets, no_keys, output } = self.split;
+        let HeadSplit { heads, head_size, scale, no_keys, output, .. } = self.split;
         let tokens = |input: usize| call.inputs[input].shape[1];
         let batch = call.inputs[0].shape[0];
         let (queries, keys) = (tokens(0), tokens(1));
@@ -180,7 +195,7 @@ impl GpuKernel for Fused {
         let sizes = Attention { batch, heads, queries, keys, head_size, scale, no_keys, products };
         let qkv = [0, 1, 2].map(|part| Heads {
             data: call.inputs[part].floats(),
-            start: offsets[part],
+            start: self.columns[part],
             row_stride: call.inputs[part].shape[2],
         });
         let output = match output {

@@ -9,7 +9,7 @@ use kernels::{
 use super::{Call, Kernel, KernelEntry, Operand, Prepared, any, elements_mut, run};
 use crate::compile::Precision;
 use crate::cost::{Parallel, Rate};
-use crate::module::{HeadSplit, Module, Node, Operation};
+use crate::module::{HeadPlace, HeadSplit, Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[
     KernelEntry {
@@ -83,31 +83,43 @@ impl Tiled {
     }
 }
 
+impl Tiled {
+    /// The heads of query, key or value.
+    fn heads<'a>(&self, part: usize, operand: &Operand<'a>) -> Heads<'a> {
+        let (shape, size) = (operand.shape, self.split.head_size);
+        let product = |sizes: &[usize]| sizes.iter().product::<usize>();
+        let (start, strides) = match self.split.places[part] {
+            HeadPlace::InRows { column } => {
+                let row = product(&shape[2..]);
+                (column, [shape[1] * row, size, row])
+            }
+            HeadPlace::Apart => (0, [product(&shape[1..]), shape[2] * size, size]),
+        };
+        let data = if self.as_bf16[part] {
+            let data = operand.bf16();
+            HeadData::Bf16(&data[start.min(data.len())..])
+        } else {
+            let data: &[f32] = operand.elements();
+            HeadData::F32(&data[start.min(data.len())..])
+        };
+        Heads { data, strides, sharing: if part == 0 { 1 } else { self.split.sharing } }
+    }
+}
+
 impl Kernel for Tiled {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let tokens = |operand: &Operand<'_>| operand.shape[1];
+        let tokens = |part: usize| call.inputs[part].shape[self.split.places[part].token_axis()];
         let sizes = Attention {
             batch: call.inputs[0].shape[0],
             heads: self.split.heads,
-            queries: tokens(&call.inputs[0]),
-            keys: tokens(&call.inputs[1]),
+            queries: tokens(0),
+            keys: tokens(1),
             head_size: self.split.head_size,
             scale: self.split.scale,
             no_keys: self.split.no_keys,
             products: self.products,
         };
-        let heads = [0, 1, 2].map(|part| {
-            let row_stride = call.inputs[part].shape[2];
-            let start = self.split.offsets[part];
-            let data = if self.as_bf16[part] {
-                let data = call.inputs[part].bf16();
-                HeadData::Bf16(&data[start.min(data.len())..])
-            } else {
-                let data = call.f32(part);
-                HeadData::F32(&data[start.min(data.len())..])
-            };
-            Heads { data, row_stride }
-        });
+        let heads = [0, 1, 2].map(|part| self.heads(part, &call.inputs[part]));
         let mask = call.inputs.get(3).map(mask);
         let output = match self.split.output {
             Some(to) => Output::Int8(elements_mut(call.output), to),

@@ -1,5 +1,7 @@
 //! Split into heads, scaled and masked scores, softmax, weighted sum, merged heads → one node
-//! that never holds all scores.
+//! that never holds all scores. Heads are found in rows of tokens, where one product may compute query,
+//! key and value, and by a second pass wherever they lie: behind a rotary embedding each head has rows
+//! of its own, and decoders repeat keys and values for several heads of the query.
 
 mod score_mask;
 
@@ -9,17 +11,31 @@ use kernels::NoKeys;
 
 use self::score_mask::Choice;
 use super::repeat;
-use crate::module::{HeadSplit, Id, Module, Operation, same_sizes};
+use crate::module::{HeadPlace, HeadSplit, Id, Module, Operation, same_sizes};
 
+/// Heads that are split off rows of tokens.
 pub(super) fn run(module: &mut Module) -> usize {
-    repeat(module, |module, index| rewrite(module, index).is_some())
+    repeat(module, |module, index| rewrite(module, index, Sources::Rows).is_some())
 }
 
-fn rewrite(module: &mut Module, mut index: usize) -> Option<()> {
-    let mut found = find(module, index)?;
+/// Heads from anywhere.
+pub(super) fn run_heads(module: &mut Module) -> usize {
+    repeat(module, |module, index| rewrite(module, index, Sources::Any).is_some())
+}
+
+/// Where heads may come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sources {
+    /// Splits of `[batch, tokens, heads·size]`.
+    Rows,
+    Any,
+}
+
+fn rewrite(module: &mut Module, mut index: usize, sources: Sources) -> Option<()> {
+    let mut found = find(module, index, sources)?;
     if let Some(choice) = found.choice {
         index += score_mask::add(module, choice);
-        found = find(module, index)?;
+        found = find(module, index, sources)?;
     }
     let operation = Operation::Attention(found.split);
     module.fuse(index, &found.absorbed, operation, found.inputs);
@@ -35,9 +51,9 @@ struct Found {
 }
 
 /// Walks back from the reshape that merges the heads.
-fn find(module: &Module, index: usize) -> Option<Found> {
+fn find(module: &Module, index: usize, sources: Sources) -> Option<Found> {
     let Operation::Graph(Op::Reshape(_)) = module.nodes[index].operation else { return None };
-    let mut walk = Walk { module, absorbed: vec![index] };
+    let mut walk = Walk { module, sources, absorbed: vec![index] };
     let [merged] = walk.inputs_of(index)?;
     let product = walk.transposed(merged, &[0, 2, 1, 3])?;
     let [weights, value] = walk.step(product, |op| matches!(op, Op::MatMul))?;
@@ -45,33 +61,58 @@ fn find(module: &Module, index: usize) -> Option<Found> {
     let readers = if no_keys == NoKeys::Zero { 2 } else { 1 };
     let [scores] = walk.step_with(readers, weights, |op| matches!(op, Op::Softmax(_)))?;
     let (scaled, mask, choice) = walk.masked(scores);
-    let (raw, scale) = walk.scaled(scaled)?;
+    let (raw, scale) = walk.scaled(scaled);
     let [query, key] = walk.step(raw, |op| matches!(op, Op::MatMul))?;
     // Exporters of PyTorch scale both sides by the root.
-    let (query, query_scale) = walk.scaled(query)?;
-    let (key, key_scale) = walk.scaled(key)?;
-    let scale = scale * query_scale * key_scale;
-    let (query, heads, head_size) = walk.heads(query, &[0, 2, 1, 3])?;
-    let (key, key_heads, key_size) = walk.heads(key, &[0, 2, 3, 1])?;
-    let (value, value_heads, value_size) = walk.heads(value, &[0, 2, 1, 3])?;
-    let same = (heads, head_size) == (key_heads, key_size)
-        && (heads, head_size) == (value_heads, value_size)
-        && sizes_fit(module, [query, key, value], heads, [raw, scores])
-        && module.value(module.nodes[index].output).shape == module.value(query).shape
+    let (query, query_scale) = walk.scaled(query);
+    let (key, key_scale) = walk.scaled(key);
+    let query = walk.heads(query)?;
+    let (key, turned_scale) = walk.turned_heads(key)?;
+    let value = walk.shared_heads(value)?;
+    let scale = scale * query_scale * key_scale * turned_scale;
+    let output = &module.value(module.nodes[index].output).shape;
+    let sharing = key.sharing;
+    let same = query.size == key.size
+        && (key.heads, key.size, sharing) == (value.heads, value.size, value.sharing)
+        && key.heads.checked_mul(sharing) == Some(query.heads)
+        && sizes_fit([&query, &key, &value], [raw, scores].map(|id| &module.value(id).shape[..]))
+        && *output
+            == [query.batch.clone(), query.tokens.clone(), Dim::Fixed(query.heads * query.size)]
         && mask.is_none_or(|mask| mask_fits(module, mask, scores));
-    let split = HeadSplit { heads, head_size, scale, offsets: [0; 3], no_keys, output: None };
-    let mut inputs = vec![query, key, value];
+    let split = HeadSplit {
+        heads: query.heads,
+        head_size: query.size,
+        scale,
+        places: [query.place, key.place, value.place],
+        sharing,
+        no_keys,
+        output: None,
+    };
+    let mut inputs = vec![query.id, key.id, value.id];
     inputs.extend(mask);
     same.then_some(Found { split, inputs, absorbed: walk.absorbed, choice })
 }
 
+/// The heads of query, key or value.
+struct Part {
+    id: Id,
+    place: HeadPlace,
+    batch: Dim,
+    tokens: Dim,
+    heads: usize,
+    size: usize,
+    /// How many heads of the query share one.
+    sharing: usize,
+}
+
 /// Whether query, key and value are of as many sequences, and the scores of each query and key: no
 /// side repeats.
-fn sizes_fit(module: &Module, qkv: [Id; 3], heads: usize, scores: [Id; 2]) -> bool {
-    let [query, key, value] = qkv.map(|id| &module.value(id).shape[..]);
-    let expected = [query[0].clone(), Dim::Fixed(heads), query[1].clone(), key[1].clone()];
-    let same_tokens = key[0] == query[0] && same_sizes(&key[..2], &value[..2]);
-    same_tokens && scores.iter().all(|&id| same_sizes(&module.value(id).shape, &expected))
+fn sizes_fit([query, key, value]: [&Part; 3], scores: [&[Dim]; 2]) -> bool {
+    let expected =
+        [query.batch.clone(), Dim::Fixed(query.heads), query.tokens.clone(), key.tokens.clone()];
+    let same_tokens =
+        key.batch == query.batch && (&key.batch, &key.tokens) == (&value.batch, &value.tokens);
+    same_tokens && scores.iter().all(|shape| same_sizes(shape, &expected))
 }
 
 /// Whether the mask broadcasts to the scores over their leading dimensions only.
@@ -85,6 +126,7 @@ fn mask_fits(module: &Module, mask: Id, scores: Id) -> bool {
 /// A way back through nodes that have one reader each.
 struct Walk<'a> {
     module: &'a Module,
+    sources: Sources,
     absorbed: Vec<usize>,
 }
 
@@ -119,16 +161,111 @@ impl Walk<'_> {
         self.step(id, fits).map(|[x]: [Id; 1]| x)
     }
 
-    /// `[batch, tokens, heads·size]` split into heads and transposed; gives the flat value.
-    fn heads(&mut self, id: Id, permutation: &[usize]) -> Option<(Id, usize, usize)> {
-        let split = self.transposed(id, permutation)?;
-        let [flat] = self.step(split, |op| matches!(op, Op::Reshape(_)))?;
+    /// `[batch, heads, tokens, size]`, taken from where the elements lie.
+    fn heads(&mut self, id: Id) -> Option<Part> {
+        let before = self.absorbed.len();
+        let in_rows = self.transposed(id, &[0, 2, 1, 3]).and_then(|split| self.rows(split));
+        in_rows.or_else(|| {
+            self.absorbed.truncate(before);
+            self.apart(id)
+        })
+    }
+
+    /// The same of `[batch, heads, size, tokens]`, and a factor on it.
+    fn turned_heads(&mut self, id: Id) -> Option<(Part, f32)> {
+        let before = self.absorbed.len();
+        let in_rows = self.transposed(id, &[0, 2, 3, 1]).and_then(|split| self.rows(split));
+        if let Some(part) = in_rows {
+            return Some((part, 1.0));
+        }
+        self.absorbed.truncate(before);
+        if self.sources == Sources::Rows {
+            return None;
+        }
+        let turned = self.transposed(id, &[0, 1, 3, 2])?;
+        let (key, scale) = self.scaled(turned);
+        self.shared_heads(key).map(|part| (part, scale))
+    }
+
+    /// [`Self::heads`], each of which may be repeated for some heads of the query.
+    fn shared_heads(&mut self, id: Id) -> Option<Part> {
+        let before = self.absorbed.len();
+        let repeated = self.repeated(id).and_then(|(own, sharing)| {
+            let part = self.heads(own)?;
+            Some(Part { sharing, ..part })
+        });
+        repeated.or_else(|| {
+            self.absorbed.truncate(before);
+            self.heads(id)
+        })
+    }
+
+    /// Takes off `[batch, heads, tokens, size]` → `[batch, heads, sharing, tokens, size]`, merged.
+    fn repeated(&mut self, id: Id) -> Option<(Id, usize)> {
+        if self.sources == Sources::Rows {
+            return None;
+        }
+        let shape = |id: Id| self.module.value(id).shape.clone();
+        let [expanded] = self.step(id, |op| matches!(op, Op::Reshape(_)))?;
+        let [grouped, _] = self.step(expanded, |op| matches!(op, Op::Expand(_)))?;
+        let (index, op) = self.module.produced(grouped)?;
+        let (Op::Unsqueeze(_) | Op::Reshape(_)) = op else { return None };
+        let own = *self.module.nodes[index].inputs.first()?;
+        if self.module.uses(grouped) != 1 {
+            return None;
+        }
+        self.absorbed.push(index);
+        let [batch, heads, tokens, size] = shape(own).try_into().ok()?;
+        let sharing = shape(expanded).get(2)?.fixed()?;
+        let merged = heads.fixed()?.checked_mul(sharing)?;
+        let with = |middle: usize| {
+            vec![batch.clone(), heads.clone(), Dim::Fixed(middle), tokens.clone(), size.clone()]
+        };
+        let fits = shape(grouped) == with(1)
+            && shape(expanded) == with(sharing)
+            && shape(id) == [batch.clone(), Dim::Fixed(merged), tokens.clone(), size.clone()];
+        fits.then_some((own, sharing))
+    }
+
+    /// `[batch, tokens, heads, size]`, or what it is split off.
+    fn rows(&mut self, split: Id) -> Option<Part> {
         let [batch, tokens, heads, size] = self.module.value(split).shape.as_slice() else {
             return None;
         };
         let (heads, size) = (heads.fixed()?, size.fixed()?);
+        let part = |id| Part {
+            id,
+            place: HeadPlace::InRows { column: 0 },
+            batch: batch.clone(),
+            tokens: tokens.clone(),
+            heads,
+            size,
+            sharing: 1,
+        };
+        let before = self.absorbed.len();
+        let flat = self.step(split, |op| matches!(op, Op::Reshape(_)));
         let expected = [batch.clone(), tokens.clone(), Dim::Fixed(heads * size)];
-        (self.module.value(flat).shape == expected).then_some((flat, heads, size))
+        if let Some([flat]) = flat.filter(|[flat]| self.module.value(*flat).shape == expected) {
+            return Some(part(flat));
+        }
+        self.absorbed.truncate(before);
+        (self.sources == Sources::Any).then(|| part(split))
+    }
+
+    /// Heads that lie one after another.
+    fn apart(&self, id: Id) -> Option<Part> {
+        let [batch, heads, tokens, size] = self.module.value(id).shape.as_slice() else {
+            return None;
+        };
+        (self.sources == Sources::Any).then_some(Part {
+            id,
+            place: HeadPlace::Apart,
+            batch: batch.clone(),
+            tokens: tokens.clone(),
+            heads: heads.fixed()?,
+            size: size.fixed()?,
+            sharing: 1,
+        })
     }
 
     /// Takes off what writes 0 over weights that are no numbers: those of a query whose keys are
@@ -174,9 +311,10 @@ impl Walk<'_> {
             && self.module.value(id).shape.get(2) != Some(&Dim::Fixed(1))
     }
 
-    /// Takes off a constant factor or divisor.
-    fn scaled(&mut self, id: Id) -> Option<(Id, f32)> {
-        match self.module.produced(id)?.1 {
+    /// Takes off a constant factor or divisor, where there is one.
+    fn scaled(&mut self, id: Id) -> (Id, f32) {
+        let before = self.absorbed.len();
+        let mut found = || match self.module.produced(id)?.1 {
             Op::Mul => {
                 let [a, b] = self.step(id, |_| true)?;
                 let with = |x, factor| self.module.scalar(factor).map(|factor| (x, factor));
@@ -186,7 +324,12 @@ impl Walk<'_> {
                 let [x, divisor] = self.step(id, |_| true)?;
                 Some((x, 1.0 / self.module.scalar(divisor)?))
             }
-            _ => Some((id, 1.0)),
-        }
+            _ => None,
+        };
+        let found = found();
+        found.unwrap_or_else(|| {
+            self.absorbed.truncate(before);
+            (id, 1.0)
+        })
     }
 }

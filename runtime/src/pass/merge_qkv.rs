@@ -5,7 +5,7 @@ use graph::{Dim, Tensor};
 use kernels::Activation;
 
 use super::repeat;
-use crate::module::{HeadSplit, Id, IntegerLinear, Module, Operation};
+use crate::module::{HeadPlace, HeadSplit, Id, IntegerLinear, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, |module, index| rewrite(module, index).is_some())
@@ -13,7 +13,7 @@ pub(super) fn run(module: &mut Module) -> usize {
 
 fn rewrite(module: &mut Module, index: usize) -> Option<()> {
     let Operation::Attention(split) = module.nodes[index].operation.clone() else { return None };
-    if split.offsets != [0; 3] {
+    if split.places != [HeadPlace::InRows { column: 0 }; 3] || split.sharing != 1 {
         return None;
     }
     let parts: [Id; 3] = module.nodes[index].inputs[..3].try_into().ok()?;
@@ -21,7 +21,8 @@ fn rewrite(module: &mut Module, index: usize) -> Option<()> {
     let operation = merged_operation(module, layers)?;
     let inputs = merged_inputs(module, layers)?;
     let width = split.heads * split.head_size;
-    let split = HeadSplit { offsets: [0, width, 2 * width], ..split };
+    let places = [0, width, 2 * width].map(|column| HeadPlace::InRows { column });
+    let split = HeadSplit { places, ..split };
 
     let name = format!("{}.qkv", module.nodes[index].name);
     let mut shape = module.value(parts[0]).shape.clone();

@@ -84,6 +84,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "bias", level: Level::O2, run: bias::run },
     Pass { name: "activation", level: Level::O2, run: activation::run },
     Pass { name: "attention", level: Level::O2, run: attention::run },
+    Pass { name: "attention-heads", level: Level::O2, run: attention::run_heads },
     Pass { name: "quantize-epilogue", level: Level::O2, run: quantize_epilogue::run },
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
     Pass { name: "quantize-prologue", level: Level::O2, run: quantize_prologue::run },
@@ -93,11 +94,18 @@ pub(crate) const PASSES: &[Pass] = &[
 ];
 
 /// Passes that a GPU does without. What it launches does not depend on values. It has no kernels for
-/// integer convolutions and sums. A layer that
+/// integer convolutions and sums, and its attention reads heads in rows. A layer that
 /// rounds as it reads does so once for each tile of columns there; a launch that rounds once is
 /// cheaper. Its kernels see for themselves what may be bf16, and its threads share every launch.
-const ON_CPUS_ONLY: [&str; 6] =
-    ["choices", "integer-conv", "integer-sum", "quantize-prologue", "narrow", "slice-batch"];
+const ON_CPUS_ONLY: [&str; 7] = [
+    "choices",
+    "integer-conv",
+    "integer-sum",
+    "attention-heads",
+    "quantize-prologue",
+    "narrow",
+    "slice-batch",
+];
 
 /// How often a pass rewrote something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -34,7 +34,16 @@ fn functions_of_one_element() {
         (Unary::HardSwish, "hard-swish.f32"),
         (Unary::LeakyRelu { alpha: 0.1 }, "leaky-relu.f32"),
         (Unary::Elu { alpha: 1.5 }, "elu.f32"),
-        (Unary::Softplus, "reference"),
+        (Unary::Sign, "sign.f32"),
+        (Unary::Round, "round.f32"),
+        (Unary::Sin, "sin.f32"),
+        (Unary::Cos, "cos.f32"),
+        (Unary::Softplus, "softplus.f32"),
+        (Unary::Softsign, "softsign.f32"),
+        (Unary::Mish, "mish.f32"),
+        (Unary::Celu { alpha: 1.5 }, "celu.f32"),
+        (Unary::Selu { alpha: 1.5, gamma: 1.1 }, "selu.f32"),
+        (Unary::Tan, "reference"),
     ] {
         let (mut sketch, x) = Sketch::new(21);
         let y = sketch.node(Op::Unary(op), &[x]);
@@ -91,8 +100,8 @@ fn clips_with_and_without_bounds() {
 fn functions_of_two_elements_broadcast() {
     for (op, kernel) in [
         (Binary::PRelu, "prelu.f32"),
-        (Binary::Max, "max.f32"),
-        (Binary::Min, "min.f32"),
+        (Binary::Max, "max"),
+        (Binary::Min, "min"),
         (Binary::Equal, "equal"),
         (Binary::Greater, "greater"),
         (Binary::GreaterOrEqual, "greater-or-equal"),

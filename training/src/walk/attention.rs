@@ -120,7 +120,9 @@ impl Operation<3> for Attention {
             unreachable!("queries have rank 3")
         };
         let [q, k, v] = inputs.each_ref().map(fused::elements);
-        let heads = [&q, &k, &v].map(|data| Heads { data: HeadData::F32(data), row_stride: width });
+        let heads = [&q, &k, &v].map(|data| {
+            Heads::in_rows(HeadData::F32(data), tokens, width / self.sizes.heads, width)
+        });
         let mask = self.mask.as_ref();
         let mask = mask.map(|mask| Mask { data: &mask.data, strides: mask.strides });
         let sizes = kernels::Attention {

@@ -26,7 +26,10 @@ fn check_attention(gpu: &Gpu, (sizes, no_keys): AttentionCase, products: Product
     let [q, k] = [q, k].map(|all| all.into_iter().map(rounded).collect::<Vec<f32>>());
     let behind = |start: usize| &k[start.min(k.len())..];
     let qkv = [&q[..], behind(width), behind(2 * width)];
-    let qkv = qkv.map(|data| crate::Heads { data: crate::HeadData::F32(data), row_stride });
+    let qkv = [0, 1, 2].map(|part| {
+        let tokens = if part == 0 { queries } else { keys };
+        crate::Heads::in_rows(crate::HeadData::F32(qkv[part]), tokens, head_size, row_stride)
+    });
     // The last keys of each sequence count for nothing; of the last sequence, none is left.
     let masked = |i: usize| match (i % keys > keys / 2, i / keys + 1 == batch) {
         (_, true) => f32::NEG_INFINITY,

@@ -54,9 +54,9 @@ impl Case {
 
     fn run_with(&self, cpu: Cpu, sizes: &Attention, y: Output<'_>) {
         let width = self.width();
-        let part = |i: usize| Heads {
-            data: HeadData::F32(&self.qkv[(i * width).min(self.qkv.len())..]),
-            row_stride: 3 * width,
+        let part = |i: usize| {
+            let data = HeadData::F32(&self.qkv[(i * width).min(self.qkv.len())..]);
+            Heads::in_rows(data, sizes.keys, sizes.head_size, 3 * width)
         };
         let mask = Mask { data: &self.mask, strides: self.mask_strides };
         attention_into(cpu, sizes, [part(0), part(1), part(2)], Some(mask), y);
@@ -134,8 +134,9 @@ fn heads_may_lie_in_memory_as_bf16() {
         let rounded: Vec<u16> = case.qkv.iter().map(|x| (x.to_bits() >> 16) as u16).collect();
         case.qkv = rounded.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect();
         let width = case.width();
-        let part =
-            |i: usize| Heads { data: HeadData::Bf16(&rounded[i * width..]), row_stride: 3 * width };
+        let part = |i: usize| {
+            Heads::in_rows(HeadData::Bf16(&rounded[i * width..]), tokens, head_size, 3 * width)
+        };
         let mask = Mask { data: &case.mask, strides: case.mask_strides };
         for products in [Products::F32, Products::Split, Products::Bf16] {
             let sizes = Attention { products, ..case.sizes };
@@ -212,8 +213,9 @@ fn queries_and_keys_may_differ_in_number() {
     let run = |range: std::ops::Range<usize>| {
         let sizes = Attention { queries: range.len(), ..sizes };
         let q = &q[range.start * head_size..range.end * head_size];
-        let [q, kv] =
-            [q, &kv].map(|data| Heads { data: HeadData::F32(data), row_stride: head_size });
+        let [q, kv] = [(q, range.len()), (&kv, keys)].map(|(data, tokens)| {
+            Heads::in_rows(HeadData::F32(data), tokens, head_size, head_size)
+        });
         let mut y = vec![f32::NAN; range.len() * head_size];
         attention(Cpu::best(), &sizes, [q, kv, kv], None, &mut y);
         y
@@ -226,7 +228,7 @@ fn queries_and_keys_may_differ_in_number() {
 fn a_query_without_keys_gets_what_was_asked_for() {
     let (keys, head_size) = (3, 4);
     let data = numbers(keys * head_size, 1);
-    let heads = Heads { data: HeadData::F32(&data), row_stride: head_size };
+    let heads = Heads::in_rows(HeadData::F32(&data), keys, head_size, head_size);
     let mut masked = [0.0; 9];
     masked[3..6].fill(f32::NEG_INFINITY);
     let mask = Mask { data: &masked, strides: [0, 0, keys] };
@@ -261,7 +263,7 @@ fn a_query_without_keys_gets_what_was_asked_for() {
 fn keys_that_are_all_hidden_weigh_alike() {
     let (keys, head_size) = (37, 4);
     let data = numbers(keys * head_size, 1);
-    let heads = Heads { data: HeadData::F32(&data), row_stride: head_size };
+    let heads = Heads::in_rows(HeadData::F32(&data), keys, head_size, head_size);
     let mask = Mask { data: &vec![f32::MIN; keys], strides: [0; 3] };
     let mean = |column: usize| {
         let values = data.iter().skip(column).step_by(head_size);
@@ -301,4 +303,52 @@ fn a_short_mask_is_refused() {
     let mut case = Case::new(2, 1, 5, 4, 1);
     case.mask.pop();
     case.run(Cpu::best());
+}
+
+/// Heads one after another, and keys and values that several heads of the query share, give what their
+/// copies in rows give.
+#[test]
+fn heads_lie_apart_and_are_shared() {
+    for (batch, heads, sharing, tokens, head_size) in
+        [(1, 2, 2, 5, 3), (2, 6, 3, 37, 20), (3, 4, 1, 33, 16), (1, 8, 4, 70, 32)]
+    {
+        let case = Case::new(batch, heads, tokens, head_size, 9);
+        let width = case.width();
+        // Heads of key and value that are the same where they are shared.
+        let own = heads / sharing;
+        let apart = [0, 1, 2].map(|part| {
+            let own = if part == 0 { heads } else { own };
+            numbers(batch * own * tokens * head_size, part as u64)
+        });
+        let mut in_rows = vec![0.0; batch * tokens * 3 * width];
+        for (index, x) in in_rows.iter_mut().enumerate() {
+            let (token, column) = (index / (3 * width), index % (3 * width));
+            let (part, head, element) =
+                (column / width, column % width / head_size, column % head_size);
+            let (own, head) = if part == 0 { (heads, head) } else { (own, head / sharing) };
+            let row = (token / tokens * own + head) * tokens + token % tokens;
+            *x = apart[part][row * head_size + element];
+        }
+        let mask = Some(Mask { data: &case.mask, strides: case.mask_strides });
+        for products in [Products::F32, Products::Split, Products::Bf16] {
+            let sizes = Attention { products, ..case.sizes };
+            for cpu in Cpu::every() {
+                let rows = [0, 1, 2].map(|part| {
+                    let data = HeadData::F32(&in_rows[part * width..]);
+                    Heads::in_rows(data, tokens, head_size, 3 * width)
+                });
+                let split = [0, 1, 2].map(|part| {
+                    let (own, sharing) = if part == 0 { (heads, 1) } else { (own, sharing) };
+                    let strides = [own * tokens * head_size, tokens * head_size, head_size];
+                    Heads { data: HeadData::F32(&apart[part]), strides, sharing }
+                });
+                let [expected, found] = [rows, split].map(|qkv| {
+                    let mut y = vec![f32::NAN; batch * tokens * width];
+                    attention(cpu, &sizes, qkv, mask, &mut y);
+                    y
+                });
+                assert_eq!(found, expected, "{cpu:?} {products:?}");
+            }
+        }
+    }
 }
