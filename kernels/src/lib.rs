@@ -24,11 +24,11 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
 //! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
-//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`resample()`]; [`channels_last`] has them for the
+//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`group_norm()`], [`resample()`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
 //! - [`broadcast`]: arithmetic, comparisons and choices of values of broadcast shapes.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
-//!   [`residual_layer_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`reduce()`]; twins that write over their
+//!   [`residual_layer_norm`], [`rms_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`reduce()`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
 //! - [`recurrent()`]: LSTM, GRU and plain recurrent layers.
 //! - [`peaks`]: what the machine can do at most, measured.
@@ -55,6 +55,7 @@ mod function;
 mod gather;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod group_norm;
 mod in_place;
 pub mod int8;
 mod lanes;
@@ -88,6 +89,7 @@ pub use conv::{Conv2d, Filters, PARALLEL_WORK as CONV_PARALLEL_WORK, conv2d};
 pub use elementwise::{add, add_row, mul};
 pub use function::{Function, map, map_in_place};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
+pub use group_norm::{GroupNorm, group_norm};
 pub use in_place::{
     activate_in_place, add_assign, layer_norm_in_place, mul_assign, residual_layer_norm_in_place,
     softmax_in_place,
@@ -97,7 +99,7 @@ pub use matrix::{
 };
 pub use norm::{
     LayerNorm, LayerNormGradients, layer_norm, layer_norm_backward, layer_norm_forward,
-    residual_layer_norm,
+    residual_layer_norm, rms_norm, rms_norm_in_place,
 };
 pub use optimizer::{AdamW, adamw_step};
 pub use parallel::{CHUNK as PARALLEL_ELEMENTS, for_each_row_of as for_each_row};

@@ -160,6 +160,50 @@ pub(crate) fn repeated<T>(
     })
 }
 
+tiered! {
+    fn rms_rows(y: &mut [f32], scale: &[f32], epsilon: f32) {
+        for row in y.chunks_exact_mut(scale.len()) {
+            let mean_square = lanes::sum(row, |x| x * x) / scale.len() as f32;
+            let factor = 1.0 / (mean_square + epsilon).sqrt();
+            for (y, &scale) in row.iter_mut().zip(scale) {
+                *y = *y * factor * scale;
+            }
+        }
+    }
+}
+
+/// `y = x/√(mean(x²) + ε)·scale` for each row (Zhang & Sennrich 2019, arXiv:1910.07467).
+///
+/// # Shapes
+/// `x`, `y`: `[rows, cols]`, `cols` the length of `scale`.
+pub fn rms_norm(cpu: Cpu, x: &[f32], scale: &[f32], epsilon: f32, y: &mut [f32]) {
+    check_len("rms_norm: y", y.len(), x.len());
+    check_whole_rows("rms_norm: x", x.len(), scale.len());
+    if !x.is_empty() {
+        for_row_blocks(y, scale.len(), |start, y| {
+            y.copy_from_slice(&x[start..start + y.len()]);
+            rms_rows(cpu, y, scale, epsilon);
+        });
+    }
+}
+
+/// [`rms_norm`] of `y`, over it.
+///
+/// # Shapes
+/// As those of [`rms_norm`].
+pub fn rms_norm_in_place(cpu: Cpu, y: &mut [f32], scale: &[f32], epsilon: f32) {
+    check_whole_rows("rms_norm: y", y.len(), scale.len());
+    if !y.is_empty() {
+        for_row_blocks(y, scale.len(), |_, y| rms_rows(cpu, y, scale, epsilon));
+    }
+}
+
+/// Panics unless `len` elements are whole rows.
+#[track_caller]
+fn check_whole_rows(what: &str, len: usize, cols: usize) {
+    check_len(what, len, len.checked_div(cols).unwrap_or(0) * cols);
+}
+
 /// [`layer_norm`] that keeps what the backward pass needs.
 ///
 /// # Shapes

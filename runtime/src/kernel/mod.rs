@@ -1,8 +1,8 @@
 //! What runs a node: one file a family, one table [`KERNELS`].
 
 pub(crate) mod attention;
-mod batch_norm;
 pub(crate) mod bf16;
+mod channel_norm;
 pub(crate) mod channels_last;
 mod choose;
 mod concat;
@@ -200,7 +200,7 @@ const EVERY_OPERATOR: &str = "*";
 pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     attention::KERNELS,
     bf16::KERNELS,
-    batch_norm::KERNELS,
+    channel_norm::KERNELS,
     channels_last::KERNELS,
     choose::KERNELS,
     concat::KERNELS,

@@ -1,9 +1,9 @@
-//! Layer normalisation, alone and with a residual, and softmax.
+//! Layer normalisation, alone and with a residual, its twin without a mean, and softmax.
 
 use graph::Op;
 use kernels::{
     Cpu, LayerNorm, layer_norm, layer_norm_in_place, residual_layer_norm,
-    residual_layer_norm_in_place, softmax_forward, softmax_in_place,
+    residual_layer_norm_in_place, rms_norm, rms_norm_in_place, softmax_forward, softmax_in_place,
 };
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, floats, run};
@@ -20,6 +20,7 @@ const fn rows(
 pub(super) const KERNELS: &[KernelEntry] = &[
     rows("layer-norm.f32", "LayerNormalization", prepare_norm),
     rows("residual-layer-norm.f32", "ResidualLayerNorm", prepare_norm),
+    rows("rms-norm.f32", "RMSNormalization", prepare_rms_norm),
     rows("softmax.f32", "Softmax", |_, _, cpu| run(Softmax { cpu })),
 ];
 
@@ -56,6 +57,33 @@ impl Kernel for Norm {
 
     fn in_place(&self) -> &'static [usize] {
         if self.residual { &[0, 1] } else { &[0] }
+    }
+}
+
+struct RootMeanSquare {
+    cpu: Cpu,
+    epsilon: f32,
+}
+
+fn prepare_rms_norm(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    match &node.operation {
+        Operation::Graph(Op::RmsNorm(op)) => run(RootMeanSquare { cpu, epsilon: op.epsilon }),
+        _ => unreachable!("the table pairs this kernel with root-mean-square norms"),
+    }
+}
+
+impl Kernel for RootMeanSquare {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let (scale, y) = (call.f32(1), elements_mut(call.output));
+        match call.in_place {
+            Some(_) => rms_norm_in_place(self.cpu, y, scale, self.epsilon),
+            None => rms_norm(self.cpu, call.inputs[0].elements(), scale, self.epsilon, y),
+        }
+        Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0]
     }
 }
 

@@ -6,10 +6,10 @@
 mod score_mask;
 
 use graph::op::Unary;
-use graph::{Dim, Op};
+use graph::{Dim, Op, Shape};
 use kernels::NoKeys;
 
-use self::score_mask::Choice;
+use self::score_mask::{Choice, Sum, Unready};
 use super::repeat;
 use crate::module::{HeadPlace, HeadSplit, Id, Module, Operation, same_sizes};
 
@@ -33,8 +33,8 @@ enum Sources {
 
 fn rewrite(module: &mut Module, mut index: usize, sources: Sources) -> Option<()> {
     let mut found = find(module, index, sources)?;
-    if let Some(choice) = found.choice {
-        index += score_mask::add(module, choice);
+    while let Some(step) = found.unready {
+        index = score_mask::add(module, step, index);
         found = find(module, index, sources)?;
     }
     let operation = Operation::Attention(found.split);
@@ -46,21 +46,31 @@ struct Found {
     split: HeadSplit,
     inputs: Vec<Id>,
     absorbed: Vec<usize>,
-    /// What writes a small number over scores: it is no mask yet.
-    choice: Option<Choice>,
+    /// What has to be done before scores have one mask.
+    unready: Option<Unready>,
 }
 
-/// Walks back from the reshape that merges the heads.
+/// Walks back from what turns the result's heads into rows: the reshape that merges them, or, where it
+/// does something else, the transposition before it.
 fn find(module: &Module, index: usize, sources: Sources) -> Option<Found> {
-    let Operation::Graph(Op::Reshape(_)) = module.nodes[index].operation else { return None };
     let mut walk = Walk { module, sources, absorbed: vec![index] };
-    let [merged] = walk.inputs_of(index)?;
-    let product = walk.transposed(merged, &[0, 2, 1, 3])?;
+    let product = match &module.nodes[index].operation {
+        Operation::Graph(Op::Reshape(_)) => {
+            let [merged] = walk.inputs_of(index)?;
+            walk.transposed(merged, &[0, 2, 1, 3])?
+        }
+        Operation::Graph(Op::Transpose(op))
+            if sources == Sources::Any && op.permutation == [0, 2, 1, 3] =>
+        {
+            module.nodes[index].inputs[0]
+        }
+        _ => return None,
+    };
     let [weights, value] = walk.step(product, |op| matches!(op, Op::MatMul))?;
     let (weights, no_keys) = walk.guarded(weights);
     let readers = if no_keys == NoKeys::Zero { 2 } else { 1 };
     let [scores] = walk.step_with(readers, weights, |op| matches!(op, Op::Softmax(_)))?;
-    let (scaled, mask, choice) = walk.masked(scores);
+    let (scaled, mask, unready) = walk.masked(scores);
     let (raw, scale) = walk.scaled(scaled);
     let [query, key] = walk.step(raw, |op| matches!(op, Op::MatMul))?;
     // Exporters of PyTorch scale both sides by the root.
@@ -70,15 +80,13 @@ fn find(module: &Module, index: usize, sources: Sources) -> Option<Found> {
     let (key, turned_scale) = walk.turned_heads(key)?;
     let value = walk.shared_heads(value)?;
     let scale = scale * query_scale * key_scale * turned_scale;
-    let output = &module.value(module.nodes[index].output).shape;
     let sharing = key.sharing;
     let same = query.size == key.size
         && (key.heads, key.size, sharing) == (value.heads, value.size, value.sharing)
         && key.heads.checked_mul(sharing) == Some(query.heads)
         && sizes_fit([&query, &key, &value], [raw, scores].map(|id| &module.value(id).shape[..]))
-        && *output
-            == [query.batch.clone(), query.tokens.clone(), Dim::Fixed(query.heads * query.size)]
-        && mask.is_none_or(|mask| mask_fits(module, mask, scores));
+        && is_last(module, index, &query)
+        && mask.as_ref().is_none_or(|(_, mask)| mask_fits(mask, &module.value(scores).shape));
     let split = HeadSplit {
         heads: query.heads,
         head_size: query.size,
@@ -89,8 +97,25 @@ fn find(module: &Module, index: usize, sources: Sources) -> Option<Found> {
         output: None,
     };
     let mut inputs = vec![query.id, key.id, value.id];
-    inputs.extend(mask);
-    same.then_some(Found { split, inputs, absorbed: walk.absorbed, choice })
+    inputs.extend(mask.map(|(mask, _)| mask));
+    same.then_some(Found { split, inputs, absorbed: walk.absorbed, unready })
+}
+
+/// Whether a node gives the rows of all heads, and no other node is to take in more.
+fn is_last(module: &Module, index: usize, query: &Part) -> bool {
+    let rows = |rest: &[Dim]| [&[query.batch.clone(), query.tokens.clone()], rest].concat();
+    let merged = rows(&[Dim::Fixed(query.heads * query.size)]);
+    let node = &module.nodes[index];
+    if let Operation::Graph(Op::Reshape(_)) = node.operation {
+        return module.value(node.output).shape == merged;
+    }
+    let merges = |next: usize| {
+        let next = &module.nodes[next];
+        matches!(next.operation, Operation::Graph(Op::Reshape(_)))
+            && module.value(next.output).shape == merged
+    };
+    module.value(node.output).shape == rows(&[Dim::Fixed(query.heads), Dim::Fixed(query.size)])
+        && !module.only_consumer(node.output).is_some_and(merges)
 }
 
 /// The heads of query, key or value.
@@ -116,8 +141,7 @@ fn sizes_fit([query, key, value]: [&Part; 3], scores: [&[Dim]; 2]) -> bool {
 }
 
 /// Whether the mask broadcasts to the scores over their leading dimensions only.
-fn mask_fits(module: &Module, mask: Id, scores: Id) -> bool {
-    let (mask, scores) = (&module.value(mask).shape, &module.value(scores).shape);
+fn mask_fits(mask: &[Dim], scores: &[Dim]) -> bool {
     mask.len() == 4
         && mask.last() == scores.last()
         && mask.iter().zip(scores).all(|(mask, scores)| mask == scores || *mask == Dim::Fixed(1))
@@ -292,17 +316,24 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes off a mask that is added to the scores, or the condition of one that replaces them.
-    fn masked(&mut self, scores: Id) -> (Id, Option<Id>, Option<Choice>) {
+    /// Takes off a mask that is added to the scores, or finds what would make one, and its shape.
+    fn masked(&mut self, scores: Id) -> (Id, Option<(Id, Shape)>, Option<Unready>) {
+        let with_shape = |mask: Id| Some((mask, self.module.value(mask).shape.clone()));
         if let Some(choice) = Choice::find(self.module, scores).filter(|c| self.is_scores(c.scores))
         {
-            return (choice.scores, Some(choice.condition), Some(choice));
+            let mask = with_shape(choice.condition);
+            return (choice.scores, mask, Some(Unready::Choice(choice)));
+        }
+        let sum = Sum::find(self.module, scores).filter(|sum| self.is_scores(sum.scores));
+        if let Some((sum, shape)) = sum.and_then(|sum| Some((sum, sum.shape(self.module)?))) {
+            return (sum.scores, Some((sum.masks[0], shape)), Some(Unready::Sum(sum)));
         }
         let Some([a, b]) = self.step(scores, |op| matches!(op, Op::Add)) else {
             return (scores, None, None);
         };
         // The scores are the side of full shape that a product or a scaling writes.
-        if self.is_scores(a) { (a, Some(b), None) } else { (b, Some(a), None) }
+        let (scores, mask) = if self.is_scores(a) { (a, b) } else { (b, a) };
+        (scores, Some((mask, self.module.value(mask).shape.clone())), None)
     }
 
     fn is_scores(&self, id: Id) -> bool {

@@ -61,13 +61,13 @@ fn find(module: &Module, index: usize) -> Option<Found> {
 }
 
 /// The node that writes `id`, when nothing else reads the value.
-fn single(module: &Module, id: Id) -> Option<(usize, &Op)> {
+pub(super) fn single(module: &Module, id: Id) -> Option<(usize, &Op)> {
     if module.uses(id) == 1 { module.produced(id) } else { None }
 }
 
 /// The two inputs of a node, one of which has the output's sizes and the other is a constant row as
 /// long as its last dimension: `(other, row)`.
-fn with_row(module: &Module, index: usize) -> Option<(Id, Id)> {
+pub(super) fn with_row(module: &Module, index: usize) -> Option<(Id, Id)> {
     let [a, b] = module.nodes[index].inputs[..] else { return None };
     let sizes = &module.value(module.nodes[index].output).shape;
     let width = sizes.last().and_then(Dim::fixed)?;
@@ -77,7 +77,7 @@ fn with_row(module: &Module, index: usize) -> Option<(Id, Id)> {
 }
 
 /// The node that averages over the last dimension and keeps it, and what it averages.
-fn mean_of(module: &Module, id: Id) -> Option<(usize, Id)> {
+pub(super) fn mean_of(module: &Module, id: Id) -> Option<(usize, Id)> {
     let (index, Op::Reduce(reduce)) = single(module, id)? else { return None };
     let &[x] = module.nodes[index].inputs.as_slice() else { return None };
     let last = module.value(x).shape.len().checked_sub(1)?;
@@ -88,7 +88,7 @@ fn mean_of(module: &Module, id: Id) -> Option<(usize, Id)> {
 }
 
 /// The node that squares `x`: a power, or a product of it with itself.
-fn square_of(module: &Module, squared: Id, x: Id) -> Option<usize> {
+pub(super) fn square_of(module: &Module, squared: Id, x: Id) -> Option<usize> {
     let (index, op) = single(module, squared)?;
     let [a, b] = module.nodes[index].inputs[..] else { return None };
     let fits = match op {

@@ -27,6 +27,7 @@ mod no_ops;
 mod quantize_epilogue;
 mod quantize_prologue;
 mod residual_layer_norm;
+mod rms_norm;
 mod signed_integers;
 mod sizes;
 mod slice_batch;
@@ -70,6 +71,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "gelu", level: Level::O1, run: gelu::run },
     Pass { name: "swish", level: Level::O1, run: swish::run },
     Pass { name: "layer-norm", level: Level::O1, run: layer_norm::run },
+    Pass { name: "rms-norm", level: Level::O1, run: rms_norm::run },
     Pass { name: "signed-integers", level: Level::O1, run: signed_integers::run },
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },

@@ -5,7 +5,7 @@ use graph::op::Transpose;
 use graph::{Dim, Op};
 
 use super::repeat;
-use crate::module::{Id, Module, Operation, same_sizes};
+use crate::module::{Id, Module, Node, Operation, same_sizes};
 
 pub(super) fn run(module: &mut Module) -> usize {
     let fired = repeat(module, |module, index| {
@@ -44,25 +44,43 @@ fn merged(module: &mut Module, index: usize) -> bool {
     true
 }
 
-/// `[a, b, m, n]` → `[a·b, m, n]` → `[a·b, n, m]` → `[a, b, n, m]`: a transposition of the last two.
+/// `[a, b, m, n]` → `[a·b, m, n]` → `[a·b, n, m]` → `[c, d, n, m]`: a transposition of the last two,
+/// behind a reshape of the others where they differ.
 fn batched(module: &mut Module, index: usize) -> bool {
     let output = module.nodes[index].output;
     let found = || {
         let flat = reshape_of(module, output)?;
         let (merged, permutation) = transposed(module, flat)?;
         let x = reshape_of(module, merged)?;
-        let [batch @ .., m, n] = module.value(x).shape.as_slice() else { return None };
+        let from = &module.value(x).shape;
         let [_, rows, columns] = module.value(merged).shape.as_slice() else { return None };
-        let expected = [batch, &[n.clone(), m.clone()]].concat();
+        let [batch @ .., n, m] = module.value(output).shape.as_slice() else { return None };
+        let expected = [batch, &[rows.clone(), columns.clone()]].concat();
         let fits = permutation == [0, 2, 1]
-            && [rows, columns] == [m, n]
-            && same_sizes(&module.value(output).shape, &expected);
-        let rank = expected.len();
-        let permutation = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
-        fits.then_some((x, permutation))
+            && from.ends_with(&[rows.clone(), columns.clone()])
+            && [n, m] == [columns, rows];
+        let split = match same_sizes(from, &expected) {
+            true => None,
+            false => Some(reshape(from, &expected)?),
+        };
+        fits.then_some((x, expected, split))
     };
-    let Some((x, permutation)) = found() else { return false };
-    set(module, index, x, permutation);
+    let Some((mut x, expected, split)) = found() else { return false };
+    let (mut index, rank) = (index, expected.len());
+    if let Some(op) = split {
+        let name = format!("{}/split", module.nodes[index].name);
+        let value = module.add_value(name.clone(), module.value(x).dtype, expected);
+        let node = Node {
+            name,
+            operation: Operation::Graph(Op::Reshape(op)),
+            inputs: vec![x],
+            output: value,
+            fused_from: Vec::new(),
+        };
+        module.nodes.insert(index, node);
+        (index, x) = (index + 1, value);
+    }
+    set(module, index, x, (0..rank - 2).chain([rank - 1, rank - 2]).collect());
     true
 }
 

@@ -1,9 +1,14 @@
 //! Functions of one and of two elements, and concatenation.
 
-use graph::op::{Binary, Cast, Clip, Concat, Reduce, ReduceKind, SliceBy, Unary};
+use graph::op::{
+    Binary, Cast, Clip, Concat, Expand, Gather, GatherElements, GatherNd, GroupNorm, InstanceNorm,
+    Reduce, ReduceKind, RmsNorm, SliceBy, Unary,
+};
 use graph::{DType, Dim, Graph, Op, Tensor};
 
-use crate::{Sketch, check, numbers};
+use runtime::{Level, compile};
+
+use crate::{Sketch, check, numbers, options, run};
 
 /// The bounds that the kernels' functions state, on numbers up to about 4.
 const FLOAT: f32 = 2e-6;
@@ -119,6 +124,188 @@ fn functions_of_two_elements_broadcast() {
             }
         }
     }
+}
+
+/// Numbers of a type, of both signs where it has them.
+fn integers(dtype: DType, shape: &[usize], seed: u64) -> Tensor {
+    let at = |index: usize| (index as u64 * 7 + seed) % 23;
+    match dtype {
+        DType::I64 => Tensor::from_fn(shape, |i| at(i) as i64 - 11),
+        DType::I32 => Tensor::from_fn(shape, |i| at(i) as i32 - 11),
+        DType::I8 => Tensor::from_fn(shape, |i| at(i) as i8 - 11),
+        DType::U8 => Tensor::from_fn(shape, |i| at(i) as u8),
+        DType::Bool => Tensor::from_fn(shape, |i| at(i) % 3 == 0),
+        DType::F32 => numbers(shape, seed, 1.0),
+    }
+}
+
+#[test]
+fn integers_and_truth_values_broadcast() {
+    let whole = [DType::I64, DType::I32, DType::I8, DType::U8];
+    let arithmetic = [
+        (Op::Add, "add.broadcast"),
+        (Op::Sub, "sub.broadcast"),
+        (Op::Mul, "mul.broadcast"),
+        (Op::Binary(Binary::Max), "max"),
+        (Op::Binary(Binary::Less), "less"),
+    ];
+    let truth = [
+        (Op::Binary(Binary::And), "and"),
+        (Op::Binary(Binary::Or), "or"),
+        (Op::Binary(Binary::Xor), "xor"),
+        (Op::Binary(Binary::Equal), "equal"),
+    ];
+    let cases = whole.iter().flat_map(|dtype| arithmetic.iter().map(move |case| (*dtype, case)));
+    for (dtype, (op, kernel)) in cases.chain(truth.iter().map(|case| (DType::Bool, case))) {
+        for shape in [&[2, 5][..], &[5], &[2, 1], &[]] {
+            let mut sketch = Sketch { graph: Graph::new("sketch") };
+            let x = sketch.graph.add_input("x", dtype, vec![2.into(), 5.into()]);
+            let other = sketch.weight(integers(dtype, shape, 5));
+            let y = sketch.node(op.clone(), &[x.unwrap(), other]);
+            check_kernel(sketch, y, &[("x", integers(dtype, &[2, 5], 1))], kernel);
+        }
+    }
+}
+
+#[test]
+fn truth_of_single_elements() {
+    let odd = Tensor::new(&[1, 4], vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0]).unwrap();
+    for (op, kernel) in [
+        (Unary::IsNan, "is-nan.f32"),
+        (Unary::IsInf { negative: true, positive: true }, "is-infinite.f32"),
+        (Unary::IsInf { negative: true, positive: false }, "is-infinite.f32"),
+        (Unary::IsInf { negative: false, positive: true }, "is-infinite.f32"),
+    ] {
+        let (mut sketch, x) = Sketch::new(4);
+        let y = sketch.node(Op::Unary(op), &[x]);
+        let model = compile(&sketch.finish(&[y]), &options(Level::O3)).unwrap();
+        assert_eq!(model.explain().nodes[0].kernel, kernel);
+        let found = run(&model, &[("x", odd.clone())]);
+        let expected = odd.elements::<f32>().unwrap().iter().map(|x| match op {
+            Unary::IsNan => x.is_nan(),
+            Unary::IsInf { negative, positive } => {
+                x.is_infinite() && if *x < 0.0 { negative } else { positive }
+            }
+            _ => unreachable!("tests only"),
+        });
+        assert_eq!(found[0].elements::<bool>().unwrap(), expected.collect::<Vec<_>>());
+    }
+    let (mut sketch, x) = Sketch::new(21);
+    let zero = sketch.weight(Tensor::scalar(0f32));
+    let below = sketch.node(Op::Binary(Binary::Less), &[x, zero]);
+    let y = sketch.node(Op::Unary(Unary::Not), &[below]);
+    check_kernel(sketch, y, &[("x", rows(1.0))], "not");
+}
+
+#[test]
+fn elements_of_any_type_are_repeated_and_picked() {
+    for dtype in [DType::F32, DType::I64, DType::I32, DType::U8, DType::Bool] {
+        let input = |sketch: &mut Sketch| {
+            let shape = vec![Dim::symbol("batch"), 3.into(), 4.into()];
+            sketch.graph.add_input("x", dtype, shape).unwrap()
+        };
+        let sketch = || Sketch { graph: Graph::new("sketch") };
+        let data = [("x", integers(dtype, &[2, 3, 4], 3))];
+        for sizes in [[5i64, 1, 1, 1], [1, 1, 3, 1]] {
+            let mut sketch = sketch();
+            let x = input(&mut sketch);
+            let sizes = sketch.weight(Tensor::new(&[4], sizes.to_vec()).unwrap());
+            let y = sketch.node(Op::Expand(Expand {}), &[x, sizes]);
+            check_kernel(sketch, y, &data, "expand.copy");
+        }
+        for axis in [1, 2] {
+            for wide in [false, true] {
+                let mut sketch = sketch();
+                let x = input(&mut sketch);
+                let index = if wide {
+                    Tensor::new(&[2, 2], vec![0i64, 2, -1, -3]).unwrap()
+                } else {
+                    Tensor::new(&[3], vec![-1i32, 0, 2]).unwrap()
+                };
+                let index = sketch.weight(index);
+                let y = sketch.node(Op::Gather(Gather { axis }), &[x, index]);
+                check_kernel(sketch, y, &data, "gather.copy");
+            }
+        }
+        for axis in [0, 1, 2] {
+            let mut sketch = sketch();
+            let x = input(&mut sketch);
+            let index = Tensor::from_fn(&[2, 2, 4], |i| (i % 4) as i64 % 2 - 1);
+            let index = sketch.weight(index);
+            let y = sketch.node(Op::GatherElements(GatherElements { axis }), &[x, index]);
+            check_kernel(sketch, y, &data, "gather-elements.copy");
+        }
+        for (batch_dims, index) in [
+            (0, Tensor::new(&[2, 2], vec![1i64, 2, 0, -1]).unwrap()),
+            (1, Tensor::new(&[2, 1, 2], vec![1i64, -4, 2, 3]).unwrap()),
+        ] {
+            let mut sketch = sketch();
+            let shape = vec![2.into(), 3.into(), 4.into()];
+            let x = sketch.graph.add_input("x", dtype, shape).unwrap();
+            let index = sketch.weight(index);
+            let y = sketch.node(Op::GatherNd(GatherNd { batch_dims }), &[x, index]);
+            check_kernel(sketch, y, &data, "gather-nd.copy");
+        }
+    }
+}
+
+#[test]
+fn indices_that_name_nothing_are_refused() {
+    let gather = |op: Op, index: Tensor| {
+        let (mut sketch, x) = Sketch::shaped(vec![2.into(), 3.into()]);
+        let index = sketch
+            .graph
+            .add_input("index", DType::I64, vec![index.shape()[0].into(), index.shape()[1].into()])
+            .unwrap();
+        let y = sketch.node(op, &[x, index]);
+        compile(&sketch.finish(&[y]), &options(Level::O3)).unwrap()
+    };
+    let index = Tensor::new(&[1, 2], vec![0i64, 3]).unwrap();
+    for op in [
+        Op::Gather(Gather { axis: 1 }),
+        Op::GatherElements(GatherElements { axis: 1 }),
+        Op::GatherNd(GatherNd { batch_dims: 0 }),
+    ] {
+        let model = gather(op, index.clone());
+        let x = numbers(&[2, 3], 1, 1.0);
+        let error = model.session().run(&[("x", &x), ("index", &index)]).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("index 3 is outside a dimension of size 3"), "{error}");
+    }
+}
+
+#[test]
+fn norms_of_instances_and_groups() {
+    for (op, kernel) in [
+        (Op::InstanceNorm(InstanceNorm { epsilon: 1e-5 }), "instance-norm.f32"),
+        (Op::GroupNorm(GroupNorm { groups: 3, epsilon: 1e-5 }), "group-norm.f32"),
+        (Op::GroupNorm(GroupNorm { groups: 1, epsilon: 1e-5 }), "group-norm.f32"),
+    ] {
+        for image in [&[7][..], &[3, 5], &[0]] {
+            let sizes = image.iter().map(|&size| size.into());
+            let shape = [Dim::symbol("batch"), 6.into()].into_iter().chain(sizes).collect();
+            let (mut sketch, x) = Sketch::shaped(shape);
+            let parameters = [1, 2].map(|seed| sketch.weight(numbers(&[6], seed, 1.0)));
+            let y = sketch.node(op.clone(), &[x, parameters[0], parameters[1]]);
+            let input = numbers(&[&[2, 6], image].concat(), 3, 2.0);
+            check_kernel(sketch, y, &[("x", input)], kernel);
+        }
+    }
+}
+
+#[test]
+fn root_mean_square_norms() {
+    let (mut sketch, x) = Sketch::new(21);
+    let scale = sketch.weight(numbers(&[21], 1, 1.0));
+    let norm = Op::RmsNorm(RmsNorm { epsilon: 1e-5 });
+    let y = sketch.node(norm.clone(), &[x, scale]);
+    check_kernel(sketch, y, &[("x", rows(1.0))], "rms-norm.f32");
+    // Over its input, which no output keeps.
+    let (mut sketch, x) = Sketch::new(21);
+    let scale = sketch.weight(numbers(&[21], 1, 1.0));
+    let sum = sketch.node(Op::Add, &[x, x]);
+    let y = sketch.node(norm, &[sum, scale]);
+    check_kernel(sketch, y, &[("x", rows(1.0))], "rms-norm.f32");
 }
 
 #[test]

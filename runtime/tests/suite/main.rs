@@ -9,6 +9,7 @@ mod exported;
 mod functions;
 #[cfg(any(feature = "gpu-emulated", feature = "cuda"))]
 mod gpu;
+mod heads;
 mod hostile;
 mod images;
 mod masks;

@@ -524,3 +524,34 @@ fn passes_are_checked_as_they_run() {
     let text = dump_after(&graph, &options(Level::O3), "activation").unwrap();
     assert!(text.contains("= MatMul("), "{text}");
 }
+
+#[test]
+fn root_mean_square_norm_written_out() {
+    // A quotient, a product with a reciprocal, one with a quotient of 1; the last with a root that is
+    // read again.
+    for (form, root_out, expected) in [(0, false, 1), (1, false, 1), (2, false, 1), (1, true, 0)] {
+        let (mut sketch, x) = Sketch::new(8);
+        let [two, epsilon, one] = [2.0, 1e-5, 1.0].map(|value| scalar(&mut sketch, value));
+        let scale = sketch.weight(numbers(&[8], 1, 1.0));
+        let square = sketch.node(Op::Binary(Binary::Pow), &[x, two]);
+        let (kind, axes) = (ReduceKind::Mean, Some(vec![1]));
+        let mean = Reduce { kind, axes, keep_dims: true, empty_means_none: false };
+        let mean = sketch.node(Op::Reduce(mean), &[square]);
+        let sum = sketch.node(Op::Add, &[mean, epsilon]);
+        let root = sketch.node(Op::Unary(Unary::Sqrt), &[sum]);
+        let normal = match form {
+            0 => sketch.node(Op::Div, &[x, root]),
+            1 => {
+                let inverse = sketch.node(Op::Unary(Unary::Reciprocal), &[root]);
+                sketch.node(Op::Mul, &[x, inverse])
+            }
+            _ => {
+                let inverse = sketch.node(Op::Div, &[one, root]);
+                sketch.node(Op::Mul, &[inverse, x])
+            }
+        };
+        let y = sketch.node(Op::Mul, &[scale, normal]);
+        let outputs = if root_out { vec![y, root] } else { vec![y] };
+        check_pass(&sketch.finish(&outputs), &rows(3, 8), "rms-norm", expected);
+    }
+}

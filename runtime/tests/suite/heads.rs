@@ -1,0 +1,138 @@
+//! Attention as decoders have it: heads that something else made, keys and values shared by several
+//! heads of the query, a bias by position beside the mask.
+
+use graph::op::{Expand, Reshape, Softmax, Transpose, Unary, Unsqueeze};
+use graph::{DType, Graph, Op, Tensor, ValueId};
+
+use crate::passes::check_pass;
+use crate::{Sketch, numbers};
+
+const TOKENS: usize = 5;
+const SIZE: usize = 4;
+
+/// Attention over heads that a ReLU gives.
+#[derive(Clone, Copy)]
+struct HeadsSketch {
+    /// Heads of key and value, of the query's four.
+    own: usize,
+    /// Whether the last two dimensions of the keys are turned with the others merged.
+    merged: bool,
+    /// Whether query and key are read as rows `[batch, tokens, heads, size]`.
+    in_rows: bool,
+    masks: usize,
+    /// Whether weights that are no number become 0.
+    guarded: bool,
+    /// Shape in which the result is read.
+    result: &'static [i64],
+}
+
+impl HeadsSketch {
+    const PLAIN: Self = Self {
+        own: 4,
+        merged: false,
+        in_rows: false,
+        masks: 1,
+        guarded: false,
+        result: &[0, 0, -1],
+    };
+
+    fn build(&self) -> Graph {
+        let transpose =
+            |permutation: &[usize]| Op::Transpose(Transpose { permutation: permutation.to_vec() });
+        let reshape = |shape: &[i64]| Op::Reshape(Reshape { shape: shape.to_vec() });
+        let rows = vec![2.into(), TOKENS.into(), 4.into(), SIZE.into()];
+        let (mut sketch, q) = Sketch::shaped(rows);
+        let heads = |sketch: &mut Sketch, name: &str| {
+            let shape = vec![2.into(), self.own.into(), TOKENS.into(), SIZE.into()];
+            let x = sketch.graph.add_input(name, DType::F32, shape).unwrap();
+            sketch.node(Op::Relu, &[x])
+        };
+        let q = sketch.node(Op::Tanh, &[q]);
+        let q = sketch.node(transpose(&[0, 2, 1, 3]), &[q]);
+        let q = if self.in_rows { q } else { sketch.node(Op::Relu, &[q]) };
+        let [k, v] = ["k", "v"].map(|name| heads(&mut sketch, name));
+        let [k, v] = [k, v].map(|x| self.repeat(&mut sketch, x));
+        let k = if self.merged {
+            let flat = sketch.node(reshape(&[-1, TOKENS as i64, SIZE as i64]), &[k]);
+            let turned = sketch.node(transpose(&[0, 2, 1]), &[flat]);
+            sketch.node(reshape(&[-1, 4, SIZE as i64, TOKENS as i64]), &[turned])
+        } else {
+            sketch.node(transpose(&[0, 1, 3, 2]), &[k])
+        };
+        let root = sketch.weight(Tensor::scalar(0.7f32));
+        let [q, k] = [q, k].map(|side| sketch.node(Op::Mul, &[side, root]));
+        let mut scores = sketch.node(Op::MatMul, &[q, k]);
+        let biases = [
+            numbers(&[1, 4, TOKENS, TOKENS], 5, 2.0),
+            Tensor::from_fn(&[1, 1, TOKENS, TOKENS], |i| {
+                if i % TOKENS > i / TOKENS { f32::MIN } else { 0.0 }
+            }),
+        ];
+        for bias in biases.into_iter().take(self.masks) {
+            let bias = sketch.weight(bias);
+            // What folds is no mask of a model.
+            let bias = sketch.node(Op::Add, &[bias, root]);
+            scores = sketch.node(Op::Add, &[scores, bias]);
+        }
+        let mut weights = sketch.node(Op::Softmax(Softmax {}), &[scores]);
+        if self.guarded {
+            let wrong = sketch.node(Op::Unary(Unary::IsNan), &[weights]);
+            let zero = sketch.weight(Tensor::scalar(0f32));
+            weights = sketch.node(Op::Where, &[wrong, zero, weights]);
+        }
+        let context = sketch.node(Op::MatMul, &[weights, v]);
+        let rows = sketch.node(transpose(&[0, 2, 1, 3]), &[context]);
+        let y = sketch.node(reshape(self.result), &[rows]);
+        let y = sketch.node(Op::Tanh, &[y]);
+        sketch.finish(&[y])
+    }
+
+    /// Each head of key or value as often as the query has heads for it.
+    fn repeat(&self, sketch: &mut Sketch, x: ValueId) -> ValueId {
+        if self.own == 4 {
+            return x;
+        }
+        let grouped = sketch.node(Op::Unsqueeze(Unsqueeze { axes: vec![2] }), &[x]);
+        let sharing = 4 / self.own as i64;
+        let sizes = sketch.weight(Tensor::new(&[5], vec![1, 1, sharing, 1, 1]).unwrap());
+        let expanded = sketch.node(Op::Expand(Expand {}), &[grouped, sizes]);
+        let shape = vec![0, 4, TOKENS as i64, SIZE as i64];
+        sketch.node(Op::Reshape(Reshape { shape }), &[expanded])
+    }
+
+    fn check(&self, expected: usize) {
+        let x = |heads: usize, seed| numbers(&[2, heads, TOKENS, SIZE], seed, 1.0);
+        let q = numbers(&[2, TOKENS, 4, SIZE], 1, 1.0);
+        let inputs = [("x", q), ("k", x(self.own, 2)), ("v", x(self.own, 3))];
+        check_pass(&self.build(), &inputs, "attention-heads", expected);
+        check_pass(&self.build(), &inputs, "attention", 0);
+    }
+}
+
+#[test]
+fn heads_that_something_made_are_fused() {
+    HeadsSketch::PLAIN.check(1);
+    HeadsSketch { masks: 0, guarded: true, ..HeadsSketch::PLAIN }.check(1);
+    HeadsSketch { in_rows: true, ..HeadsSketch::PLAIN }.check(1);
+}
+
+#[test]
+fn queries_share_keys_and_values() {
+    for own in [1, 2] {
+        for merged in [false, true] {
+            HeadsSketch { own, merged, ..HeadsSketch::PLAIN }.check(1);
+        }
+    }
+}
+
+#[test]
+fn two_masks_become_one() {
+    HeadsSketch { masks: 2, ..HeadsSketch::PLAIN }.check(1);
+}
+
+/// PyTorch's linear layers of newer exporters take rows of all sequences at once.
+#[test]
+fn results_are_read_in_any_shape() {
+    HeadsSketch { result: &[-1, 16], ..HeadsSketch::PLAIN }.check(1);
+    HeadsSketch { result: &[0, 0, 4, 2, 2], ..HeadsSketch::PLAIN }.check(1);
+}
