@@ -50,15 +50,21 @@ impl Operator for MatMul {
         let batch = broadcast_sizes(a_batch, b_batch)?;
         let shape = [batch.as_slice(), &[*rows, *columns]].concat();
         affordable(&shape)?;
-        Ok(Tensor::from_fn(&shape, |index| {
-            let (matrix, row) = (index / (rows * columns), index / columns % rows);
+        let (mut output, mut sums) = (Vec::with_capacity(elements(&shape) as usize), Vec::new());
+        for (matrix, row) in
+            (0..batch.iter().product()).flat_map(|matrix| (0..*rows).map(move |row| (matrix, row)))
+        {
             let a_start = (broadcast_index(matrix, &batch, a_batch) * rows + row) * inner;
-            let b_start =
-                broadcast_index(matrix, &batch, b_batch) * inner * columns + index % columns;
-            let product =
-                |k| f64::from(left[a_start + k]) * f64::from(right[b_start + k * columns]);
-            (0..*inner).map(product).sum::<f64>() as f32
-        }))
+            let b_start = broadcast_index(matrix, &batch, b_batch) * inner * columns;
+            sums.clear();
+            sums.resize(*columns, 0f64);
+            for (k, &a) in left[a_start..][..*inner].iter().enumerate() {
+                let b = &right[b_start + k * columns..][..*columns];
+                sums.iter_mut().zip(b).for_each(|(sum, &b)| *sum += f64::from(a) * f64::from(b));
+            }
+            output.extend(sums.iter().map(|&sum| sum as f32));
+        }
+        Tensor::new(&shape, output).map_err(|error| error.to_string())
     }
 
     fn flops(&self, inputs: &[Vec<usize>], output: &[usize]) -> u64 {

@@ -1,14 +1,47 @@
 //! Three linear layers of one input that an attention reads → one layer with their columns side
-//! by side.
+//! by side. Parts of the columns of one value, as models have it that were trained with one layer, are
+//! read where they lie.
 
-use graph::{Dim, Tensor};
+use graph::{Dim, Op, Tensor};
 use kernels::Activation;
 
 use super::repeat;
 use crate::module::{HeadPlace, HeadSplit, Id, IntegerLinear, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
-    repeat(module, |module, index| rewrite(module, index).is_some())
+    repeat(module, |module, index| {
+        sliced(module, index).or_else(|| rewrite(module, index)).is_some()
+    })
+}
+
+/// Reads slices of the columns of rows where they are sliced from.
+fn sliced(module: &mut Module, index: usize) -> Option<()> {
+    let Operation::Attention(split) = module.nodes[index].operation.clone() else { return None };
+    let mut fused = split.clone();
+    let mut inputs = module.nodes[index].inputs.clone();
+    let mut absorbed = vec![index];
+    for (place, input) in fused.places.iter_mut().zip(&mut inputs) {
+        let HeadPlace::InRows { column } = place else { continue };
+        let Some((slice, Op::Slice(op))) = module.produced(*input) else { continue };
+        let whole = module.nodes[slice].inputs[0];
+        if module.value(*input).shape.len() != 3 || op.axis != 2 {
+            continue;
+        }
+        *column += op.start;
+        *input = whole;
+        if !absorbed.contains(&slice) {
+            absorbed.push(slice);
+        }
+    }
+    // A slice that something else reads as well has to be made anyway.
+    let alone = |&slice: &usize| {
+        let output = module.nodes[slice].output;
+        let read = module.nodes[index].inputs.iter().filter(|&&input| input == output).count();
+        module.uses(output) == read
+    };
+    (absorbed.len() > 1 && absorbed[1..].iter().all(alone)).then_some(())?;
+    module.fuse(index, &absorbed, Operation::Attention(fused), inputs);
+    Some(())
 }
 
 fn rewrite(module: &mut Module, index: usize) -> Option<()> {
@@ -45,7 +78,9 @@ fn linear_layers(module: &Module, parts: [Id; 3]) -> Option<[usize; 3]> {
     let mut layers = [0; 3];
     for (layer, part) in layers.iter_mut().zip(parts) {
         *layer = module.producer(part)?;
-        if module.uses(part) != 1 {
+        let operation = &module.nodes[*layer].operation;
+        let is_layer = matches!(operation, Operation::Linear { .. } | Operation::IntegerLinear(_));
+        if !is_layer || module.uses(part) != 1 {
             return None;
         }
     }

@@ -1,6 +1,6 @@
 //! Attention in the forms that exporters write: fused where every side is whole.
 
-use graph::op::{Cast, Reshape, Softmax, Transpose, Unary, Unsqueeze};
+use graph::op::{Cast, Reshape, Slice, Softmax, Transpose, Unary, Unsqueeze};
 use graph::{DType, Dim, Graph, Op, Tensor, ValueId};
 use runtime::{Level, compile};
 
@@ -143,4 +143,34 @@ fn attention_without_projections_has_nothing_to_merge() {
     let sketch = AttentionSketch { project: false, ..AttentionSketch::PLAIN };
     check_pass(&sketch.build(), &sketch.inputs(), "attention", 1);
     check_pass(&sketch.build(), &sketch.inputs(), "merge-qkv", 0);
+}
+
+/// As GPT-2 has it: one layer for query, key and value, and slices of its columns.
+#[test]
+fn slices_of_the_columns_of_one_layer_are_read_where_they_lie() {
+    for (sliced_out, expected) in [(false, 1), (true, 0)] {
+        let (mut sketch, x) = Sketch::shaped(vec![2.into(), 5.into(), 12.into()]);
+        let weight = sketch.weight(numbers(&[12, 36], 1, 0.3));
+        let all = sketch.node(Op::MatMul, &[x, weight]);
+        let parts = [0, 1, 2].map(|part| {
+            let (start, end) = (12 * part, (12 * (part + 1)).into());
+            sketch.node(Op::Slice(Slice { axis: 2, start, end }), &[all])
+        });
+        let mut heads = |x: ValueId, permutation: &[usize]| {
+            let split = sketch.node(Op::Reshape(Reshape { shape: vec![0, 0, 3, 4] }), &[x]);
+            let permutation = permutation.to_vec();
+            sketch.node(Op::Transpose(Transpose { permutation }), &[split])
+        };
+        let [q, v] = [parts[0], parts[2]].map(|part| heads(part, &[0, 2, 1, 3]));
+        let k = heads(parts[1], &[0, 2, 3, 1]);
+        let scores = sketch.node(Op::MatMul, &[q, k]);
+        let weights = sketch.node(Op::Softmax(Softmax {}), &[scores]);
+        let context = sketch.node(Op::MatMul, &[weights, v]);
+        let order = Op::Transpose(Transpose { permutation: vec![0, 2, 1, 3] });
+        let rows = sketch.node(order, &[context]);
+        let y = sketch.node(Op::Reshape(Reshape { shape: vec![0, 0, -1] }), &[rows]);
+        let outputs = if sliced_out { vec![y, parts[1]] } else { vec![y] };
+        let inputs = [("x", numbers(&[2, 5, 12], 9, 1.0))];
+        check_pass(&sketch.finish(&outputs), &inputs, "merge-qkv", expected);
+    }
 }
