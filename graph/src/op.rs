@@ -6,6 +6,7 @@
 mod attention;
 mod binary;
 mod blocks;
+mod boxes;
 mod channel_norm;
 mod choose;
 mod control;
@@ -14,6 +15,7 @@ mod depth_space;
 mod elementwise;
 mod expand;
 mod generate;
+mod grid;
 mod integer;
 mod integer_matmul;
 mod matmul;
@@ -29,6 +31,7 @@ mod rank;
 mod recurrent;
 mod reduce;
 mod reduce_axes;
+mod regions;
 mod resize;
 mod rotary;
 mod row_norm;
@@ -50,6 +53,7 @@ use serde::{Deserialize, Serialize};
 pub use attention::{Attention, AttentionPart, VisibleKeys};
 pub use binary::Binary;
 pub use blocks::{DequantizeBlocks, QuantizeBlocks};
+pub use boxes::{BoxForm, NonMaxSuppression};
 pub use channel_norm::{
     BatchNorm, BatchNormPart, BatchNormTraining, GroupNorm, InstanceNorm, LocalResponseNorm,
 };
@@ -60,6 +64,7 @@ pub use depth_space::{DepthOrder, DepthToSpace, SpaceToDepth};
 pub use elementwise::{Arithmetic, Gelu, erf};
 pub use expand::{Expand, Tile};
 pub use generate::{EyeLike, OneHot, Triangle};
+pub use grid::{AffineGrid, GridMode, GridOutside, GridSample};
 pub use integer::Integer;
 pub use integer_matmul::{DynamicQuantization, MatMulInteger};
 pub use matmul::MatMul;
@@ -76,6 +81,7 @@ pub use recurrent::{
 };
 pub use reduce::ReduceSum;
 pub use reduce_axes::{Reduce, ReduceKind};
+pub use regions::{MaxRoiPool, RegionCoordinates, RegionPooling, RoiAlign};
 pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Outside, Resize, Sample};
 pub use rotary::{RotaryEmbedding, RotaryPairs};
 pub use row_norm::{LayerNormPart, LayerNormStatistic, RmsNorm};
@@ -310,10 +316,21 @@ pub enum Op {
     SqueezeBy(SqueezeBy),
     /// Extra dimensions of size 1: `(x, axes)`.
     UnsqueezeBy(UnsqueezeBy),
+    /// The best boxes that do not overlap better ones: `(boxes, scores, most, overlap, score)`.
+    NonMaxSuppression(NonMaxSuppression),
+    /// Regions of images, interpolated: `(x, regions, images)`.
+    RoiAlign(RoiAlign),
+    /// The largest number of each part of regions: `(x, regions)`.
+    MaxRoiPool(MaxRoiPool),
+    /// Elements of images at places: `(x, grid)`.
+    GridSample(GridSample),
+    /// The places of a grid under an affine map: `(theta, size)`.
+    AffineGrid(AffineGrid),
 }
 
 impl Op {
     /// The operator's rules.
+    #[allow(clippy::too_many_lines, reason = "one line an operator")]
     pub fn operator(&self) -> &dyn Operator {
         match self {
             Self::Add => &Arithmetic::Add,
@@ -393,6 +410,11 @@ impl Op {
             Self::Recurrent(op) => op,
             Self::SqueezeBy(op) => op,
             Self::UnsqueezeBy(op) => op,
+            Self::NonMaxSuppression(op) => op,
+            Self::RoiAlign(op) => op,
+            Self::MaxRoiPool(op) => op,
+            Self::GridSample(op) => op,
+            Self::AffineGrid(op) => op,
         }
     }
 

@@ -417,8 +417,8 @@ impl<'a> Importer<'a> {
             }
         }
         // Quantized weights stay quantized: the integer kernels need to see them. A loop may run
-        // for long.
-        if matches!(op, Op::Dequantize(_) | Op::If(_) | Op::Loop(_)) {
+        // for long, and so may what looks at as many places as its inputs say.
+        if matches!(op, Op::Dequantize(_) | Op::If(_) | Op::Loop(_) | Op::RoiAlign(_)) {
             return None;
         }
         // A small constant may ask for a very large one.

@@ -4,6 +4,7 @@ mod arithmetic;
 mod attention;
 mod binary;
 mod control;
+mod detection;
 mod generate;
 mod images;
 mod normalization;
@@ -31,6 +32,7 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     generate::OPERATORS,
     attention::OPERATORS,
     images::OPERATORS,
+    detection::OPERATORS,
     normalization::OPERATORS,
     quantization::OPERATORS,
     windows::OPERATORS,

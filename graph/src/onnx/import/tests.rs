@@ -1,4 +1,5 @@
 mod control;
+mod detection;
 mod functions;
 mod hostile;
 mod models;
