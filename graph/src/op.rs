@@ -27,6 +27,7 @@ mod pick;
 mod pool;
 mod position;
 mod quantize;
+mod random;
 mod rank;
 mod recurrent;
 mod reduce;
@@ -75,6 +76,7 @@ pub use pad::{Pad, PadMode};
 pub use pick::{Compress, ReverseSequence, Unique, UniquePart};
 pub use pool::{AveragePadding, GlobalPool, Pool, PoolKind, StorageOrder};
 pub use quantize::{Dequantize, Quantize};
+pub use random::{Distribution, Random};
 pub use rank::{ArgExtreme, CumulativeSum, TopK, TopKPart};
 pub use recurrent::{
     Activation, ActivationKind, Cell, Direction, Recurrent, RecurrentInput, RecurrentOutput,
@@ -326,6 +328,8 @@ pub enum Op {
     GridSample(GridSample),
     /// The places of a grid under an affine map: `(theta, size)`.
     AffineGrid(AffineGrid),
+    /// Random numbers in the shape of the input: `(like)`.
+    Random(Random),
 }
 
 impl Op {
@@ -415,6 +419,7 @@ impl Op {
             Self::MaxRoiPool(op) => op,
             Self::GridSample(op) => op,
             Self::AffineGrid(op) => op,
+            Self::Random(op) => op,
         }
     }
 

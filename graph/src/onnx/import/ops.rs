@@ -10,8 +10,10 @@ mod images;
 mod normalization;
 mod picking;
 mod quantization;
+mod random;
 mod recurrent;
 mod reduce;
+mod sequences;
 mod shape;
 mod slicing;
 mod spectra;
@@ -19,6 +21,11 @@ mod unary;
 mod windows;
 
 use super::OperatorEntry;
+
+/// Whether an operator may read a sequence.
+pub(super) fn takes_sequences(name: &str) -> bool {
+    name == "Identity" || sequences::OPERATORS.iter().any(|entry| entry.name == name)
+}
 
 /// Every operator, by family.
 pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
@@ -30,6 +37,8 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     binary::OTHERS,
     reduce::OPERATORS,
     generate::OPERATORS,
+    random::OPERATORS,
+    sequences::OPERATORS,
     attention::OPERATORS,
     images::OPERATORS,
     detection::OPERATORS,

@@ -4,6 +4,8 @@ mod functions;
 mod hostile;
 mod models;
 mod operators;
+mod random;
+mod sequences;
 mod spectra;
 
 use super::*;
