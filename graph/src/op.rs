@@ -9,15 +9,19 @@ mod blocks;
 mod boxes;
 mod channel_norm;
 mod choose;
+mod col2im;
 mod control;
 mod conv;
+mod deform;
 mod depth_space;
+mod determinant;
 mod elementwise;
 mod expand;
 mod generate;
 mod grid;
 mod integer;
 mod integer_matmul;
+mod linear_attention;
 mod matmul;
 mod movement;
 mod normalize;
@@ -59,15 +63,19 @@ pub use channel_norm::{
     BatchNorm, BatchNormPart, BatchNormTraining, GroupNorm, InstanceNorm, LocalResponseNorm,
 };
 pub use choose::Clip;
+pub use col2im::Col2Im;
 pub use control::{If, Loop};
 pub use conv::{Conv, ConvInteger, ConvTranspose};
+pub use deform::DeformConv;
 pub use depth_space::{DepthOrder, DepthToSpace, SpaceToDepth};
+pub use determinant::Determinant;
 pub use elementwise::{Arithmetic, Gelu, erf};
 pub use expand::{Expand, Tile};
 pub use generate::{EyeLike, OneHot, Triangle};
 pub use grid::{AffineGrid, GridMode, GridOutside, GridSample};
 pub use integer::Integer;
 pub use integer_matmul::{DynamicQuantization, MatMulInteger};
+pub use linear_attention::{LinearAttention, LinearAttentionPart, UpdateRule};
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
@@ -77,7 +85,7 @@ pub use pick::{Compress, ReverseSequence, Unique, UniquePart};
 pub use pool::{AveragePadding, GlobalPool, Pool, PoolKind, StorageOrder};
 pub use quantize::{Dequantize, Quantize};
 pub use random::{Distribution, Random};
-pub use rank::{ArgExtreme, CumulativeSum, TopK, TopKPart};
+pub use rank::{ArgExtreme, CumulativeProduct, CumulativeSum, TopK, TopKPart};
 pub use recurrent::{
     Activation, ActivationKind, Cell, Direction, Recurrent, RecurrentInput, RecurrentOutput,
 };
@@ -330,6 +338,16 @@ pub enum Op {
     AffineGrid(AffineGrid),
     /// Random numbers in the shape of the input: `(like)`.
     Random(Random),
+    /// Running products along one axis: `(x, axis)`.
+    CumulativeProduct(CumulativeProduct),
+    /// Determinants of matrices.
+    Determinant(Determinant),
+    /// Windows added up where they lie in an image.
+    Col2Im(Col2Im),
+    /// Convolution with windows bent by values: `(x, weight, offset, …)`.
+    DeformConv(DeformConv),
+    /// Attention that keeps a matrix: `(query, key, value, …)`.
+    LinearAttention(LinearAttention),
 }
 
 impl Op {
@@ -420,6 +438,11 @@ impl Op {
             Self::GridSample(op) => op,
             Self::AffineGrid(op) => op,
             Self::Random(op) => op,
+            Self::CumulativeProduct(op) => op,
+            Self::Determinant(op) => op,
+            Self::Col2Im(op) => op,
+            Self::DeformConv(op) => op,
+            Self::LinearAttention(op) => op,
         }
     }
 

@@ -96,6 +96,8 @@ impl GridSample {
         if place < low || place > high {
             place = match self.outside {
                 GridOutside::Zeros => place,
+                // A cubic goes on to the edge's elements, as in PyTorch and onnxruntime.
+                GridOutside::Border if self.mode == GridMode::Cubic => place,
                 GridOutside::Border => place.clamp(0.0, last),
                 GridOutside::Reflection => reflected(place, low, high),
             };
@@ -341,6 +343,9 @@ mod tests {
         let expected = (19.0 * (1.0 + 2.0) - 3.0 * (0.0 + 4.0)) / 32.0;
         assert_eq!(read(ALL[6], true, -0.5), expected);
         assert_eq!(read(ALL[7], true, -0.5), (19.0 * 3.0 - 3.0 * (1.0 + 4.0)) / 32.0);
+        // Beyond the edge, a quarter before the first element, the weight of the second is −9/64.
+        let weight = -0.75 * (1.25f32.powi(3) - 5.0 * 1.25f32.powi(2) + 8.0 * 1.25 - 4.0);
+        assert_eq!(read(ALL[7], true, -1.25), 1.0 + weight);
     }
 
     #[test]

@@ -7,6 +7,8 @@ mod control;
 mod detection;
 mod generate;
 mod images;
+mod losses;
+mod memory;
 mod normalization;
 mod picking;
 mod quantization;
@@ -49,6 +51,8 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     picking::OPERATORS,
     control::OPERATORS,
     recurrent::OPERATORS,
+    memory::OPERATORS,
+    losses::OPERATORS,
     spectra::OPERATORS,
 ];
 
