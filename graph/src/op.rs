@@ -342,7 +342,7 @@ pub enum Op {
     CumulativeProduct(CumulativeProduct),
     /// Determinants of matrices.
     Determinant(Determinant),
-    /// Windows added up where they lie in an image.
+    /// Windows added up where they lie in an image: `(x, image, block)`.
     Col2Im(Col2Im),
     /// Convolution with windows bent by values: `(x, weight, offset, …)`.
     DeformConv(DeformConv),

@@ -2,45 +2,72 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::elementwise::elements;
+use super::movement::whole_numbers;
 use super::position::affordable;
-use super::window::{self, Rounding, Window};
-use super::{Argument, OnnxForm, Operator, exactly, floats};
+use super::window::{self, Padding, Rounding, Window, WindowAxis};
+use super::{Argument, Integer, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Dim, Tensor, ValueType};
 
-/// Adds up windows where they lie in an image, as ONNX's Col2Im and PyTorch's `fold`: `(x)`.
+/// Adds up windows where they lie in an image, as ONNX's Col2Im and PyTorch's `fold`:
+/// `(x, image, block)`.
 ///
 /// # Shapes
 ///
-/// x `[batch, channels · entries of a window, windows]`; the output is `[batch, channels, …]` with
-/// the sizes of the image.
+/// x `[batch, channels · entries of a window, windows]`; the sizes of the image and those of a window
+/// are lists of one number an axis. The output is `[batch, channels, …]` with the sizes of the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Col2Im {
-    /// Sizes of the image.
-    pub image: Vec<usize>,
-    /// What slid over the image.
-    pub window: Window,
+    /// Distance of two windows along each axis, > 0.
+    pub strides: Vec<usize>,
+    /// Distance of two entries of a window along each axis, > 0.
+    pub dilations: Vec<usize>,
+    /// What was added around the image.
+    pub padding: Padding,
+}
+
+/// What slid over an image, and how often it fits.
+struct Cut {
+    axes: Vec<WindowAxis>,
+    entries: usize,
+    windows: usize,
 }
 
 impl Col2Im {
-    /// Entries of a window, and windows of the image.
-    fn counts(&self) -> Result<(usize, usize), String> {
-        let axes = self.window.axes(&self.image, Rounding::Floor)?;
+    fn window(&self, kernel: Vec<usize>) -> Window {
+        let Self { strides, dilations, padding } = self.clone();
+        Window { kernel, strides, dilations, padding }
+    }
+
+    fn cut(&self, image: &[usize], block: &[usize]) -> Result<Cut, String> {
+        let axes = self.window(block.to_vec()).axes(image, Rounding::Floor)?;
         let product = |sizes: &[usize]| {
             let product = crate::weights::checked_elements(sizes);
             product.ok_or_else(|| format!("the sizes {sizes:?} are too large"))
         };
-        Ok((product(&self.window.kernel)?, product(&window::outputs(&axes))?))
+        let (entries, windows) = (product(block)?, product(&window::outputs(&axes))?);
+        Ok(Cut { axes, entries, windows })
     }
+}
 
-    /// Channels, of as many rows.
-    fn channels(&self, rows: usize) -> Result<usize, String> {
-        let (entries, _) = self.counts()?;
-        let whole = rows.is_multiple_of(entries);
-        whole
-            .then(|| rows / entries)
-            .ok_or_else(|| format!("{rows} rows are no windows of {entries}"))
-    }
+/// Numbers that are sizes.
+fn sizes(numbers: &[i64]) -> Result<Vec<usize>, String> {
+    let sizes = numbers.iter().map(|&size| usize::try_from(size)).collect::<Result<_, _>>();
+    sizes.map_err(|_| format!("expected sizes, found {numbers:?}"))
+}
+
+/// The sizes that an input lists, when all are known.
+fn known(list: &Argument<'_>) -> Result<Option<Vec<usize>>, String> {
+    let numbers: Option<Vec<i64>> =
+        list.integers.and_then(|numbers| numbers.iter().map(Integer::known).collect());
+    numbers.map(|numbers| sizes(&numbers)).transpose()
+}
+
+/// Channels, of as many rows.
+fn channels(rows: usize, entries: usize) -> Result<usize, String> {
+    let whole = entries > 0 && rows.is_multiple_of(entries);
+    whole.then(|| rows / entries).ok_or_else(|| format!("{rows} rows are no windows of {entries}"))
 }
 
 impl Operator for Col2Im {
@@ -49,47 +76,61 @@ impl Operator for Col2Im {
     }
 
     fn onnx(&self) -> OnnxForm {
-        let list = |sizes: &[usize]| sizes.iter().map(|&size| size as i64).collect();
-        let mut form = self.window.form();
+        let mut form = self.window(Vec::new()).form();
         form.attributes.retain(|(name, _)| *name != "kernel_shape");
-        form.integers("image_shape", list(&self.image))
-            .integers("block_shape", list(&self.window.kernel))
+        form
     }
 
     fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
-        let [x] = exactly(inputs)?;
+        let [x, image, block] = exactly(inputs)?;
         x.expect(DType::F32)?;
-        let (_, windows) = self.counts()?;
+        let axes = self.strides.len();
+        for list in [image, block] {
+            list.expect(DType::I64)?;
+            if list.shape != [Dim::Fixed(axes)] {
+                return Err(format!("expected {axes} sizes, found {list}"));
+            }
+        }
         let [batch, rows, columns] = x.shape.as_slice() else {
             return Err(format!("expected [batch, rows, windows], found {x}"));
         };
-        if !columns.may_equal(&Dim::Fixed(windows)) {
-            return Err(format!("expected {windows} windows, found {x}"));
+        let kernel = known(&block)?;
+        if let (Some(image), Some(block)) = (known(&image)?, &kernel) {
+            let Cut { windows, .. } = self.cut(&image, block)?;
+            if !columns.may_equal(&Dim::Fixed(windows)) {
+                return Err(format!("expected {windows} windows, found {x}"));
+            }
         }
-        let channels = match rows {
-            Dim::Fixed(rows) => Dim::Fixed(self.channels(*rows)?),
+        let entries = kernel.map(|block| crate::weights::checked_elements(&block).unwrap_or(0));
+        let channels = match (rows, entries) {
+            (Dim::Fixed(rows), Some(entries)) => Dim::Fixed(channels(*rows, entries)?),
             _ => Dim::Unknown,
         };
-        let image = self.image.iter().map(|&size| Dim::Fixed(size));
-        let shape = [batch.clone(), channels].into_iter().chain(image).collect();
+        let mut shape = vec![batch.clone(), channels];
+        match image.integers {
+            Some(numbers) => {
+                shape.extend(numbers.iter().map(Integer::dim).collect::<Result<Vec<_>, _>>()?);
+            }
+            None => shape.extend(vec![Dim::Unknown; axes]),
+        }
         Ok(ValueType { dtype: DType::F32, shape })
     }
 
     /// Sums in `f64`.
     fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
-        let [x] = exactly(inputs)?;
-        let (entries, windows) = self.counts()?;
+        let [x, image, block] = exactly(inputs)?;
+        let (image, block) = (sizes(&whole_numbers(image)?)?, sizes(&whole_numbers(block)?)?);
+        let Cut { axes, entries, windows } = self.cut(&image, &block)?;
         let &[batch, rows, columns] = x.shape() else {
             return Err(format!("expected [batch, rows, windows], found {x:?}"));
         };
         if columns != windows {
             return Err(format!("expected {windows} windows, found {x:?}"));
         }
-        let channels = self.channels(rows)?;
-        let shape = [&[batch, channels], self.image.as_slice()].concat();
+        let channels = channels(rows, entries)?;
+        let shape = [&[batch, channels], image.as_slice()].concat();
         let mut sums = vec![0f64; affordable(&shape)?];
-        let size: usize = self.image.iter().product();
-        let axes = self.window.axes(&self.image, Rounding::Floor)?;
+        let size: usize = image.iter().product();
         let values = floats(x)?;
         if values.is_empty() {
             return Ok(Tensor::zeros(DType::F32, &shape));
@@ -108,45 +149,47 @@ impl Operator for Col2Im {
     }
 
     fn flops(&self, inputs: &[Vec<usize>], _: &[usize]) -> u64 {
-        super::elementwise::elements(&inputs[0])
+        elements(&inputs[0])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::Padding;
 
-    fn windows(kernel: [usize; 2], before: usize) -> Window {
-        let padding = Padding::Explicit { before: vec![before; 2], after: vec![before; 2] };
-        Window { kernel: kernel.to_vec(), strides: vec![1; 2], dilations: vec![1; 2], padding }
+    fn put_back(
+        x: &Tensor,
+        image: [i64; 2],
+        block: [i64; 2],
+        around: usize,
+    ) -> Result<Tensor, String> {
+        let padding = Padding::Explicit { before: vec![around; 2], after: vec![around; 2] };
+        let op = Col2Im { strides: vec![1; 2], dilations: vec![1; 2], padding };
+        let [image, block] = [image, block].map(|list| Tensor::new(&[2], list.to_vec()).unwrap());
+        op.evaluate(&[x, &image, &block], &Bindings::default())
     }
 
     #[test]
     fn places_are_added_up_as_often_as_windows_hold_them() {
-        let op = Col2Im { image: vec![3, 3], window: windows([2, 2], 0) };
         let ones = Tensor::from_fn(&[1, 8, 4], |_| 1f32);
-        let y = op.evaluate(&[&ones], &Bindings::default()).unwrap();
+        let y = put_back(&ones, [3, 3], [2, 2], 0).unwrap();
         assert_eq!(y.shape(), [1, 2, 3, 3]);
         let counts = [1.0, 2.0, 1.0, 2.0, 4.0, 2.0, 1.0, 2.0, 1.0];
         assert_eq!(y.elements::<f32>().unwrap()[..9], counts);
         // What lies in the padding is left out.
-        let op = Col2Im { image: vec![1, 1], window: windows([3, 3], 1) };
         let x = Tensor::from_fn(&[1, 9, 1], |index| index as f32);
-        let y = op.evaluate(&[&x], &Bindings::default()).unwrap();
+        let y = put_back(&x, [1, 1], [3, 3], 1).unwrap();
         assert_eq!(y.elements::<f32>().unwrap(), [4.0]);
     }
 
     #[test]
     fn sizes_that_do_not_fit_are_refused() {
         let x = Tensor::from_fn(&[1, 8, 4], |_| 1f32);
-        let check = |image: [usize; 2], kernel: [usize; 2]| {
-            let op = Col2Im { image: image.to_vec(), window: windows(kernel, 0) };
-            assert!(op.evaluate(&[&x], &Bindings::default()).is_err());
-        };
-        check([3, 4], [2, 2]);
-        check([3, 3], [3, 1]);
-        check([1 << 40, 1 << 40], [2, 2]);
-        check([3, 3], [1 << 40, 2]);
+        assert!(put_back(&x, [3, 4], [2, 2], 0).is_err());
+        assert!(put_back(&x, [3, 3], [3, 1], 0).is_err());
+        assert!(put_back(&x, [3, -3], [2, 2], 0).is_err());
+        assert!(put_back(&x, [3, 3], [0, 2], 0).is_err());
+        assert!(put_back(&x, [1 << 40, 1 << 40], [2, 2], 0).is_err());
+        assert!(put_back(&x, [3, 3], [1 << 40, 2], 0).is_err());
     }
 }

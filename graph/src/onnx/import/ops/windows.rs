@@ -6,7 +6,7 @@ use crate::op::{
     GlobalPool, Op, Pad, PadMode, Padding, Pool, PoolKind, Reduce, ReduceKind, ReshapeTo, Rounding,
     ScatterElements, Scattering, ShapeOf, StorageOrder, Window,
 };
-use crate::{Tensor, ValueId};
+use crate::{Dim, Tensor, ValueId};
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "AveragePool", import: average_pool },
@@ -193,18 +193,18 @@ fn global_pool(node: &mut NodeContext<'_, '_>, pool: GlobalPool) -> Result<(), I
     node.output(0, Op::GlobalPool(pool), &[x])
 }
 
-/// The sizes that an input lists, which have to be known now.
-fn listed(node: &NodeContext<'_, '_>, index: usize) -> Result<Vec<usize>, ImportError> {
-    let numbers = node.integers(index)?;
-    let sizes = numbers.iter().map(|&size| usize::try_from(size)).collect::<Result<_, _>>();
-    sizes.map_err(|_| node.invalid(format!("expected sizes, found {numbers:?}")))
-}
-
 fn col2im(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
-    let x = node.input(0)?;
-    let image = listed(node, 1)?;
-    let window = window(node, listed(node, 2)?)?;
-    node.output(0, Op::Col2Im(Col2Im { image, window }), &[x])
+    let inputs = node.all_inputs()?;
+    let image = node.shape(node.input(1)?);
+    let &[Dim::Fixed(axes)] = image.as_slice() else {
+        return Err(node.unsupported("an image whose number of axes is not known"));
+    };
+    let op = Col2Im {
+        strides: sizes(node, "strides", axes, 1)?,
+        dilations: sizes(node, "dilations", axes, 1)?,
+        padding: padding(node, axes)?,
+    };
+    node.output(0, Op::Col2Im(op), &inputs)
 }
 
 fn deform_conv(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
