@@ -6,16 +6,22 @@
 mod attention;
 mod binary;
 mod blocks;
+mod boxes;
 mod channel_norm;
 mod choose;
+mod col2im;
 mod control;
 mod conv;
+mod deform;
 mod depth_space;
+mod determinant;
 mod elementwise;
 mod expand;
 mod generate;
+mod grid;
 mod integer;
 mod integer_matmul;
+mod linear_attention;
 mod matmul;
 mod movement;
 mod normalize;
@@ -25,10 +31,12 @@ mod pick;
 mod pool;
 mod position;
 mod quantize;
+mod random;
 mod rank;
 mod recurrent;
 mod reduce;
 mod reduce_axes;
+mod regions;
 mod resize;
 mod rotary;
 mod row_norm;
@@ -50,18 +58,24 @@ use serde::{Deserialize, Serialize};
 pub use attention::{Attention, AttentionPart, VisibleKeys};
 pub use binary::Binary;
 pub use blocks::{DequantizeBlocks, QuantizeBlocks};
+pub use boxes::{BoxForm, NonMaxSuppression};
 pub use channel_norm::{
     BatchNorm, BatchNormPart, BatchNormTraining, GroupNorm, InstanceNorm, LocalResponseNorm,
 };
 pub use choose::Clip;
+pub use col2im::Col2Im;
 pub use control::{If, Loop};
 pub use conv::{Conv, ConvInteger, ConvTranspose};
+pub use deform::DeformConv;
 pub use depth_space::{DepthOrder, DepthToSpace, SpaceToDepth};
+pub use determinant::Determinant;
 pub use elementwise::{Arithmetic, Gelu, erf};
 pub use expand::{Expand, Tile};
 pub use generate::{EyeLike, OneHot, Triangle};
+pub use grid::{AffineGrid, GridMode, GridOutside, GridSample};
 pub use integer::Integer;
 pub use integer_matmul::{DynamicQuantization, MatMulInteger};
+pub use linear_attention::{LinearAttention, LinearAttentionPart, UpdateRule};
 pub use matmul::MatMul;
 pub use movement::{Cast, Gather, Reshape, Slice, Transpose, Unsqueeze};
 pub use normalize::{LayerNorm, Softmax};
@@ -70,12 +84,14 @@ pub use pad::{Pad, PadMode};
 pub use pick::{Compress, ReverseSequence, Unique, UniquePart};
 pub use pool::{AveragePadding, GlobalPool, Pool, PoolKind, StorageOrder};
 pub use quantize::{Dequantize, Quantize};
-pub use rank::{ArgExtreme, CumulativeSum, TopK, TopKPart};
+pub use random::{Distribution, Random};
+pub use rank::{ArgExtreme, CumulativeProduct, CumulativeSum, TopK, TopKPart};
 pub use recurrent::{
     Activation, ActivationKind, Cell, Direction, Recurrent, RecurrentInput, RecurrentOutput,
 };
 pub use reduce::ReduceSum;
 pub use reduce_axes::{Reduce, ReduceKind};
+pub use regions::{MaxRoiPool, RegionCoordinates, RegionPooling, RoiAlign};
 pub use resize::{AspectRatio, Coordinates, Interpolation, Nearest, Outside, Resize, Sample};
 pub use rotary::{RotaryEmbedding, RotaryPairs};
 pub use row_norm::{LayerNormPart, LayerNormStatistic, RmsNorm};
@@ -310,10 +326,33 @@ pub enum Op {
     SqueezeBy(SqueezeBy),
     /// Extra dimensions of size 1: `(x, axes)`.
     UnsqueezeBy(UnsqueezeBy),
+    /// The best boxes that do not overlap better ones: `(boxes, scores, most, overlap, score)`.
+    NonMaxSuppression(NonMaxSuppression),
+    /// Regions of images, interpolated: `(x, regions, images)`.
+    RoiAlign(RoiAlign),
+    /// The largest number of each part of regions: `(x, regions)`.
+    MaxRoiPool(MaxRoiPool),
+    /// Elements of images at places: `(x, grid)`.
+    GridSample(GridSample),
+    /// The places of a grid under an affine map: `(theta, size)`.
+    AffineGrid(AffineGrid),
+    /// Random numbers in the shape of the input: `(like)`.
+    Random(Random),
+    /// Running products along one axis: `(x, axis)`.
+    CumulativeProduct(CumulativeProduct),
+    /// Determinants of matrices.
+    Determinant(Determinant),
+    /// Windows added up where they lie in an image: `(x, image, block)`.
+    Col2Im(Col2Im),
+    /// Convolution with windows bent by values: `(x, weight, offset, …)`.
+    DeformConv(DeformConv),
+    /// Attention that keeps a matrix: `(query, key, value, …)`.
+    LinearAttention(LinearAttention),
 }
 
 impl Op {
     /// The operator's rules.
+    #[allow(clippy::too_many_lines, reason = "one line an operator")]
     pub fn operator(&self) -> &dyn Operator {
         match self {
             Self::Add => &Arithmetic::Add,
@@ -393,6 +432,17 @@ impl Op {
             Self::Recurrent(op) => op,
             Self::SqueezeBy(op) => op,
             Self::UnsqueezeBy(op) => op,
+            Self::NonMaxSuppression(op) => op,
+            Self::RoiAlign(op) => op,
+            Self::MaxRoiPool(op) => op,
+            Self::GridSample(op) => op,
+            Self::AffineGrid(op) => op,
+            Self::Random(op) => op,
+            Self::CumulativeProduct(op) => op,
+            Self::Determinant(op) => op,
+            Self::Col2Im(op) => op,
+            Self::DeformConv(op) => op,
+            Self::LinearAttention(op) => op,
         }
     }
 

@@ -12,6 +12,7 @@ mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use prost::Message;
 
@@ -31,6 +32,8 @@ const NODE_LIMIT: usize = 200_000;
 const DEPTH_LIMIT: usize = 16;
 /// Most dimensions of a value.
 const RANK_LIMIT: usize = 16;
+/// Most entries of sequences, those of every value that is one added up.
+const SEQUENCE_LIMIT: usize = 1 << 20;
 /// Newest operator set that is understood; newer ones may change what operators mean.
 const NEWEST_OPSET: i64 = 27;
 
@@ -134,6 +137,9 @@ fn own_domain(domain: Option<&str>) -> String {
     domain.filter(|&domain| domain != "ai.onnx").unwrap_or_default().to_owned()
 }
 
+/// What to say of an input or output that is no tensor.
+const NO_TENSOR: &str = "expected a tensor; sequences, maps and optional values are not supported";
+
 /// Whether an input of this type is one integer, alone or in a list, which [`ImportOptions::numbers`] may
 /// give.
 pub fn is_number(dtype: DType, shape: &[Dim]) -> bool {
@@ -158,6 +164,9 @@ pub(in crate::onnx) struct Importer<'a> {
     bindings: &'a BTreeMap<String, usize>,
     numbers: &'a BTreeMap<String, usize>,
     nodes_left: usize,
+    entries_left: usize,
+    /// Nodes so far that draw random numbers and name no seed.
+    drawing: u32,
     /// How often each name was asked for when it was taken.
     copies: BTreeMap<String, usize>,
 }
@@ -166,7 +175,9 @@ pub(in crate::onnx) struct Importer<'a> {
 #[derive(Clone, Default)]
 pub(in crate::onnx) struct Scope {
     values: BTreeMap<String, ValueId>,
-    /// Inputs of a function that its call leaves out.
+    /// Sequences of tensors, which are known while reading.
+    sequences: BTreeMap<String, Sequence>,
+    /// Inputs of a function that its call leaves out, and optional values that are empty.
     absent: BTreeSet<String>,
     opsets: BTreeMap<String, i64>,
     /// What the call of a function gives for its attributes.
@@ -174,6 +185,35 @@ pub(in crate::onnx) struct Scope {
     /// Before the name of every value made here; empty for the model's own graph.
     prefix: String,
     depth: usize,
+    /// Whether this is inside a loop.
+    repeats: bool,
+}
+
+/// The tensors of a sequence.
+pub(in crate::onnx) type Sequence = Rc<[ValueId]>;
+
+/// What a name stands for.
+#[derive(Clone)]
+pub(in crate::onnx) enum Item {
+    Tensor(ValueId),
+    Sequence(Sequence),
+    Absent,
+}
+
+impl Scope {
+    fn item(&self, name: &str) -> Option<Item> {
+        let tensor = self.values.get(name).copied().map(Item::Tensor);
+        let sequence = || self.sequences.get(name).cloned().map(Item::Sequence);
+        tensor.or_else(sequence).or_else(|| self.absent.contains(name).then_some(Item::Absent))
+    }
+
+    fn insert(&mut self, name: String, item: Item) {
+        match item {
+            Item::Tensor(id) => drop(self.values.insert(name, id)),
+            Item::Sequence(sequence) => drop(self.sequences.insert(name, sequence)),
+            Item::Absent => drop(self.absent.insert(name)),
+        }
+    }
 }
 
 impl<'a> Importer<'a> {
@@ -189,6 +229,8 @@ impl<'a> Importer<'a> {
             bindings: &options.bindings,
             numbers: &options.numbers,
             nodes_left: NODE_LIMIT,
+            entries_left: SEQUENCE_LIMIT,
+            drawing: 0,
             copies: BTreeMap::new(),
         })
     }
@@ -255,16 +297,16 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// Reads a graph that a node holds and gives the values of its outputs.
+    /// Reads a graph that a node holds and gives its outputs.
     fn body(
         &mut self,
         message: &'a proto::GraphMessage,
         scope: &mut Scope,
-    ) -> Result<Vec<ValueId>, ImportError> {
+    ) -> Result<Vec<Item>, ImportError> {
         self.initializers(message, scope)?;
         self.nodes(&message.node, scope)?;
         let value = |info: &proto::ValueInfo| {
-            scope.values.get(info.name()).copied().ok_or_else(|| ImportError::Value {
+            scope.item(info.name()).ok_or_else(|| ImportError::Value {
                 name: info.name().to_owned(),
                 reason: "it is an output, but nothing writes it".to_owned(),
             })
@@ -274,10 +316,14 @@ impl<'a> Importer<'a> {
 
     /// The value of a graph's output under the output's own name.
     fn output(&mut self, name: &str, scope: &Scope) -> Result<ValueId, ImportError> {
-        let id = *scope.values.get(name).ok_or_else(|| ImportError::Value {
-            name: name.to_owned(),
-            reason: "it is an output, but nothing writes it".to_owned(),
-        })?;
+        let fail = |reason: &str| {
+            Err(ImportError::Value { name: name.to_owned(), reason: reason.to_owned() })
+        };
+        let id = match scope.item(name) {
+            Some(Item::Tensor(id)) => id,
+            Some(Item::Sequence(_) | Item::Absent) => return fail(NO_TENSOR),
+            None => return fail("it is an output, but nothing writes it"),
+        };
         if self.graph.value_name(id) == name {
             return Ok(id);
         }
@@ -293,6 +339,15 @@ impl<'a> Importer<'a> {
             self.count_nodes(1)?;
             self.node(&nodes[index], scope)?;
         }
+        Ok(())
+    }
+
+    /// Takes entries of a sequence off what may still be held.
+    fn count_entries(&mut self, count: usize) -> Result<(), ImportError> {
+        let limit = SEQUENCE_LIMIT;
+        let found = (limit - self.entries_left).saturating_add(count);
+        let error = ImportError::Limit { what: "entries of sequences", limit, found };
+        self.entries_left = self.entries_left.checked_sub(count).ok_or(error)?;
         Ok(())
     }
 
@@ -319,6 +374,9 @@ impl<'a> Importer<'a> {
             .flat_map(|family| family.iter())
             .find(|entry| domain.is_empty() && entry.name == node.op_type());
         let mut context = NodeContext::new(self, scope, node)?;
+        if context.reads_sequence() && !ops::takes_sequences(node.op_type()) {
+            return Err(context.unsupported("an input that is a sequence"));
+        }
         match entry {
             Some(entry) => (entry.import)(&mut context),
             None => Err(context.unsupported("this operator")),
@@ -328,12 +386,7 @@ impl<'a> Importer<'a> {
     fn declared_type(&self, info: &proto::ValueInfo) -> Result<(DType, Shape), ImportError> {
         let fail = |reason| ImportError::Value { name: info.name().to_owned(), reason };
         let kind = info.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
-        let kind = kind.ok_or_else(|| {
-            fail(
-                "expected a tensor; sequences, maps and optional values are not supported"
-                    .to_owned(),
-            )
-        })?;
+        let kind = kind.ok_or_else(|| fail(NO_TENSOR.to_owned()))?;
         let number = kind.elem_type.unwrap_or(0);
         let dtype = element_type(number).ok_or_else(|| {
             fail(format!("elements of type {} are not supported", type_name(number)))
@@ -417,8 +470,8 @@ impl<'a> Importer<'a> {
             }
         }
         // Quantized weights stay quantized: the integer kernels need to see them. A loop may run
-        // for long.
-        if matches!(op, Op::Dequantize(_) | Op::If(_) | Op::Loop(_)) {
+        // for long, and so may what looks at as many places as its inputs say.
+        if matches!(op, Op::Dequantize(_) | Op::If(_) | Op::Loop(_) | Op::RoiAlign(_)) {
             return None;
         }
         // A small constant may ask for a very large one.

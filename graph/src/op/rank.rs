@@ -241,14 +241,10 @@ impl Operator for CumulativeSum {
         let axis = from_either_end(axis, x.shape().len(), 0)
             .map_err(|_| format!("axis {axis} is not a dimension of {x:?}"))?;
         let mut values = Wide::of(x)?;
-        for mut line in lines(x.shape(), axis) {
-            if self.reverse {
-                line.reverse();
-            }
-            match &mut values {
-                Wide::Real(values) => self.run(values, &line, |a, b| a + b),
-                Wide::Whole(values) => self.run(values, &line, i64::wrapping_add),
-            }
+        let lines = lines(x.shape(), axis);
+        match &mut values {
+            Wide::Real(values) => self.run(values, lines, 0.0, |a, b| a + b),
+            Wide::Whole(values) => self.run(values, lines, 0, i64::wrapping_add),
         }
         values.into_tensor(x.dtype(), x.shape())
     }
@@ -259,13 +255,73 @@ impl Operator for CumulativeSum {
 }
 
 impl CumulativeSum {
-    fn run<T: Copy + Default>(self, values: &mut [T], line: &[usize], add: fn(T, T) -> T) {
-        let mut sum = T::default();
-        for &index in line {
-            let before = sum;
-            sum = add(sum, values[index]);
-            values[index] = if self.exclusive { before } else { sum };
+    /// Replaces the numbers of each line by what `join` makes of all up to them.
+    fn run<T: Copy>(
+        self,
+        values: &mut [T],
+        lines: impl Iterator<Item = Vec<usize>>,
+        start: T,
+        join: fn(T, T) -> T,
+    ) {
+        for mut line in lines {
+            if self.reverse {
+                line.reverse();
+            }
+            let mut so_far = start;
+            for index in line {
+                let before = so_far;
+                so_far = join(so_far, values[index]);
+                values[index] = if self.exclusive { before } else { so_far };
+            }
         }
+    }
+}
+
+/// Products of all entries up to each along an axis: `(x, axis)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CumulativeProduct {
+    /// Whether an entry is left out of its own product.
+    pub exclusive: bool,
+    /// Whether products begin at the end.
+    pub reverse: bool,
+}
+
+impl CumulativeProduct {
+    /// What goes along the axis in the same way.
+    fn sum(self) -> CumulativeSum {
+        CumulativeSum { exclusive: self.exclusive, reverse: self.reverse }
+    }
+}
+
+impl Operator for CumulativeProduct {
+    fn onnx_type(&self) -> &'static str {
+        "CumProd"
+    }
+
+    fn onnx(&self) -> OnnxForm {
+        self.sum().onnx().since(26)
+    }
+
+    fn infer(&self, inputs: &[Argument<'_>]) -> Result<ValueType, String> {
+        self.sum().infer(inputs)
+    }
+
+    fn evaluate(&self, inputs: &[&Tensor], _: &Bindings) -> Result<Tensor, String> {
+        let [x, axis] = exactly(inputs)?;
+        let axis = from_either_end(single(axis)?, x.shape().len(), 0)
+            .map_err(|_| format!("the axis is not a dimension of {x:?}"))?;
+        let mut values = Wide::of(x)?;
+        let lines = lines(x.shape(), axis);
+        match &mut values {
+            Wide::Real(values) => self.sum().run(values, lines, 1.0, |a, b| a * b),
+            Wide::Whole(values) => self.sum().run(values, lines, 1, i64::wrapping_mul),
+        }
+        values.into_tensor(x.dtype(), x.shape())
+    }
+
+    fn flops(&self, _: &[Vec<usize>], output: &[usize]) -> u64 {
+        elements(output)
     }
 }
 
@@ -286,6 +342,21 @@ mod tests {
         check(true, false, [0.0, 1.0, 3.0]);
         check(false, true, [7.0, 6.0, 4.0]);
         check(true, true, [6.0, 4.0, 0.0]);
+    }
+
+    #[test]
+    fn products_run_both_ways() {
+        let x = Tensor::new(&[3], vec![3i32, 5, 7]).unwrap();
+        let axis = Tensor::scalar(0i64);
+        let check = |exclusive, reverse, expected: [i32; 3]| {
+            let op = CumulativeProduct { exclusive, reverse };
+            let y = op.evaluate(&[&x, &axis], &Bindings::default()).unwrap();
+            assert_eq!(y.elements::<i32>().unwrap(), expected);
+        };
+        check(false, false, [3, 15, 105]);
+        check(true, false, [1, 3, 15]);
+        check(false, true, [105, 35, 7]);
+        check(true, true, [35, 7, 1]);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Models whose sizes depend on values: nothing is planned, and the answers are the reference's.
 
-use graph::op::{Cast, Concat, Reshape, ReshapeTo, ShapeOf};
+use graph::op::{
+    BoxForm, Cast, Concat, Distribution, Gather, NonMaxSuppression, Random, Reshape, ReshapeTo,
+    ShapeOf,
+};
 use graph::{DType, Dim, Graph, Op, Tensor, reference};
 use runtime::{Level, compile};
 
@@ -120,5 +123,42 @@ fn truth_values_and_integers_go_through() {
         let found = model.session().run(&[("x", &x)]).unwrap();
         assert_eq!(found[0].elements::<bool>().unwrap(), [true, false, true]);
         assert_eq!(found[1].elements::<i32>().unwrap(), [2, 0, 2]);
+    }
+}
+
+/// How many boxes stay depends on what they are; what is drawn does not, and is not drawn once for two.
+#[test]
+fn boxes_that_stay_are_gathered_and_noise_is_repeated() {
+    let mut graph = Graph::new("boxes");
+    let boxes = graph.add_input("boxes", DType::F32, vec![1.into(), 20.into(), 4.into()]).unwrap();
+    let scores =
+        graph.add_input("scores", DType::F32, vec![1.into(), 2.into(), 20.into()]).unwrap();
+    let most = graph.add_weight("most", Tensor::scalar(50i64)).unwrap();
+    let overlap = graph.add_weight("overlap", Tensor::scalar(0.1f32)).unwrap();
+    let least = graph.add_weight("least", Tensor::scalar(0f32)).unwrap();
+    let suppress = Op::NonMaxSuppression(NonMaxSuppression { form: BoxForm::Middle });
+    let kept = graph.add_node("kept", suppress, &[boxes, scores, most, overlap, least]).unwrap();
+    let column = graph.add_weight("column", Tensor::scalar(2i64)).unwrap();
+    let places = graph.add_node("places", Op::Gather(Gather { axis: 1 }), &[kept, column]).unwrap();
+    let found = graph.add_node("found", Op::Gather(Gather { axis: 1 }), &[boxes, places]).unwrap();
+    let noise = |seed| {
+        let distribution = Distribution::Normal { mean: 0.0, scale: 1.0 };
+        Op::Random(Random { distribution, seed })
+    };
+    let one = graph.add_node("one", noise(1), &[found]).unwrap();
+    let other = graph.add_node("other", noise(2), &[found]).unwrap();
+    let difference = graph.add_node("difference", Op::Sub, &[one, other]).unwrap();
+    graph.set_outputs(&[kept, found, difference]);
+    let sides = numbers(&[1, 20, 4], 3, 1.0);
+    let sides = Tensor::from_fn(&[1, 20, 4], |index| sides.elements::<f32>().unwrap()[index].abs());
+    let inputs = [("boxes", sides), ("scores", numbers(&[1, 2, 20], 9, 1.0))];
+    let expected = reference::evaluate(&graph, &inputs).unwrap();
+    let (places, kept) = (40, expected[0].shape()[0]);
+    assert!((1..places).contains(&kept), "{kept} of {places}");
+    assert!(expected[2].elements::<f32>().unwrap().iter().all(|&x| x != 0.0));
+    let borrowed: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, x)| (*n, x)).collect();
+    for level in [Level::O0, Level::O3] {
+        let found = compile(&graph, &options(level)).unwrap().session().run(&borrowed).unwrap();
+        assert_eq!(found, expected);
     }
 }

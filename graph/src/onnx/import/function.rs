@@ -1,9 +1,9 @@
 //! Functions of a model: a node that calls one becomes the function's nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
-    DEPTH_LIMIT, ImportError, Importer, NodeContext, Scope, opsets, own_domain, shortened,
+    DEPTH_LIMIT, ImportError, Importer, Item, NodeContext, Scope, opsets, own_domain, shortened,
 };
 use crate::onnx::proto;
 
@@ -43,31 +43,28 @@ impl<'a> Importer<'a> {
         scope: &mut Scope,
     ) -> Result<(), ImportError> {
         let context = NodeContext::new(self, scope, node)?;
-        let (label, inputs) = (context.label().to_owned(), context.inputs().to_vec());
+        let (label, inputs) = (context.label().to_owned(), context.items());
         let attributes = context.attributes(&function.attribute_proto)?;
         let mut inner = Scope {
-            values: BTreeMap::new(),
-            absent: BTreeSet::new(),
             opsets: opsets(&function.opset_import)?,
             attributes,
             prefix: shortened(format!("{}{label}/", scope.prefix)),
             depth: deeper(scope.depth)?,
+            repeats: scope.repeats,
+            ..Scope::default()
         };
         for (index, name) in function.input.iter().enumerate() {
-            match inputs.get(index).copied().flatten() {
-                Some(id) => drop(inner.values.insert(name.clone(), id)),
-                None => drop(inner.absent.insert(name.clone())),
-            }
+            inner.insert(name.clone(), inputs.get(index).cloned().unwrap_or(Item::Absent));
         }
         self.nodes(&function.node, &mut inner)?;
         for (name, output) in function.output.iter().zip(&node.output) {
-            let id = inner.values.get(name).ok_or_else(|| ImportError::Node {
+            let item = inner.item(name).ok_or_else(|| ImportError::Node {
                 node: label.clone(),
                 op: function.name().to_owned(),
                 reason: format!("the function does not write its output `{name}`"),
             })?;
             if !output.is_empty() {
-                scope.values.insert(output.clone(), *id);
+                scope.insert(output.clone(), item);
             }
         }
         Ok(())

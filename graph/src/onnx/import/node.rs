@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(in crate::onnx) use branch::Branch;
 
-use super::{ImportError, Importer, Scope, own_domain};
+use super::{ImportError, Importer, Item, Scope, Sequence, own_domain};
 use crate::onnx::{proto, tensor};
 use crate::op::{Argument, Op};
 use crate::{DType, Dim, Shape, Tensor, ValueId};
@@ -18,6 +18,7 @@ pub(in crate::onnx) struct NodeContext<'c, 'a> {
     node: &'a proto::NodeMessage,
     label: String,
     inputs: Vec<Option<ValueId>>,
+    items: Vec<Item>,
     opset: i64,
     made: usize,
 }
@@ -30,20 +31,24 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     ) -> Result<Self, ImportError> {
         let first = node.output.iter().find(|name| !name.is_empty());
         let label = first.or(node.name.as_ref()).cloned().unwrap_or_default();
-        let find = |name: &String| match (name.is_empty(), scope.values.get(name)) {
-            (true, _) => Ok(None),
-            (false, Some(id)) => Ok(Some(*id)),
-            (false, None) if scope.absent.contains(name) => Ok(None),
+        let find = |name: &String| match (name.is_empty(), scope.item(name)) {
+            (true, _) => Ok(Item::Absent),
+            (false, Some(item)) => Ok(item),
             (false, None) => Err(ImportError::Node {
                 node: label.clone(),
                 op: node.op_type().to_owned(),
                 reason: format!("it reads `{name}`, but no value has this name"),
             }),
         };
-        let inputs = node.input.iter().map(find).collect::<Result<_, _>>()?;
+        let items = node.input.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        let tensor = |item: &Item| match item {
+            Item::Tensor(id) => Some(*id),
+            Item::Sequence(_) | Item::Absent => None,
+        };
+        let inputs = items.iter().map(tensor).collect();
         let domain = own_domain(node.domain.as_deref());
         let opset = scope.opsets.get(&domain).copied().unwrap_or(1);
-        Ok(Self { importer, scope, node, label, inputs, opset, made: 0 })
+        Ok(Self { importer, scope, node, label, inputs, items, opset, made: 0 })
     }
 
     // Errors.
@@ -105,6 +110,47 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     /// Every input; none may be left out.
     pub(in crate::onnx) fn all_inputs(&self) -> Result<Vec<ValueId>, ImportError> {
         (0..self.inputs.len()).map(|index| self.input(index)).collect()
+    }
+
+    /// What the inputs are, sequences included.
+    pub(super) fn items(&self) -> Vec<Item> {
+        self.items.clone()
+    }
+
+    /// Whether an input is a sequence.
+    pub(super) fn reads_sequence(&self) -> bool {
+        self.items.iter().any(|item| matches!(item, Item::Sequence(_)))
+    }
+
+    /// What the input at `index` is.
+    pub(in crate::onnx) fn item(&self, index: usize) -> Item {
+        self.items.get(index).cloned().unwrap_or(Item::Absent)
+    }
+
+    /// The sequence at `index`.
+    pub(in crate::onnx) fn sequence(&self, index: usize) -> Result<Sequence, ImportError> {
+        match self.item(index) {
+            Item::Sequence(sequence) => Ok(sequence),
+            Item::Tensor(_) | Item::Absent => {
+                Err(self.invalid(format!("expected a sequence at {index}")))
+            }
+        }
+    }
+
+    /// Whether the node is inside a loop.
+    pub(in crate::onnx) fn repeats(&self) -> bool {
+        self.scope.repeats
+    }
+
+    /// A seed that no other node of the file has by itself: −1, −2, …
+    pub(in crate::onnx) fn next_seed(&mut self) -> f32 {
+        self.importer.drawing += 1;
+        -(self.importer.drawing as f32)
+    }
+
+    /// Counts nodes that this one is about to make.
+    pub(in crate::onnx) fn will_add(&mut self, count: usize) -> Result<(), ImportError> {
+        self.importer.count_nodes(count)
     }
 
     /// What is known of a value.
@@ -328,6 +374,21 @@ impl<'c, 'a> NodeContext<'c, 'a> {
         if self.wants(index) {
             self.scope.values.insert(self.node.output[index].clone(), id);
         }
+    }
+
+    /// Makes what is there the output at `index`.
+    pub(in crate::onnx) fn set_item(
+        &mut self,
+        index: usize,
+        item: Item,
+    ) -> Result<(), ImportError> {
+        if let Item::Sequence(sequence) = &item {
+            self.importer.count_entries(sequence.len())?;
+        }
+        if self.wants(index) {
+            self.scope.insert(self.node.output[index].clone(), item);
+        }
+        Ok(())
     }
 
     fn emit(&mut self, name: String, op: Op, inputs: &[ValueId]) -> Result<ValueId, ImportError> {

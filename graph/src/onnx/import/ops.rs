@@ -4,13 +4,18 @@ mod arithmetic;
 mod attention;
 mod binary;
 mod control;
+mod detection;
 mod generate;
 mod images;
+mod losses;
+mod memory;
 mod normalization;
 mod picking;
 mod quantization;
+mod random;
 mod recurrent;
 mod reduce;
+mod sequences;
 mod shape;
 mod slicing;
 mod spectra;
@@ -18,6 +23,11 @@ mod unary;
 mod windows;
 
 use super::OperatorEntry;
+
+/// Whether an operator may read a sequence.
+pub(super) fn takes_sequences(name: &str) -> bool {
+    name == "Identity" || sequences::OPERATORS.iter().any(|entry| entry.name == name)
+}
 
 /// Every operator, by family.
 pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
@@ -29,8 +39,11 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     binary::OTHERS,
     reduce::OPERATORS,
     generate::OPERATORS,
+    random::OPERATORS,
+    sequences::OPERATORS,
     attention::OPERATORS,
     images::OPERATORS,
+    detection::OPERATORS,
     normalization::OPERATORS,
     quantization::OPERATORS,
     windows::OPERATORS,
@@ -38,6 +51,8 @@ pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
     picking::OPERATORS,
     control::OPERATORS,
     recurrent::OPERATORS,
+    memory::OPERATORS,
+    losses::OPERATORS,
     spectra::OPERATORS,
 ];
 

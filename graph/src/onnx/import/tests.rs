@@ -1,9 +1,15 @@
 mod control;
+mod detection;
 mod functions;
 mod hostile;
+mod losses;
+mod memory;
 mod models;
 mod operators;
+mod random;
+mod sequences;
 mod spectra;
+mod windows;
 
 use super::*;
 use crate::bert::{self, BertConfig, BertLayer};

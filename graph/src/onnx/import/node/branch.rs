@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::function::deeper;
-use super::super::{ImportError, Scope, shortened};
+use super::super::{ImportError, Item, Scope, shortened};
 use super::{NodeContext, free_names};
 use crate::onnx::proto;
 use crate::op::{Op, Subgraph, SubgraphNode};
@@ -93,17 +93,34 @@ impl<'a> NodeContext<'_, 'a> {
         given: &[ValueId],
     ) -> Result<(), ImportError> {
         let mut scope = self.inner_scope(message, given)?;
+        scope.repeats |= !given.is_empty();
         for name in free_names(message) {
             // A name that nothing has is reported by the node that reads it.
-            if let Some(&outer) = self.scope.values.get(&name) {
-                let id = self.capture(branch, &name, outer)?;
-                scope.values.insert(name, id);
+            match self.scope.item(&name) {
+                Some(Item::Tensor(outer)) => {
+                    let id = self.capture(branch, &name, outer)?;
+                    scope.values.insert(name, id);
+                }
+                Some(Item::Sequence(outer)) => {
+                    self.importer.count_entries(outer.len())?;
+                    let entry =
+                        |(index, &id)| self.capture(branch, &format!("{name}/entry/{index}"), id);
+                    let own = outer.iter().enumerate().map(entry).collect::<Result<_, _>>()?;
+                    scope.sequences.insert(name, own);
+                }
+                Some(Item::Absent) | None => {}
             }
         }
         std::mem::swap(&mut self.importer.graph, &mut branch.graph);
         let outputs = self.importer.body(message, &mut scope);
         std::mem::swap(&mut self.importer.graph, &mut branch.graph);
-        branch.outputs = outputs?;
+        let tensor = |item: Item| match item {
+            Item::Tensor(id) => Ok(id),
+            Item::Sequence(_) | Item::Absent => {
+                Err(self.unsupported("a graph that gives a sequence or an optional value"))
+            }
+        };
+        branch.outputs = outputs?.into_iter().map(tensor).collect::<Result<_, _>>()?;
         Ok(())
     }
 
@@ -115,11 +132,13 @@ impl<'a> NodeContext<'_, 'a> {
         let mut scope = self.inner_scope(message, &[])?;
         scope.prefix = shortened(format!("{}{}/", self.scope.prefix, self.label));
         for name in free_names(message) {
-            scope.values.extend(self.scope.values.get(&name).map(|&id| (name, id)));
+            if let Some(item) = self.scope.item(&name) {
+                scope.insert(name, item);
+            }
         }
         let outputs = self.importer.body(message, &mut scope)?;
-        for (index, id) in outputs.into_iter().enumerate() {
-            self.set(index, id);
+        for (index, item) in outputs.into_iter().enumerate() {
+            self.set_item(index, item)?;
         }
         Ok(())
     }
@@ -143,6 +162,8 @@ impl<'a> NodeContext<'_, 'a> {
             attributes: self.scope.attributes.clone(),
             prefix: String::new(),
             depth: deeper(self.scope.depth)?,
+            repeats: self.scope.repeats,
+            ..Scope::default()
         })
     }
 

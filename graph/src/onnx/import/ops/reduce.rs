@@ -3,15 +3,17 @@
 use super::super::{ImportError, NodeContext, OperatorEntry};
 use super::arithmetic::along_axis;
 use crate::op::{
-    ArgExtreme, Binary, CumulativeSum, Op, Reduce, ReduceKind, ReduceSum, SoftmaxRelative, TopK,
-    TopKPart, Unary,
+    ArgExtreme, Binary, CumulativeProduct, CumulativeSum, Determinant, Op, Reduce, ReduceKind,
+    ReduceSum, SoftmaxRelative, TopK, TopKPart, Unary,
 };
 use crate::{DType, ValueId};
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "ArgMax", import: |node| arg_extreme(node, Extreme::Largest) },
     OperatorEntry { name: "ArgMin", import: |node| arg_extreme(node, Extreme::Smallest) },
+    OperatorEntry { name: "CumProd", import: cumulative_product },
     OperatorEntry { name: "CumSum", import: cumulative_sum },
+    OperatorEntry { name: "Det", import: determinant },
     OperatorEntry {
         name: "Hardmax",
         import: |node| along_axis(node, Op::SoftmaxRelative(SoftmaxRelative::Hardmax)),
@@ -87,6 +89,18 @@ fn cumulative_sum(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let exclusive = node.flag("exclusive", false);
     let op = CumulativeSum { exclusive, reverse: node.flag("reverse", false) };
     node.output(0, Op::CumulativeSum(op), &[x, axis])
+}
+
+fn cumulative_product(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let (x, axis) = (node.input(0)?, node.input(1)?);
+    let exclusive = node.flag("exclusive", false);
+    let op = CumulativeProduct { exclusive, reverse: node.flag("reverse", false) };
+    node.output(0, Op::CumulativeProduct(op), &[x, axis])
+}
+
+fn determinant(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let x = node.input(0)?;
+    node.output(0, Op::Determinant(Determinant {}), &[x])
 }
 
 /// Before opset 10 `k` was an attribute.

@@ -1,6 +1,6 @@
 //! Constants, shapes, and what only moves elements.
 
-use super::super::{ImportError, NodeContext, OperatorEntry};
+use super::super::{ImportError, Item, NodeContext, OperatorEntry};
 use crate::op::{
     Cast, Concat, Gather, Op, Reshape, ReshapeTo, ShapeOf, Squeeze, SqueezeBy, Transpose,
     Unsqueeze, UnsqueezeBy,
@@ -43,9 +43,11 @@ fn constant(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 }
 
 fn identity(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
-    let x = node.input(0)?;
-    node.set(0, x);
-    Ok(())
+    let item = match node.item(0) {
+        Item::Sequence(entries) => Item::Sequence(entries),
+        Item::Tensor(_) | Item::Absent => Item::Tensor(node.input(0)?),
+    };
+    node.set_item(0, item)
 }
 
 fn cast(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {

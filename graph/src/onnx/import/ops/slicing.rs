@@ -1,10 +1,14 @@
 //! Parts, copies and margins of tensors.
 
 use super::super::{ImportError, NodeContext, OperatorEntry};
-use crate::op::{Entries, Expand, Integer, Op, Pad, PadMode, Slice, SliceBy, Split, Tile};
+use crate::op::{
+    Binary, Concat, Entries, Expand, Integer, Op, Pad, PadMode, ShapeOf, Slice, SliceBy, Split,
+    Tile,
+};
 use crate::{DType, Dim, Tensor, ValueId};
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[
+    OperatorEntry { name: "CenterCropPad", import: center_crop_pad },
     OperatorEntry { name: "ConstantOfShape", import: constant_of_shape },
     OperatorEntry { name: "Expand", import: expand },
     OperatorEntry { name: "Pad", import: pad },
@@ -181,6 +185,40 @@ fn pad(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
         None => node.list(&(0..node.rank(x) as i64).collect::<Vec<_>>())?,
     };
     node.output(0, Op::Pad(Pad { mode }), &[x, pads, value, axes])
+}
+
+/// The middle of each axis, with zeros around where the output is larger.
+fn center_crop_pad(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let (x, asked) = (node.input(0)?, node.input(1)?);
+    let rank = node.rank(x);
+    let axes = node.ints("axes").unwrap_or_else(|| (0..rank as i64).collect());
+    let axes = axes.iter().map(|&axis| node.axis_of(axis, rank)).collect::<Result<Vec<_>, _>>()?;
+    if node.shape(asked)[..] != [Dim::Fixed(axes.len())] {
+        return Err(node.invalid(format!("expected a size for each of {} axes", axes.len())));
+    }
+    let mut sizes = Vec::new();
+    for &axis in &axes {
+        sizes.push(node.add(Op::ShapeOf(ShapeOf { start: axis, end: axis + 1 }), &[x])?);
+    }
+    if sizes.is_empty() {
+        node.set(0, x);
+        return Ok(());
+    }
+    let ones = vec![1; sizes.len()];
+    let sizes = node.add(Op::Concat(Concat { axis: 0 }), &sizes)?;
+    let axes = node.list(&axes.iter().map(|&axis| axis as i64).collect::<Vec<_>>())?;
+    let (two, ones) = (node.list(&[2])?, node.list(&ones)?);
+    let kept = node.add(Op::Binary(Binary::Min), &[sizes, asked])?;
+    let less = node.add(Op::Sub, &[sizes, kept])?;
+    let starts = node.add(Op::Div, &[less, two])?;
+    let ends = node.add(Op::Add, &[starts, kept])?;
+    let cropped = node.add(Op::SliceBy(SliceBy {}), &[x, starts, ends, axes, ones])?;
+    let more = node.add(Op::Sub, &[asked, kept])?;
+    let before = node.add(Op::Div, &[more, two])?;
+    let after = node.add(Op::Sub, &[more, before])?;
+    let pads = node.add(Op::Concat(Concat { axis: 0 }), &[before, after])?;
+    let zero = node.weight(Tensor::zeros(node.dtype(x), &[]))?;
+    node.output(0, Op::Pad(Pad { mode: PadMode::Constant }), &[cropped, pads, zero, axes])
 }
 
 fn expand(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {

@@ -12,6 +12,7 @@ pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "DFT", import: dft },
     OperatorEntry { name: "HammingWindow", import: |node| window(node, &HAMMING) },
     OperatorEntry { name: "HannWindow", import: |node| window(node, &[0.5, -0.5]) },
+    OperatorEntry { name: "MelWeightMatrix", import: mel_weights },
     OperatorEntry { name: "STFT", import: stft },
 ];
 
@@ -43,6 +44,53 @@ fn window(node: &mut NodeContext<'_, '_>, factors: &[f64]) -> Result<(), ImportE
         terms.map(|(periods, factor)| factor * (angle * periods as f64).cos()).sum::<f64>() as f32
     };
     let weight = node.weight(Tensor::from_fn(&[size], element))?;
+    node.output(0, Op::Identity, &[weight])
+}
+
+/// Triangles over the frequencies of a transform, evenly spaced on the mel scale (O'Shaughnessy 1987):
+/// `2595 · log₁₀(1 + f / 700)`.
+fn mel_weights(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let number = |node: &NodeContext<'_, '_>, index: usize, what: &str| {
+        length(node, node.input(index)?, what)
+    };
+    let bands = number(node, 0, "a number of bands")?;
+    let (size, rate) = (number(node, 1, "a length")?, number(node, 2, "a rate")?);
+    let edge = |node: &NodeContext<'_, '_>, index: usize| {
+        let known = node.known_floats(node.input(index)?).and_then(|list| list.first().copied());
+        known.map(f64::from).ok_or_else(|| node.unsupported("an edge that is not a constant"))
+    };
+    let edges = [edge(node, 3)?, edge(node, 4)?];
+    if node.element_type("output_datatype")?.is_some_and(|dtype| dtype != DType::F32) {
+        return Err(node.unsupported("weights of other elements than f32"));
+    }
+    let rows = size / 2 + 1;
+    refuse_large(node, rows, bands)?;
+    let mel = |frequency: f64| 2595.0 * (frequency / 700.0).ln_1p() / std::f64::consts::LN_10;
+    let [low, high] = edges.map(mel);
+    let step = (high - low) / (bands as f64 + 2.0);
+    let bin = |index: usize| {
+        let frequency = ((index as f64 * step + low) / 2595.0 * std::f64::consts::LN_10).exp_m1();
+        ((size as f64 + 1.0) * 700.0 * frequency / rate as f64).floor()
+    };
+    let bins: Vec<f64> = (0..bands + 2).map(bin).collect();
+    if !bins.iter().all(|&bin| bin >= 0.0 && bin <= rows as f64) || edges[0] > edges[1] {
+        return Err(
+            node.invalid(format!("expected edges inside {rows} frequencies, found {edges:?}"))
+        );
+    }
+    let element = |place: usize| {
+        let (row, band) = ((place / bands) as f64, place % bands);
+        let [left, middle, right] = [bins[band], bins[band + 1], bins[band + 2]];
+        let falls = row >= middle && row < right;
+        match row {
+            _ if falls => (right - row) / (right - middle),
+            _ if row == middle => 1.0,
+            _ if row >= left && row < middle => (row - left) / (middle - left),
+            _ => 0.0,
+        }
+    };
+    let matrix = Tensor::from_fn(&[rows, bands], |place| element(place) as f32);
+    let weight = node.weight(matrix)?;
     node.output(0, Op::Identity, &[weight])
 }
 

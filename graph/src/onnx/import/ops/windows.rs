@@ -1,17 +1,20 @@
 //! Convolution and pooling.
 
 use super::super::{ImportError, NodeContext, OperatorEntry};
-use crate::ValueId;
 use crate::op::{
-    AveragePadding, Conv, ConvInteger, ConvTranspose, GlobalPool, Op, Padding, Pool, PoolKind,
-    Rounding, StorageOrder, Window,
+    AveragePadding, Col2Im, Concat, Conv, ConvInteger, ConvTranspose, DeformConv, Expand,
+    GlobalPool, Op, Pad, PadMode, Padding, Pool, PoolKind, Reduce, ReduceKind, ReshapeTo, Rounding,
+    ScatterElements, Scattering, ShapeOf, StorageOrder, Window,
 };
+use crate::{Dim, Tensor, ValueId};
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "AveragePool", import: average_pool },
+    OperatorEntry { name: "Col2Im", import: col2im },
     OperatorEntry { name: "Conv", import: conv },
     OperatorEntry { name: "ConvInteger", import: conv_integer },
     OperatorEntry { name: "ConvTranspose", import: conv_transpose },
+    OperatorEntry { name: "DeformConv", import: deform_conv },
     OperatorEntry {
         name: "GlobalAveragePool",
         import: |node| global_pool(node, GlobalPool::Average),
@@ -20,6 +23,7 @@ pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "GlobalMaxPool", import: |node| global_pool(node, GlobalPool::Max) },
     OperatorEntry { name: "LpPool", import: lp_pool },
     OperatorEntry { name: "MaxPool", import: max_pool },
+    OperatorEntry { name: "MaxUnpool", import: max_unpool },
 ];
 
 /// A list of sizes, or `default` for each of `count` dimensions.
@@ -187,4 +191,85 @@ fn global_lp_pool(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 fn global_pool(node: &mut NodeContext<'_, '_>, pool: GlobalPool) -> Result<(), ImportError> {
     let x = node.input(0)?;
     node.output(0, Op::GlobalPool(pool), &[x])
+}
+
+fn col2im(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let inputs = node.all_inputs()?;
+    let image = node.shape(node.input(1)?);
+    let &[Dim::Fixed(axes)] = image.as_slice() else {
+        return Err(node.unsupported("an image whose number of axes is not known"));
+    };
+    let op = Col2Im {
+        strides: sizes(node, "strides", axes, 1)?,
+        dilations: sizes(node, "dilations", axes, 1)?,
+        padding: padding(node, axes)?,
+    };
+    node.output(0, Op::Col2Im(op), &inputs)
+}
+
+fn deform_conv(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let (window, groups) = convolution(node, node.input(1)?)?;
+    if window.kernel.len() != 2 {
+        return Err(node.unsupported("an input that is no image"));
+    }
+    let offset_groups = node.int_or("offset_group", 1);
+    let offset_groups = usize::try_from(offset_groups).ok().filter(|&groups| groups > 0);
+    let offset_groups =
+        offset_groups.ok_or_else(|| node.invalid("expected at least one group of offsets"))?;
+    let (bias, mask) = (node.optional(3).is_some(), node.optional(4).is_some());
+    let inputs: Vec<ValueId> = node.inputs().iter().copied().flatten().collect();
+    let op = DeformConv { window, groups, offset_groups, bias, mask };
+    node.output(0, Op::DeformConv(op), &inputs)
+}
+
+/// Each element at the place that it had before the pool, as a flat index; zeros elsewhere.
+fn max_unpool(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let (x, places) = (node.input(0)?, node.input(1)?);
+    let rank = node.rank(x);
+    if rank < 3 || !node.has("kernel_shape") {
+        return Err(node.invalid("expected images and a kernel"));
+    }
+    let window = window(node, sizes(node, "kernel_shape", rank - 2, 1)?)?;
+    let Padding::Explicit { before, after } = &window.padding else {
+        return Err(node.unsupported("`auto_pad`"));
+    };
+    let outer = node.add(Op::ShapeOf(ShapeOf { start: 0, end: 2 }), &[x])?;
+    let inner = node.add(Op::ShapeOf(ShapeOf { start: 2, end: rank }), &[x])?;
+    let list = |numbers: &mut dyn Iterator<Item = i128>| -> Vec<i64> {
+        numbers.map(|number| i64::try_from(number).unwrap_or(i64::MAX)).collect()
+    };
+    let strides = list(&mut window.strides.iter().map(|&stride| stride as i128));
+    let beside = list(&mut (0..rank - 2).map(|axis| {
+        let around = before[axis] as i128 + after[axis] as i128;
+        window.kernel[axis] as i128 - window.strides[axis] as i128 - around
+    }));
+    let (strides, beside) = (node.list(&strides)?, node.list(&beside)?);
+    let inner = node.add(Op::Mul, &[inner, strides])?;
+    let inner = node.add(Op::Add, &[inner, beside])?;
+    let shape = node.add(Op::Concat(Concat { axis: 0 }), &[outer, inner])?;
+    let count = Reduce {
+        kind: ReduceKind::Product,
+        axes: Some(vec![0]),
+        keep_dims: true,
+        empty_means_none: false,
+    };
+    let count = node.add(Op::Reduce(count), &[shape])?;
+    let zero = node.weight(Tensor::zeros(node.dtype(x), &[]))?;
+    let zeros = node.add(Op::Expand(Expand {}), &[zero, count])?;
+    let flat = node.list(&[-1])?;
+    let reshape = Op::ReshapeTo(ReshapeTo { allow_zero: false });
+    let places = node.add(reshape.clone(), &[places, flat])?;
+    let elements = node.add(reshape.clone(), &[x, flat])?;
+    let scatter = ScatterElements { axis: 0, reduction: Scattering::Replace };
+    let y = node.add(Op::ScatterElements(scatter), &[zeros, places, elements])?;
+    let Some(asked) = node.optional(2) else {
+        return node.output(0, reshape, &[y, shape]);
+    };
+    // What the output has more comes after.
+    let y = node.add(reshape, &[y, shape])?;
+    let more = node.add(Op::Sub, &[asked, shape])?;
+    let none = node.list(&vec![0; rank])?;
+    let pads = node.add(Op::Concat(Concat { axis: 0 }), &[none, more])?;
+    let axes = node.list(&(0..rank as i64).collect::<Vec<_>>())?;
+    node.output(0, Op::Pad(Pad { mode: PadMode::Constant }), &[y, pads, zero, axes])
 }

@@ -4,11 +4,11 @@ use super::models::{floats, import, int, model, node, typed, with};
 use crate::onnx::proto::{Attribute, DimensionValue, NodeMessage, TensorMessage};
 use crate::{Dim, Graph, Tensor, reference};
 
-fn ints(name: &str, values: &[i64]) -> Attribute {
+pub(super) fn ints(name: &str, values: &[i64]) -> Attribute {
     Attribute { name: Some(name.to_owned()), ints: values.to_vec(), ..Default::default() }
 }
 
-fn text(name: &str, value: &str) -> Attribute {
+pub(super) fn text(name: &str, value: &str) -> Attribute {
     let s = Some(value.as_bytes().to_vec());
     Attribute { name: Some(name.to_owned()), s, ..Default::default() }
 }

@@ -140,6 +140,36 @@ fn windows_are_sums_of_cosines() {
     }
 }
 
+/// Each band rises to 1 at its middle and falls to where the next one's middle is.
+#[test]
+fn bands_are_triangles_on_the_mel_scale() {
+    let names = ["bands", "size", "rate", "low", "high"];
+    let mel = |size: i64, edges: [f32; 2]| {
+        let numbers = [("bands", 8), ("size", size), ("rate", 8192)];
+        let numbers = numbers.map(|(name, value)| integer(name, value)).to_vec();
+        let edges = [floats("low", &[], &edges[..1]), floats("high", &[], &edges[1..])];
+        let node = node("MelWeightMatrix", &names, &["y"]);
+        single(node, &[1], [numbers, edges.to_vec()].concat())
+    };
+    let graph = import(&mel(16, [0.0, 4096.0])).unwrap();
+    let y = evaluate(&graph, &[1], &[0.0]);
+    assert_eq!(y.shape(), [9, 8]);
+    let y = y.elements::<f32>().unwrap();
+    // The example of the operator's documentation.
+    let rows = [
+        "11000000", "00110000", "00001000", "00000100", "00000010", "00000001", "00000000",
+        "00000000", "00000000",
+    ];
+    for (row, expected) in y.chunks(8).zip(rows) {
+        let whole: String = row.iter().map(|&x| if x == 1.0 { '1' } else { '0' }).collect();
+        assert_eq!(whole, expected, "{y:?}");
+    }
+    let refused = import(&mel(16, [0.0, 1e9])).unwrap_err().to_string();
+    assert!(refused.contains("expected edges inside 9 frequencies"), "{refused}");
+    let large = import(&mel(1 << 60, [0.0, 4096.0])).unwrap_err().to_string();
+    assert!(large.contains("(MelWeightMatrix)") && large.contains("entries"), "{large}");
+}
+
 #[test]
 fn what_cannot_be_a_product_is_named() {
     let refused = |model: &Model| import(model).unwrap_err().to_string();

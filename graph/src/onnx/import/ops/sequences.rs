@@ -1,0 +1,174 @@
+//! Sequences of tensors and optional values, which are gone when the model has been read: whoever
+//! takes an entry out takes the tensor that was put in. Places have to be known by then.
+
+use super::super::{ImportError, Item, NodeContext, OperatorEntry};
+use crate::op::{Concat, Op, Slice, Split, Squeeze, Unsqueeze};
+use crate::{Dim, Tensor, ValueId};
+
+pub(super) const OPERATORS: &[OperatorEntry] = &[
+    OperatorEntry { name: "ConcatFromSequence", import: concat_from_sequence },
+    OperatorEntry { name: "Optional", import: |node| node.set_item(0, node.item(0)) },
+    OperatorEntry { name: "OptionalGetElement", import: optional_get_element },
+    OperatorEntry { name: "OptionalHasElement", import: optional_has_element },
+    OperatorEntry { name: "SequenceAt", import: sequence_at },
+    OperatorEntry { name: "SequenceConstruct", import: sequence_construct },
+    OperatorEntry { name: "SequenceEmpty", import: |node| set(node, Vec::new()) },
+    OperatorEntry { name: "SequenceErase", import: sequence_erase },
+    OperatorEntry { name: "SequenceInsert", import: sequence_insert },
+    OperatorEntry { name: "SequenceLength", import: sequence_length },
+    OperatorEntry { name: "SplitToSequence", import: split_to_sequence },
+];
+
+fn set(node: &mut NodeContext<'_, '_>, entries: Vec<ValueId>) -> Result<(), ImportError> {
+    node.set_item(0, Item::Sequence(entries.into()))
+}
+
+fn optional_has_element(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let present = !matches!(node.item(0), Item::Absent);
+    let present = node.weight(Tensor::scalar(present))?;
+    node.set(0, present);
+    Ok(())
+}
+
+fn optional_get_element(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    match node.item(0) {
+        Item::Absent => Err(node.invalid("expected an element, found an empty optional value")),
+        item => node.set_item(0, item),
+    }
+}
+
+fn sequence_construct(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let entries = node.all_inputs()?;
+    set(node, entries)
+}
+
+/// The place that the input at `index` names among `count`, from the end when it is negative.
+fn place(node: &NodeContext<'_, '_>, index: usize, count: usize) -> Result<usize, ImportError> {
+    let place = node.integers(index)?;
+    let found = match place[..] {
+        [place @ ..=-1] => place.checked_add(count as i64),
+        [place] => Some(place),
+        _ => None,
+    };
+    found
+        .and_then(|place| usize::try_from(place).ok())
+        .filter(|&place| place < count)
+        .ok_or_else(|| node.invalid(format!("place {place:?} is not one of {count}")))
+}
+
+fn sequence_at(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let entries = node.sequence(0)?;
+    let place = place(node, 1, entries.len())?;
+    node.set(0, entries[place]);
+    Ok(())
+}
+
+/// The last entry where no place is given.
+fn sequence_erase(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let mut entries = node.sequence(0)?.to_vec();
+    match node.optional(1) {
+        Some(_) => drop(entries.remove(place(node, 1, entries.len())?)),
+        None => {
+            entries.pop().ok_or_else(|| node.invalid("expected an entry to erase"))?;
+        }
+    }
+    set(node, entries)
+}
+
+/// At the end where no place is given; a negative place counts from the last entry.
+fn sequence_insert(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let mut entries = node.sequence(0)?.to_vec();
+    let entry = node.input(1)?;
+    let count = entries.len();
+    let place = match node.optional(2) {
+        Some(_) if node.integers(2)? == [count as i64] => count,
+        Some(_) => place(node, 2, count)?,
+        None => count,
+    };
+    entries.insert(place, entry);
+    set(node, entries)
+}
+
+fn sequence_length(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let length = node.sequence(0)?.len() as i64;
+    let length = node.weight(Tensor::scalar(length))?;
+    node.set(0, length);
+    Ok(())
+}
+
+fn concat_from_sequence(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let mut entries = node.sequence(0)?.to_vec();
+    let first = *entries.first().ok_or_else(|| node.invalid("expected entries, found none"))?;
+    let wanted = node.int("axis").ok_or_else(|| node.invalid("it lacks an axis"))?;
+    let is_new = node.flag("new_axis", false);
+    let axis = node.axis_of(wanted, node.rank(first) + usize::from(is_new))?;
+    if is_new {
+        node.will_add(entries.len())?;
+        for entry in &mut entries {
+            *entry = node.add(Op::Unsqueeze(Unsqueeze { axes: vec![axis] }), &[*entry])?;
+        }
+    }
+    node.output(0, Op::Concat(Concat { axis }), &entries)
+}
+
+/// Parts of the sizes listed, of one size, or of 1, in which case their dimension may be dropped.
+fn split_to_sequence(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let x = node.input(0)?;
+    let axis = node.axis_of(node.int_or("axis", 0), node.rank(x))?;
+    let size = node.shape(x)[axis].clone();
+    if let Some(sizes) = node.optional(1)
+        && let [Dim::Fixed(parts)] = node.shape(sizes)[..]
+        && (node.known_integers(sizes).is_none() || size.fixed().is_none())
+    {
+        node.will_add(parts)?;
+        let part = |part| Op::Split(Split { axis, parts, part, listed: true });
+        let parts = (0..parts).map(|index| node.add(part(index), &[x, sizes]));
+        let parts = parts.collect::<Result<_, _>>()?;
+        return set(node, parts);
+    }
+    let Dim::Fixed(size) = size else {
+        return Err(node.unsupported("a number of parts that is not known"));
+    };
+    let lengths = lengths(node, size)?;
+    let drops = node.optional(1).is_none() && !node.flag("keepdims", true);
+    if drops {
+        node.will_add(lengths.len())?;
+    }
+    let (mut parts, mut start) = (Vec::new(), 0);
+    for length in lengths {
+        let end = Dim::Fixed(start + length);
+        let mut part = node.add(Op::Slice(Slice { axis, start, end }), &[x])?;
+        if drops {
+            part = node.add(Op::Squeeze(Squeeze { axes: vec![axis] }), &[part])?;
+        }
+        parts.push(part);
+        start += length;
+    }
+    set(node, parts)
+}
+
+/// The sizes of the parts of a dimension of `size`.
+fn lengths(node: &mut NodeContext<'_, '_>, size: usize) -> Result<Vec<usize>, ImportError> {
+    let Some(sizes) = node.optional(1) else {
+        node.will_add(size)?;
+        return Ok(vec![1; size]);
+    };
+    let numbers = node.integers(1)?;
+    if node.rank(sizes) == 0 {
+        let &[length @ 1..=i64::MAX] = numbers.as_slice() else {
+            return Err(node.invalid(format!("expected parts of at least 1, found {numbers:?}")));
+        };
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let count = size.div_ceil(length);
+        node.will_add(count)?;
+        return Ok((0..count).map(|part| length.min(size - part * length)).collect());
+    }
+    node.will_add(numbers.len())?;
+    let lengths: Option<Vec<usize>> = numbers.iter().map(|&n| usize::try_from(n).ok()).collect();
+    let total = |lengths: &Vec<usize>| {
+        lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length))
+    };
+    lengths
+        .filter(|lengths| total(lengths) == Some(size))
+        .ok_or_else(|| node.invalid(format!("parts {numbers:?} do not fill {size} entries")))
+}
