@@ -29,6 +29,23 @@ tiered! {
     }
 }
 
+/// Makes the entries of a row, each in the order of its weights.
+fn one_by_one(x: &[f32], samples: &[Sample], y: &mut [f32]) {
+    for (y, sample) in y.iter_mut().zip(samples) {
+        *y = match sample {
+            Sample::Fill(value) => *value,
+            Sample::Weighted(weights) => match weights.as_slice() {
+                [] => 0.0,
+                &[(index, 1.0)] => x[index],
+                &[(index, weight), ref rest @ ..] => {
+                    let first = weight * x[index];
+                    rest.iter().fold(first, |sum, &(index, weight)| sum + weight * x[index])
+                }
+            },
+        };
+    }
+}
+
 /// Makes each entry of a dimension.
 ///
 /// # Shapes
@@ -46,6 +63,13 @@ pub fn resample(
     check_shape("resample: x", x.len(), &[outer, input, inner]);
     check_shape("resample: y", y.len(), &[outer, samples.len(), inner]);
     if y.is_empty() {
+        return;
+    }
+    if inner == 1 {
+        let count = samples.len();
+        for_each_row(y, count, rows_per_chunk(count), |row, y| {
+            one_by_one(&x[row * input..][..input], samples, y);
+        });
         return;
     }
     for_each_row(y, inner, rows_per_chunk(inner), |row, y| {

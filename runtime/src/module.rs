@@ -73,12 +73,29 @@ pub(crate) enum Operation {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct IntegerLinear {
     /// How x is written as int8.
-    pub(crate) input: Quantization,
+    pub(crate) input: InputScale,
     /// Scale of each column of w.
     pub(crate) weight_scales: Vec<f32>,
     pub(crate) activation: Activation,
     /// How the result is written as int8; `None` for f32.
     pub(crate) output: Option<Quantization>,
+}
+
+/// How the input of an int8 layer is written as int8.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum InputScale {
+    Given(Quantization),
+    /// So that the range of all its numbers and 0 are met, which a run finds out.
+    OfRange,
+}
+
+impl InputScale {
+    pub(crate) const fn given(self) -> Option<Quantization> {
+        match self {
+            Self::Given(input) => Some(input),
+            Self::OfRange => None,
+        }
+    }
 }
 
 /// How the addends of a sum and what is made of it are written as int8.

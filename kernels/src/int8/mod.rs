@@ -35,4 +35,5 @@ pub(crate) use quantize::dequantize_one;
 pub(crate) use quantize::has_exact_reciprocal;
 pub use quantize::{
     Quantization, Quantized, dequantize, dequantize_columns, quantize, quantized_sum,
+    range_quantization,
 };

@@ -118,6 +118,47 @@ pub fn quantize(cpu: Cpu, x: &[f32], to: Quantization, y: &mut [i8]) {
     parallel::map(x, y, CHUNK, |x, y| quantize_piece(cpu, x, to, y));
 }
 
+tiered! {
+    /// The least and the greatest, and 0; NaN is passed over.
+    fn range_of(x: &[f32]) -> [f32; 2] {
+        const LANES: usize = 32;
+        let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
+        let (blocks, rest) = x.as_chunks::<LANES>();
+        for block in blocks {
+            for lane in 0..LANES {
+                let x = block[lane];
+                low[lane] = if x < low[lane] { x } else { low[lane] };
+                high[lane] = if x > high[lane] { x } else { high[lane] };
+            }
+        }
+        let (low, high) = (low.iter().chain(rest), high.iter().chain(rest));
+        [low.fold(0.0, |a: f32, &b| a.min(b)), high.fold(0.0, |a: f32, &b| a.max(b))]
+    }
+}
+
+/// How numbers are written as int8 so that their range and 0 are met, as ONNX's `DynamicQuantizeLinear`
+/// does it, 128 lower.
+pub fn range_quantization(cpu: Cpu, x: &[f32]) -> Quantization {
+    const PIECES: usize = 16;
+    let mut ranges = [[0f32; 2]; PIECES];
+    let piece = x.len().div_ceil(PIECES).max(CHUNK / PIECES);
+    let pieces = x.len().div_ceil(piece);
+    let at_once = if x.len() <= CHUNK { PIECES } else { 1 };
+    parallel::for_each_row(&mut ranges[..pieces], 1, at_once, |index, range| {
+        range[0] = range_of(cpu, &x[index * piece..x.len().min((index + 1) * piece)]);
+    });
+    let low = ranges.iter().fold(0f32, |low, range| low.min(range[0]));
+    let high = ranges.iter().fold(0f32, |high, range| high.max(range[1]));
+    let scale = if low == high { 1.0 } else { high - low } / 255.0;
+    let zero_point = (-low / scale).clamp(0.0, 255.0).round_ties_even() as u8;
+    Quantization {
+        scale,
+        zero_point: (zero_point ^ 0x80).cast_signed(),
+        min: i8::MIN,
+        max: i8::MAX,
+    }
+}
+
 /// `y = (x − zero_point)·scale`.
 ///
 /// # Shapes

@@ -32,6 +32,7 @@ pub(super) const KERNELS: &[GpuEntry] = &[
 
 struct Linear {
     layer: module::IntegerLinear,
+    input: Quantization,
     weights: Weights,
     column_sums: Buffer,
     scales: Buffer,
@@ -42,6 +43,7 @@ fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
     let Operation::IntegerLinear(layer) = &node.operation else {
         return Err("takes integer linear nodes only".to_owned());
     };
+    let input = layer.input.given().ok_or("takes given scales only")?;
     let tensor = module.constant(node.inputs[1]).ok_or("takes constant weights only")?;
     let &[inner, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
     let elements: &[i8] = tensor.elements().map_err(|error| error.to_string())?;
@@ -49,10 +51,10 @@ fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
     for row in elements.chunks_exact(columns.max(1)) {
         column_sums.iter_mut().zip(row).for_each(|(sum, &weight)| *sum += i32::from(weight));
     }
-    let scales: Vec<f32> =
-        layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect();
+    let scales: Vec<f32> = layer.weight_scales.iter().map(|scale| input.scale * scale).collect();
     Ok(Box::new(Linear {
         layer: layer.clone(),
+        input,
         weights: Weights::int8(gpu, elements, [inner, columns]),
         column_sums: gpu.upload(bytemuck::cast_slice(&column_sums)),
         scales: gpu.upload(bytemuck::cast_slice(&scales)),
@@ -68,7 +70,7 @@ impl GpuKernel for Linear {
             column_sums: &self.column_sums,
             scales: &self.scales,
             bias: call.inputs.get(2).map_or(&self.no_bias, |bias| &bias.buffer),
-            input: self.layer.input,
+            input: self.input,
             float_input: x.dtype == DType::F32,
             activation: self.layer.activation,
         };

@@ -1,14 +1,14 @@
 //! int8 linear layers, one kernel a tier, sums of int8 values, and gathering from int8 tables.
 
-use graph::{DType, Tensor};
+use graph::{DType, Dim, Tensor};
 use kernels::int8::{self, Input, Layer, Output, PackedWeights};
 use kernels::peaks::Numbers;
 use kernels::{Cpu, TableScales, Tier, gather_rows_int8};
 
-use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
+use super::{Call, Kernel, KernelEntry, Prepared, Scratch, any, elements_mut, expect_type, run};
 use crate::compile::Precision;
 use crate::cost::{Parallel, Rate};
-use crate::module::{IntegerLinear, IntegerSum, Module, Node, Operation};
+use crate::module::{InputScale, IntegerLinear, IntegerSum, Module, Node, Operation};
 
 const fn linear(name: &'static str, tier: Tier, cost: u32) -> KernelEntry {
     KernelEntry {
@@ -69,7 +69,7 @@ struct PackedLinear {
     cpu: Cpu,
     layer: IntegerLinear,
     weights: PackedWeights,
-    /// Scale of the input times scale of the column.
+    /// Scale of the input times scale of the column, where that of the input is given.
     scales: Vec<f32>,
     /// Whether the result lies in memory as bf16.
     rounds: bool,
@@ -85,7 +85,8 @@ fn prepare_linear(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let &[k, n] = tensor.shape() else { unreachable!("the pass takes matrices only") };
     let elements = tensor.elements().expect("the pass takes int8 weights only");
     let weights = PackedWeights::new(elements, [k, n], [n, 1]);
-    let scales = layer.weight_scales.iter().map(|scale| layer.input.scale * scale).collect();
+    let input = layer.input.given().map(|input| input.scale);
+    let scales = layer.weight_scales.iter().filter_map(|scale| Some(input? * scale)).collect();
     let rounds = module.value(node.output).as_bf16;
     let coarse = module.precision == Precision::Bf16;
     run(PackedLinear { cpu, layer: layer.clone(), weights, scales, rounds, coarse })
@@ -94,9 +95,19 @@ fn prepare_linear(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
 impl Kernel for PackedLinear {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let rows = call.inputs[0].shape.iter().rev().skip(1).product();
+        let (to, scales) = match self.layer.input {
+            InputScale::Given(to) => (to, self.scales.as_slice()),
+            InputScale::OfRange => {
+                let to = int8::range_quantization(self.cpu, call.inputs[0].elements());
+                let scales: &mut [f32] = elements_mut(call.scratch);
+                let columns = scales.iter_mut().zip(&self.layer.weight_scales);
+                columns.for_each(|(scale, of_column)| *scale = to.scale * of_column);
+                (to, &*scales)
+            }
+        };
         let layer = Layer {
             weights: &self.weights,
-            scales: &self.scales,
+            scales,
             bias: call.inputs.get(2).map(|bias| bias.elements()),
             activation: self.layer.activation,
             coarse: self.coarse,
@@ -106,13 +117,19 @@ impl Kernel for PackedLinear {
             None if self.rounds => Output::Bf16(elements_mut(call.output)),
             None => Output::F32(elements_mut(call.output)),
         };
-        let to = self.layer.input;
         let x = match call.inputs[0].dtype {
             DType::F32 => Input::F32 { x: call.inputs[0].elements(), to },
             _ => Input::Int8 { x: call.inputs[0].elements(), zero_point: to.zero_point },
         };
         int8::linear(self.cpu, x, rows, &layer, output);
         Ok(())
+    }
+
+    /// Scales of the columns, where a run finds them out.
+    fn scratch(&self, _: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
+        let columns = Dim::Fixed(self.layer.weight_scales.len());
+        let scratch = Scratch { element_bytes: size_of::<f32>(), shape: vec![columns] };
+        self.layer.input.given().is_none().then_some(scratch)
     }
 
     fn rate(&self) -> Rate {

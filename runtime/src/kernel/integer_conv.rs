@@ -39,6 +39,8 @@ struct Convolution<W> {
     cpu: Cpu,
     conv: IntegerConv,
     weights: W,
+    /// Zero point of the input.
+    zero_point: i8,
     /// Scale of the input times that of each filter.
     scales: Vec<f32>,
     /// Shape of the filters as the graph has them.
@@ -56,10 +58,12 @@ impl<W> Convolution<W> {
         let tensor = module.constant(node.inputs[1]).expect("the pass takes constants only");
         let elements = tensor.elements().expect("the pass takes int8 filters only");
         let weight = tensor.shape().to_vec();
-        let input = conv.layer.input.scale;
-        let scales = conv.layer.weight_scales.iter().map(|scale| input * scale).collect();
+        let input = conv.layer.input.given().expect("the pass takes given scales only");
+        let scales = conv.layer.weight_scales.iter().map(|scale| input.scale * scale).collect();
+        let zero_point = input.zero_point;
         let coarse = module.precision == Precision::Bf16;
-        Self { cpu, conv: conv.clone(), weights: pack(elements, &weight), scales, weight, coarse }
+        let weights = pack(elements, &weight);
+        Self { cpu, conv: conv.clone(), weights, zero_point, scales, weight, coarse }
     }
 
     fn sizes(&self, x: &[usize]) -> Result<Conv2d, String> {
@@ -92,7 +96,7 @@ impl Kernel for Convolution<PackedWeights> {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let sizes = self.sizes(call.inputs[0].shape)?;
         let layer = self.layer(bias(&call, sizes.outputs)?);
-        let x = (call.inputs[0].elements(), self.conv.layer.input.zero_point);
+        let x = (call.inputs[0].elements(), self.zero_point);
         let (y, scratch) = (self.result(call.output), elements_mut(call.scratch));
         channels_last::integer_conv2d(self.cpu, &sizes, x, &layer, y, scratch);
         Ok(())
@@ -133,7 +137,7 @@ impl Kernel for Convolution<PackedDepthwise> {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let sizes = self.sizes(call.inputs[0].shape)?;
         let layer = self.layer(bias(&call, sizes.outputs)?);
-        let x = (call.inputs[0].elements(), self.conv.layer.input.zero_point);
+        let x = (call.inputs[0].elements(), self.zero_point);
         let y = self.result(call.output);
         channels_last::integer_depthwise(self.cpu, &sizes, x, &layer, y);
         Ok(())

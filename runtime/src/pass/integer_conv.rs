@@ -9,7 +9,9 @@ use kernels::{Activation, Tier};
 
 use super::channels_last::{Move, has_known_images, moved};
 use super::integer_linear::{activation, constant_weight, row_sums_fit};
-use crate::module::{ChannelsLast, Id, IntegerConv, IntegerLinear, Module, Node, Operation};
+use crate::module::{
+    ChannelsLast, Id, InputScale, IntegerConv, IntegerLinear, Module, Node, Operation,
+};
 
 /// Most elements of a filter that sees one channel: it lies in memory some hundred times, in columns that
 /// windows share.
@@ -62,7 +64,8 @@ fn found(module: &Module, index: usize) -> Option<Found> {
         && !matches!(next, Some(Operation::Graph(Op::BatchNorm(_))))
         && row_sums_fit(filters.elements().ok()?, row_len);
     let activation = Activation::Identity;
-    let layer = IntegerLinear { input, weight_scales, activation, output: None };
+    let layer =
+        IntegerLinear { input: InputScale::Given(input), weight_scales, activation, output: None };
     let sources = [x.dequantize, w.dequantize].map(|source| module.nodes[source].name.clone());
     fits.then(|| Found {
         conv: IntegerConv { op: op.clone(), layer },

@@ -7,7 +7,7 @@ use kernels::Activation;
 use kernels::int8::Quantization;
 
 use super::repeat;
-use crate::module::{Id, IntegerLinear, Module, Operation};
+use crate::module::{Id, InputScale, IntegerLinear, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, turn_weights);
@@ -63,7 +63,8 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
     });
     let names: Vec<String> = names.collect();
     let activation = Activation::Identity;
-    let layer = IntegerLinear { input, weight_scales, activation, output: None };
+    let layer =
+        IntegerLinear { input: InputScale::Given(input), weight_scales, activation, output: None };
     module.fuse(index, &[index], Operation::IntegerLinear(layer), vec![x.quantized, w.quantized]);
     module.nodes[index].fused_from.splice(0..0, names);
     true
@@ -141,7 +142,7 @@ fn are_few(weights: usize) -> bool {
 }
 
 /// Whether each sum of products of a column fits an `i32`.
-fn column_sums_fit(weights: &[i8], columns: usize) -> bool {
+pub(super) fn column_sums_fit(weights: &[i8], columns: usize) -> bool {
     if are_few(weights.len() / columns.max(1)) {
         return true;
     }

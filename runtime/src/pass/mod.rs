@@ -11,6 +11,7 @@ mod conv_activation;
 mod conv_sum;
 mod dead_code;
 mod dequantize_weights;
+mod dynamic_quantization;
 mod factors;
 mod fold_constants;
 mod gelu;
@@ -73,6 +74,8 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "layer-norm", level: Level::O1, run: layer_norm::run },
     Pass { name: "rms-norm", level: Level::O1, run: rms_norm::run },
     Pass { name: "signed-integers", level: Level::O1, run: signed_integers::run },
+    Pass { name: "dynamic-quantization", level: Level::O2, run: dynamic_quantization::run },
+    Pass { name: "float-products", level: Level::O1, run: dynamic_quantization::run_floats },
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
     Pass { name: "integer-conv", level: Level::O2, run: integer_conv::run },

@@ -3,7 +3,7 @@
 
 use super::integer_linear::quantization_of;
 use super::repeat;
-use crate::module::{Module, Operation};
+use crate::module::{InputScale, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     repeat(module, rewrite)
@@ -14,7 +14,7 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
     let output = module.nodes[index].output;
     let Some(next) = module.only_consumer(output) else { return false };
     let Operation::IntegerLinear(layer) = &module.nodes[next].operation else { return false };
-    if module.nodes[next].inputs[0] != output || layer.input != to {
+    if module.nodes[next].inputs[0] != output || layer.input != InputScale::Given(to) {
         return false;
     }
     let operation = module.nodes[next].operation.clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use graph::{Dim, Op};
 
-use crate::module::{ChannelsLast, Id, Module, Node, Operation};
+use crate::module::{ChannelsLast, Id, InputScale, Module, Node, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     module.batch = batch(module);
@@ -81,6 +81,8 @@ impl Along<'_> {
             inputs.into_iter().all(|(&id, &place)| place != Where::Leads || self.rank(id) == rank)
         };
         let op = match &node.operation {
+            // A scale of all numbers is none of each.
+            Operation::IntegerLinear(layer) if layer.input == InputScale::OfRange => return false,
             Operation::Linear { .. } | Operation::IntegerLinear(_) => return first_alone(2),
             Operation::ChannelsLast(ChannelsLast::Conv { has_addend: true, .. }) => {
                 return leads(0) && !leads(1) && !leads(2) && leads(3);

@@ -5,6 +5,7 @@ mod attention;
 mod bert;
 mod choices;
 mod dynamic;
+mod dynamic_quantization;
 mod exported;
 mod functions;
 #[cfg(any(feature = "gpu-emulated", feature = "cuda"))]
