@@ -51,10 +51,15 @@ pub(in crate::onnx) struct OperatorEntry {
     pub(in crate::onnx) import: fn(&mut NodeContext<'_, '_>) -> Result<(), ImportError>,
 }
 
-/// The ONNX types that are read, sorted.
-pub fn operators() -> Vec<&'static str> {
-    let mut names: Vec<_> =
-        ops::OPERATORS.iter().flat_map(|family| family.iter()).map(|entry| entry.name).collect();
+/// The ONNX types that are read, sorted; those that are not ONNX's own have their domain in front.
+pub fn operators() -> Vec<String> {
+    let mut names = Vec::new();
+    for domain in ops::OPERATORS {
+        let separator = if domain.name.is_empty() { "" } else { "." };
+        names.extend(
+            domain.entries().map(|entry| format!("{}{separator}{}", domain.name, entry.name)),
+        );
+    }
     names.sort_unstable();
     names
 }
@@ -314,10 +319,7 @@ impl<'a> Importer<'a> {
         if let Some(function) = self.functions.get(&key).copied() {
             return self.call(node, function, scope);
         }
-        let entry = ops::OPERATORS
-            .iter()
-            .flat_map(|family| family.iter())
-            .find(|entry| domain.is_empty() && entry.name == node.op_type());
+        let entry = ops::find(&domain, node.op_type());
         let mut context = NodeContext::new(self, scope, node)?;
         match entry {
             Some(entry) => (entry.import)(&mut context),

@@ -1,4 +1,5 @@
 mod control;
+mod einsum;
 mod functions;
 mod hostile;
 mod models;
