@@ -20,7 +20,7 @@ use function::{FunctionKey, Functions};
 pub(in crate::onnx) use node::{Branch, NodeContext};
 
 use super::export::SIZE_LIMIT;
-use super::{element_type, proto, tensor, type_name};
+use super::{proto, tensor, type_name, value_type};
 use crate::document::NAME_LIMIT;
 use crate::op::Op;
 use crate::{DType, Dim, Graph, Shape, Tensor, ValueId, file};
@@ -64,7 +64,8 @@ pub fn operators() -> Vec<String> {
     names
 }
 
-/// Reads a model from a file. Elements in files beside it are found in its folder.
+/// Reads a model from a file. Elements in files beside it are found in its folder. What the model
+/// computes in floats of 16 bits is computed in f32: inputs and outputs, too.
 ///
 /// # Errors
 ///
@@ -337,7 +338,7 @@ impl<'a> Importer<'a> {
             )
         })?;
         let number = kind.elem_type.unwrap_or(0);
-        let dtype = element_type(number).ok_or_else(|| {
+        let dtype = value_type(number).ok_or_else(|| {
             fail(format!("elements of type {} are not supported", type_name(number)))
         })?;
         let shape = kind.shape.as_ref().ok_or_else(|| {

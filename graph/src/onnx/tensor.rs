@@ -15,8 +15,8 @@ use crate::{DType, Tensor};
 /// `TensorProto.DataLocation`: the elements lie in another file.
 const EXTERNAL: i32 = 1;
 /// Numbers of the schema for types that graphs do not hold, but whose tensors become `f32`.
-const FLOAT16: i32 = 10;
-const BFLOAT16: i32 = 16;
+pub(super) const FLOAT16: i32 = 10;
+pub(super) const BFLOAT16: i32 = 16;
 const DOUBLE: i32 = 11;
 
 /// The tensor of a serialized `TensorProto`, as test data sets hold them.

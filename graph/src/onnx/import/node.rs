@@ -248,7 +248,7 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     pub(in crate::onnx) fn element_type(&self, name: &str) -> Result<Option<DType>, ImportError> {
         let Some(number) = self.int(name) else { return Ok(None) };
         let number = i32::try_from(number).unwrap_or(0);
-        let kind = crate::onnx::element_type(number);
+        let kind = crate::onnx::value_type(number);
         kind.map(Some).ok_or_else(|| {
             self.unsupported(format!("`{name}` = {}", crate::onnx::type_name(number)))
         })
