@@ -1,3 +1,4 @@
+mod contrib;
 mod control;
 mod einsum;
 mod functions;

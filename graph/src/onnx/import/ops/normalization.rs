@@ -186,15 +186,24 @@ impl Normalized {
         Ok(Self { x, scale, bias, axis, epsilon })
     }
 
-    /// Writes the first three outputs: the rows, their means and inverse deviations.
+    /// Writes means and inverse deviations, the outputs after the first.
+    pub(super) fn write_statistics(
+        &self,
+        node: &mut NodeContext<'_, '_>,
+    ) -> Result<(), ImportError> {
+        let axis = node.axis_of(self.axis, node.rank(self.x))?;
+        let statistics = [(1, LayerNormPart::Mean), (2, LayerNormPart::InverseDeviation)];
+        for (index, part) in statistics {
+            let op = LayerNormStatistic { axis, epsilon: self.epsilon, part };
+            node.output(index, Op::LayerNormStatistic(op), &[self.x, self.scale])?;
+        }
+        Ok(())
+    }
+
+    /// Writes the first output.
     pub(super) fn write(&self, node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
         let &Self { x, scale, bias, axis, epsilon } = self;
         let rows = Rows::of(node, x, scale, axis)?;
-        let statistics = [(1, LayerNormPart::Mean), (2, LayerNormPart::InverseDeviation)];
-        for (index, part) in statistics {
-            let op = LayerNormStatistic { axis: rows.axis, epsilon, part };
-            node.output(index, Op::LayerNormStatistic(op), &[rows.x, scale])?;
-        }
         let op = Op::LayerNorm(LayerNorm { epsilon });
         if rows.fits(node, scale) && bias.is_none_or(|bias| rows.fits(node, bias)) {
             let (last, inputs) = rows.apply(node, [(Some(scale), 1.0), (bias, 0.0)], op)?;
@@ -226,7 +235,9 @@ impl Normalized {
 }
 
 pub(super) fn layer(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
-    Normalized::of(node, node.optional(2))?.write(node)
+    let layer = Normalized::of(node, node.optional(2))?;
+    layer.write_statistics(node)?;
+    layer.write(node)
 }
 
 pub(super) fn root_mean_square(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 use prost::Message;
 
-use super::models::{body, call, floats, graph_attribute, import, model, node, typed, with};
+use super::contrib::{contrib, text};
+use super::models::{body, call, floats, graph_attribute, import, int, model, node, typed, with};
 use super::{ImportError, ImportOptions, NODE_LIMIT, encoder, import_bytes};
-use crate::onnx::proto::DimensionValue;
+use crate::onnx::proto::{DimensionValue, TensorMessage};
 use crate::{onnx, reference};
 
 fn choice(inner: crate::onnx::proto::GraphMessage) -> crate::onnx::proto::NodeMessage {
@@ -131,12 +132,50 @@ fn weights_that_are_no_numbers_are_read() {
     assert!(crate::weights::ensure_finite(weights).is_err());
 }
 
-/// Models with a branch, a loop's constants and a transformer's nodes.
+/// Nodes whose attributes and equations say how their inputs are taken apart.
+fn fused() -> crate::onnx::proto::Model {
+    let attention = contrib("Attention", &["x", "w", "", "m"], &["a"]);
+    let equation = text("equation", "...ij,jk->...ik");
+    let query = contrib("GroupQueryAttention", &["a", "a", "a", "", "", "e", "t"], &["q"]);
+    let nodes = vec![
+        with(attention, int("num_heads", 2)),
+        with(with(query, int("num_heads", 2)), int("kv_num_heads", 2)),
+        with(node("Einsum", &["q", "w"], &["z"]), equation),
+        contrib("SkipLayerNormalization", &["z", "z", "s"], &["n"]),
+        [("K", 12), ("N", 1), ("block_size", 16)]
+            .into_iter()
+            .fold(contrib("MatMulNBits", &["n", "p", "f"], &["y"]), |node, (name, size)| {
+                with(node, int(name, size))
+            }),
+    ];
+    let inputs = vec![
+        typed("x", 1, &[1, 2, 4]),
+        typed("m", 6, &[1]),
+        typed("e", 6, &[1]),
+        typed("t", 6, &[]),
+    ];
+    let mut model = model(inputs, nodes, &["y"]);
+    let packed = TensorMessage {
+        data_type: Some(2),
+        raw_data: Some(vec![7; 8]),
+        ..floats("p", &[1, 1, 8], &[])
+    };
+    model.graph.as_mut().unwrap().initializer = vec![
+        floats("w", &[4, 12], &[0.5; 48]),
+        floats("s", &[12], &[1.0; 12]),
+        floats("f", &[1, 1], &[1.0]),
+        packed,
+    ];
+    assert!(import(&model).is_ok());
+    model
+}
+
+/// Models with a branch, a loop's constants, a transformer's nodes, and fused ones.
 fn samples() -> Vec<Vec<u8>> {
     let inner = body(&[], vec![node("Relu", &["x"], &["y0"])], &["y0"]);
     let inputs = vec![typed("x", 1, &[2]), typed("c", 9, &[])];
     let branch = model(inputs, vec![choice(inner)], &["y"]);
-    vec![onnx::export(&encoder()).unwrap(), branch.encode_to_vec()]
+    vec![onnx::export(&encoder()).unwrap(), branch.encode_to_vec(), fused().encode_to_vec()]
 }
 
 proptest! {
@@ -144,7 +183,7 @@ proptest! {
 
     #[test]
     fn flipped_bytes_never_panic(
-        which in 0usize..2,
+        which in 0usize..3,
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut bytes = samples().swap_remove(which);
@@ -156,7 +195,7 @@ proptest! {
     }
 
     #[test]
-    fn truncation_never_panics(which in 0usize..2, length in any::<prop::sample::Index>()) {
+    fn truncation_never_panics(which in 0usize..3, length in any::<prop::sample::Index>()) {
         let bytes = samples().swap_remove(which);
         let length = length.index(bytes.len());
         let _ = import_bytes(&bytes[..length], None, &ImportOptions::default());
