@@ -31,6 +31,8 @@ const NODE_LIMIT: usize = 200_000;
 const DEPTH_LIMIT: usize = 16;
 /// Most dimensions of a value.
 const RANK_LIMIT: usize = 16;
+/// Operators for which integers of four bits are no others than those of eight.
+const READS_FOUR_BITS: [&str; 2] = ["DequantizeLinear", "GatherBlockQuantized"];
 /// Newest operator set that is understood; newer ones may change what operators mean.
 const NEWEST_OPSET: i64 = 27;
 
@@ -172,6 +174,9 @@ pub(in crate::onnx) struct Importer<'a> {
 #[derive(Clone, Default)]
 pub(in crate::onnx) struct Scope {
     values: BTreeMap<String, ValueId>,
+    /// Constants of integers of four bits, which only operators of [`READS_FOUR_BITS`] can tell from
+    /// those of eight.
+    four_bits: BTreeMap<String, ValueId>,
     /// Inputs of a function that its call leaves out.
     absent: BTreeSet<String>,
     opsets: BTreeMap<String, i64>,
@@ -256,7 +261,9 @@ impl<'a> Importer<'a> {
                 _ => self.fresh(format!("{}{name}", scope.prefix)),
             };
             let id = self.graph.add_weight(&own, tensor)?;
-            scope.values.insert(name.to_owned(), id);
+            let four_bits = tensor::has_four_bits(stored);
+            let values = if four_bits { &mut scope.four_bits } else { &mut scope.values };
+            values.insert(name.to_owned(), id);
         }
         Ok(())
     }

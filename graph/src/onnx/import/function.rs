@@ -47,6 +47,7 @@ impl<'a> Importer<'a> {
         let attributes = context.attributes(&function.attribute_proto)?;
         let mut inner = Scope {
             values: BTreeMap::new(),
+            four_bits: BTreeMap::new(),
             absent: BTreeSet::new(),
             opsets: opsets(&function.opset_import)?,
             attributes,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(in crate::onnx) use branch::Branch;
 
-use super::{ImportError, Importer, Scope, own_domain};
+use super::{ImportError, Importer, READS_FOUR_BITS, Scope, own_domain};
 use crate::onnx::{proto, tensor};
 use crate::op::{Argument, Op};
 use crate::{DType, Dim, Shape, Tensor, ValueId};
@@ -30,11 +30,17 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     ) -> Result<Self, ImportError> {
         let first = node.output.iter().find(|name| !name.is_empty());
         let label = first.or(node.name.as_ref()).cloned().unwrap_or_default();
-        let find = |name: &String| match (name.is_empty(), scope.values.get(name)) {
-            (true, _) => Ok(None),
-            (false, Some(id)) => Ok(Some(*id)),
-            (false, None) if scope.absent.contains(name) => Ok(None),
-            (false, None) => Err(ImportError::Node {
+        let find = |name: &String| match (scope.values.get(name), scope.four_bits.get(name)) {
+            _ if name.is_empty() => Ok(None),
+            (Some(id), _) => Ok(Some(*id)),
+            (None, Some(id)) if READS_FOUR_BITS.contains(&node.op_type()) => Ok(Some(*id)),
+            (None, Some(_)) => Err(ImportError::Unsupported {
+                op: qualified(node),
+                attribute: format!("`{name}`, a tensor of 4-bit integers,"),
+                node: label.clone(),
+            }),
+            (None, None) if scope.absent.contains(name) => Ok(None),
+            (None, None) => Err(ImportError::Node {
                 node: label.clone(),
                 op: node.op_type().to_owned(),
                 reason: format!("it reads `{name}`, but no value has this name"),
@@ -55,10 +61,8 @@ impl<'c, 'a> NodeContext<'c, 'a> {
 
     /// What to say of something that graphs cannot hold.
     pub(in crate::onnx) fn unsupported(&self, attribute: impl Into<String>) -> ImportError {
-        let domain = own_domain(self.node.domain.as_deref());
-        let separator = if domain.is_empty() { "" } else { "." };
         ImportError::Unsupported {
-            op: format!("{domain}{separator}{}", self.node.op_type()),
+            op: qualified(self.node),
             attribute: attribute.into(),
             node: self.label.clone(),
         }
@@ -95,6 +99,11 @@ impl<'c, 'a> NodeContext<'c, 'a> {
         self.optional(index).ok_or_else(|| {
             self.invalid(format!("expected an input at {index}, found {}", self.inputs.len()))
         })
+    }
+
+    /// Whether the input at `index` is of integers of four bits, held as those of eight.
+    pub(in crate::onnx) fn has_four_bits(&self, index: usize) -> bool {
+        self.node.input.get(index).is_some_and(|name| self.scope.four_bits.contains_key(name))
     }
 
     /// The input at `index`, where there is one.
@@ -239,6 +248,9 @@ impl<'c, 'a> NodeContext<'c, 'a> {
         let Some(message) = self.attribute(name).and_then(|attribute| attribute.t.as_ref()) else {
             return Ok(None);
         };
+        if tensor::has_four_bits(message) {
+            return Err(self.unsupported("a constant of 4-bit integers"));
+        }
         let folder = self.importer.folder.as_deref();
         let tensor = tensor::read(message, folder).map_err(|reason| self.invalid(reason))?;
         Ok(Some(tensor))
@@ -360,6 +372,13 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     pub(in crate::onnx) fn fixed_dims(&self, id: ValueId) -> Option<Vec<usize>> {
         self.argument(id).shape.iter().map(Dim::fixed).collect()
     }
+}
+
+/// ONNX type of a node, with its domain where it is not ONNX's own.
+fn qualified(node: &proto::NodeMessage) -> String {
+    let domain = own_domain(node.domain.as_deref());
+    let separator = if domain.is_empty() { "" } else { "." };
+    format!("{domain}{separator}{}", node.op_type())
 }
 
 /// The names that a node reads, those that its subgraphs take from outside included.

@@ -1,12 +1,14 @@
 //! Weights of few bits, with a scale a block, as f32.
 
 use super::super::super::{ImportError, NodeContext, OperatorEntry};
-use crate::op::Op;
+use crate::op::{DequantizeBlocks, Gather, Op};
 use crate::weights::checked_elements;
-use crate::{Tensor, ValueId};
+use crate::{Dim, Tensor, ValueId};
 
-pub(super) const OPERATORS: &[OperatorEntry] =
-    &[OperatorEntry { name: "MatMulNBits", import: matmul }];
+pub(super) const OPERATORS: &[OperatorEntry] = &[
+    OperatorEntry { name: "GatherBlockQuantized", import: gather },
+    OperatorEntry { name: "MatMulNBits", import: matmul },
+];
 
 /// Sizes of packed weights of `columns` rows of `inner` numbers.
 struct Packing {
@@ -36,13 +38,6 @@ impl Packing {
         Ok(Self { inner, columns, bits, block, blocks: inner.div_ceil(block) })
     }
 
-    /// Number `index` of those that `bytes` hold.
-    fn unpacked(&self, bytes: &[u8], index: usize) -> u8 {
-        let each = 8 / self.bits;
-        let shifted = bytes[index / each] >> (index % each * self.bits);
-        (u16::from(shifted) & ((1 << self.bits) - 1)) as u8
-    }
-
     /// The zero point of every block.
     fn zeros(&self, node: &NodeContext<'_, '_>, id: ValueId) -> Result<Vec<f32>, ImportError> {
         let tensor = known(node, id, "zero points")?;
@@ -54,7 +49,7 @@ impl Packing {
         let row = (self.blocks * self.bits).div_ceil(8);
         let bytes = sized(node, bytes, self.columns * row, "bytes of zero points")?;
         let of_row = |bytes: &[u8]| -> Vec<f32> {
-            (0..self.blocks).map(|block| self.unpacked(bytes, block).into()).collect()
+            (0..self.blocks).map(|block| unpacked(bytes, self.bits, block).into()).collect()
         };
         Ok(bytes.chunks(row).flat_map(of_row).collect())
     }
@@ -81,9 +76,16 @@ impl Packing {
             let block = column * self.blocks + k / self.block;
             let zero = zeros.as_ref().map_or(middle, |zeros| zeros[block]);
             let row = &packed[column * row..][..row];
-            (f32::from(self.unpacked(row, k)) - zero) * scales[block]
+            (f32::from(unpacked(row, self.bits, k)) - zero) * scales[block]
         }))
     }
+}
+
+/// Number `index` of those that `bytes` hold, each of `bits`: 2, 4 or 8.
+fn unpacked(bytes: &[u8], bits: usize, index: usize) -> u8 {
+    let each = 8 / bits;
+    let shifted = bytes[index / each] >> (index % each * bits);
+    (u16::from(shifted) & ((1 << bits) - 1)) as u8
 }
 
 /// The content of a constant input.
@@ -107,6 +109,85 @@ fn sized<'a, T>(
         return Ok(elements);
     }
     Err(node.invalid(format!("expected {expected} {what}, found {found}")))
+}
+
+/// Rows of a constant of bytes with as many numbers of `bits` as a byte holds, `length` of them, as a
+/// constant of a number each.
+fn unpacked_rows(
+    node: &mut NodeContext<'_, '_>,
+    id: ValueId,
+    bits: usize,
+    length: usize,
+) -> Result<ValueId, ImportError> {
+    let tensor = known(node, id, "packed numbers")?;
+    let (Some((&row, before)), Ok(bytes)) = (tensor.shape().split_last(), tensor.elements::<u8>())
+    else {
+        return Err(node.invalid(format!("expected rows of bytes, found {tensor:?}")));
+    };
+    if length.checked_mul(bits).is_none_or(|length| length.div_ceil(8) != row) {
+        let reason = format!("expected rows of {length} numbers of {bits} bits, found {row} bytes");
+        return Err(node.invalid(reason));
+    }
+    let shape = [before, &[length]].concat();
+    let number =
+        |index: usize| unpacked(&bytes[index / length * row..][..row], bits, index % length);
+    let numbers = Tensor::from_fn(&shape, number);
+    node.weight(numbers)
+}
+
+/// The zero point of every block, as many as `scales`: that of 0 for integers of four bits, and the
+/// middle of what bytes hold.
+fn zeros(
+    node: &mut NodeContext<'_, '_>,
+    data: ValueId,
+    scales: &[usize],
+    bits: Option<usize>,
+) -> Result<ValueId, ImportError> {
+    match (node.optional(3), bits, scales.split_last()) {
+        (Some(zeros), Some(bits @ ..8), Some((&blocks, _))) => {
+            unpacked_rows(node, zeros, bits, blocks)
+        }
+        (Some(zeros), ..) => Ok(zeros),
+        (None, Some(bits), _) => {
+            let middle = 1u8 << (bits - 1);
+            node.weight(Tensor::from_fn(scales, |_| middle))
+        }
+        (None, None, _) => {
+            let zeros = Tensor::zeros(node.dtype(data), scales);
+            node.weight(zeros)
+        }
+    }
+}
+
+/// Rows of a table with a scale a block.
+fn gather(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let (mut data, indices, scales) = (node.input(0)?, node.input(1)?, node.input(2)?);
+    let block = usize::try_from(node.int_or("block_size", 128)).unwrap_or(0);
+    let rank = node.rank(data);
+    let gathered = node.axis_of(node.int_or("gather_axis", 0), rank)?;
+    let axis = node.axis_of(node.int_or("quantize_axis", 1), rank)?;
+    let sizes = known(node, scales, "scales")?.shape().to_vec();
+    // Bytes may hold several numbers, where tensors of four bits are one number an element.
+    let mut bits = None;
+    if !node.has_four_bits(0) {
+        let found = node.int_or("bits", 4);
+        let width = usize::try_from(found).ok().filter(|width| matches!(width, 2 | 4 | 8));
+        let width = width.ok_or_else(|| node.unsupported(format!("bits = {found}")))?;
+        let row = node.shape(data).last().and_then(Dim::fixed).unwrap_or(0);
+        if width < 8 {
+            if axis + 1 != rank {
+                return Err(node.unsupported(format!("quantize_axis = {axis} of packed bytes")));
+            }
+            let length = row.checked_mul(8 / width).filter(|&length| length > 0);
+            let length = length.ok_or_else(|| node.invalid("expected rows of bytes"))?;
+            data = unpacked_rows(node, data, width, length)?;
+        }
+        bits = Some(width);
+    }
+    let zeros = zeros(node, data, &sizes, bits)?;
+    let op = Op::DequantizeBlocks(DequantizeBlocks { axis, block });
+    let table = node.add(op, &[data, scales, zeros])?;
+    node.output(0, Op::Gather(Gather { axis: gathered }), &[table, indices])
 }
 
 fn matmul(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {

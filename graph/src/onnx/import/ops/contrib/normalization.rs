@@ -2,10 +2,11 @@
 
 use super::super::super::{ImportError, NodeContext, OperatorEntry};
 use super::super::normalization::{Normalized, layer, root_mean_square};
+use super::super::quantization::{scalar_of_one, zero_point};
 use super::layout::{channels_first, channels_last, is_channels_last};
 use crate::op::{
-    Binary, Cast, Gather, GroupNorm, Op, Reduce, ReduceKind, ShapeOf, Slice, SliceBy, Unary,
-    Unsqueeze,
+    Binary, Cast, Dequantize, Gather, GroupNorm, Op, Reduce, ReduceKind, ShapeOf, Slice, SliceBy,
+    Unary, Unsqueeze,
 };
 use crate::{DType, Dim, Tensor, ValueId};
 
@@ -13,6 +14,7 @@ pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "EmbedLayerNormalization", import: embeddings },
     OperatorEntry { name: "GroupNorm", import: group },
     OperatorEntry { name: "LayerNormalization", import: layer },
+    OperatorEntry { name: "QEmbedLayerNormalization", import: quantized_embeddings },
     OperatorEntry { name: "SimplifiedLayerNormalization", import: root_mean_square },
     OperatorEntry { name: "SkipGroupNorm", import: skip_group },
     OperatorEntry { name: "SkipLayerNormalization", import: skip_layer },
@@ -55,20 +57,48 @@ fn skip_simplified(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 
 /// Embeddings of words, positions and segments, added and normalized.
 fn embeddings(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let positions = node.optional(8);
+    embedded(node, positions, |_, x, _| Ok(x))
+}
+
+/// The same with tables and parameters of 8-bit integers: their scales stand from 8 on, their zero
+/// points from 13 on.
+fn quantized_embeddings(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    embedded(node, None, |node, x, table| {
+        let scale = node.input(6 + table)?;
+        let (scale, zero) = (scalar_of_one(node, scale)?, zero_point(node, 11 + table, x)?);
+        node.add(Op::Dequantize(Dequantize { axis: None }), &[x, scale, zero])
+    })
+}
+
+/// Writes what an embedding layer gives; `floats` makes floats of rows that come from the input of a
+/// number.
+fn embedded(
+    node: &mut NodeContext<'_, '_>,
+    places: Option<ValueId>,
+    floats: impl Fn(&mut NodeContext<'_, '_>, ValueId, usize) -> Result<ValueId, ImportError>,
+) -> Result<(), ImportError> {
     let pick = Op::Gather(Gather { axis: 0 });
     let (ids, words) = (node.input(0)?, node.input(2)?);
     let words = node.add(pick.clone(), &[words, ids])?;
-    let positions = positions(node, ids)?;
+    let words = floats(node, words, 2)?;
+    let positions = match places {
+        Some(places) => node.add(pick.clone(), &[node.input(3)?, places])?,
+        None => first_positions(node, ids)?,
+    };
+    let positions = floats(node, positions, 3)?;
     let mut sum = node.add(Op::Add, &[words, positions])?;
     match (node.optional(1), node.optional(4)) {
         (Some(segments), Some(table)) => {
             let segments = node.add(pick, &[table, segments])?;
+            let segments = floats(node, segments, 4)?;
             sum = node.add(Op::Add, &[sum, segments])?;
         }
         (None, None) => {}
         _ => return Err(node.invalid("expected both segments and their embeddings, or neither")),
     }
-    let (scale, bias) = (node.input(5)?, node.optional(6));
+    let (scale, bias) = (node.input(5)?, node.input(6)?);
+    let (scale, bias) = (floats(node, scale, 5)?, Some(floats(node, bias, 6)?));
     if node.wants(1) {
         let counts = word_counts(node, ids)?;
         node.set(1, counts);
@@ -78,12 +108,9 @@ fn embeddings(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     Normalized { x: sum, scale, bias, axis: -1, epsilon }.write(node)
 }
 
-/// The embeddings of the positions: those that are given, or all from the first on.
-fn positions(node: &mut NodeContext<'_, '_>, ids: ValueId) -> Result<ValueId, ImportError> {
+/// As many of the embeddings of positions as there are words.
+fn first_positions(node: &mut NodeContext<'_, '_>, ids: ValueId) -> Result<ValueId, ImportError> {
     let table = node.input(3)?;
-    if let Some(positions) = node.optional(8) {
-        return node.add(Op::Gather(Gather { axis: 0 }), &[table, positions]);
-    }
     let length = node.shape(ids).get(1).cloned();
     let length = length.ok_or_else(|| node.invalid("expected ids of two dimensions"))?;
     if length != Dim::Unknown {

@@ -256,6 +256,31 @@ fn embeddings_are_added_and_normalized() {
     assert_eq!(outputs[1].elements::<i32>().unwrap(), [0, 0]);
 }
 
+/// The same as of the floats that the integers stand for.
+#[test]
+fn embeddings_of_integers_are_floats() {
+    let tables: [&[usize]; 5] = [&[5, 4], &[4, 4], &[2, 4], &[4], &[4]];
+    let names = ["words", "positions", "kinds", "scale", "bias"];
+    let (mut integers, mut reals) = (Vec::new(), Vec::new());
+    for (index, (shape, name)) in tables.into_iter().zip(names).enumerate() {
+        let table = Tensor::from_fn(shape, |i| ((i * 71 + index * 29) % 256) as u8);
+        let numbers = table.elements::<u8>().unwrap();
+        let real = Tensor::from_fn(shape, |i| (f32::from(numbers[i]) - 100.0) * 0.5);
+        reals.push((name, real));
+        integers.push((name, table));
+    }
+    integers.push(("s", Tensor::scalar(0.5f32)));
+    integers.push(("z", Tensor::scalar(100u8)));
+    let ids = Tensor::new(&[2, 3], vec![1i32, 4, 0, 2, 2, 3]).unwrap();
+    let segments = Tensor::new(&[2, 3], vec![0i32, 1, 1, 0, 0, 1]).unwrap();
+    let given = [("ids", ids), ("segments", segments)];
+    let inputs = [&["ids", "segments"][..], &names, &[""], &["s"; 5], &["z"; 5]].concat();
+    let found =
+        run(contrib("QEmbedLayerNormalization", &inputs, &["y", "counts"]), &given, &integers);
+    let plain = contrib("EmbedLayerNormalization", &inputs[..7], &["y", "counts"]);
+    assert_near(&found[0], &floats(&run(plain, &given, &reals)[0]));
+}
+
 #[test]
 fn groups_of_channels_are_normalized() {
     // Two pixels of four channels, the last dimension, in two groups.

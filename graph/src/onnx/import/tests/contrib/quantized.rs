@@ -1,7 +1,9 @@
 //! Integers and the floats that they stand for.
 
-use super::super::models::{int, node, with};
-use super::{assert_near, contrib, float, floats, list, refusal, run, text, wave};
+use super::super::models::{import, int, model, node, typed, with};
+use super::{
+    NodeMessage, TensorMessage, assert_near, contrib, float, floats, list, refusal, run, text, wave,
+};
 use crate::{Tensor, reference};
 
 /// Numbers of 8 bits that look unordered.
@@ -247,6 +249,76 @@ fn weights_of_few_bits_have_blocks() {
             assert!(found.iter().zip(&expected).all(near), "{bits}: {found:?} {expected:?}");
         }
     }
+}
+
+#[test]
+fn rows_of_few_bits_are_picked() {
+    let (rows, block) = (3usize, 16usize);
+    let indices = Tensor::new(&[2], vec![2i64, 0]).unwrap();
+    let scales = wave(&[rows, 2], 3);
+    for bits in [4usize, 8] {
+        let data = bytes(&[rows, 2 * block * bits / 8], bits);
+        let zeros = bytes(&[rows, (2 * bits).div_ceil(8)], 5);
+        let unpack = |tensor: &Tensor, row: usize, index: usize| {
+            let width = tensor.shape()[1];
+            let bytes = &tensor.elements::<u8>().unwrap()[row * width..][..width];
+            let shift = index * bits % 8;
+            f64::from((u32::from(bytes[index * bits / 8]) >> shift) as u8 & (255 >> (8 - bits)))
+        };
+        for has_zeros in [false, true] {
+            let inputs: &[&str] = if has_zeros { &["d", "i", "s", "z"] } else { &["d", "i", "s"] };
+            let mut node = contrib("GatherBlockQuantized", inputs, &["y"]);
+            for (name, size) in [("bits", bits), ("block_size", block)] {
+                node = with(node, int(name, size as i64));
+            }
+            let constants = [("d", data.clone()), ("s", scales.clone()), ("z", zeros.clone())];
+            let y = run(node, &[("i", indices.clone())], &constants);
+            let element = |index: usize| {
+                let (row, column) = ([2, 0][index / 32], index % 32);
+                let middle = f64::from(1u32 << (bits - 1));
+                let zero = if has_zeros { unpack(&zeros, row, column / block) } else { middle };
+                (unpack(&data, row, column) - zero) * floats(&scales)[row * 2 + column / block]
+            };
+            assert_near(&y[0], &(0..64).map(element).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// A tensor of four bits is as one of eight for what reads its numbers, and for nothing else.
+#[test]
+fn integers_of_four_bits_are_dequantized() {
+    let of_node = |op: NodeMessage| {
+        let mut message = model(vec![typed("i", 7, &[2])], vec![op], &["y"]);
+        let halves = TensorMessage {
+            dims: vec![2, 2],
+            data_type: Some(22),
+            name: Some("d".to_owned()),
+            raw_data: Some(vec![0x9f, 0x70]),
+            ..Default::default()
+        };
+        let scale = TensorMessage {
+            dims: vec![2, 1],
+            data_type: Some(1),
+            name: Some("s".to_owned()),
+            float_data: vec![0.5, 2.0],
+            ..Default::default()
+        };
+        message.graph.as_mut().unwrap().initializer = vec![halves, scale];
+        import(&message)
+    };
+    let blocks = |node| with(with(node, int("block_size", 16)), int("axis", 1));
+    let indices = Tensor::new(&[2], vec![0i64, 1]).unwrap();
+    for op in [
+        contrib("GatherBlockQuantized", &["d", "i", "s"], &["y"]),
+        node("DequantizeLinear", &["d", "s"], &["y"]),
+    ] {
+        let graph = of_node(blocks(op)).unwrap();
+        let y = reference::evaluate(&graph, &[("i", indices.clone())]).unwrap();
+        assert_near(&y[0], &[-0.5, -3.5, 0.0, 14.0]);
+    }
+    let error = of_node(node("QuantizeLinear", &["s", "s", "d"], &["y"])).unwrap_err();
+    let expected = "node `y` (QuantizeLinear): `d`, a tensor of 4-bit integers, is not supported";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]
