@@ -9,6 +9,7 @@ mod layout;
 mod normalization;
 mod product;
 mod quantized;
+mod rotary;
 
 use super::super::OperatorEntry;
 
@@ -18,6 +19,7 @@ pub(super) const FAMILIES: &[&[OperatorEntry]] = &[
     product::OPERATORS,
     normalization::OPERATORS,
     attention::OPERATORS,
+    rotary::OPERATORS,
     cached::OPERATORS,
     few_bits::OPERATORS,
     quantized::OPERATORS,

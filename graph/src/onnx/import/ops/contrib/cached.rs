@@ -2,9 +2,9 @@
 
 use super::super::super::{ImportError, NodeContext, OperatorEntry};
 use super::attention::{
-    Heads, Rotation, added, additive, by_head, columns, counted, head_count, pairs, places, refuse,
-    refuse_inputs, scale,
+    Heads, added, additive, by_head, columns, head_count, places, refuse, refuse_inputs, scale,
 };
+use super::rotary::{Rotation, counted, pairs};
 use crate::op::{
     Binary, Cast, Concat, GatherNd, Op, Reshape, ShapeOf, Slice, Squeeze, Transpose, Unsqueeze,
 };
