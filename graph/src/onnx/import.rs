@@ -29,6 +29,8 @@ use crate::{DType, Dim, Graph, Shape, Tensor, ValueId, file};
 const NODE_LIMIT: usize = 200_000;
 /// Deepest nesting of functions and subgraphs.
 const DEPTH_LIMIT: usize = 16;
+/// Most numbers that are made of a byte of packed ones, in all nodes that read it.
+const UNPACKED_LIMIT: usize = 16;
 /// Most dimensions of a value.
 const RANK_LIMIT: usize = 16;
 /// Operators for which integers of four bits are no others than those of eight.
@@ -166,6 +168,8 @@ pub(in crate::onnx) struct Importer<'a> {
     bindings: &'a BTreeMap<String, usize>,
     numbers: &'a BTreeMap<String, usize>,
     nodes_left: usize,
+    /// How many numbers may still be made of packed ones.
+    unpacked_left: usize,
     /// How often each name was asked for when it was taken.
     copies: BTreeMap<String, usize>,
 }
@@ -200,6 +204,7 @@ impl<'a> Importer<'a> {
             bindings: &options.bindings,
             numbers: &options.numbers,
             nodes_left: NODE_LIMIT,
+            unpacked_left: 0,
             copies: BTreeMap::new(),
         })
     }
@@ -256,6 +261,7 @@ impl<'a> Importer<'a> {
             let name = stored.name();
             let fail = |reason| ImportError::Tensor { name: name.to_owned(), reason };
             let tensor = tensor::read(stored, self.folder.as_deref()).map_err(fail)?;
+            self.allow_unpacking(&tensor);
             let own = match scope.depth {
                 0 => shortened(name.to_owned()),
                 _ => self.fresh(format!("{}{name}", scope.prefix)),
@@ -307,6 +313,13 @@ impl<'a> Importer<'a> {
             self.node(&nodes[index], scope)?;
         }
         Ok(())
+    }
+
+    /// Lets nodes unpack what the model brings, each byte as often as a few tied layers do.
+    fn allow_unpacking(&mut self, tensor: &Tensor) {
+        if tensor.dtype() == DType::U8 {
+            self.unpacked_left = self.unpacked_left.saturating_add(UNPACKED_LIMIT * tensor.len());
+        }
     }
 
     /// Takes nodes off what may still be written.

@@ -299,6 +299,20 @@ impl<'c, 'a> NodeContext<'c, 'a> {
         Ok(self.importer.graph.add_weight(&name, tensor)?)
     }
 
+    /// Adds a constant that the model brings.
+    pub(in crate::onnx) fn stored(&mut self, tensor: Tensor) -> Result<ValueId, ImportError> {
+        self.importer.allow_unpacking(&tensor);
+        self.weight(tensor)
+    }
+
+    /// Takes numbers off what may still be made of packed ones.
+    pub(in crate::onnx) fn count_unpacked(&mut self, count: usize) -> Result<(), ImportError> {
+        let left = self.importer.unpacked_left.checked_sub(count);
+        self.importer.unpacked_left =
+            left.ok_or_else(|| self.unsupported("unpacking the same weights so often"))?;
+        Ok(())
+    }
+
     /// Adds a list of integers.
     pub(in crate::onnx) fn list(&mut self, numbers: &[i64]) -> Result<ValueId, ImportError> {
         self.weight(Tensor::from_fn(&[numbers.len()], |index| numbers[index]))

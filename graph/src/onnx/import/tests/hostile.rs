@@ -89,6 +89,31 @@ fn a_small_constant_is_not_made_a_large_one() {
     assert!(graph.weight_bytes() < 100);
 }
 
+/// Each node makes floats of the same bytes.
+#[test]
+fn few_bytes_are_not_made_many_floats() {
+    let unpack = |index: usize| {
+        let node = contrib("MatMulNBits", &["x", "p", "s"], &[&format!("y{index}")]);
+        let sizes = [("K", 16), ("N", 4), ("block_size", 16)];
+        sizes.into_iter().fold(node, |node, (name, size)| with(node, int(name, size)))
+    };
+    let import_of = |count: usize| {
+        let nodes = (0..count).map(unpack).collect();
+        let mut model = model(vec![typed("x", 1, &[1, 16])], nodes, &["y0"]);
+        let packed = TensorMessage {
+            data_type: Some(2),
+            raw_data: Some(vec![7; 32]),
+            ..floats("p", &[4, 1, 8], &[])
+        };
+        let scales = floats("s", &[4, 1], &[1.0; 4]);
+        model.graph.as_mut().unwrap().initializer = vec![packed, scales];
+        import(&model)
+    };
+    assert!(import_of(8).is_ok());
+    let error = import_of(9).unwrap_err().to_string();
+    assert!(error.contains("unpacking the same weights so often is not supported"), "{error}");
+}
+
 #[test]
 fn names_are_unique_and_outputs_are_written() {
     let relu = |output: &str| node("Relu", &["x"], &[output]);

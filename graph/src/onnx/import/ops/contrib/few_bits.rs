@@ -132,6 +132,7 @@ fn unpacked_rows(
     let number =
         |index: usize| unpacked(&bytes[index / length * row..][..row], bits, index % length);
     let numbers = Tensor::from_fn(&shape, number);
+    node.count_unpacked(numbers.len())?;
     node.weight(numbers)
 }
 
@@ -202,6 +203,7 @@ fn matmul(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
         return Err(node.unsupported("a vector"));
     }
     let weights = Packing::of(node)?.weights(node)?;
+    node.count_unpacked(weights.len())?;
     let weights = node.weight(weights)?;
     let Some(bias) = node.optional(5) else {
         return node.output(0, Op::MatMul, &[a, weights]);
