@@ -40,6 +40,15 @@ fn element_type(data_type: i32) -> Option<DType> {
     DATA_TYPES.iter().find(|(_, number)| *number == data_type).map(|(dtype, _)| *dtype)
 }
 
+/// The element type of values that the schema's number stands for here: floats of half the width are
+/// held, and computed with, as f32.
+fn value_type(data_type: i32) -> Option<DType> {
+    match data_type {
+        tensor::FLOAT16 | tensor::BFLOAT16 => Some(DType::F32),
+        _ => element_type(data_type),
+    }
+}
+
 /// The schema's name for a number, for messages.
 fn type_name(data_type: i32) -> &'static str {
     const NAMES: &[&str] = &[

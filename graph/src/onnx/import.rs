@@ -21,7 +21,7 @@ use function::{FunctionKey, Functions};
 pub(in crate::onnx) use node::{Branch, NodeContext};
 
 use super::export::SIZE_LIMIT;
-use super::{element_type, proto, tensor, type_name};
+use super::{proto, tensor, type_name, value_type};
 use crate::document::NAME_LIMIT;
 use crate::op::Op;
 use crate::{DType, Dim, Graph, Shape, Tensor, ValueId, file};
@@ -30,10 +30,14 @@ use crate::{DType, Dim, Graph, Shape, Tensor, ValueId, file};
 const NODE_LIMIT: usize = 200_000;
 /// Deepest nesting of functions and subgraphs.
 const DEPTH_LIMIT: usize = 16;
+/// Most numbers that are made of a byte of packed ones, in all nodes that read it.
+const UNPACKED_LIMIT: usize = 16;
 /// Most dimensions of a value.
 const RANK_LIMIT: usize = 16;
 /// Most entries of sequences, those of every value that is one added up.
 const SEQUENCE_LIMIT: usize = 1 << 20;
+/// Operators for which integers of four bits are no others than those of eight.
+const READS_FOUR_BITS: [&str; 2] = ["DequantizeLinear", "GatherBlockQuantized"];
 /// Newest operator set that is understood; newer ones may change what operators mean.
 const NEWEST_OPSET: i64 = 27;
 
@@ -54,15 +58,21 @@ pub(in crate::onnx) struct OperatorEntry {
     pub(in crate::onnx) import: fn(&mut NodeContext<'_, '_>) -> Result<(), ImportError>,
 }
 
-/// The ONNX types that are read, sorted.
-pub fn operators() -> Vec<&'static str> {
-    let mut names: Vec<_> =
-        ops::OPERATORS.iter().flat_map(|family| family.iter()).map(|entry| entry.name).collect();
+/// The ONNX types that are read, sorted; those that are not ONNX's own have their domain in front.
+pub fn operators() -> Vec<String> {
+    let mut names = Vec::new();
+    for domain in ops::OPERATORS {
+        let separator = if domain.name.is_empty() { "" } else { "." };
+        names.extend(
+            domain.entries().map(|entry| format!("{}{separator}{}", domain.name, entry.name)),
+        );
+    }
     names.sort_unstable();
     names
 }
 
-/// Reads a model from a file. Elements in files beside it are found in its folder.
+/// Reads a model from a file. Elements in files beside it are found in its folder. What the model
+/// computes in floats of 16 bits is computed in f32: inputs and outputs, too.
 ///
 /// # Errors
 ///
@@ -167,6 +177,8 @@ pub(in crate::onnx) struct Importer<'a> {
     entries_left: usize,
     /// Nodes so far that draw random numbers and name no seed.
     drawing: u32,
+    /// How many numbers may still be made of packed ones.
+    unpacked_left: usize,
     /// How often each name was asked for when it was taken.
     copies: BTreeMap<String, usize>,
 }
@@ -177,6 +189,9 @@ pub(in crate::onnx) struct Scope {
     values: BTreeMap<String, ValueId>,
     /// Sequences of tensors, which are known while reading.
     sequences: BTreeMap<String, Sequence>,
+    /// Constants of integers of four bits, which only operators of [`READS_FOUR_BITS`] can tell from
+    /// those of eight.
+    four_bits: BTreeMap<String, ValueId>,
     /// Inputs of a function that its call leaves out, and optional values that are empty.
     absent: BTreeSet<String>,
     opsets: BTreeMap<String, i64>,
@@ -231,6 +246,7 @@ impl<'a> Importer<'a> {
             nodes_left: NODE_LIMIT,
             entries_left: SEQUENCE_LIMIT,
             drawing: 0,
+            unpacked_left: 0,
             copies: BTreeMap::new(),
         })
     }
@@ -287,12 +303,15 @@ impl<'a> Importer<'a> {
             let name = stored.name();
             let fail = |reason| ImportError::Tensor { name: name.to_owned(), reason };
             let tensor = tensor::read(stored, self.folder.as_deref()).map_err(fail)?;
+            self.allow_unpacking(&tensor);
             let own = match scope.depth {
                 0 => shortened(name.to_owned()),
                 _ => self.fresh(format!("{}{name}", scope.prefix)),
             };
             let id = self.graph.add_weight(&own, tensor)?;
-            scope.values.insert(name.to_owned(), id);
+            let four_bits = tensor::has_four_bits(stored);
+            let values = if four_bits { &mut scope.four_bits } else { &mut scope.values };
+            values.insert(name.to_owned(), id);
         }
         Ok(())
     }
@@ -351,6 +370,13 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
+    /// Lets nodes unpack what the model brings, each byte as often as a few tied layers do.
+    fn allow_unpacking(&mut self, tensor: &Tensor) {
+        if tensor.dtype() == DType::U8 {
+            self.unpacked_left = self.unpacked_left.saturating_add(UNPACKED_LIMIT * tensor.len());
+        }
+    }
+
     /// Takes nodes off what may still be written.
     fn count_nodes(&mut self, count: usize) -> Result<(), ImportError> {
         let found = NODE_LIMIT - self.nodes_left + count;
@@ -369,10 +395,7 @@ impl<'a> Importer<'a> {
         if let Some(function) = self.functions.get(&key).copied() {
             return self.call(node, function, scope);
         }
-        let entry = ops::OPERATORS
-            .iter()
-            .flat_map(|family| family.iter())
-            .find(|entry| domain.is_empty() && entry.name == node.op_type());
+        let entry = ops::find(&domain, node.op_type());
         let mut context = NodeContext::new(self, scope, node)?;
         if context.reads_sequence() && !ops::takes_sequences(node.op_type()) {
             return Err(context.unsupported("an input that is a sequence"));
@@ -388,7 +411,7 @@ impl<'a> Importer<'a> {
         let kind = info.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
         let kind = kind.ok_or_else(|| fail(NO_TENSOR.to_owned()))?;
         let number = kind.elem_type.unwrap_or(0);
-        let dtype = element_type(number).ok_or_else(|| {
+        let dtype = value_type(number).ok_or_else(|| {
             fail(format!("elements of type {} are not supported", type_name(number)))
         })?;
         let shape = kind.shape.as_ref().ok_or_else(|| {

@@ -15,9 +15,12 @@ use crate::{DType, Tensor};
 /// `TensorProto.DataLocation`: the elements lie in another file.
 const EXTERNAL: i32 = 1;
 /// Numbers of the schema for types that graphs do not hold, but whose tensors become `f32`.
-const FLOAT16: i32 = 10;
-const BFLOAT16: i32 = 16;
+pub(super) const FLOAT16: i32 = 10;
+pub(super) const BFLOAT16: i32 = 16;
 const DOUBLE: i32 = 11;
+/// Numbers of the schema for integers of four bits, whose tensors become those of eight.
+const UINT4: i32 = 21;
+const INT4: i32 = 22;
 
 /// The tensor of a serialized `TensorProto`, as test data sets hold them.
 ///
@@ -26,10 +29,14 @@ const DOUBLE: i32 = 11;
 /// When the bytes are no tensor, or one of a type that graphs do not hold.
 pub fn read_tensor(bytes: &[u8]) -> Result<Tensor, String> {
     let message = TensorMessage::decode(bytes).map_err(|error| error.to_string())?;
+    if has_four_bits(&message) {
+        return Err(unsupported(message.data_type.unwrap_or(0)));
+    }
     read(&message, None)
 }
 
-/// The tensor of a message. Floats of other widths become `f32`, where that loses nothing.
+/// The tensor of a message. Floats of other widths become `f32`, where that loses nothing, and integers
+/// of four bits become those of eight.
 ///
 /// # Errors
 ///
@@ -42,8 +49,8 @@ pub(super) fn read(message: &TensorMessage, folder: Option<&Path>) -> Result<Ten
         checked_elements(&shape).ok_or_else(|| format!("shape {shape:?} is too large"))?;
     let external;
     let raw = if message.data_location == Some(EXTERNAL) {
-        let width = width(message.data_type.unwrap_or(0))?;
-        external = external_bytes(message, folder, elements.saturating_mul(width))?;
+        let size = size_bytes(message.data_type.unwrap_or(0), elements)?;
+        external = external_bytes(message, folder, size)?;
         Some(external.as_slice())
     } else {
         message.raw_data.as_deref()
@@ -55,14 +62,35 @@ pub(super) fn read(message: &TensorMessage, folder: Option<&Path>) -> Result<Ten
     }
 }
 
-/// Bytes of an element.
-fn width(kind: i32) -> Result<usize, String> {
-    match (element_type(kind), kind) {
-        (Some(dtype), _) => Ok(dtype.size_bytes()),
-        (None, FLOAT16 | BFLOAT16) => Ok(2),
-        (None, DOUBLE) => Ok(8),
-        _ => Err(unsupported(kind)),
-    }
+/// Whether a tensor is of integers of four bits.
+pub(super) fn has_four_bits(message: &TensorMessage) -> bool {
+    matches!(message.data_type, Some(UINT4 | INT4))
+}
+
+/// Bytes of so many elements.
+fn size_bytes(kind: i32, elements: usize) -> Result<usize, String> {
+    let width = match (element_type(kind), kind) {
+        (Some(dtype), _) => dtype.size_bytes(),
+        (None, FLOAT16 | BFLOAT16) => 2,
+        (None, DOUBLE) => 8,
+        (None, UINT4 | INT4) => return Ok(elements.div_ceil(2)),
+        _ => return Err(unsupported(kind)),
+    };
+    Ok(elements.saturating_mul(width))
+}
+
+/// Integers of four bits, two a byte, the first in its lower half.
+fn of_halves(kind: i32, shape: &[usize], bytes: &[u8]) -> Result<Tensor, String> {
+    let elements = checked_elements(shape).filter(|elements| elements.div_ceil(2) == bytes.len());
+    let elements = elements.ok_or_else(|| {
+        format!("expected half a byte an element of {shape:?}, found {} bytes", bytes.len())
+    })?;
+    let halves = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).take(elements);
+    let tensor = match kind {
+        UINT4 => Tensor::new(shape, halves.collect::<Vec<u8>>()),
+        _ => Tensor::new(shape, halves.map(|half| (half << 4) as i8 >> 4).collect()),
+    };
+    tensor.map_err(|error| error.to_string())
 }
 
 fn unsupported(kind: i32) -> String {
@@ -82,6 +110,9 @@ fn exactly_f32(value: f64) -> Result<f32, String> {
 fn of_bytes(kind: i32, shape: &[usize], raw: &[u8]) -> Result<Tensor, String> {
     if let Some(dtype) = element_type(kind) {
         return Tensor::from_bytes(dtype, shape, raw).map_err(|error| error.to_string());
+    }
+    if matches!(kind, UINT4 | INT4) {
+        return of_halves(kind, shape, raw);
     }
     let floats: Vec<f32> = match kind {
         FLOAT16 => pieces(raw)?.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect(),
@@ -116,6 +147,9 @@ fn of_fields(
     }
     let bits = |&value: &i32| (value & 0xffff) as u16;
     let ints = &message.int32_data;
+    if matches!(kind, UINT4 | INT4) {
+        return of_halves(kind, shape, &ints.iter().map(|&pair| pair as u8).collect::<Vec<_>>());
+    }
     let built = match element_type(kind) {
         Some(DType::F32) => Tensor::new(shape, message.float_data.clone()),
         Some(DType::I64) => Tensor::new(shape, message.int64_data.clone()),
@@ -287,5 +321,23 @@ mod tests {
         assert!(read(&message(3, vec![200], vec![]), None).unwrap_err().contains("200"));
         assert!(read(&message(8, vec![], vec![]), None).unwrap_err().contains("string"));
         assert!(read(&message(1, vec![], vec![]), None).unwrap_err().contains("expected 1"));
+    }
+
+    #[test]
+    fn integers_of_four_bits_stand_two_in_a_byte() {
+        let message = |kind, raw: Option<Vec<u8>>, ints: Vec<i32>| TensorMessage {
+            dims: vec![3],
+            data_type: Some(kind),
+            raw_data: raw,
+            int32_data: ints,
+            ..Default::default()
+        };
+        let signed = read(&message(INT4, Some(vec![0xf7, 0x08]), vec![]), None).unwrap();
+        assert_eq!(signed.elements::<i8>().unwrap(), [7, -1, -8]);
+        let unsigned = read(&message(UINT4, None, vec![0xf7, 0x08]), None).unwrap();
+        assert_eq!(unsigned.elements::<u8>().unwrap(), [7, 15, 8]);
+        let short = read(&message(INT4, Some(vec![0]), vec![]), None).unwrap_err();
+        assert_eq!(short, "expected half a byte an element of [3], found 1 bytes");
+        assert!(read_tensor(&message(INT4, Some(vec![0, 0]), vec![]).encode_to_vec()).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(in crate::onnx) use branch::Branch;
 
-use super::{ImportError, Importer, Item, Scope, Sequence, own_domain};
+use super::{ImportError, Importer, Item, READS_FOUR_BITS, Scope, Sequence, own_domain};
 use crate::onnx::{proto, tensor};
 use crate::op::{Argument, Op};
 use crate::{DType, Dim, Shape, Tensor, ValueId};
@@ -31,10 +31,16 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     ) -> Result<Self, ImportError> {
         let first = node.output.iter().find(|name| !name.is_empty());
         let label = first.or(node.name.as_ref()).cloned().unwrap_or_default();
-        let find = |name: &String| match (name.is_empty(), scope.item(name)) {
-            (true, _) => Ok(Item::Absent),
-            (false, Some(item)) => Ok(item),
-            (false, None) => Err(ImportError::Node {
+        let find = |name: &String| match (scope.item(name), scope.four_bits.get(name)) {
+            _ if name.is_empty() => Ok(Item::Absent),
+            (Some(item), _) => Ok(item),
+            (None, Some(id)) if READS_FOUR_BITS.contains(&node.op_type()) => Ok(Item::Tensor(*id)),
+            (None, Some(_)) => Err(ImportError::Unsupported {
+                op: qualified(node),
+                attribute: format!("`{name}`, a tensor of 4-bit integers,"),
+                node: label.clone(),
+            }),
+            (None, None) => Err(ImportError::Node {
                 node: label.clone(),
                 op: node.op_type().to_owned(),
                 reason: format!("it reads `{name}`, but no value has this name"),
@@ -60,10 +66,8 @@ impl<'c, 'a> NodeContext<'c, 'a> {
 
     /// What to say of something that graphs cannot hold.
     pub(in crate::onnx) fn unsupported(&self, attribute: impl Into<String>) -> ImportError {
-        let domain = own_domain(self.node.domain.as_deref());
-        let separator = if domain.is_empty() { "" } else { "." };
         ImportError::Unsupported {
-            op: format!("{domain}{separator}{}", self.node.op_type()),
+            op: qualified(self.node),
             attribute: attribute.into(),
             node: self.label.clone(),
         }
@@ -100,6 +104,11 @@ impl<'c, 'a> NodeContext<'c, 'a> {
         self.optional(index).ok_or_else(|| {
             self.invalid(format!("expected an input at {index}, found {}", self.inputs.len()))
         })
+    }
+
+    /// Whether the input at `index` is of integers of four bits, held as those of eight.
+    pub(in crate::onnx) fn has_four_bits(&self, index: usize) -> bool {
+        self.node.input.get(index).is_some_and(|name| self.scope.four_bits.contains_key(name))
     }
 
     /// The input at `index`, where there is one.
@@ -285,6 +294,9 @@ impl<'c, 'a> NodeContext<'c, 'a> {
         let Some(message) = self.attribute(name).and_then(|attribute| attribute.t.as_ref()) else {
             return Ok(None);
         };
+        if tensor::has_four_bits(message) {
+            return Err(self.unsupported("a constant of 4-bit integers"));
+        }
         let folder = self.importer.folder.as_deref();
         let tensor = tensor::read(message, folder).map_err(|reason| self.invalid(reason))?;
         Ok(Some(tensor))
@@ -294,7 +306,7 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     pub(in crate::onnx) fn element_type(&self, name: &str) -> Result<Option<DType>, ImportError> {
         let Some(number) = self.int(name) else { return Ok(None) };
         let number = i32::try_from(number).unwrap_or(0);
-        let kind = crate::onnx::element_type(number);
+        let kind = crate::onnx::value_type(number);
         kind.map(Some).ok_or_else(|| {
             self.unsupported(format!("`{name}` = {}", crate::onnx::type_name(number)))
         })
@@ -331,6 +343,20 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     pub(in crate::onnx) fn weight(&mut self, tensor: Tensor) -> Result<ValueId, ImportError> {
         let name = self.inner_name();
         Ok(self.importer.graph.add_weight(&name, tensor)?)
+    }
+
+    /// Adds a constant that the model brings.
+    pub(in crate::onnx) fn stored(&mut self, tensor: Tensor) -> Result<ValueId, ImportError> {
+        self.importer.allow_unpacking(&tensor);
+        self.weight(tensor)
+    }
+
+    /// Takes numbers off what may still be made of packed ones.
+    pub(in crate::onnx) fn count_unpacked(&mut self, count: usize) -> Result<(), ImportError> {
+        let left = self.importer.unpacked_left.checked_sub(count);
+        self.importer.unpacked_left =
+            left.ok_or_else(|| self.unsupported("unpacking the same weights so often"))?;
+        Ok(())
     }
 
     /// Adds a list of integers.
@@ -421,6 +447,13 @@ impl<'c, 'a> NodeContext<'c, 'a> {
     pub(in crate::onnx) fn fixed_dims(&self, id: ValueId) -> Option<Vec<usize>> {
         self.argument(id).shape.iter().map(Dim::fixed).collect()
     }
+}
+
+/// ONNX type of a node, with its domain where it is not ONNX's own.
+fn qualified(node: &proto::NodeMessage) -> String {
+    let domain = own_domain(node.domain.as_deref());
+    let separator = if domain.is_empty() { "" } else { "." };
+    format!("{domain}{separator}{}", node.op_type())
 }
 
 /// The names that a node reads, those that its subgraphs take from outside included.

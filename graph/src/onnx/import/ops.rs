@@ -3,8 +3,10 @@
 mod arithmetic;
 mod attention;
 mod binary;
+mod contrib;
 mod control;
 mod detection;
+mod einsum;
 mod generate;
 mod images;
 mod losses;
@@ -29,32 +31,60 @@ pub(super) fn takes_sequences(name: &str) -> bool {
     name == "Identity" || sequences::OPERATORS.iter().any(|entry| entry.name == name)
 }
 
-/// Every operator, by family.
-pub(super) const OPERATORS: &[&[OperatorEntry]] = &[
-    arithmetic::OPERATORS,
-    shape::OPERATORS,
-    unary::PLAIN,
-    unary::WITH_ATTRIBUTES,
-    binary::PLAIN,
-    binary::OTHERS,
-    reduce::OPERATORS,
-    generate::OPERATORS,
-    random::OPERATORS,
-    sequences::OPERATORS,
-    attention::OPERATORS,
-    images::OPERATORS,
-    detection::OPERATORS,
-    normalization::OPERATORS,
-    quantization::OPERATORS,
-    windows::OPERATORS,
-    slicing::OPERATORS,
-    picking::OPERATORS,
-    control::OPERATORS,
-    recurrent::OPERATORS,
-    memory::OPERATORS,
-    losses::OPERATORS,
-    spectra::OPERATORS,
+/// The operators of one domain, by family.
+pub(super) struct Domain {
+    /// Empty for ONNX's own.
+    pub(super) name: &'static str,
+    families: &'static [&'static [OperatorEntry]],
+}
+
+/// Every operator.
+pub(super) const OPERATORS: &[Domain] = &[
+    Domain {
+        name: "",
+        families: &[
+            arithmetic::OPERATORS,
+            shape::OPERATORS,
+            unary::PLAIN,
+            unary::WITH_ATTRIBUTES,
+            binary::PLAIN,
+            binary::OTHERS,
+            reduce::OPERATORS,
+            einsum::OPERATORS,
+            generate::OPERATORS,
+            random::OPERATORS,
+            sequences::OPERATORS,
+            attention::OPERATORS,
+            images::OPERATORS,
+            detection::OPERATORS,
+            normalization::OPERATORS,
+            quantization::OPERATORS,
+            windows::OPERATORS,
+            slicing::OPERATORS,
+            picking::OPERATORS,
+            control::OPERATORS,
+            recurrent::OPERATORS,
+            memory::OPERATORS,
+            losses::OPERATORS,
+            spectra::OPERATORS,
+        ],
+    },
+    Domain { name: "com.microsoft", families: contrib::FAMILIES },
 ];
+
+impl Domain {
+    /// Every operator of the domain.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &'static OperatorEntry> {
+        self.families.iter().flat_map(|family| family.iter())
+    }
+}
+
+/// The operator of this name in a domain.
+pub(super) fn find(domain: &str, name: &str) -> Option<&'static OperatorEntry> {
+    let mut entries =
+        OPERATORS.iter().filter(|known| known.name == domain).flat_map(Domain::entries);
+    entries.find(|entry| entry.name == name)
+}
 
 #[cfg(test)]
 mod tests {
@@ -62,10 +92,11 @@ mod tests {
 
     #[test]
     fn every_operator_is_there_once() {
-        let all: Vec<&str> =
-            OPERATORS.iter().flat_map(|family| family.iter()).map(|entry| entry.name).collect();
-        for (index, name) in all.iter().enumerate() {
-            assert!(!all[..index].contains(name), "{name} twice");
+        for domain in OPERATORS {
+            let all: Vec<&str> = domain.entries().map(|entry| entry.name).collect();
+            for (index, name) in all.iter().enumerate() {
+                assert!(!all[..index].contains(name), "{name} twice");
+            }
         }
     }
 }

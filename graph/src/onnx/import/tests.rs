@@ -1,5 +1,7 @@
+mod contrib;
 mod control;
 mod detection;
+mod einsum;
 mod functions;
 mod hostile;
 mod losses;

@@ -157,6 +157,7 @@ impl<'a> NodeContext<'_, 'a> {
         let names = message.input.iter().map(|info| info.name().to_owned());
         Ok(Scope {
             values: names.zip(given.iter().copied()).collect(),
+            four_bits: BTreeMap::new(),
             absent: self.scope.absent.clone(),
             opsets: self.scope.opsets.clone(),
             attributes: self.scope.attributes.clone(),

@@ -81,27 +81,41 @@ pub(super) fn along_axis(node: &mut NodeContext<'_, '_>, op: Op) -> Result<(), I
     let rank = node.rank(x);
     let old = node.opset() < 13;
     let axis = node.axis_of(node.int_or("axis", if old { 1 } else { -1 }), rank)?;
+    let last = if old { over_the_rest(node, op, x, axis) } else { over_one(node, op, x, axis) };
+    let (op, inputs) = last?;
+    node.output(0, op, &inputs)
+}
+
+/// Applies `op` along `axis`; gives what comes last, and its inputs.
+pub(super) fn over_one(
+    node: &mut NodeContext<'_, '_>,
+    op: Op,
+    x: ValueId,
+    axis: usize,
+) -> Result<(Op, Vec<ValueId>), ImportError> {
+    let rank = node.rank(x);
     if axis + 1 == rank {
-        return node.output(0, op, &[x]);
-    }
-    if old {
-        return over_the_rest(node, op, x, axis);
+        return Ok((op, vec![x]));
     }
     let mut permutation: Vec<usize> = (0..rank).collect();
     permutation.swap(axis, rank - 1);
     let swap = Op::Transpose(Transpose { permutation });
     let moved = node.add(swap.clone(), &[x])?;
     let moved = node.add(op, &[moved])?;
-    node.output(0, swap, &[moved])
+    Ok((swap, vec![moved]))
 }
 
-/// Applies `op` over all dimensions from `axis` on as if they were one.
-fn over_the_rest(
+/// Applies `op` over all dimensions from `axis` on as if they were one; gives what comes last, and its
+/// inputs.
+pub(super) fn over_the_rest(
     node: &mut NodeContext<'_, '_>,
     op: Op,
     x: ValueId,
     axis: usize,
-) -> Result<(), ImportError> {
+) -> Result<(Op, Vec<ValueId>), ImportError> {
+    if axis + 1 == node.rank(x) {
+        return Ok((op, vec![x]));
+    }
     let rest: Option<Vec<usize>> = node.shape(x)[axis..].iter().map(Dim::fixed).collect();
     let rest = rest.and_then(|rest| i64::try_from(crate::weights::checked_elements(&rest)?).ok());
     let mut sizes = vec![0; axis];
@@ -111,12 +125,22 @@ fn over_the_rest(
     let flat = node.add(op, &[flat])?;
     let end = node.rank(x);
     let sizes = node.add(Op::ShapeOf(ShapeOf { start: 0, end }), &[x])?;
-    node.output(0, Op::ReshapeTo(ReshapeTo { allow_zero: true }), &[flat, sizes])
+    Ok((Op::ReshapeTo(ReshapeTo { allow_zero: true }), vec![flat, sizes]))
 }
 
-/// Vectors are matrices of one row or column for as long as the product takes.
 fn matmul(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
-    let (mut a, mut b) = (node.input(0)?, node.input(1)?);
+    let (a, b) = (node.input(0)?, node.input(1)?);
+    let (op, inputs) = product(node, a, b)?;
+    node.output(0, op, &inputs)
+}
+
+/// What comes last of a product, and its inputs. Vectors are matrices of one row or column for as long
+/// as it takes.
+pub(super) fn product(
+    node: &mut NodeContext<'_, '_>,
+    mut a: ValueId,
+    mut b: ValueId,
+) -> Result<(Op, Vec<ValueId>), ImportError> {
     let (row, column) = (node.rank(a) == 1, node.rank(b) == 1);
     if row {
         a = node.add(Op::Unsqueeze(Unsqueeze { axes: vec![0] }), &[a])?;
@@ -125,17 +149,24 @@ fn matmul(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
         b = node.add(Op::Unsqueeze(Unsqueeze { axes: vec![1] }), &[b])?;
     }
     if !row && !column {
-        return node.output(0, Op::MatMul, &[a, b]);
+        return Ok((Op::MatMul, vec![a, b]));
     }
     let product = node.add(Op::MatMul, &[a, b])?;
     let rank = node.rank(product);
     let axes = [row.then_some(rank - 2), column.then_some(rank - 1)];
     let axes = axes.into_iter().flatten().collect();
-    node.output(0, Op::Squeeze(Squeeze { axes }), &[product])
+    Ok((Op::Squeeze(Squeeze { axes }), vec![product]))
 }
 
-/// `α·A·B + β·C` of matrices that may be transposed.
 fn gemm(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let (op, inputs) = gemm_parts(node)?;
+    node.output(0, op, &inputs)
+}
+
+/// `α·A·B + β·C` of matrices that may be transposed: what comes last, and its inputs.
+pub(super) fn gemm_parts(
+    node: &mut NodeContext<'_, '_>,
+) -> Result<(Op, Vec<ValueId>), ImportError> {
     let (mut a, mut b) = (node.input(0)?, node.input(1)?);
     let swap = Op::Transpose(Transpose { permutation: vec![1, 0] });
     if node.flag("transA", false) {
@@ -147,20 +178,24 @@ fn gemm(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let (alpha, beta) = (node.float_or("alpha", 1.0), node.float_or("beta", 1.0));
     let bias = node.optional(2).filter(|_| beta != 0.0);
     if alpha == 1.0 && bias.is_none() {
-        return node.output(0, Op::MatMul, &[a, b]);
+        return Ok((Op::MatMul, vec![a, b]));
     }
     let product = node.add(Op::MatMul, &[a, b])?;
     let Some(bias) = bias else {
         let alpha = factor(node, alpha, product)?;
-        return node.output(0, Op::Mul, &[product, alpha]);
+        return Ok((Op::Mul, vec![product, alpha]));
     };
     let product = scaled(node, product, alpha)?;
     let bias = scaled(node, bias, beta)?;
-    node.output(0, Op::Add, &[product, bias])
+    Ok((Op::Add, vec![product, bias]))
 }
 
 /// `x · value`, `x` itself for 1.
-fn scaled(node: &mut NodeContext<'_, '_>, x: ValueId, value: f32) -> Result<ValueId, ImportError> {
+pub(super) fn scaled(
+    node: &mut NodeContext<'_, '_>,
+    x: ValueId,
+    value: f32,
+) -> Result<ValueId, ImportError> {
     if value == 1.0 {
         return Ok(x);
     }

@@ -34,7 +34,7 @@ fn range(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     node.output(0, Op::Range, &inputs)
 }
 
-fn trilu(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+pub(super) fn trilu(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let inputs: Vec<_> = node.inputs().iter().copied().flatten().collect();
     let upper = node.flag("upper", true);
     node.output(0, Op::Triangle(Triangle { upper }), &inputs)

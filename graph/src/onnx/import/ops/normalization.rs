@@ -14,6 +14,8 @@ pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "LRN", import: local_response },
     OperatorEntry { name: "LayerNormalization", import: layer },
     OperatorEntry { name: "RMSNormalization", import: root_mean_square },
+    // What onnxruntime calls it, without a domain of its own.
+    OperatorEntry { name: "SimplifiedLayerNormalization", import: root_mean_square },
 ];
 
 /// Before opset 7 an attribute says that statistics are given, from 7 to 13 that there are no
@@ -96,13 +98,18 @@ struct Rows {
 }
 
 impl Rows {
-    fn of(node: &NodeContext<'_, '_>) -> Result<Self, ImportError> {
-        let x = node.input(0)?;
-        let axis = node.axis_of(node.int_or("axis", -1), node.rank(x))?;
+    /// Those from `axis` on of `x`, which `scale` scales.
+    fn of(
+        node: &NodeContext<'_, '_>,
+        x: ValueId,
+        scale: ValueId,
+        axis: i64,
+    ) -> Result<Self, ImportError> {
+        let axis = node.axis_of(axis, node.rank(x))?;
         let sizes = match &node.shape(x)[axis..] {
             // A scale of one number might be repeated.
             [Dim::Unknown] => node
-                .fixed_dims(node.input(1)?)
+                .fixed_dims(scale)
                 .filter(|scale| matches!(scale.as_slice(), [width] if *width > 1)),
             dims => dims.iter().map(Dim::fixed).collect::<Option<Vec<usize>>>(),
         };
@@ -161,36 +168,81 @@ impl Rows {
     }
 }
 
-fn layer(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
-    let rows = Rows::of(node)?;
-    let (scale, bias) = (node.input(1)?, node.optional(2));
-    let epsilon = node.float_or("epsilon", 1e-5);
-    let statistics = [(1, LayerNormPart::Mean), (2, LayerNormPart::InverseDeviation)];
-    for (index, part) in statistics {
-        let op = LayerNormStatistic { axis: rows.axis, epsilon, part };
-        node.output(index, Op::LayerNormStatistic(op), &[rows.x, scale])?;
-    }
-    let op = Op::LayerNorm(LayerNorm { epsilon });
-    if rows.fits(node, scale) && bias.is_none_or(|bias| rows.fits(node, bias)) {
-        let (last, inputs) = rows.apply(node, [(Some(scale), 1.0), (bias, 0.0)], op)?;
-        return node.output(0, last, &inputs);
-    }
-    let (last, inputs) = rows.apply(node, [(None, 1.0), (None, 0.0)], op)?;
-    let rows = node.add(last, &inputs)?;
-    let Some(bias) = bias else { return node.output(0, Op::Mul, &[rows, scale]) };
-    let scaled = node.add(Op::Mul, &[rows, scale])?;
-    node.output(0, Op::Add, &[scaled, bias])
+/// What a layer normalization reads.
+pub(super) struct Normalized {
+    pub(super) x: ValueId,
+    pub(super) scale: ValueId,
+    pub(super) bias: Option<ValueId>,
+    /// First of the dimensions that are normalized together; below 0 from the last.
+    pub(super) axis: i64,
+    /// Added to the variance, or to the mean of the squares.
+    pub(super) epsilon: f32,
 }
 
-fn root_mean_square(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
-    let rows = Rows::of(node)?;
-    let scale = node.input(1)?;
-    let op = Op::RmsNorm(RmsNorm { epsilon: node.float_or("epsilon", 1e-5) });
-    if rows.fits(node, scale) {
-        let (last, inputs) = rows.apply(node, [(Some(scale), 1.0)], op)?;
-        return node.output(0, last, &inputs);
+impl Normalized {
+    fn of(node: &NodeContext<'_, '_>, bias: Option<ValueId>) -> Result<Self, ImportError> {
+        let (x, scale) = (node.input(0)?, node.input(1)?);
+        let (axis, epsilon) = (node.int_or("axis", -1), node.float_or("epsilon", 1e-5));
+        Ok(Self { x, scale, bias, axis, epsilon })
     }
-    let (last, inputs) = rows.apply(node, [(None, 1.0)], op)?;
-    let rows = node.add(last, &inputs)?;
-    node.output(0, Op::Mul, &[rows, scale])
+
+    /// Writes means and inverse deviations, the outputs after the first.
+    pub(super) fn write_statistics(
+        &self,
+        node: &mut NodeContext<'_, '_>,
+    ) -> Result<(), ImportError> {
+        let axis = node.axis_of(self.axis, node.rank(self.x))?;
+        let statistics = [(1, LayerNormPart::Mean), (2, LayerNormPart::InverseDeviation)];
+        for (index, part) in statistics {
+            let op = LayerNormStatistic { axis, epsilon: self.epsilon, part };
+            node.output(index, Op::LayerNormStatistic(op), &[self.x, self.scale])?;
+        }
+        Ok(())
+    }
+
+    /// Writes the first output.
+    pub(super) fn write(&self, node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+        let &Self { x, scale, bias, axis, epsilon } = self;
+        let rows = Rows::of(node, x, scale, axis)?;
+        let op = Op::LayerNorm(LayerNorm { epsilon });
+        if rows.fits(node, scale) && bias.is_none_or(|bias| rows.fits(node, bias)) {
+            let (last, inputs) = rows.apply(node, [(Some(scale), 1.0), (bias, 0.0)], op)?;
+            return node.output(0, last, &inputs);
+        }
+        let (last, inputs) = rows.apply(node, [(None, 1.0), (None, 0.0)], op)?;
+        let rows = node.add(last, &inputs)?;
+        let Some(bias) = bias else { return node.output(0, Op::Mul, &[rows, scale]) };
+        let scaled = node.add(Op::Mul, &[rows, scale])?;
+        node.output(0, Op::Add, &[scaled, bias])
+    }
+
+    /// Writes the first output of a normalization by the root of the mean square.
+    pub(super) fn write_simplified(
+        &self,
+        node: &mut NodeContext<'_, '_>,
+    ) -> Result<(), ImportError> {
+        let &Self { x, scale, axis, epsilon, .. } = self;
+        let rows = Rows::of(node, x, scale, axis)?;
+        let op = Op::RmsNorm(RmsNorm { epsilon });
+        if rows.fits(node, scale) {
+            let (last, inputs) = rows.apply(node, [(Some(scale), 1.0)], op)?;
+            return node.output(0, last, &inputs);
+        }
+        let (last, inputs) = rows.apply(node, [(None, 1.0)], op)?;
+        let rows = node.add(last, &inputs)?;
+        node.output(0, Op::Mul, &[rows, scale])
+    }
+}
+
+pub(super) fn layer(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let layer = Normalized::of(node, node.optional(2))?;
+    layer.write_statistics(node)?;
+    layer.write(node)
+}
+
+pub(super) fn root_mean_square(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    if node.wants(1) {
+        return Err(node.unsupported("the output of inverse deviations"));
+    }
+    Normalized::of(node, None)?.write_simplified(node)
 }

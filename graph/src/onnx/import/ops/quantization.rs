@@ -18,7 +18,10 @@ pub(super) const OPERATORS: &[OperatorEntry] = &[
 ];
 
 /// A tensor as a scalar when it is one of one element.
-fn scalar_of_one(node: &mut NodeContext<'_, '_>, id: ValueId) -> Result<ValueId, ImportError> {
+pub(super) fn scalar_of_one(
+    node: &mut NodeContext<'_, '_>,
+    id: ValueId,
+) -> Result<ValueId, ImportError> {
     match node.fixed_dims(id).as_deref() {
         Some([1]) => node.add(Op::Reshape(Reshape { shape: Vec::new() }), &[id]),
         _ => Ok(id),
@@ -26,7 +29,7 @@ fn scalar_of_one(node: &mut NodeContext<'_, '_>, id: ValueId) -> Result<ValueId,
 }
 
 /// Zeros of an integer type.
-fn zeros(
+pub(super) fn zeros(
     node: &mut NodeContext<'_, '_>,
     dtype: DType,
     shape: &[usize],
@@ -88,7 +91,7 @@ fn scheme(
     Ok((scheme, scale, zero))
 }
 
-fn quantize(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+pub(super) fn quantize(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let x = node.input(0)?;
     let named = node.int("output_dtype").filter(|&number| number != 0);
     let dtype = match named {
@@ -109,7 +112,7 @@ fn quantize(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     node.output(0, op, &[x, scale, zero])
 }
 
-fn dequantize(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+pub(super) fn dequantize(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let x = node.input(0)?;
     let dtype = node.dtype(x);
     let (scheme, scale, zero) = scheme(node, dtype)?;
@@ -146,7 +149,7 @@ fn matmul_integer(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 
 /// The f32 form of the quantized input at `index`, whose scale and zero point follow it; a scale
 /// for each entry is one for each of dimension `axis`.
-fn dequantized(
+pub(super) fn dequantized(
     node: &mut NodeContext<'_, '_>,
     index: usize,
     axis: usize,
@@ -166,7 +169,7 @@ fn dequantized(
 }
 
 /// The scalar `x` once for each entry of the vector `like`.
-fn repeated(
+pub(super) fn repeated(
     node: &mut NodeContext<'_, '_>,
     x: ValueId,
     like: ValueId,
@@ -185,13 +188,24 @@ fn repeated(
 
 /// Writes the f32 value `y` as the quantized output, whose scale is at `index`.
 fn requantize(node: &mut NodeContext<'_, '_>, y: ValueId, index: usize) -> Result<(), ImportError> {
+    let (op, inputs) = requantized(node, y, index)?;
+    node.output(0, op, &inputs)
+}
+
+/// The f32 value `y` by the scale at `index` and the zero point behind it: what comes last, and its
+/// inputs.
+pub(super) fn requantized(
+    node: &mut NodeContext<'_, '_>,
+    y: ValueId,
+    index: usize,
+) -> Result<(Op, Vec<ValueId>), ImportError> {
     let scale = node.input(index)?;
     let scale = scalar_of_one(node, scale)?;
     let zero = zero_point(node, index + 1, node.input(0)?)?;
     if node.rank(scale) != 0 {
         return Err(node.unsupported("several scales of the output"));
     }
-    node.output(0, Op::Quantize(Quantize { axis: None }), &[y, scale, zero])
+    Ok((Op::Quantize(Quantize { axis: None }), vec![y, scale, zero]))
 }
 
 fn quantized_matmul(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
@@ -206,24 +220,39 @@ fn quantized_matmul(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     requantize(node, y, 6)
 }
 
-/// A convolution between floats; its i32 bias has the product of the two scales.
 fn quantized_conv(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
-    let (window, groups) = convolution(node, node.input(3)?)?;
     let x = dequantized(node, 0, 1)?;
+    let y = conv_of(node, x)?;
+    requantize(node, y, 6)
+}
+
+/// The convolution of the f32 value `x` with the quantized weight; its i32 bias has the product of
+/// the two scales.
+pub(super) fn conv_of(node: &mut NodeContext<'_, '_>, x: ValueId) -> Result<ValueId, ImportError> {
+    let (window, groups) = convolution(node, node.input(3)?)?;
     let weight = dequantized(node, 3, 0)?;
     let mut inputs = vec![x, weight];
     if let Some(bias) = node.optional(8) {
-        let (x_scale, weight_scale) = (node.input(1)?, node.input(4)?);
-        let x_scale = scalar_of_one(node, x_scale)?;
-        let weight_scale = scalar_of_one(node, weight_scale)?;
-        let scale = node.add(Op::Mul, &[x_scale, weight_scale])?;
-        let axis = (node.rank(scale) == 1).then_some(0);
-        let mut zero = zeros(node, DType::I32, &[])?;
-        if axis.is_some() {
-            zero = repeated(node, zero, scale)?;
-        }
-        inputs.push(node.add(Op::Dequantize(Dequantize { axis }), &[bias, scale, zero])?);
+        inputs.push(bias_of(node, bias, 1.0)?);
     }
-    let y = node.add(Op::Conv(Conv { window, groups }), &inputs)?;
-    requantize(node, y, 6)
+    node.add(Op::Conv(Conv { window, groups }), &inputs)
+}
+
+/// A bias of i32 whose scale is `factor` times those of the operands, at 1 and 4.
+pub(super) fn bias_of(
+    node: &mut NodeContext<'_, '_>,
+    bias: ValueId,
+    factor: f32,
+) -> Result<ValueId, ImportError> {
+    let (x_scale, weight_scale) = (node.input(1)?, node.input(4)?);
+    let x_scale = scalar_of_one(node, x_scale)?;
+    let weight_scale = scalar_of_one(node, weight_scale)?;
+    let scale = node.add(Op::Mul, &[x_scale, weight_scale])?;
+    let scale = super::arithmetic::scaled(node, scale, factor)?;
+    let axis = (node.rank(scale) == 1).then(|| node.rank(bias).saturating_sub(1));
+    let mut zero = zeros(node, DType::I32, &[])?;
+    if axis.is_some() {
+        zero = repeated(node, zero, scale)?;
+    }
+    node.add(Op::Dequantize(Dequantize { axis }), &[bias, scale, zero])
 }

@@ -1,16 +1,20 @@
 //! Recurrent layers.
 
 use super::super::{ImportError, NodeContext, OperatorEntry};
-use crate::DType;
 use crate::op::{
     Activation, ActivationKind, Cell, Direction, Op, Recurrent, RecurrentInput, RecurrentOutput,
 };
+use crate::{DType, ValueId};
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "GRU", import: gru },
     OperatorEntry { name: "LSTM", import: lstm },
     OperatorEntry { name: "RNN", import: rnn },
 ];
+
+/// Functions of an LSTM where the node names none.
+pub(super) const LSTM_FUNCTIONS: [ActivationKind; 3] =
+    [ActivationKind::Sigmoid, ActivationKind::Tanh, ActivationKind::Tanh];
 
 fn gru(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let linear_before_reset = node.flag("linear_before_reset", false);
@@ -23,8 +27,7 @@ fn gru(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 
 fn lstm(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let input_forget = node.flag("input_forget", false);
-    let functions = [ActivationKind::Sigmoid, ActivationKind::Tanh, ActivationKind::Tanh];
-    recurrent(node, Cell::Lstm { input_forget }, &functions)
+    recurrent(node, Cell::Lstm { input_forget }, &LSTM_FUNCTIONS)
 }
 
 fn rnn(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
@@ -36,13 +39,24 @@ fn recurrent(
     cell: Cell,
     functions: &[ActivationKind],
 ) -> Result<(), ImportError> {
+    let weights = [node.input(1)?, node.input(2)?];
+    with_weights(node, cell, functions, weights)
+}
+
+/// The outputs of a layer with weights `[w, r]`, whatever the node has in their place.
+pub(super) fn with_weights(
+    node: &mut NodeContext<'_, '_>,
+    cell: Cell,
+    functions: &[ActivationKind],
+    [w, r]: [ValueId; 2],
+) -> Result<(), ImportError> {
     let directions = match node.text_or("direction", "forward").as_str() {
         "forward" => vec![Direction::Forward],
         "reverse" => vec![Direction::Reverse],
         "bidirectional" => vec![Direction::Forward, Direction::Reverse],
         other => return Err(node.unsupported(format!("direction = `{other}`"))),
     };
-    let (x, w, r) = (node.input(0)?, node.input(1)?, node.input(2)?);
+    let x = node.input(0)?;
     let all = [
         RecurrentInput::Bias,
         RecurrentInput::Lengths,

@@ -37,7 +37,7 @@ fn constant(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     } else {
         return Err(node.unsupported("a constant that is no dense tensor of numbers"));
     };
-    let id = node.weight(tensor)?;
+    let id = node.stored(tensor)?;
     node.set(0, id);
     Ok(())
 }

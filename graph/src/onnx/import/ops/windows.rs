@@ -92,7 +92,7 @@ pub(super) fn convolution(
 }
 
 /// The weight and what may follow it.
-fn conv_inputs(node: &NodeContext<'_, '_>) -> Result<Vec<ValueId>, ImportError> {
+pub(super) fn conv_inputs(node: &NodeContext<'_, '_>) -> Result<Vec<ValueId>, ImportError> {
     Ok([Some(node.input(0)?), Some(node.input(1)?), node.optional(2)]
         .into_iter()
         .flatten()
@@ -134,7 +134,7 @@ fn conv_transpose(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 }
 
 /// The pool of one kind that a node stands for.
-fn pool(node: &NodeContext<'_, '_>, kind: PoolKind) -> Result<Pool, ImportError> {
+pub(super) fn pool(node: &NodeContext<'_, '_>, kind: PoolKind) -> Result<Pool, ImportError> {
     let count = node.rank(node.input(0)?).saturating_sub(2);
     if !node.has("kernel_shape") {
         return Err(node.unsupported("no `kernel_shape`"));
@@ -161,14 +161,19 @@ fn max_pool(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 }
 
 fn average_pool(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
+    let x = node.input(0)?;
+    let pool = averages(node)?;
+    node.output(0, pool, &[x])
+}
+
+/// The average pool that a node stands for.
+pub(super) fn averages(node: &NodeContext<'_, '_>) -> Result<Op, ImportError> {
     let padding = if node.flag("count_include_pad", false) {
         AveragePadding::Zeros
     } else {
         AveragePadding::Excluded
     };
-    let x = node.input(0)?;
-    let pool = pool(node, PoolKind::Average { padding })?;
-    node.output(0, Op::Pool(pool), &[x])
+    Ok(Op::Pool(pool(node, PoolKind::Average { padding })?))
 }
 
 /// The power of a norm, which was a float in version 1.

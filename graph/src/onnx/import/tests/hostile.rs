@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 use prost::Message;
 
-use super::models::{body, call, floats, graph_attribute, import, model, node, typed, with};
+use super::contrib::{contrib, text};
+use super::models::{body, call, floats, graph_attribute, import, int, model, node, typed, with};
 use super::{ImportError, ImportOptions, NODE_LIMIT, encoder, import_bytes};
-use crate::onnx::proto::DimensionValue;
+use crate::onnx::proto::{DimensionValue, TensorMessage};
 use crate::{onnx, reference};
 
 fn choice(inner: crate::onnx::proto::GraphMessage) -> crate::onnx::proto::NodeMessage {
@@ -88,6 +89,31 @@ fn a_small_constant_is_not_made_a_large_one() {
     assert!(graph.weight_bytes() < 100);
 }
 
+/// Each node makes floats of the same bytes.
+#[test]
+fn few_bytes_are_not_made_many_floats() {
+    let unpack = |index: usize| {
+        let node = contrib("MatMulNBits", &["x", "p", "s"], &[&format!("y{index}")]);
+        let sizes = [("K", 16), ("N", 4), ("block_size", 16)];
+        sizes.into_iter().fold(node, |node, (name, size)| with(node, int(name, size)))
+    };
+    let import_of = |count: usize| {
+        let nodes = (0..count).map(unpack).collect();
+        let mut model = model(vec![typed("x", 1, &[1, 16])], nodes, &["y0"]);
+        let packed = TensorMessage {
+            data_type: Some(2),
+            raw_data: Some(vec![7; 32]),
+            ..floats("p", &[4, 1, 8], &[])
+        };
+        let scales = floats("s", &[4, 1], &[1.0; 4]);
+        model.graph.as_mut().unwrap().initializer = vec![packed, scales];
+        import(&model)
+    };
+    assert!(import_of(8).is_ok());
+    let error = import_of(9).unwrap_err().to_string();
+    assert!(error.contains("unpacking the same weights so often is not supported"), "{error}");
+}
+
 #[test]
 fn names_are_unique_and_outputs_are_written() {
     let relu = |output: &str| node("Relu", &["x"], &[output]);
@@ -131,12 +157,50 @@ fn weights_that_are_no_numbers_are_read() {
     assert!(crate::weights::ensure_finite(weights).is_err());
 }
 
-/// Models with a branch, a loop's constants and a transformer's nodes.
+/// Nodes whose attributes and equations say how their inputs are taken apart.
+fn fused() -> crate::onnx::proto::Model {
+    let attention = contrib("Attention", &["x", "w", "", "m"], &["a"]);
+    let equation = text("equation", "...ij,jk->...ik");
+    let query = contrib("GroupQueryAttention", &["a", "a", "a", "", "", "e", "t"], &["q"]);
+    let nodes = vec![
+        with(attention, int("num_heads", 2)),
+        with(with(query, int("num_heads", 2)), int("kv_num_heads", 2)),
+        with(node("Einsum", &["q", "w"], &["z"]), equation),
+        contrib("SkipLayerNormalization", &["z", "z", "s"], &["n"]),
+        [("K", 12), ("N", 1), ("block_size", 16)]
+            .into_iter()
+            .fold(contrib("MatMulNBits", &["n", "p", "f"], &["y"]), |node, (name, size)| {
+                with(node, int(name, size))
+            }),
+    ];
+    let inputs = vec![
+        typed("x", 1, &[1, 2, 4]),
+        typed("m", 6, &[1]),
+        typed("e", 6, &[1]),
+        typed("t", 6, &[]),
+    ];
+    let mut model = model(inputs, nodes, &["y"]);
+    let packed = TensorMessage {
+        data_type: Some(2),
+        raw_data: Some(vec![7; 8]),
+        ..floats("p", &[1, 1, 8], &[])
+    };
+    model.graph.as_mut().unwrap().initializer = vec![
+        floats("w", &[4, 12], &[0.5; 48]),
+        floats("s", &[12], &[1.0; 12]),
+        floats("f", &[1, 1], &[1.0]),
+        packed,
+    ];
+    assert!(import(&model).is_ok());
+    model
+}
+
+/// Models with a branch, a loop's constants, a transformer's nodes, and fused ones.
 fn samples() -> Vec<Vec<u8>> {
     let inner = body(&[], vec![node("Relu", &["x"], &["y0"])], &["y0"]);
     let inputs = vec![typed("x", 1, &[2]), typed("c", 9, &[])];
     let branch = model(inputs, vec![choice(inner)], &["y"]);
-    vec![onnx::export(&encoder()).unwrap(), branch.encode_to_vec()]
+    vec![onnx::export(&encoder()).unwrap(), branch.encode_to_vec(), fused().encode_to_vec()]
 }
 
 proptest! {
@@ -144,7 +208,7 @@ proptest! {
 
     #[test]
     fn flipped_bytes_never_panic(
-        which in 0usize..2,
+        which in 0usize..3,
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut bytes = samples().swap_remove(which);
@@ -156,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn truncation_never_panics(which in 0usize..2, length in any::<prop::sample::Index>()) {
+    fn truncation_never_panics(which in 0usize..3, length in any::<prop::sample::Index>()) {
         let bytes = samples().swap_remove(which);
         let length = length.index(bytes.len());
         let _ = import_bytes(&bytes[..length], None, &ImportOptions::default());

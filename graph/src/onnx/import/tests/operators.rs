@@ -95,3 +95,25 @@ fn slices_end_where_their_dimension_does() {
         assert_eq!(y[0], list(2));
     }
 }
+
+/// What is computed in floats of 16 bits is computed in f32, from inputs to outputs.
+#[test]
+fn narrow_floats_are_computed_with_as_f32() {
+    for (kind, ones) in [(10, 0x3c00), (16, 0x3f80)] {
+        let cast = with(node("Cast", &["w"], &["narrow"]), int("to", kind));
+        let nodes =
+            vec![cast, node("Add", &["x", "narrow"], &["sum"]), node("Mul", &["sum", "c"], &["y"])];
+        let inputs = vec![typed("x", kind as i32, &[1]), typed("w", 1, &[1])];
+        let mut model = model(inputs, nodes, &["y"]);
+        let constant = TensorMessage {
+            data_type: Some(kind as i32),
+            int32_data: vec![ones],
+            ..floats("c", &[1], &[])
+        };
+        model.graph.as_mut().unwrap().initializer.push(constant);
+        let graph = import(&model).unwrap();
+        let one = |value: f32| Tensor::new(&[1], vec![value]).unwrap();
+        let y = reference::evaluate(&graph, &[("x", one(2.0)), ("w", one(1e-6))]).unwrap();
+        assert_eq!(y[0], one(2.0 + 1e-6));
+    }
+}
