@@ -174,7 +174,7 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel,
     let before = module.operations();
     let CompileOptions { level, disabled_passes, device, .. } = options;
     let passes = pass::run(&mut module, *level, disabled_passes, *device)?;
-    let level = if module.is_dynamic() { options.level.min(Level::O1) } else { options.level };
+    let level = *level;
     compile_module(module, options, Rewriting { level, before, passes, passes_ms: clock.lap() })
 }
 

@@ -134,21 +134,20 @@ fn node_output(
     (sizes, bindings): (Option<Vec<usize>>, &Bindings),
 ) -> Result<Tensor, String> {
     let inputs = operands(node, values);
-    let op = match &node.operation {
-        Operation::Graph(op) => op,
-        Operation::Choose => {
-            let &[condition, a, b] = inputs.as_slice() else {
-                return Err("expected a condition and two sides".to_owned());
-            };
-            return match condition.elements::<bool>() {
-                Ok([holds]) => Ok(if *holds { a } else { b }.clone()),
-                _ => Err(format!("expected one truth value, found {condition:?}")),
-            };
-        }
-        _ => return Err("fused operations take sizes that are known before a run".to_owned()),
-    };
+    if node.operation == Operation::Choose {
+        let &[condition, a, b] = inputs.as_slice() else {
+            return Err("expected a condition and two sides".to_owned());
+        };
+        return match condition.elements::<bool>() {
+            Ok([holds]) => Ok(if *holds { a } else { b }.clone()),
+            _ => Err(format!("expected one truth value, found {condition:?}")),
+        };
+    }
     let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
-        return op.operator().evaluate(&inputs, bindings);
+        return match &node.operation {
+            Operation::Graph(op) => op.operator().evaluate(&inputs, bindings),
+            _ => Err("fused operations take sizes that are known before a run".to_owned()),
+        };
     };
     let dtype = module.value(node.output).dtype;
     let bytes = output_bytes(module, node, &shape);
@@ -210,7 +209,17 @@ fn sizes(
     if is_known(&node.output) && node.inputs.iter().all(is_known) {
         return bindings.sizes(declared).map(Some);
     }
-    let Operation::Graph(op) = &node.operation else { return Ok(None) };
+    let op = match &node.operation {
+        Operation::Graph(op) => op,
+        Operation::Linear { .. } | Operation::IntegerLinear(_) => {
+            let [rows @ .., _] = inputs[0].shape() else {
+                return Err("expected rows, found a scalar".to_owned());
+            };
+            let columns = declared.last().and_then(Dim::fixed);
+            return Ok(columns.map(|columns| [rows, &[columns]].concat()));
+        }
+        _ => return Ok(None),
+    };
     let types: Vec<ValueType> = inputs
         .iter()
         .map(|tensor| ValueType { dtype: tensor.dtype(), shape: dim::fixed(tensor.shape()) })

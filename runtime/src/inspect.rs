@@ -38,7 +38,7 @@ pub fn dump_after(
     for pass in PASSES {
         let CompileOptions { level, disabled_passes, device, .. } = options;
         if pass::runs(pass, &module, *level, disabled_passes, *device) {
-            (pass.run)(&mut module);
+            pass::apply(pass, &mut module);
         }
         if pass.name == last {
             break;
@@ -89,7 +89,7 @@ pub fn check_passes(
     for pass in PASSES {
         let CompileOptions { level, disabled_passes, device, .. } = options;
         let runs = pass::runs(pass, &module, *level, disabled_passes, *device);
-        let fired = if runs { (pass.run)(&mut module) } else { 0 };
+        let fired = if runs { pass::apply(pass, &mut module) } else { 0 };
         if fired == 0 {
             continue;
         }

@@ -304,6 +304,18 @@ impl Module {
         outputs.any(|shape| shape.contains(&Dim::Unknown))
     }
 
+    /// Whether a node's sizes are known before a run, or a run can tell them from those of its inputs.
+    pub(crate) fn has_enough_sizes(&self, node: &Node) -> bool {
+        let is_known = |&id: &Id| !self.value(id).shape.contains(&Dim::Unknown);
+        match node.operation {
+            Operation::Graph(_) | Operation::Choose => true,
+            Operation::Linear { .. } | Operation::IntegerLinear(_) => {
+                self.value(node.output).shape.last().is_some_and(|dim| dim.fixed().is_some())
+            }
+            _ => node.inputs.iter().chain([&node.output]).all(is_known),
+        }
+    }
+
     pub(crate) fn value(&self, id: Id) -> &Value {
         &self.values[id.0]
     }

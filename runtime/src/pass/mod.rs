@@ -141,14 +141,31 @@ pub(crate) fn run(
     check_names(disabled)?;
     let one = |pass: &Pass| {
         let ran = runs(pass, module, level, disabled, device);
-        let fired = if ran { (pass.run)(module) } else { 0 };
+        let fired = if ran { apply(pass, module) } else { 0 };
         PassReport { name: pass.name.to_owned(), ran, fired }
     };
     Ok(PASSES.iter().map(one).collect())
 }
 
-/// Whether a pass runs on the module at `level` for this device. While sizes depend on values, only
-/// those of [`Level::O1`] do: fused operations take sizes that are known before a run.
+/// Runs a pass; gives how often it fired. Fused operations take sizes that are known before a run, so that
+/// one that fuses where they depend on values changes nothing.
+pub(crate) fn apply(pass: &Pass, module: &mut Module) -> usize {
+    if pass.level <= Level::O1 || !module.is_dynamic() {
+        return (pass.run)(module);
+    }
+    let mut tried = module.clone();
+    let fired = (pass.run)(&mut tried);
+    if !tried.nodes.iter().all(|node| tried.has_enough_sizes(node)) {
+        return 0;
+    }
+    *module = tried;
+    fired
+}
+
+/// Passes for plans of whole runs, which there are none of where sizes depend on values.
+const FOR_PLANS_ONLY: [&str; 2] = ["narrow", "slice-batch"];
+
+/// Whether a pass runs on the module at `level` for this device.
 pub(crate) fn runs(
     pass: &Pass,
     module: &Module,
@@ -156,8 +173,10 @@ pub(crate) fn runs(
     disabled: &[String],
     device: Device,
 ) -> bool {
-    let level = if module.is_dynamic() { level.min(Level::O1) } else { level };
-    let is_wanted = || !ON_CPUS_ONLY.contains(&pass.name) || !device.is_gpu();
+    let is_wanted = || {
+        (!ON_CPUS_ONLY.contains(&pass.name) || !device.is_gpu())
+            && (!FOR_PLANS_ONLY.contains(&pass.name) || !module.is_dynamic())
+    };
     pass.level <= level && !disabled.iter().any(|name| name == pass.name) && is_wanted()
 }
 
