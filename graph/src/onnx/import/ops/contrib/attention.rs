@@ -9,7 +9,7 @@ use super::super::super::{ImportError, NodeContext, OperatorEntry};
 use super::super::arithmetic::scaled;
 use super::super::quantization::{scalar_of_one, zero_point};
 use crate::op::{
-    Concat, Dequantize, Gather, Op, Reshape, Slice, Softmax, Squeeze, Transpose, Unsqueeze,
+    Concat, Dequantize, Expand, Gather, Op, Reshape, Slice, Softmax, Squeeze, Transpose, Unsqueeze,
 };
 use crate::{Dim, ValueId};
 
@@ -25,8 +25,7 @@ pub(super) const OPERATORS: &[OperatorEntry] = &[
 ///
 /// - query: `[batch, heads, queries, size]`
 /// - key, value: `[batch, heads / group, keys, size]`
-/// - mask: broadcasts to `[batch, heads, queries, keys]`, or to one head where `group` is above 1; what
-///   is added to the products
+/// - mask: broadcasts to `[batch, heads, queries, keys]`; what is added to the products
 pub(super) struct Heads {
     pub(super) query: ValueId,
     pub(super) key: ValueId,
@@ -43,13 +42,8 @@ pub(super) struct Heads {
 impl Heads {
     /// Writes the first output: the weighted values with the heads side by side.
     pub(super) fn write(self, node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
-        let Self { query, key, value, mask, scale, softcap, group } = self.grouped(node)?;
-        // Heads of a group have a dimension of their own.
-        let (turned, joined) = match group {
-            1 => (vec![0, 1, 3, 2], vec![0, 2, 1, 3]),
-            _ => (vec![0, 1, 2, 4, 3], vec![0, 3, 1, 2, 4]),
-        };
-        let keys = node.add(Op::Transpose(Transpose { permutation: turned }), &[key])?;
+        let Self { query, key, value, mask, scale, softcap, .. } = self.repeated(node)?;
+        let keys = node.add(transpose([0, 1, 3, 2]), &[key])?;
         let products = node.add(Op::MatMul, &[query, keys])?;
         let mut scores = scaled(node, products, scale)?;
         if softcap > 0.0 {
@@ -63,12 +57,12 @@ impl Heads {
         }
         let weights = node.add(Op::Softmax(Softmax {}), &[scores])?;
         let values = node.add(Op::MatMul, &[weights, value])?;
-        let values = node.add(Op::Transpose(Transpose { permutation: joined }), &[values])?;
+        let values = node.add(transpose([0, 2, 1, 3]), &[values])?;
         node.output(0, Op::Reshape(Reshape { shape: vec![0, 0, -1] }), &[values])
     }
 
-    /// With a dimension for the heads of a group, where there are several.
-    fn grouped(mut self, node: &mut NodeContext<'_, '_>) -> Result<Self, ImportError> {
+    /// With a key and a value for each head, as exporters repeat them.
+    fn repeated(mut self, node: &mut NodeContext<'_, '_>) -> Result<Self, ImportError> {
         if self.group == 1 {
             return Ok(self);
         }
@@ -76,17 +70,13 @@ impl Heads {
         let (Some(heads), Some(size)) = (shape[1].fixed(), shape[3].fixed()) else {
             return Err(node.unsupported("heads whose number and size are not fixed"));
         };
-        let sizes = [heads / self.group, self.group, size].map(|size| size as i64);
-        let shape = vec![0, sizes[0], sizes[1], -1, sizes[2]];
-        self.query = node.add(Op::Reshape(Reshape { shape }), &[self.query])?;
-        let one = Op::Unsqueeze(Unsqueeze { axes: vec![2] });
-        self.key = node.add(one.clone(), &[self.key])?;
-        self.value = node.add(one.clone(), &[self.value])?;
-        if let Some(mask) = self.mask {
-            if node.shape(mask).get(1) != Some(&Dim::Fixed(1)) {
-                return Err(node.unsupported("a bias for each of several heads of a group"));
-            }
-            self.mask = Some(node.add(one, &[mask])?);
+        let sizes = vec![1, 1, self.group as i64, 1, 1];
+        let sizes = node.weight(crate::Tensor::new(&[5], sizes).expect("five numbers"))?;
+        for part in [&mut self.key, &mut self.value] {
+            let apart = node.add(Op::Unsqueeze(Unsqueeze { axes: vec![2] }), &[*part])?;
+            let repeated = node.add(Op::Expand(Expand {}), &[apart, sizes])?;
+            let shape = vec![0, heads as i64, -1, size as i64];
+            *part = node.add(Op::Reshape(Reshape { shape }), &[repeated])?;
         }
         Ok(self)
     }
