@@ -7,6 +7,7 @@ pub(crate) mod channels_last;
 mod choose;
 mod concat;
 pub(crate) mod conv;
+mod conv_transpose;
 mod elementwise;
 mod function;
 pub(crate) mod gather;
@@ -205,6 +206,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     choose::KERNELS,
     concat::KERNELS,
     conv::KERNELS,
+    conv_transpose::KERNELS,
     elementwise::KERNELS,
     function::KERNELS,
     gather::KERNELS,

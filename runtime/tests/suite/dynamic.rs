@@ -1,8 +1,8 @@
 //! Models whose sizes depend on values: nothing is planned, and the answers are the reference's.
 
 use graph::op::{
-    BoxForm, Cast, Concat, Distribution, Gather, NonMaxSuppression, Random, Reshape, ReshapeTo,
-    ShapeOf,
+    BoxForm, Cast, Concat, ConvTranspose, Distribution, Gather, LayerNorm, NonMaxSuppression,
+    Random, Reshape, ReshapeTo, ShapeOf,
 };
 use graph::{DType, Dim, Graph, Op, Tensor, reference};
 use runtime::{Level, compile};
@@ -45,6 +45,75 @@ fn sizes_may_depend_on_values() {
             assert_eq!(found[0].shape(), [rows, 3]);
             crate::assert_close(&found[..1], &expected[..1], 1e-5);
             assert_eq!(found[1], expected[1]);
+        }
+    }
+}
+
+/// What lies before, as a detector's network before its boxes are chosen, is fused all the same.
+#[test]
+fn what_has_known_sizes_is_fused() {
+    let mut graph = Graph::new("detector");
+    let dims = vec![Dim::symbol("batch"), Dim::Fixed(12)];
+    let x = graph.add_input("x", DType::F32, dims).unwrap();
+    let [w, b] = [(&[12, 12][..], 1), (&[12], 2)].map(|(shape, seed)| {
+        graph.add_weight(&format!("w{seed}"), numbers(shape, seed, 0.5)).unwrap()
+    });
+    let product = graph.add_node("product", Op::MatMul, &[x, w]).unwrap();
+    let sum = graph.add_node("sum", Op::Add, &[product, b]).unwrap();
+    let y = graph.add_node("y", Op::Relu, &[sum]).unwrap();
+    let residual = graph.add_node("residual", Op::Add, &[y, x]).unwrap();
+    let scale = graph.add_weight("scale", numbers(&[12], 3, 0.5)).unwrap();
+    let norm = Op::LayerNorm(LayerNorm { epsilon: 1e-5 });
+    let normal = graph.add_node("normal", norm.clone(), &[residual, scale, b]).unwrap();
+    let cast = Op::Cast(Cast { to: DType::Bool });
+    let kept = graph.add_node("kept", cast, &[y]).unwrap();
+    let places = graph.add_node("places", Op::NonZero, &[kept]).unwrap();
+    // Rows that are as many as there are numbers: a residual that may repeat is not fused.
+    let zero = graph.add_weight("zero", Tensor::scalar(0i64)).unwrap();
+    let rows = graph.add_node("rows", Op::Gather(Gather { axis: 0 }), &[places, zero]).unwrap();
+    let picked = graph.add_node("picked", Op::Gather(Gather { axis: 0 }), &[normal, rows]).unwrap();
+    let again = graph.add_node("again", Op::Add, &[picked, picked]).unwrap();
+    let last = graph.add_node("last", norm, &[again, scale, b]).unwrap();
+    graph.set_outputs(&[normal, last]);
+    let model = compile(&graph, &options(Level::O3)).unwrap();
+    let kinds: Vec<_> = model.explain().nodes.iter().map(|node| node.operation.as_str()).collect();
+    assert!(model.explain().dynamic && kinds.contains(&"Linear"), "{kinds:?}");
+    for rows in [1, 3] {
+        let x = numbers(&[rows, 12], 9, 1.0);
+        let expected = reference::evaluate(&graph, &[("x", x.clone())]).unwrap();
+        let found = model.session().run(&[("x", &x)]).unwrap();
+        crate::assert_close(&found, &expected, 1e-5);
+    }
+}
+
+#[test]
+fn transposed_convolutions_of_any_size() {
+    for rank in [3usize, 4] {
+        let mut graph = Graph::new("upsampling");
+        let x = graph.add_input("x", DType::F32, vec![Dim::symbol("n")]).unwrap();
+        let shape = vec![Dim::Fixed(rank)];
+        let sizes = graph.add_input("sizes", DType::I64, shape).unwrap();
+        let op = Op::ReshapeTo(ReshapeTo { allow_zero: false });
+        let image = graph.add_node("image", op, &[x, sizes]).unwrap();
+        let filters = numbers(&[&[3, 2], &[4, 3][..rank - 2]].concat(), 1, 0.5);
+        let window = crate::images::window(&[4, 3][..rank - 2], 2, 1);
+        let w = graph.add_weight("w", filters).unwrap();
+        let b = graph.add_weight("b", numbers(&[2], 2, 0.5)).unwrap();
+        let output_padding = vec![0; rank - 2];
+        let conv = ConvTranspose { window, groups: 1, output_padding, output_shape: None };
+        let y = graph.add_node("y", Op::ConvTranspose(conv), &[image, w, b]).unwrap();
+        graph.set_outputs(&[y]);
+        let model = compile(&graph, &options(Level::O3)).unwrap();
+        assert_eq!(model.explain().nodes.last().unwrap().kernel, "conv-transpose.f32");
+        for size in [2usize, 5] {
+            let shape = [&[2, 3], &[size, 4][..rank - 2]].concat();
+            let x = numbers(&[shape.iter().product()], 7, 1.0);
+            let sizes = shape.iter().map(|&size| size as i64).collect();
+            let sizes = Tensor::new(&[rank], sizes).unwrap();
+            let inputs = [("x", x), ("sizes", sizes)];
+            let expected = reference::evaluate(&graph, &inputs).unwrap();
+            let borrowed: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, x)| (*n, x)).collect();
+            crate::assert_close(&model.session().run(&borrowed).unwrap(), &expected, 1e-5);
         }
     }
 }
