@@ -155,8 +155,9 @@ fn node_output(
     let mut words = zeros(bytes)?;
     let output: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
     let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
-    let mut scratch = zeros(scratch_bytes(&**kernel, &inputs, &shape))?;
-    let scratch = bytemuck::cast_slice_mut(&mut scratch);
+    let wanted = scratch_bytes(&**kernel, &inputs, &shape);
+    let mut scratch = zeros(wanted)?;
+    let scratch = &mut bytemuck::cast_slice_mut(&mut scratch)[..wanted];
     kernel.run(Call {
         inputs: &operands,
         shape: &shape,

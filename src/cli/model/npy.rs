@@ -6,9 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use graph::{DType, Element, Tensor};
+use half::f16;
 use npyz::{DType as Layout, NpyFile, WriterBuilder as _};
 
-/// The tensor of a `.npy` file.
+/// The tensor of a `.npy` file; floats of 16 bits become f32, as those of models do.
 ///
 /// # Errors
 /// When the file is unreadable, or has elements that graphs do not hold.
@@ -19,27 +20,32 @@ pub(in crate::cli) fn read_npy(path: &Path) -> Result<Tensor> {
             return Err(anyhow!("expected plain elements, found a structured type"));
         };
         match layout.to_string().as_str() {
-            "<f4" => elements::<f32>(file),
-            "<i8" => elements::<i64>(file),
-            "<i4" => elements::<i32>(file),
-            "|i1" => elements::<i8>(file),
-            "|u1" => elements::<u8>(file),
-            "|b1" => elements::<bool>(file),
-            other => {
-                Err(anyhow!("expected f32, i64, i32, i8, u8 or bool elements, found `{other}`"))
-            }
+            "<f4" => elements(file, |x: f32| x),
+            "<f2" => elements(file, f16::to_f32),
+            "<i8" => elements(file, |x: i64| x),
+            "<i4" => elements(file, |x: i32| x),
+            "|i1" => elements(file, |x: i8| x),
+            "|u1" => elements(file, |x: u8| x),
+            "|b1" => elements(file, |x: bool| x),
+            other => Err(anyhow!(
+                "expected f32, f16, i64, i32, i8, u8 or bool elements, found `{other}`"
+            )),
         }
     };
     read().with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn elements<T: Element + npyz::Deserialize>(file: NpyFile<BufReader<fs::File>>) -> Result<Tensor> {
+fn elements<T: npyz::Deserialize, U: Element>(
+    file: NpyFile<BufReader<fs::File>>,
+    convert: impl Fn(T) -> U,
+) -> Result<Tensor> {
     let shape: Vec<usize> =
         file.shape().iter().map(|&size| usize::try_from(size)).collect::<Result<_, _>>()?;
     // One dimension reads the same in both orders.
     let row_major = file.order() == npyz::Order::C || shape.len() < 2;
     ensure!(row_major, "expected elements row by row (C order), found Fortran's order");
-    Ok(Tensor::new(&shape, file.into_vec::<T>()?)?)
+    let elements = file.into_vec::<T>()?.into_iter().map(convert);
+    Ok(Tensor::new(&shape, elements.collect::<Vec<U>>())?)
 }
 
 /// Writes a tensor as a `.npy` file.
@@ -86,6 +92,20 @@ mod tests {
         let x = Tensor::from_fn(&[2, 3], |index| index as f32 - 2.5);
         write_npy(&path, &x).unwrap();
         assert_eq!(read_npy(&path).unwrap(), x);
+    }
+
+    #[test]
+    fn floats_of_16_bits_become_f32() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        let halves = [0.5, -2.0, 65504.0].map(f16::from_f32);
+        let file = BufWriter::new(fs::File::create(&path).unwrap());
+        let options = npyz::WriteOptions::new().default_dtype().shape(&[3]);
+        let mut writer = options.writer(file).begin_nd().unwrap();
+        writer.extend(halves).unwrap();
+        writer.finish().unwrap();
+        let expected = Tensor::new(&[3], vec![0.5f32, -2.0, 65504.0]).unwrap();
+        assert_eq!(read_npy(&path).unwrap(), expected);
     }
 
     #[test]
