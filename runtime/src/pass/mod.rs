@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod attention_operator;
 mod batch_norm;
 mod bias;
 mod channels_last;
@@ -66,6 +67,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "index-gather", level: Level::O1, run: index_gather::run },
     Pass { name: "sizes", level: Level::O1, run: sizes::run },
     Pass { name: "no-ops", level: Level::O1, run: no_ops::run },
+    Pass { name: "attention-operator", level: Level::O1, run: attention_operator::run },
     Pass { name: "fold-constants", level: Level::O1, run: fold_constants::run },
     Pass { name: "transposes", level: Level::O1, run: transposes::run },
     Pass { name: "common-subexpressions", level: Level::O1, run: common_subexpressions::run },

@@ -1,7 +1,9 @@
 //! Attention as decoders have it: heads that something else made, keys and values shared by several
 //! heads of the query, a bias by position beside the mask.
 
-use graph::op::{Expand, Reshape, Softmax, Transpose, Unary, Unsqueeze};
+use graph::op::{
+    Attention, AttentionPart, Expand, Reshape, Softmax, Transpose, Unary, Unsqueeze, VisibleKeys,
+};
 use graph::{DType, Graph, Op, Tensor, ValueId};
 
 use crate::passes::check_pass;
@@ -107,6 +109,74 @@ impl HeadsSketch {
         check_pass(&self.build(), &inputs, "attention-heads", expected);
         check_pass(&self.build(), &inputs, "attention", 0);
     }
+}
+
+/// The operator of ONNX, between splits and merges as PyTorch's exporter writes them.
+#[test]
+fn the_operator_of_attention_is_fused() {
+    let plain = Attention {
+        scale: None,
+        softcap: 0.0,
+        visible: VisibleKeys::All,
+        mask: false,
+        past: false,
+        lengths: false,
+        part: AttentionPart::Output,
+    };
+    let causal = Attention { visible: VisibleKeys::Causal, ..plain };
+    let numbers_of = |shape: &[usize], seed| numbers(shape, seed, 1.0);
+    let hides = Tensor::from_fn(&[2, 1, TOKENS, TOKENS], |i| i % 3 != 0 && i / TOKENS != 2);
+    let bias = numbers_of(&[4, TOKENS, TOKENS], 7);
+    for (op, own, mask, fused) in [
+        (plain, 4, None, 1),
+        (causal, 4, None, 1),
+        (causal, 2, None, 1),
+        (Attention { mask: true, ..plain }, 1, Some(hides.clone()), 1),
+        (Attention { mask: true, scale: Some(0.3), ..causal }, 4, Some(bias), 1),
+        (Attention { softcap: 2.0, ..plain }, 4, None, 0),
+    ] {
+        let shape = vec![2.into(), TOKENS.into(), 4.into(), SIZE.into()];
+        let (mut sketch, x) = Sketch::shaped(shape);
+        let transpose = Op::Transpose(Transpose { permutation: vec![0, 2, 1, 3] });
+        let q = sketch.node(transpose.clone(), &[x]);
+        let mut inputs = vec![("x", numbers_of(&[2, TOKENS, 4, SIZE], 1))];
+        let mut operands = vec![q];
+        for (name, seed) in [("k", 2), ("v", 3)] {
+            let dims = vec![2.into(), own.into(), TOKENS.into(), SIZE.into()];
+            operands.push(sketch.graph.add_input(name, DType::F32, dims).unwrap());
+            inputs.push((name, numbers_of(&[2, own, TOKENS, SIZE], seed)));
+        }
+        operands.extend(mask.map(|mask| sketch.weight(mask)));
+        let context = sketch.node(Op::Attention(op), &operands);
+        let rows = sketch.node(transpose, &[context]);
+        let y = sketch.node(Op::Reshape(Reshape { shape: vec![0, 0, -1] }), &[rows]);
+        let graph = sketch.finish(&[y]);
+        check_pass(&graph, &inputs, "attention-operator", 1);
+        check_pass(&graph, &inputs, "attention-heads", fused);
+    }
+}
+
+#[test]
+fn the_operator_of_attention_takes_a_past() {
+    let op = Attention {
+        scale: None,
+        softcap: 0.0,
+        visible: VisibleKeys::Causal,
+        mask: false,
+        past: true,
+        lengths: false,
+        part: AttentionPart::Output,
+    };
+    let (mut sketch, q) = Sketch::shaped(vec![1.into(), 4.into(), 2.into(), SIZE.into()]);
+    let mut inputs = vec![("x", numbers(&[1, 4, 2, SIZE], 1, 1.0))];
+    let mut operands = vec![q];
+    for (name, tokens) in [("k", 2), ("v", 2), ("past-k", 3), ("past-v", 3)] {
+        let dims = vec![1.into(), 2.into(), tokens.into(), SIZE.into()];
+        operands.push(sketch.graph.add_input(name, DType::F32, dims).unwrap());
+        inputs.push((name, numbers(&[1, 2, tokens, SIZE], tokens as u64, 1.0)));
+    }
+    let y = sketch.node(Op::Attention(op), &operands);
+    check_pass(&sketch.finish(&[y]), &inputs, "attention-operator", 1);
 }
 
 #[test]
