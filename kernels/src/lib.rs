@@ -28,7 +28,7 @@
 //!   layout in which they are fastest.
 //! - [`broadcast`]: arithmetic, comparisons and choices of values of broadcast shapes.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
-//!   [`residual_layer_norm`], [`rms_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`reduce()`]; twins that write over their
+//!   [`residual_layer_norm`], [`rms_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`rotate`], [`reduce()`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
 //! - [`recurrent()`]: LSTM, GRU and plain recurrent layers.
 //! - [`peaks`]: what the machine can do at most, measured.
@@ -71,6 +71,7 @@ mod recurrent;
 mod reduce;
 mod reduction;
 mod resample;
+mod rotary;
 mod scratch;
 mod softmax;
 mod team;
@@ -109,6 +110,7 @@ pub use recurrent::{Cell, Recurrence, State, recurrent};
 pub use reduce::column_sum;
 pub use reduction::{Reduction, reduce};
 pub use resample::{Sample, resample};
+pub use rotary::{Rotation, rotate};
 pub use softmax::{softmax_backward, softmax_forward};
 pub use team::Team;
 pub use tier::{Cpu, Tier, TierError};

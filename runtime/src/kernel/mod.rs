@@ -24,6 +24,7 @@ mod recurrent;
 mod reduce;
 mod reference;
 pub(crate) mod resize;
+mod rotary;
 mod rows;
 mod select;
 mod slice_by;
@@ -222,6 +223,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     recurrent::KERNELS,
     reduce::KERNELS,
     resize::KERNELS,
+    rotary::KERNELS,
     rows::KERNELS,
     select::KERNELS,
     slice_by::KERNELS,

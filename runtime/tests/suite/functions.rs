@@ -2,7 +2,7 @@
 
 use graph::op::{
     Binary, Cast, Clip, Concat, Expand, Gather, GatherElements, GatherNd, GroupNorm, InstanceNorm,
-    Reduce, ReduceKind, RmsNorm, SliceBy, Unary,
+    Reduce, ReduceKind, RmsNorm, RotaryEmbedding, RotaryPairs, SliceBy, Unary,
 };
 use graph::{DType, Dim, Graph, Op, Tensor};
 
@@ -290,6 +290,28 @@ fn norms_of_instances_and_groups() {
             let input = numbers(&[&[2, 6], image].concat(), 3, 2.0);
             check_kernel(sketch, y, &[("x", input)], kernel);
         }
+    }
+}
+
+#[test]
+fn rotary_embeddings() {
+    for (pairs, width, by_position) in [
+        (RotaryPairs::Halves, None, false),
+        (RotaryPairs::Halves, Some(4), true),
+        (RotaryPairs::Interleaved, None, true),
+        (RotaryPairs::Interleaved, Some(2), false),
+    ] {
+        let half = width.unwrap_or(6) / 2;
+        let (mut sketch, x) = Sketch::shaped(vec![2.into(), 3.into(), 5.into(), 6.into()]);
+        let mut inputs = vec![sketch.node(Op::Tanh, &[x])];
+        let shape: &[usize] = if by_position { &[7, half] } else { &[2, 5, half] };
+        inputs.extend([1, 2].map(|seed| sketch.weight(numbers(shape, seed, 1.0))));
+        if by_position {
+            let places = Tensor::from_fn(&[2, 5], |i| (i % 7) as i64);
+            inputs.push(sketch.weight(places));
+        }
+        let y = sketch.node(Op::RotaryEmbedding(RotaryEmbedding { pairs, width }), &inputs);
+        check_kernel(sketch, y, &[("x", numbers(&[2, 3, 5, 6], 3, 1.0))], "rotary.f32");
     }
 }
 
