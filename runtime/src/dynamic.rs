@@ -213,9 +213,12 @@ fn sizes(
     let op = match &node.operation {
         Operation::Graph(op) => op,
         Operation::Linear { .. } | Operation::IntegerLinear(_) => {
-            let [rows @ .., _] = inputs[0].shape() else {
-                return Err("expected rows, found a scalar".to_owned());
+            let ([rows @ .., inner], [expected, _]) = (inputs[0].shape(), inputs[1].shape()) else {
+                return Err(format!("expected rows and weights, found {:?}", inputs[0]));
             };
+            if inner != expected {
+                return Err(format!("expected rows of {expected}, found {:?}", inputs[0]));
+            }
             let columns = declared.last().and_then(Dim::fixed);
             return Ok(columns.map(|columns| [rows, &[columns]].concat()));
         }

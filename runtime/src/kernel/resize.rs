@@ -55,7 +55,7 @@ fn known_steps(module: &Module, node: &Node, op: &Resize) -> Result<Vec<Step>, S
     let x = &module.value(node.inputs[0]).shape;
     let y = &module.value(node.output).shape;
     let crops = matches!(op.coordinates, Coordinates::TfCropAndResize { .. });
-    let keeps_size = |axis: usize| !crops && x[axis] == y[axis];
+    let keeps_size = |axis: usize| !crops && x[axis] == y[axis] && x[axis] != Dim::Unknown;
     if !op.axes.iter().all(|&axis| x[axis].fixed().is_some() || keeps_size(axis)) {
         return Err("takes images of a known size".to_owned());
     }

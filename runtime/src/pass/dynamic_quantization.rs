@@ -42,7 +42,9 @@ fn layer(module: &mut Module, index: usize) -> Option<()> {
     let &[_, columns] = centred.shape() else { return None };
     let weight_scales = weight_scales(module, x, scale, columns)?;
     let elements = int8_elements(&centred)?;
-    if !column_sums_fit(&elements, columns) || module.value(x).shape.len() < 2 {
+    let rank = |id: Id| module.value(id).shape.len();
+    let is_as_deep = rank(x) >= 2 && rank(module.nodes[index].output) == rank(x);
+    if !column_sums_fit(&elements, columns) || !is_as_deep {
         return None;
     }
     let tensor = Tensor::new(centred.shape(), elements).ok()?;

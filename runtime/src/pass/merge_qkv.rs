@@ -50,10 +50,15 @@ fn rewrite(module: &mut Module, index: usize) -> Option<()> {
         return None;
     }
     let parts: [Id; 3] = module.nodes[index].inputs[..3].try_into().ok()?;
+    let width = split.heads * split.head_size;
+    let has_heads_only = |&part: &Id| {
+        let shape = &module.value(part).shape;
+        shape.len() == 3 && shape.last() == Some(&Dim::Fixed(width))
+    };
+    parts.iter().all(has_heads_only).then_some(())?;
     let layers = linear_layers(module, parts)?;
     let operation = merged_operation(module, layers)?;
     let inputs = merged_inputs(module, layers)?;
-    let width = split.heads * split.head_size;
     let places = [0, width, 2 * width].map(|column| HeadPlace::InRows { column });
     let split = HeadSplit { places, ..split };
 

@@ -101,14 +101,15 @@ pub(crate) const PASSES: &[Pass] = &[
 ];
 
 /// Passes that a GPU does without. What it launches does not depend on values. It has no kernels for
-/// integer convolutions and sums, and its attention reads heads in rows. A layer that
-/// rounds as it reads does so once for each tile of columns there; a launch that rounds once is
-/// cheaper. Its kernels see for themselves what may be bf16, and its threads share every launch.
-const ON_CPUS_ONLY: [&str; 7] = [
+/// integer convolutions and sums and root-mean-square norms, and its attention reads heads in rows. A
+/// layer that rounds as it reads does so once for each tile of columns there; a launch that rounds once
+/// is cheaper. Its kernels see for themselves what may be bf16, and its threads share every launch.
+const ON_CPUS_ONLY: [&str; 8] = [
     "choices",
     "integer-conv",
     "integer-sum",
     "attention-heads",
+    "rms-norm",
     "quantize-prologue",
     "narrow",
     "slice-batch",

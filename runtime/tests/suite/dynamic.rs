@@ -49,6 +49,14 @@ fn sizes_may_depend_on_values() {
     }
 }
 
+#[test]
+fn rows_that_do_not_fit_a_layer_are_refused() {
+    let model = compile(&reshaped(), &options(Level::O3)).unwrap();
+    let (x, sizes) = (numbers(&[8], 7, 1.0), Tensor::new(&[2], vec![4i64, 2]).unwrap());
+    let error = model.session().run(&[("x", &x), ("sizes", &sizes)]).unwrap_err().to_string();
+    assert!(error.starts_with("node `product` (Linear): ") && error.contains("4, 2"), "{error}");
+}
+
 /// What lies before, as a detector's network before its boxes are chosen, is fused all the same.
 #[test]
 fn what_has_known_sizes_is_fused() {

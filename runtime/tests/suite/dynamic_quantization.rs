@@ -2,7 +2,7 @@
 //! models.
 
 use graph::op::{Cast, ConvInteger, DynamicQuantization, Quantize};
-use graph::{DType, Graph, Op, Tensor, ValueId};
+use graph::{DType, Dim, Graph, Op, Tensor, ValueId};
 use runtime::{Level, compile};
 
 use crate::images::window;
@@ -70,6 +70,28 @@ fn products_of_dynamically_quantized_inputs_are_layers() {
     // An input of zeros only has a scale all the same.
     let zeros = [("x", Tensor::zeros(DType::F32, &[7, 6]))];
     check_pass(&build(Weights::Signed { by_column: false }, 1), &zeros, "dynamic-quantization", 1);
+}
+
+/// Of a model whose sizes depend on values, kernels' memory is as large as they ask for.
+#[test]
+fn layers_run_where_sizes_depend_on_values() {
+    let mut graph = Graph::new("classifier");
+    let x = graph.add_input("x", DType::F32, vec![Dim::symbol("n")]).unwrap();
+    let sizes = graph.add_input("sizes", DType::I64, vec![2.into()]).unwrap();
+    let reshape = Op::ReshapeTo(graph::op::ReshapeTo { allow_zero: false });
+    let rows = graph.add_node("rows", reshape, &[x, sizes]).unwrap();
+    let mut sketch = Sketch { graph };
+    let [integers, scale, zero] = quantized(&mut sketch, rows);
+    let weights = Tensor::from_fn(&[4, 3], |i| i as i8 * 9 - 50);
+    let [w, w_zero] = [weights, Tensor::scalar(0i8)].map(|tensor| sketch.weight(tensor));
+    let w_scale = sketch.weight(Tensor::scalar(0.01f32));
+    let product = sketch.node(Op::MatMulInteger, &[integers, w, zero, w_zero]);
+    let floats = sketch.node(Op::Cast(Cast { to: DType::F32 }), &[product]);
+    let both = sketch.node(Op::Mul, &[scale, w_scale]);
+    let y = sketch.node(Op::Mul, &[floats, both]);
+    let sizes = Tensor::new(&[2], vec![5i64, 4]).unwrap();
+    let inputs = [("x", numbers(&[20], 1, 3.0)), ("sizes", sizes)];
+    check_pass(&sketch.finish(&[y]), &inputs, "dynamic-quantization", 1);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! heads of the query, a bias by position beside the mask.
 
 use graph::op::{
-    Attention, AttentionPart, Expand, Reshape, Softmax, Transpose, Unary, Unsqueeze, VisibleKeys,
+    Attention, AttentionPart, Expand, Reshape, Slice, Softmax, Transpose, Unary, Unsqueeze,
+    VisibleKeys,
 };
 use graph::{DType, Graph, Op, Tensor, ValueId};
 
@@ -205,4 +206,62 @@ fn two_masks_become_one() {
 fn results_are_read_in_any_shape() {
     HeadsSketch { result: &[-1, 16], ..HeadsSketch::PLAIN }.check(1);
     HeadsSketch { result: &[0, 0, 4, 2, 2], ..HeadsSketch::PLAIN }.check(1);
+}
+
+/// Scores by content and by position: either product could be what the other is added to.
+#[test]
+fn sums_of_two_products_stay() {
+    let shape = || vec![2.into(), 4.into(), TOKENS.into(), SIZE.into()];
+    let (mut sketch, q) = Sketch::shaped(shape());
+    let [k, r, v] =
+        ["k", "r", "v"].map(|name| sketch.graph.add_input(name, DType::F32, shape()).unwrap());
+    let turn = Op::Transpose(Transpose { permutation: vec![0, 1, 3, 2] });
+    let mask = sketch.weight(numbers(&[1, 1, 1, TOKENS], 5, 2.0));
+    let products = [k, r].map(|side| {
+        let turned = sketch.node(turn.clone(), &[side]);
+        sketch.node(Op::MatMul, &[q, turned])
+    });
+    let scores = sketch.node(Op::Add, &products);
+    let scores = sketch.node(Op::Add, &[scores, mask]);
+    let weights = sketch.node(Op::Softmax(Softmax {}), &[scores]);
+    let context = sketch.node(Op::MatMul, &[weights, v]);
+    let order = Op::Transpose(Transpose { permutation: vec![0, 2, 1, 3] });
+    let rows = sketch.node(order, &[context]);
+    let y = sketch.node(Op::Reshape(Reshape { shape: vec![0, 0, -1] }), &[rows]);
+    let x = |seed| numbers(&[2, 4, TOKENS, SIZE], seed, 1.0);
+    let inputs = [("x", x(1)), ("k", x(2)), ("r", x(3)), ("v", x(4))];
+    check_pass(&sketch.finish(&[y]), &inputs, "attention-heads", 0);
+}
+
+/// One matrix for every head, and layers of which only a part is read: no layer of all heads.
+#[test]
+fn only_layers_of_all_heads_are_merged() {
+    for per_head in [true, false] {
+        let (mut sketch, x) = Sketch::shaped(vec![2.into(), TOKENS.into(), 16.into()]);
+        let split = Op::Reshape(Reshape { shape: vec![0, 0, 4, SIZE as i64] });
+        let heads = [1, 2, 3].map(|seed| {
+            let rows = if per_head {
+                let rows = sketch.node(split.clone(), &[x]);
+                let weight = sketch.weight(numbers(&[SIZE, SIZE], seed, 0.5));
+                sketch.node(Op::MatMul, &[rows, weight])
+            } else {
+                let weight = sketch.weight(numbers(&[16, 32], seed, 0.5));
+                let all = sketch.node(Op::MatMul, &[x, weight]);
+                let part = Op::Slice(Slice { axis: 2, start: 0, end: 16.into() });
+                let part = sketch.node(part, &[all]);
+                sketch.node(split.clone(), &[part])
+            };
+            let permutation = if seed == 2 { vec![0, 2, 3, 1] } else { vec![0, 2, 1, 3] };
+            sketch.node(Op::Transpose(Transpose { permutation }), &[rows])
+        });
+        let scores = sketch.node(Op::MatMul, &heads[..2]);
+        let weights = sketch.node(Op::Softmax(Softmax {}), &[scores]);
+        let context = sketch.node(Op::MatMul, &[weights, heads[2]]);
+        let order = Op::Transpose(Transpose { permutation: vec![0, 2, 1, 3] });
+        let rows = sketch.node(order, &[context]);
+        let y = sketch.node(Op::Reshape(Reshape { shape: vec![0, 0, -1] }), &[rows]);
+        let inputs = [("x", numbers(&[2, TOKENS, 16], 9, 1.0))];
+        let merges = usize::from(!per_head);
+        check_pass(&sketch.finish(&[y]), &inputs, "merge-qkv", merges);
+    }
 }

@@ -55,7 +55,9 @@ impl Sum {
             let (inner, [a, b]) = added(sum)?;
             let (scores, first) =
                 if is_product(a) { (a, b) } else { is_product(b).then_some((b, a))? };
-            Some(Self { node, inner, scores, masks: [first, second] })
+            // Of two products, either could be the scores.
+            let are_masks = !is_product(first) && !is_product(second);
+            are_masks.then_some(Self { node, inner, scores, masks: [first, second] })
         })
     }
 
