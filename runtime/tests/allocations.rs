@@ -5,7 +5,11 @@ use std::alloc::System;
 use std::num::NonZeroUsize;
 
 use graph::bert::{BertConfig, BertLayer, build, initial_weights};
-use graph::op::{Conv, Dequantize, GlobalPool, Padding, Quantize, Unary, Window};
+use graph::op::{
+    Activation, ActivationKind, Binary, Cast, Cell, Conv, Dequantize, Direction, Gather,
+    GlobalPool, InstanceNorm, Pad, PadMode, Padding, Quantize, Recurrent, RecurrentOutput, Reduce,
+    ReduceKind, RmsNorm, ShapeOf, Unary, Window,
+};
 use graph::rewrite::quantize::{QuantizeOptions, fold, insert};
 use graph::{DType, Dim, Graph, Op, Tensor};
 use runtime::{CompileOptions, Level, Session, compile};
@@ -95,6 +99,63 @@ fn integer_images() -> Graph {
     graph
 }
 
+/// Kernels that networks of images and texts seldom have: norms, truth, padding, a recurrence, ranges.
+fn others() -> Graph {
+    let mut graph = Graph::new("others");
+    let shape = vec![Dim::symbol("batch"), 8.into(), 40.into(), 40.into()];
+    let x = graph.add_input("x", DType::F32, shape).unwrap();
+    let mut count = 0;
+    let mut weight = |graph: &mut Graph, tensor: Tensor| {
+        count += 1;
+        graph.add_weight(&format!("weight{count}"), tensor).unwrap()
+    };
+    let floats = |shape: &[usize]| Tensor::from_fn(shape, |i| (i % 13) as f32 / 50.0);
+    let [scale, bias] = [1, 2].map(|_| weight(&mut graph, floats(&[8])));
+    let norm = Op::InstanceNorm(InstanceNorm { epsilon: 1e-5 });
+    let normal = graph.add_node("normal", norm, &[x, scale, bias]).unwrap();
+    let zero = weight(&mut graph, Tensor::scalar(0f32));
+    let above = graph.add_node("above", Op::Binary(Binary::Greater), &[normal, zero]).unwrap();
+    let wrong = graph.add_node("wrong", Op::Unary(Unary::IsNan), &[normal]).unwrap();
+    let right = graph.add_node("right", Op::Unary(Unary::Not), &[wrong]).unwrap();
+    let both = graph.add_node("both", Op::Binary(Binary::And), &[above, right]).unwrap();
+    let chosen = graph.add_node("chosen", Op::Where, &[both, normal, zero]).unwrap();
+    let widths = weight(&mut graph, Tensor::new(&[8], vec![0i64, 0, 1, 0, 0, 0, 1, 0]).unwrap());
+    let axes = weight(&mut graph, Tensor::new(&[4], vec![0i64, 1, 2, 3]).unwrap());
+    let pad = Op::Pad(Pad { mode: PadMode::Constant });
+    let padded = graph.add_node("padded", pad, &[chosen, widths, zero, axes]).unwrap();
+    let scale = weight(&mut graph, floats(&[40]));
+    let rms = Op::RmsNorm(RmsNorm { epsilon: 1e-5 });
+    let rows = graph.add_node("rows", rms, &[padded, scale]).unwrap();
+    let mean = |axes: &[usize]| {
+        let (kind, axes) = (ReduceKind::Mean, Some(axes.to_vec()));
+        Op::Reduce(Reduce { kind, axes, keep_dims: false, empty_means_none: false })
+    };
+    let steps = graph.add_node("steps", mean(&[3]), &[rows]).unwrap();
+    let gates = [[1, 4 * 6, 42], [1, 4 * 6, 6]].map(|shape| weight(&mut graph, floats(&shape)));
+    let lstm = Op::Recurrent(Recurrent {
+        cell: Cell::Lstm { input_forget: false },
+        activations: [ActivationKind::Sigmoid, ActivationKind::Tanh, ActivationKind::Tanh]
+            .map(|kind| Activation { kind, alpha: 0.0, beta: 0.0 })
+            .to_vec(),
+        directions: vec![Direction::Forward],
+        hidden: 6,
+        clip: None,
+        batch_first: false,
+        optional: Vec::new(),
+        output: RecurrentOutput::States,
+    });
+    let states = graph.add_node("states", lstm, &[steps, gates[0], gates[1]]).unwrap();
+    let means = graph.add_node("means", mean(&[1, 2, 3]), &[states]).unwrap();
+    let sizes = graph.add_node("sizes", Op::ShapeOf(ShapeOf { start: 0, end: 1 }), &[x]).unwrap();
+    let [first, one] = [0i64, 1].map(|number| weight(&mut graph, Tensor::scalar(number)));
+    let batch = graph.add_node("batch", Op::Gather(Gather { axis: 0 }), &[sizes, first]).unwrap();
+    let range = graph.add_node("range", Op::Range, &[first, batch, one]).unwrap();
+    let range = graph.add_node("places", Op::Cast(Cast { to: DType::F32 }), &[range]).unwrap();
+    let y = graph.add_node("y", Op::Add, &[means, range]).unwrap();
+    graph.set_outputs(&[y]);
+    graph
+}
+
 type Inputs = Vec<(&'static str, Tensor)>;
 
 /// Sizes below and above what the kernels cut for threads.
@@ -151,6 +212,7 @@ fn runs_allocate_nothing_in_the_steady_state() {
         ("images", images(Dim::symbol("size")), pictures(&[[1, 5], [2, 40]])),
         ("channels last", images(40.into()), pictures(&[[1, 40], [5, 40]])),
         ("integers", integer_images(), pictures(&[[1, 40], [5, 40]])),
+        ("others", others(), pictures(&[[1, 40], [5, 40]])),
     ] {
         let inputs: Vec<Vec<_>> = inputs
             .iter()
@@ -160,6 +222,8 @@ fn runs_allocate_nothing_in_the_steady_state() {
             let threads = NonZeroUsize::new(2);
             let options = CompileOptions { level, threads, ..CompileOptions::default() };
             let model = compile(&graph, &options).unwrap();
+            let nodes = &model.explain().nodes;
+            assert!(nodes.iter().all(|node| node.kernel != "reference"), "{name}: {nodes:#?}");
             let mut session = model.session();
             assert_eq!(fewest(|| run(&mut session, &inputs)), 0, "{name} {level:?}");
         }

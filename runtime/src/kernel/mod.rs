@@ -11,6 +11,7 @@ mod conv_transpose;
 mod elementwise;
 mod function;
 pub(crate) mod gather;
+mod generate;
 mod integer;
 mod integer_conv;
 mod linear;
@@ -211,6 +212,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     elementwise::KERNELS,
     function::KERNELS,
     gather::KERNELS,
+    generate::KERNELS,
     integer::KERNELS,
     integer_conv::KERNELS,
     linear::KERNELS,

@@ -1,0 +1,68 @@
+//! Numbers that follow from sizes: shapes and ranges.
+
+use graph::op::ShapeOf;
+use graph::{DType, Op};
+
+use super::{Call, Kernel, KernelEntry, elements_mut, run};
+use crate::module::Operation;
+
+pub(super) const KERNELS: &[KernelEntry] = &[
+    KernelEntry {
+        name: "shape",
+        operation: "Shape",
+        tier: None,
+        cost: 1,
+        accepts: super::any,
+        prepare: |_, node, _| match &node.operation {
+            Operation::Graph(Op::ShapeOf(op)) => run(Sizes(op.clone())),
+            _ => unreachable!("the table pairs this kernel with shapes"),
+        },
+    },
+    KernelEntry {
+        name: "range",
+        operation: "Range",
+        tier: None,
+        cost: 1,
+        accepts: |module, node| super::expect_type(module, node, 0, DType::I64),
+        prepare: |_, _, _| run(Range),
+    },
+];
+
+struct Sizes(ShapeOf);
+
+impl Kernel for Sizes {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let ShapeOf { start, end } = self.0;
+        let sizes = call.inputs[0].shape.get(start..end).ok_or("no such dimensions")?;
+        let y: &mut [i64] = elements_mut(call.output);
+        y.iter_mut().zip(sizes).for_each(|(y, &size)| *y = size as i64);
+        Ok(())
+    }
+}
+
+struct Range;
+
+impl Kernel for Range {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let one = |input: usize| match call.inputs[input].elements::<i64>() {
+            [number] => Ok(*number),
+            other => Err(format!("expected one number, found {}", other.len())),
+        };
+        let (start, limit, delta) = (one(0)?, one(1)?, one(2)?);
+        let y: &mut [i64] = elements_mut(call.output);
+        // The planned size is that of the range that the inputs ask for.
+        let count = (i128::from(limit) - i128::from(start) + i128::from(delta)
+            - i128::from(delta.signum()))
+        .checked_div(i128::from(delta))
+        .ok_or("a range never ends with a delta of 0")?;
+        if count.max(0) != y.len() as i128 {
+            return Err(format!("expected a range of {}, found {count}", y.len()));
+        }
+        let mut number = start;
+        for y in y {
+            *y = number;
+            number = number.wrapping_add(delta);
+        }
+        Ok(())
+    }
+}
