@@ -499,7 +499,11 @@ impl<'a> Importer<'a> {
         }
         // A small constant may ask for a very large one.
         let known: usize =
-            value_type.shape.iter().filter_map(crate::Dim::fixed).fold(1, usize::saturating_mul);
+            // What is empty along one dimension may be walked along the others.
+            value_type.shape.iter().filter_map(crate::Dim::fixed).map(|size| size.max(1)).fold(
+                1,
+                usize::saturating_mul,
+            );
         let constants: Option<Vec<&Tensor>> =
             inputs.iter().map(|&id| self.graph.weight(id)).collect();
         let constants = constants?;
@@ -512,7 +516,10 @@ impl<'a> Importer<'a> {
                 | Op::Squeeze(_)
                 | Op::Identity
         );
-        let elements: usize = constants.iter().map(|tensor| tensor.len()).sum();
+        let places = |tensor: &&Tensor| {
+            tensor.shape().iter().fold(1usize, |places, &size| places.saturating_mul(size.max(1)))
+        };
+        let elements = constants.iter().map(places).fold(0, usize::saturating_add);
         if constants.is_empty() || !(moves || elements <= SMALL && known <= SMALL) {
             return None;
         }

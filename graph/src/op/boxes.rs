@@ -123,6 +123,9 @@ impl Operator for NonMaxSuppression {
         if images != same_images || count != same_count {
             return Err(format!("scores {scores:?} do not go with boxes {boxes:?}"));
         }
+        if boxes.is_empty() || scores.is_empty() {
+            return Ok(Tensor::zeros(DType::I64, &[0, 3]));
+        }
         let (numbers, _) = floats(boxes)?.as_chunks::<4>();
         let sides: Vec<Sides> =
             numbers.iter().map(|numbers| Sides::new(self.form, numbers)).collect();

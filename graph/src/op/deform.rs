@@ -214,6 +214,10 @@ impl Operator for DeformConv {
         }
         let (x, weight, offset) = (floats(x)?, floats(weight)?, floats(offset)?);
         let in_offset_group = channels / self.offset_groups;
+        if x.is_empty() || sums.is_empty() {
+            let biased = |index: usize| bias.map_or(0.0, |bias| bias[index / places % outputs]);
+            return Ok(Tensor::from_fn(&shape, biased));
+        }
         for part in 0..batch * self.offset_groups {
             let (item, offset_group) = (part / self.offset_groups, part % self.offset_groups);
             for place in 0..places {

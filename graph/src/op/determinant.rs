@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::elementwise::elements;
+use super::position::affordable;
 use super::{Argument, Operator, exactly, floats};
 use crate::{Bindings, DType, Tensor, ValueType};
 
@@ -62,6 +63,7 @@ impl Operator for Determinant {
         if rows != columns {
             return Err(format!("expected square matrices, found {x:?}"));
         }
+        affordable(outer)?;
         let (values, size) = (floats(x)?, rows * columns);
         let of_matrix = |index: usize| {
             let matrix = &values[index * size..(index + 1) * size];

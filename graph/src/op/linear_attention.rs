@@ -233,6 +233,21 @@ impl Operator for LinearAttention {
         }
         let row = self.query_heads * v;
         let mut output = vec![0f32; affordable(&[batch, times, row])?];
+        if query.is_empty() || key.is_empty() || value.is_empty() {
+            // No entry is read, and none added to the state.
+            let states = states.iter().map(|&x| x as f32).collect();
+            let of_state = || Tensor::new(&shape, states);
+            let of_output = || Tensor::zeros(DType::F32, &[batch, times, row]);
+            return match self.part {
+                LinearAttentionPart::Output => Ok(of_output()),
+                LinearAttentionPart::State if decay.is_none() => {
+                    of_state().map_err(|error| error.to_string())
+                }
+                LinearAttentionPart::State => {
+                    Err("expected entries to decay, found none".to_owned())
+                }
+            };
+        }
         let scale = self.scale.map_or_else(|| 1.0 / (k as f64).sqrt(), f64::from);
         let group = self.query_heads / self.heads;
         for index in 0..batch * self.heads {

@@ -28,7 +28,9 @@ pub struct ArgExtreme {
 fn lines(shape: &[usize], axis: usize) -> impl Iterator<Item = Vec<usize>> + use<> {
     let (size, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
     let outer: usize = shape[..axis].iter().product();
-    (0..outer * inner).map(move |line| {
+    // Lines without an element are none.
+    let count = if size == 0 { 0 } else { outer * inner };
+    (0..count).map(move |line| {
         let start = line / inner * size * inner + line % inner;
         (0..size).map(|place| start + place * inner).collect()
     })

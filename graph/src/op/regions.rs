@@ -8,7 +8,7 @@ use super::{Argument, OnnxAttribute, OnnxForm, Operator, exactly, floats};
 use crate::{Bindings, DType, Dim, Tensor, ValueType};
 
 /// Most places that are looked at in one region.
-const SAMPLE_LIMIT: usize = 1 << 26;
+const SAMPLE_LIMIT: usize = 1 << 20;
 
 /// What becomes of the numbers in one part of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,8 @@ impl RoiAlign {
         let [height, width] = sizes;
         let x = self.side(region[0], region[2], self.width);
         let y = self.side(region[1], region[3], self.height);
-        let counts = [self.height, self.width, y.samples, x.samples];
+        // Parts without a sample are parts all the same.
+        let counts = [self.height, self.width, y.samples.max(1), x.samples.max(1)];
         let samples = counts.iter().fold(1usize, |product, &count| product.saturating_mul(count));
         if samples > SAMPLE_LIMIT {
             return Err(format!(
@@ -203,6 +204,9 @@ impl Operator for RoiAlign {
         }
         let shape = [count, channels, self.height, self.width];
         let mut output = Vec::with_capacity(affordable(&shape)?);
+        if shape.contains(&0) {
+            return Ok(Tensor::zeros(DType::F32, &shape));
+        }
         let pixels = floats(x)?;
         let (regions, _) = floats(regions)?.as_chunks::<4>();
         for (region, image) in regions.iter().zip(images) {
@@ -299,6 +303,9 @@ impl Operator for MaxRoiPool {
         };
         let shape = [count, channels, self.height, self.width];
         let mut output = Vec::with_capacity(affordable(&shape)?);
+        if shape.contains(&0) {
+            return Ok(Tensor::zeros(DType::F32, &shape));
+        }
         let pixels = floats(x)?;
         let (regions, _) = floats(regions)?.as_chunks::<5>();
         for &[image, left, top, right, bottom] in regions {

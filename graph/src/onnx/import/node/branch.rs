@@ -108,7 +108,13 @@ impl<'a> NodeContext<'_, 'a> {
                     let own = outer.iter().enumerate().map(entry).collect::<Result<_, _>>()?;
                     scope.sequences.insert(name, own);
                 }
-                Some(Item::Absent) | None => {}
+                Some(Item::Absent) => {}
+                None => {
+                    if let Some(&outer) = self.scope.four_bits.get(&name) {
+                        let id = self.capture(branch, &name, outer)?;
+                        scope.four_bits.insert(name, id);
+                    }
+                }
             }
         }
         std::mem::swap(&mut self.importer.graph, &mut branch.graph);
@@ -132,7 +138,9 @@ impl<'a> NodeContext<'_, 'a> {
         let mut scope = self.inner_scope(message, &[])?;
         scope.prefix = shortened(format!("{}{}/", self.scope.prefix, self.label));
         for name in free_names(message) {
-            if let Some(item) = self.scope.item(&name) {
+            if let Some(&id) = self.scope.four_bits.get(&name) {
+                scope.four_bits.insert(name, id);
+            } else if let Some(item) = self.scope.item(&name) {
                 scope.insert(name, item);
             }
         }

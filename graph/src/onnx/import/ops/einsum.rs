@@ -25,8 +25,14 @@ struct Operand {
     labels: Vec<Label>,
 }
 
+/// Operands of one product at most: all of them are looked at for each.
+const MOST_OPERANDS: usize = 64;
+
 fn einsum(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let values = node.all_inputs()?;
+    if values.len() > MOST_OPERANDS {
+        return Err(node.unsupported(format!("more than {MOST_OPERANDS} operands")));
+    }
     let ranks: Vec<usize> = values.iter().map(|&value| node.rank(value)).collect();
     let text = node.text_or("equation", "");
     let equation = Equation::parse(&text, &ranks).map_err(|reason| node.invalid(reason))?;

@@ -10,6 +10,9 @@ use crate::op::{
 };
 use crate::{DType, Dim, Tensor, ValueId};
 
+/// Draws times classes at most.
+const MOST_COMPARED: usize = 1 << 26;
+
 pub(super) const OPERATORS: &[OperatorEntry] = &[
     OperatorEntry { name: "Bernoulli", import: bernoulli },
     OperatorEntry { name: "Multinomial", import: multinomial },
@@ -100,6 +103,10 @@ fn multinomial(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     };
     if !matches!(to, DType::I32 | DType::I64) || count < 1 || classes == 0 {
         return Err(node.invalid(format!("{count} draws of {classes} classes as {to}")));
+    }
+    // Every draw is compared with every class.
+    if (count as usize).checked_mul(classes).is_none_or(|compared| compared > MOST_COMPARED) {
+        return Err(node.unsupported(format!("{count} draws of {classes} classes")));
     }
     let odds = node.add(Op::Softmax(Softmax {}), &[x])?;
     let last = node.list(&[1])?;

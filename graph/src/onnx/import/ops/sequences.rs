@@ -102,8 +102,9 @@ fn concat_from_sequence(node: &mut NodeContext<'_, '_>) -> Result<(), ImportErro
     let wanted = node.int("axis").ok_or_else(|| node.invalid("it lacks an axis"))?;
     let is_new = node.flag("new_axis", false);
     let axis = node.axis_of(wanted, node.rank(first) + usize::from(is_new))?;
+    // A node that reads many is as much as many nodes.
+    node.will_add(entries.len())?;
     if is_new {
-        node.will_add(entries.len())?;
         for entry in &mut entries {
             *entry = node.add(Op::Unsqueeze(Unsqueeze { axes: vec![axis] }), &[*entry])?;
         }

@@ -1,6 +1,6 @@
 //! Convolution and pooling.
 
-use super::super::{ImportError, NodeContext, OperatorEntry};
+use super::super::{ImportError, NodeContext, OperatorEntry, RANK_LIMIT};
 use crate::op::{
     AveragePadding, Col2Im, Concat, Conv, ConvInteger, ConvTranspose, DeformConv, Expand,
     GlobalPool, Op, Pad, PadMode, Padding, Pool, PoolKind, Reduce, ReduceKind, ReshapeTo, Rounding,
@@ -204,6 +204,9 @@ fn col2im(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let &[Dim::Fixed(axes)] = image.as_slice() else {
         return Err(node.unsupported("an image whose number of axes is not known"));
     };
+    if axes > RANK_LIMIT {
+        return Err(node.invalid(format!("expected {RANK_LIMIT} axes at most, found {axes}")));
+    }
     let op = Col2Im {
         strides: sizes(node, "strides", axes, 1)?,
         dilations: sizes(node, "dilations", axes, 1)?,

@@ -89,6 +89,54 @@ fn a_small_constant_is_not_made_a_large_one() {
     assert!(graph.weight_bytes() < 100);
 }
 
+/// What is empty along one dimension is not walked along the others.
+#[test]
+fn empty_tensors_of_huge_sizes_take_no_time() {
+    const VAST: i64 = 1 << 40;
+    let empty = |name: &str, dims: &[i64]| floats(name, dims, &[]);
+    let numbers = |name: &str, values: &[i64]| TensorMessage {
+        dims: vec![values.len() as i64],
+        data_type: Some(7),
+        name: Some(name.to_owned()),
+        int64_data: values.to_vec(),
+        ..Default::default()
+    };
+    let ints = |name: &str, ints: &[i64]| super::contrib::list(name, ints);
+    let boxes = node("NonMaxSuppression", &["a", "b"], &["y"]);
+    let sums = node("CumSum", &["a", "n"], &["y"]);
+    let products = node("CumProd", &["a", "n"], &["y"]);
+    let determinants = node("Det", &["a"], &["y"]);
+    let pooled = with(node("MaxRoiPool", &["a", "b"], &["y"]), ints("pooled_shape", &[1 << 33, 1]));
+    let grid = with(node("GridSample", &["a", "b"], &["y"]), text("padding_mode", "border"));
+    let axis = || TensorMessage { dims: Vec::new(), ..numbers("n", &[1]) };
+    for (op, weights) in [
+        (boxes, vec![empty("a", &[VAST, 0, 4]), empty("b", &[VAST, 1, 0])]),
+        (sums, vec![empty("a", &[VAST, 0]), axis()]),
+        (products, vec![empty("a", &[VAST, 0]), axis()]),
+        (determinants, vec![empty("a", &[VAST, 0, 0])]),
+        (pooled, vec![empty("a", &[1, 0, 4, 4]), floats("b", &[1, 5], &[0.0; 5])]),
+        (grid, vec![empty("a", &[1, 0, 0, 0]), floats("b", &[1, 2, 2, 2], &[0.5; 8])]),
+    ] {
+        let name = op.op_type().to_owned();
+        let mut message = model(vec![typed("x", 1, &[1])], vec![op], &["y"]);
+        message.graph.as_mut().unwrap().initializer = weights;
+        message.opset_import[0].version = Some(26);
+        let graph = import(&message).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let x = crate::Tensor::from_fn(&[1], |_| 0f32);
+        let found = reference::evaluate(&graph, &[("x", x)]);
+        assert_eq!(found.is_err(), name == "Det", "{name}");
+    }
+    let image = typed("s", 7, &[1 << 44]);
+    let col2im = node("Col2Im", &["x", "s", "s"], &["y"]);
+    let error = import(&model(vec![typed("x", 1, &[1, 4, 4]), image], vec![col2im], &["y"]));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("expected 16 axes at most"), "{error}");
+    let many = vec!["x"; 65];
+    let sum = with(node("Einsum", &many, &["y"]), text("equation", &",".repeat(64)));
+    let error = import(&model(vec![typed("x", 1, &[])], vec![sum], &["y"])).unwrap_err();
+    assert!(error.to_string().contains("more than 64 operands"), "{error}");
+}
+
 /// Each node makes floats of the same bytes.
 #[test]
 fn few_bytes_are_not_made_many_floats() {

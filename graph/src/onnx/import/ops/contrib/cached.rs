@@ -49,7 +49,12 @@ fn group_query_attention(node: &mut NodeContext<'_, '_>) -> Result<(), ImportErr
 }
 
 fn check_supported(node: &NodeContext<'_, '_>) -> Result<(), ImportError> {
-    refuse(node, &["smooth_softmax", "sliding_window_cache", "qk_output"])?;
+    refuse(node, &["sliding_window_cache", "qk_output"])?;
+    // −1, as it is without it, is written out too.
+    let smooth = node.int_or("smooth_softmax", -1);
+    if smooth > 0 {
+        return Err(node.unsupported(format!("smooth_softmax = {smooth}")));
+    }
     if !node.flag("causal", true) {
         return Err(node.unsupported("causal = 0"));
     }

@@ -102,7 +102,8 @@ fn concat(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 fn softmax(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let x = dequantized(node, 0, 0)?;
     let old = node.int_or("opset", 13) < 13;
-    let axis = node.axis_of(node.int_or("axis", if old { 1 } else { -1 }), node.rank(x))?;
+    // The last one of either kind, unlike that of ONNX's own.
+    let axis = node.axis_of(node.int_or("axis", -1), node.rank(x))?;
     let op = Op::Softmax(Softmax {});
     let last = if old { over_the_rest(node, op, x, axis) } else { over_one(node, op, x, axis) };
     let (op, inputs) = last?;

@@ -1,6 +1,6 @@
 //! Integers and the floats that they stand for.
 
-use super::super::models::{import, int, model, node, typed, with};
+use super::super::models::{body, graph_attribute, import, int, model, node, typed, with};
 use super::{
     NodeMessage, TensorMessage, assert_near, contrib, float, floats, list, refusal, run, text, wave,
 };
@@ -71,10 +71,16 @@ fn functions_of_integers_are_those_of_their_floats() {
     let means: Vec<f64> = x.chunks(3).map(|row| row.iter().sum::<f64>() / 3.0).collect();
     unary(with(contrib("QLinearReduceMean", &one, &["q"]), list("axes", &[1])), &means);
     // Along the first dimension, and over all in the form of before opset 13.
-    for (axis, opset) in [(0, 13), (0, 11)] {
-        let softmax = with(contrib("QLinearSoftmax", &one, &["q"]), int("axis", axis));
+    // Without an axis, along the last one in both forms.
+    for (axis, opset) in [(Some(0), 13), (Some(0), 11), (None, 13), (None, 11)] {
+        let mut softmax = contrib("QLinearSoftmax", &one, &["q"]);
+        softmax = axis.map_or(softmax.clone(), |axis| with(softmax, int("axis", axis)));
         let expected = (0..6).map(|i| {
-            let others = (0..6).filter(|other| opset < 13 || other % 3 == i % 3);
+            let goes_with = |other: &usize| match axis {
+                None => other / 3 == i / 3,
+                Some(_) => opset < 13 || other % 3 == i % 3,
+            };
+            let others = (0..6).filter(goes_with);
             x[i].exp() / others.map(|other| x[other].exp()).sum::<f64>()
         });
         unary(with(softmax, int("opset", opset)), &expected.collect::<Vec<_>>());
@@ -287,8 +293,7 @@ fn rows_of_few_bits_are_picked() {
 /// A tensor of four bits is as one of eight for what reads its numbers, and for nothing else.
 #[test]
 fn integers_of_four_bits_are_dequantized() {
-    let of_node = |op: NodeMessage| {
-        let mut message = model(vec![typed("i", 7, &[2])], vec![op], &["y"]);
+    let weights = || {
         let halves = TensorMessage {
             dims: vec![2, 2],
             data_type: Some(22),
@@ -303,20 +308,34 @@ fn integers_of_four_bits_are_dequantized() {
             float_data: vec![0.5, 2.0],
             ..Default::default()
         };
-        message.graph.as_mut().unwrap().initializer = vec![halves, scale];
+        vec![halves, scale]
+    };
+    let of_node = |input, op: NodeMessage| {
+        let mut message = model(vec![input], vec![op], &["y"]);
+        message.graph.as_mut().unwrap().initializer = weights();
         import(&message)
     };
+    let rows = || typed("i", 7, &[2]);
     let blocks = |node| with(with(node, int("block_size", 16)), int("axis", 1));
     let indices = Tensor::new(&[2], vec![0i64, 1]).unwrap();
     for op in [
         contrib("GatherBlockQuantized", &["d", "i", "s"], &["y"]),
         node("DequantizeLinear", &["d", "s"], &["y"]),
     ] {
-        let graph = of_node(blocks(op)).unwrap();
+        let graph = of_node(rows(), blocks(op)).unwrap();
         let y = reference::evaluate(&graph, &[("i", indices.clone())]).unwrap();
         assert_near(&y[0], &[-0.5, -3.5, 0.0, 14.0]);
     }
-    let error = of_node(node("QuantizeLinear", &["s", "s", "d"], &["y"])).unwrap_err();
+    // From outside of a branch, that is taken or not.
+    let reads = |y: &str| blocks(node("DequantizeLinear", &["d", "s"], &[y]));
+    let [yes, no] = ["yes", "no"].map(|name| body(&[], vec![reads(name)], &[name]));
+    let choice = with(node("If", &["c"], &["y"]), graph_attribute("then_branch", yes));
+    let choice = with(choice, graph_attribute("else_branch", no));
+    let graph = of_node(typed("c", 9, &[]), choice).unwrap();
+    let y = reference::evaluate(&graph, &[("c", Tensor::scalar(true))]).unwrap();
+    assert_near(&y[0], &[-0.5, -3.5, 0.0, 14.0]);
+    let unread = node("QuantizeLinear", &["s", "s", "d"], &["y"]);
+    let error = of_node(rows(), unread).unwrap_err();
     let expected = "node `y` (QuantizeLinear): `d`, a tensor of 4-bit integers, is not supported";
     assert_eq!(error.to_string(), expected);
 }

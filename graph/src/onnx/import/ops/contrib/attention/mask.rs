@@ -28,7 +28,7 @@ impl Span {
     }
 
     /// For keys that are padding: by `[batch]` ends, `[2 · batch]` ends and starts, or marks of
-    /// `[batch, keys]` or `[batch, queries, keys]`, 0 for padding.
+    /// `[batch, keys]` or `[batch, queries, keys]`, above 0 for what is none.
     fn padding(
         &self,
         node: &mut NodeContext<'_, '_>,
@@ -39,8 +39,7 @@ impl Span {
             2 | 3 => {
                 let zero = node.weight(Tensor::scalar(0i32))?;
                 let marks = node.add(Op::Cast(Cast { to: DType::I32 }), &[mask])?;
-                let padding = node.add(Op::Binary(Binary::Equal), &[marks, zero])?;
-                node.add(Op::Unary(crate::op::Unary::Not), &[padding])?
+                node.add(Op::Binary(Binary::Greater), &[marks, zero])?
             }
             rank => return Err(node.unsupported(format!("a mask of {rank} dimensions"))),
         };
