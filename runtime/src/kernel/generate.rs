@@ -14,7 +14,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         cost: 1,
         accepts: super::any,
         prepare: |_, node, _| match &node.operation {
-            Operation::Graph(Op::ShapeOf(op)) => run(Sizes(op.clone())),
+            Operation::Graph(Op::ShapeOf(op)) => run(Sizes(*op)),
             _ => unreachable!("the table pairs this kernel with shapes"),
         },
     },
