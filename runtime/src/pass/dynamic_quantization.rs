@@ -124,31 +124,32 @@ fn weight_scales(module: &Module, x: Id, scale: Id, columns: usize) -> Option<Ve
     }
 }
 
-/// A product of integers that is cast to f32 → a product of floats.
+/// A product of integers → a product of floats: where it is cast to f32, and where all its sums are whole
+/// numbers that floats hold, which are cast back.
 fn in_floats(module: &mut Module, index: usize) -> Option<()> {
-    let Operation::Graph(Op::Cast(Cast { to: DType::F32 })) = module.nodes[index].operation else {
-        return None;
-    };
-    let product = module.nodes[index].inputs[0];
-    let (node, op) = module.produced(product)?;
+    let node = &module.nodes[index];
+    let Operation::Graph(op) = &node.operation else { return None };
     let op = match op {
         Op::MatMulInteger => Op::MatMul,
         Op::ConvInteger(op) => Op::Conv(Conv { window: op.window.clone(), groups: op.groups }),
         _ => return None,
     };
-    let [quantized, weight, zero, weight_zero] = module.nodes[node].inputs[..] else {
-        return None;
-    };
-    let is_one = module.value(zero).shape.iter().all(|dim| dim.fixed() == Some(1));
-    if !is_one || module.uses(product) != 1 {
+    let [quantized, weight, zero, weight_zero] = node.inputs[..] else { return None };
+    if !module.value(zero).shape.iter().all(|dim| dim.fixed() == Some(1)) {
         return None;
     }
+    let (name, product) = (node.name.clone(), node.output);
     let weights = centred(module, weight, weight_zero)?;
-    let name = module.nodes[index].name.clone();
+    let is_cast =
+        |node: &Node| node.operation == Operation::Graph(Op::Cast(Cast { to: DType::F32 }));
+    let cast = module.only_consumer(product).filter(|&next| is_cast(&module.nodes[next]));
+    if cast.is_none() && !sums_are_exact(&weights, matches!(op, Op::Conv(_))) {
+        return None;
+    }
     let weight = module.add_constant(format!("{name}/weight"), weights);
     let mut before = Vec::new();
-    let mut add = |part: &str, op: Op, inputs: Vec<Id>| {
-        let shape = module.value(inputs[0]).shape.clone();
+    let mut add = |part: &str, op: Op, inputs: Vec<Id>, like: Id| {
+        let shape = module.value(like).shape.clone();
         let name = format!("{name}/{part}");
         let output = module.add_value(name.clone(), DType::F32, shape);
         let operation = Operation::Graph(op);
@@ -156,11 +157,37 @@ fn in_floats(module: &mut Module, index: usize) -> Option<()> {
         output
     };
     let [x, zero] = [("x", quantized), ("zero-point", zero)]
-        .map(|(part, id)| add(part, Op::Cast(Cast { to: DType::F32 }), vec![id]));
-    let x = add("centred", Op::Sub, vec![x, zero]);
-    let inserted = before.len();
-    module.nodes.splice(node..node, before);
-    let (node, index) = (node + inserted, index + inserted);
-    module.fuse(index, &[node, index], Operation::Graph(op), vec![x, weight]);
+        .map(|(part, id)| add(part, Op::Cast(Cast { to: DType::F32 }), vec![id], id));
+    let x = add("centred", Op::Sub, vec![x, zero], quantized);
+    if let Some(cast) = cast {
+        let inserted = before.len();
+        module.nodes.splice(index..index, before);
+        let (index, cast) = (index + inserted, cast + inserted);
+        module.fuse(cast, &[index, cast], Operation::Graph(op), vec![x, weight]);
+    } else {
+        let y = add("product", op, vec![x, weight], product);
+        let inserted = before.len();
+        module.nodes.splice(index..index, before);
+        let node = &mut module.nodes[index + inserted];
+        node.operation = Operation::Graph(Op::Cast(Cast { to: DType::I32 }));
+        node.inputs = vec![y];
+    }
     Some(())
+}
+
+/// Whether no sum of products with numbers of 8 bits leaves the whole numbers that f32 holds: weights are
+/// those of an output, in rows, or in columns.
+fn sums_are_exact(weights: &Tensor, in_rows: bool) -> bool {
+    const MOST: f64 = (1u32 << f32::MANTISSA_DIGITS) as f64 / 255.0;
+    let (Ok(elements), Some(&columns)) = (weights.elements::<f32>(), weights.shape().last()) else {
+        return false;
+    };
+    let row_len: usize = weights.shape().iter().skip(1).product();
+    let outputs = if in_rows { weights.shape()[0] } else { columns };
+    let mut sums = vec![0f64; outputs];
+    for (index, weight) in elements.iter().enumerate() {
+        let output = if in_rows { index / row_len } else { index % columns };
+        sums[output] += f64::from(weight.abs());
+    }
+    sums.iter().all(|&sum| sum <= MOST)
 }

@@ -115,3 +115,36 @@ fn convolutions_of_integers_are_multiplied_in_floats() {
     let inputs = [("x", numbers(&[1, 3, 6, 6], 1, 3.0))];
     check_pass(&sketch.finish(&[y]), &inputs, "float-products", 1);
 }
+
+#[test]
+fn ranges_are_found_and_met() {
+    let (mut sketch, x) = Sketch::new(40);
+    let outputs = quantized(&mut sketch, x);
+    let graph = sketch.finish(&outputs);
+    for (rows, magnitude) in [(1, 3.0), (7, 1e-3), (0, 1.0), (900, 2.0)] {
+        let inputs = [("x", numbers(&[rows, 40], 5, magnitude))];
+        let model = crate::check(&graph, &inputs, 1e-6);
+        let kernels: Vec<_> = model.explain().nodes.iter().map(|n| n.kernel.as_str()).collect();
+        assert_eq!(kernels, ["range.u8", "range.u8", "quantize.u8"]);
+    }
+}
+
+/// As older tools write it: the bias is an integer, and floats come behind it.
+#[test]
+fn integers_that_are_added_first_are_multiplied_in_floats() {
+    for (size, expected) in [(2usize, 1), (400, 0)] {
+        let shape = vec![1.into(), size.into(), 3.into(), 3.into()];
+        let (mut sketch, x) = Sketch::shaped(shape);
+        let [integers, scale, zero] = quantized(&mut sketch, x);
+        let filters = Tensor::from_fn(&[4, size, 3, 3], |i| ((i * 37) % 251) as u8);
+        let [filters, filter_zero] = [filters, Tensor::scalar(0u8)].map(|t| sketch.weight(t));
+        let conv = Op::ConvInteger(ConvInteger { window: window(&[3, 3], 1, 1), groups: 1 });
+        let product = sketch.node(conv, &[integers, filters, zero, filter_zero]);
+        let bias = sketch.weight(Tensor::from_fn(&[4, 1, 1], |i| i as i32 * 100 - 150));
+        let sum = sketch.node(Op::Add, &[product, bias]);
+        let floats = sketch.node(Op::Cast(Cast { to: DType::F32 }), &[sum]);
+        let y = sketch.node(Op::Mul, &[floats, scale]);
+        let inputs = [("x", numbers(&[1, size, 3, 3], 1, 3.0))];
+        check_pass(&sketch.finish(&[y]), &inputs, "float-products", expected);
+    }
+}

@@ -315,7 +315,7 @@ fn unsigned_activations_become_signed() {
     check_pass(&build(true), &rows(6, 12), "signed-integers", 0);
     let model = compile(&build(true), &options(Level::O3)).unwrap();
     let node = &model.explain().nodes[0];
-    assert_eq!(node.kernel, "reference");
+    assert_eq!(node.kernel, "quantize.u8");
     assert_eq!(node.rejected[0].reason, "takes i8 only, found u8");
 }
 
