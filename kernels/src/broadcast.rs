@@ -352,31 +352,19 @@ pub fn expand<T: Copy + Send + Sync>(broadcast: &Broadcast<1>, x: &[T], y: &mut 
     });
 }
 
+type Choose<T> = fn(Cpu, &Broadcast<3>, usize, &[u8], [&[T]; 2], &mut [T]);
+
 /// Elements of a size, whatever they stand for.
 pub trait Bits: Copy + Send + Sync + 'static {
-    /// Chooses for the elements from `start` of the result on; see [`select`].
+    /// Chooses for the elements from a place of the result on; see [`select`].
     #[doc(hidden)]
-    fn choose(
-        cpu: Cpu,
-        broadcast: &Broadcast<3>,
-        start: usize,
-        condition: &[u8],
-        sides: [&[Self]; 2],
-        y: &mut [Self],
-    );
+    const CHOOSE: Choose<Self>;
 }
 
 macro_rules! bits {
     ($($type:ident)*) => {
         $(impl Bits for $type {
-            fn choose(
-                cpu: Cpu,
-                broadcast: &Broadcast<3>,
-                start: usize,
-                condition: &[u8],
-                sides: [&[Self]; 2],
-                y: &mut [Self],
-            ) {
+            const CHOOSE: Choose<Self> = {
                 tiered! {
                     fn piece(
                         walk: &Broadcast<3>,
@@ -388,8 +376,8 @@ macro_rules! bits {
                         choose(walk, start, condition, sides, y);
                     }
                 }
-                piece(cpu, broadcast, start, condition, sides, y);
-            }
+                piece
+            };
         })*
     };
 }
@@ -457,7 +445,7 @@ pub fn select<T: Bits>(
     broadcast.check([condition.len(), sides[0].len(), sides[1].len()], y.len());
     if !y.is_empty() {
         for_each_chunk(y, CHUNK, |index, y| {
-            T::choose(cpu, broadcast, index * CHUNK, condition, sides, y);
+            (T::CHOOSE)(cpu, broadcast, index * CHUNK, condition, sides, y);
         });
     }
 }

@@ -5,7 +5,10 @@ use bytemuck::{Pod, cast_slice};
 use graph::{DType, Op};
 use kernels::gather_rows;
 
-use super::{Call, Kernel, KernelEntry, Operand, elements_mut, expect_type, run};
+use super::{
+    Call, Kernel, KernelEntry, MOST_DIMENSIONS, Operand, elements_mut, expect_type, few_dimensions,
+    run,
+};
 use crate::module::{Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[
@@ -33,7 +36,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         operation: "GatherElements",
         tier: None,
         cost: 1,
-        accepts: few_dimensions,
+        accepts: |module, node| few_dimensions(module, node.output, MOST_DIMENSIONS),
         prepare: |_, node, _| match &node.operation {
             Operation::Graph(Op::GatherElements(op)) => run(GatherElements { axis: op.axis }),
             _ => unreachable!("the table pairs this kernel with gathers of elements"),
@@ -51,16 +54,6 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         },
     },
 ];
-
-/// Dimensions at most where each has a place of its own.
-const MOST_DIMENSIONS: usize = 8;
-
-fn few_dimensions(module: &Module, node: &Node) -> Result<(), String> {
-    match module.value(node.output).shape.len() {
-        0..=MOST_DIMENSIONS => Ok(()),
-        rank => Err(format!("takes {MOST_DIMENSIONS} dimensions at most, found {rank}")),
-    }
-}
 
 pub(crate) fn accepts_gather(module: &Module, node: &Node) -> Result<(), String> {
     expect_type(module, node, 0, DType::F32)?;

@@ -35,7 +35,7 @@ use kernels::{Cpu, Tier};
 
 use crate::cost::Rate;
 use crate::explain::RejectedKernel;
-use crate::module::{Module, Node, Operation};
+use crate::module::{Id, Module, Node, Operation};
 
 pub(crate) use function::function_of;
 pub(crate) use reference::from_operand;
@@ -301,6 +301,17 @@ fn usable(module: &Module, node: &Node, cpu: Cpu, entry: &KernelEntry) -> Result
 /// Accepts every node of the operation.
 fn any(_: &Module, _: &Node) -> Result<(), String> {
     Ok(())
+}
+
+/// Dimensions at most where a kernel gives each a place of its own.
+pub(crate) const MOST_DIMENSIONS: usize = 8;
+
+/// Accepts values of so many dimensions at most.
+pub(crate) fn few_dimensions(module: &Module, value: Id, most: usize) -> Result<(), String> {
+    match module.value(value).shape.len() {
+        rank if rank <= most => Ok(()),
+        rank => Err(format!("takes {most} dimensions at most, found {rank}")),
+    }
 }
 
 /// Accepts nodes whose inputs, as far as they are there, are all f32.

@@ -3,10 +3,13 @@
 use bytemuck::{Pod, cast_slice};
 use graph::op::{Slice, Transpose};
 use graph::{DType, Dim, Op};
-use kernels::broadcast::{Broadcast, expand};
+use kernels::broadcast::{BROADCAST_RANK, Broadcast, expand};
 use kernels::{Cpu, permute, permute_any};
 
-use super::{Call, Kernel, KernelEntry, Prepared, any, elements_mut, expect_type, run};
+use super::{
+    Call, Kernel, KernelEntry, MOST_DIMENSIONS, Prepared, any, elements_mut, expect_type,
+    few_dimensions, run,
+};
 use crate::module::{Module, Node, Operation};
 
 const fn view(name: &'static str, operation: &'static str) -> KernelEntry {
@@ -51,7 +54,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         operation: "Transpose",
         tier: None,
         cost: 2,
-        accepts: few_dimensions,
+        accepts: |module, node| few_dimensions(module, node.inputs[0], MOST_DIMENSIONS),
         prepare: |_, node, _| match &node.operation {
             Operation::Graph(Op::Transpose(op)) => run(CopyTransposition(op.clone())),
             _ => unreachable!("the table pairs this kernel with transpositions"),
@@ -62,7 +65,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         operation: "Expand",
         tier: None,
         cost: 1,
-        accepts: super::pair::few_dimensions,
+        accepts: |module, node| few_dimensions(module, node.output, BROADCAST_RANK),
         prepare: |_, _, _| run(Expansion),
     },
     KernelEntry {
@@ -121,19 +124,9 @@ impl Kernel for CopySlice {
     }
 }
 
-/// Dimensions that the kernel takes.
-const MOST_DIMENSIONS: usize = 8;
-
 fn accepts_transpose(module: &Module, node: &Node) -> Result<(), String> {
     expect_type(module, node, 0, DType::F32)?;
-    few_dimensions(module, node)
-}
-
-fn few_dimensions(module: &Module, node: &Node) -> Result<(), String> {
-    match module.value(node.inputs[0]).shape.len() {
-        0..=MOST_DIMENSIONS => Ok(()),
-        rank => Err(format!("takes {MOST_DIMENSIONS} dimensions at most, found {rank}")),
-    }
+    few_dimensions(module, node.inputs[0], MOST_DIMENSIONS)
 }
 
 struct Transposition {

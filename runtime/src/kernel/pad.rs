@@ -4,7 +4,7 @@
 use graph::op::{Pad, PadMode};
 use graph::{Op, Tensor};
 
-use super::{Call, Kernel, KernelEntry, run};
+use super::{Call, Kernel, KernelEntry, MOST_DIMENSIONS, few_dimensions, run};
 use crate::module::{Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
@@ -15,9 +15,6 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     accepts: |module, node| padding(module, node).map(|_| ()),
     prepare: |module, node, _| run(padding(module, node).expect("`accepts` saw that it is one")),
 }];
-
-/// Dimensions that the kernel takes.
-const MOST_DIMENSIONS: usize = 8;
 
 struct Padding {
     mode: PadMode,
@@ -35,10 +32,8 @@ fn padding(module: &Module, node: &Node) -> Result<Padding, String> {
         let numbers = tensor.map(Tensor::elements::<i64>);
         numbers.and_then(Result::ok).ok_or_else(|| format!("takes a constant for input {input}"))
     };
+    few_dimensions(module, node.inputs[0], MOST_DIMENSIONS)?;
     let rank = module.value(node.inputs[0]).shape.len();
-    if rank > MOST_DIMENSIONS {
-        return Err(format!("takes at most {MOST_DIMENSIONS} dimensions, found {rank}"));
-    }
     Ok(Padding { mode, widths: Pad::widths(rank, numbers(1)?, numbers(3)?)? })
 }
 

@@ -8,7 +8,7 @@ use kernels::broadcast::{
     AND, BROADCAST_RANK, Broadcast, DIV, Number, OR, POW, PRELU, Pairwise, Updating, XOR,
 };
 
-use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, run};
+use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, few_dimensions, run};
 use crate::module::{Module, Node, Operation};
 
 /// Those of equal shapes are cheaper, see `elementwise`.
@@ -48,7 +48,7 @@ fn prepare_node(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
 }
 
 fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Result<Prepared, String> {
-    few_dimensions(module, node)?;
+    few_dimensions(module, node.output, BROADCAST_RANK)?;
     let Operation::Graph(op) = &node.operation else {
         unreachable!("the table pairs this kernel with operators of the graph")
     };
@@ -65,14 +65,6 @@ fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Result<Prepared, String> {
         DType::Bool => truth_values(cpu, op),
     };
     prepared.ok_or_else(|| format!("does not know the function for {}", types[0]))
-}
-
-/// Accepts results of dimensions that a broadcast can walk.
-pub(super) fn few_dimensions(module: &Module, node: &Node) -> Result<(), String> {
-    match module.value(node.output).shape.len() {
-        0..=BROADCAST_RANK => Ok(()),
-        rank => Err(format!("takes {BROADCAST_RANK} dimensions at most, found {rank}")),
-    }
 }
 
 fn floats(cpu: Cpu, op: &Op) -> Option<Prepared> {

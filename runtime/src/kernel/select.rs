@@ -2,17 +2,16 @@
 
 use bytemuck::{Pod, cast_slice};
 use kernels::Cpu;
-use kernels::broadcast::{Bits, Broadcast, select};
+use kernels::broadcast::{BROADCAST_RANK, Bits, Broadcast, select};
 
-use super::pair::few_dimensions;
-use super::{Call, Kernel, KernelEntry, elements_mut, run};
+use super::{Call, Kernel, KernelEntry, elements_mut, few_dimensions, run};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "where.copy",
     operation: "Where",
     tier: None,
     cost: 1,
-    accepts: few_dimensions,
+    accepts: |module, node| few_dimensions(module, node.output, BROADCAST_RANK),
     prepare: |_, _, cpu| run(Select(cpu)),
 }];
 

@@ -4,7 +4,7 @@ use bytemuck::{Pod, cast_slice};
 use graph::op::Entries;
 use graph::{DType, Tensor};
 
-use super::{Call, Kernel, KernelEntry, elements_mut, run};
+use super::{Call, Kernel, KernelEntry, MOST_DIMENSIONS, elements_mut, few_dimensions, run};
 use crate::module::{Module, Node};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
@@ -15,9 +15,6 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     accepts: |module, node| ranges(module, node).map(|_| ()),
     prepare: |module, node, _| run(Steps(ranges(module, node).expect("`accepts` saw them"))),
 }];
-
-/// Dimensions that the kernel takes.
-const MOST_DIMENSIONS: usize = 8;
 
 /// What is taken of a dimension, as the operator has it.
 #[derive(Clone, Copy)]
@@ -41,10 +38,8 @@ fn ranges(module: &Module, node: &Node) -> Result<Vec<Option<Range>>, String> {
         numbers.ok_or_else(|| format!("takes a constant for input {input}"))
     };
     let (starts, ends, axes, steps) = (numbers(1)?, numbers(2)?, numbers(3)?, numbers(4)?);
+    few_dimensions(module, node.inputs[0], MOST_DIMENSIONS)?;
     let rank = module.value(node.inputs[0]).shape.len();
-    if rank > MOST_DIMENSIONS {
-        return Err(format!("takes at most {MOST_DIMENSIONS} dimensions, found {rank}"));
-    }
     if [&starts, &ends, &steps].iter().any(|list| list.len() != axes.len()) {
         return Err("takes ranges of one length".to_owned());
     }
