@@ -133,7 +133,10 @@ pub fn for_each_row_of<T: Send>(y: &mut [T], row_len: usize, job: impl Fn(usize,
 }
 
 /// Cuts rows into tiles of at most `most` rows that differ by one row at most.
-pub(crate) fn tiles(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn tiles(
+    rows: Range<usize>,
+    most: usize,
+) -> impl ExactSizeIterator<Item = Range<usize>> {
     let (start, len) = (rows.start, rows.len());
     let count = len.div_ceil(most);
     (0..count).map(move |tile| start + tile * len / count..start + (tile + 1) * len / count)

@@ -190,7 +190,8 @@ impl<'a> Product<'a> {
         let (panels, groups) = (weights.panels(), weights.groups());
         let work = self.work();
         let are_far = weights.inputs() * weights.outputs() > NEAR_WEIGHTS;
-        let block_rows = if are_far { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
+        let most = if are_far { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
+        let block_rows = parallel::even_blocks(self.rows, most);
         let blocks = self.rows.div_ceil(block_rows);
         let rows_of = |block: usize| block * block_rows..self.rows.min((block + 1) * block_rows);
         let whole = |block: usize| {

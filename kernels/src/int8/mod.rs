@@ -5,6 +5,8 @@
 //! point, so that 65,000 products always do. ([`Layer::coarse`] is as coarse on every tier; of results in
 //! bf16, subnormal ones may be 0 on some.)
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "others leave it to the CPU"))]
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]

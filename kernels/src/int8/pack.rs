@@ -1,5 +1,7 @@
 //! The one layout of packed weights that all tiers read.
 
+use super::ahead::Ahead;
+
 /// Columns of a panel: the 32-bit sums of one 512-bit register.
 pub(crate) const PANEL: usize = 16;
 
@@ -91,7 +93,7 @@ impl PackedWeights {
             groups: self.groups,
             lines: &self.lines[first * self.groups..(first + count) * self.groups],
             sums: &self.column_sums[first * PANEL..(first + count) * PANEL],
-            ahead: 0,
+            ahead: Ahead::NOTHING,
         }
     }
 }
@@ -105,20 +107,19 @@ pub(crate) struct Columns<'a> {
     pub(crate) lines: &'a [Line],
     /// Σ over the rows, for each column.
     pub(crate) sums: &'a [i32],
-    /// Lines from one that is multiplied to the one that is fetched meanwhile.
     #[cfg_attr(
         not(target_arch = "x86_64"),
         allow(dead_code, reason = "others leave it to the CPU")
     )]
-    pub(crate) ahead: usize,
+    pub(crate) ahead: Ahead,
 }
 
 impl Columns<'_> {
-    /// The same, for a product that fetches the panels that come next, as many as these, where the
-    /// caches of a core do not hold them.
+    /// The same, for tile `index` of `tiles` of a product that fetches as many panels as these, which come
+    /// next.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) const fn fetching_next(self) -> Self {
-        Self { ahead: self.lines.len(), ..self }
+    pub(crate) fn fetching_next(self, index: usize, tiles: usize) -> Self {
+        Self { ahead: Ahead::of_tile(self.lines.len(), index, tiles), ..self }
     }
 
     /// Number of panels.

@@ -37,10 +37,12 @@ pub(super) fn block(
         let columns = weights.tile(first, end - first);
         let epilogues: [Epilogue<'_>; PANELS] =
             array::from_fn(|panel| Epilogue::of(product, (first + panel).min(end - 1), ADDED));
-        for tile_rows in tiles(rows.clone(), ROWS) {
+        let tiles = tiles(rows.clone(), ROWS);
+        let count_of_tiles = tiles.len();
+        for (index, tile_rows) in tiles.enumerate() {
             let (row, count) = (tile_rows.start, tile_rows.len());
             let x = &packed[(row - rows.start) * groups..][..count * groups];
-            let columns = if row == rows.start { columns.fetching_next() } else { columns };
+            let columns = columns.fetching_next(index, count_of_tiles);
             let sums = &mut sums[..count * columns.panels()];
             // SAFETY: `linear` comes here only where a `Cpu` of tier `vnni` or above exists, that is
             // where `Tier::is_available` found its features.
@@ -86,10 +88,11 @@ fn rows<const R: usize, const P: usize>(
 ) {
     let groups = w.groups;
     assert!(w.lines.len() == P * groups && x.len() == R * groups && sums.len() == P * R);
+    let fetched = w.ahead.panels(P);
     let mut totals = [[_mm512_setzero_si512(); P]; R];
     for group in 0..groups {
-        for panel in 0..P {
-            let line = panel * groups + group + w.ahead;
+        for panel in fetched.clone() {
+            let line = panel * groups + group + w.ahead.lines();
             _mm_prefetch::<_MM_HINT_T1>(w.lines.as_ptr().wrapping_add(line).cast());
         }
         let weights: [__m512i; P] = array::from_fn(|panel| {
