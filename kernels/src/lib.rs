@@ -70,6 +70,8 @@ mod pool;
 mod recurrent;
 mod reduce;
 mod reduction;
+#[cfg(target_arch = "x86_64")]
+mod requantize;
 mod resample;
 mod rotary;
 mod scratch;

@@ -216,6 +216,15 @@ impl Rounding {
         has_exact_reciprocal(to.scale).then(|| Self { to, inverse: 1.0 / to.scale })
     }
 
+    pub(crate) const fn to(&self) -> Quantization {
+        self.to
+    }
+
+    /// The rounded reciprocal of the scale.
+    pub(crate) const fn inverse(&self) -> f32 {
+        self.inverse
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(crate) fn round(&self, x: __m512) -> __m128i {
         let rounder = self.rounder();

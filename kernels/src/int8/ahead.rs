@@ -3,26 +3,36 @@
 
 use std::ops::Range;
 
-/// Tiles of rows that share the fetching. One alone would ask for weights faster than memory gives them.
-const TURNS: usize = 4;
+/// Tiles of rows that share the fetching, a power of two. One alone would ask for weights faster than memory
+/// gives them.
+const MOST_TURNS: usize = 4;
 
 /// Fetching of the panels that come behind those that are multiplied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ahead {
     lines: usize,
-    turn: usize,
-    turns: usize,
+    first: usize,
+    end: usize,
 }
 
 impl Ahead {
     /// Nothing.
-    pub(crate) const NOTHING: Self = Self { lines: 0, turn: 0, turns: 0 };
+    pub(crate) const NOTHING: Self = Self { lines: 0, first: 0, end: 0 };
 
-    /// What tile `index` of `tiles` fetches: a share of what comes `lines` behind what it multiplies, as
-    /// long as there are shares.
-    pub(crate) fn of_tile(lines: usize, index: usize, tiles: usize) -> Self {
-        let turns = tiles.min(TURNS);
-        if index < turns { Self { lines, turn: index, turns } } else { Self::NOTHING }
+    /// What tile `index` of `tiles` fetches: a share of the panels that come `lines` behind the `panels` that it
+    /// multiplies, as long as there are shares.
+    pub(crate) const fn of_tile(
+        (lines, panels): (usize, usize),
+        index: usize,
+        tiles: usize,
+    ) -> Self {
+        // Shifts: divisions would take as long as some products.
+        let most = MOST_TURNS.ilog2();
+        let turns = if tiles >= MOST_TURNS { most } else { tiles.ilog2() };
+        if index >> turns > 0 {
+            return Self::NOTHING;
+        }
+        Self { lines, first: (index * panels) >> turns, end: ((index + 1) * panels) >> turns }
     }
 
     /// Lines from one that is multiplied to the one that is fetched meanwhile.
@@ -30,10 +40,9 @@ impl Ahead {
         self.lines
     }
 
-    /// Of so many panels those whose followers are fetched; none where nothing is.
-    pub(crate) fn panels(self, count: usize) -> Range<usize> {
-        let edge = |turn: usize| (turn * count).checked_div(self.turns).unwrap_or(0);
-        edge(self.turn)..edge(self.turn + 1)
+    /// The panels whose followers are fetched.
+    pub(crate) const fn panels(self) -> Range<usize> {
+        self.first..self.end
     }
 }
 
@@ -44,10 +53,10 @@ mod tests {
     #[test]
     fn tiles_fetch_each_panel_once() {
         for (tiles, panels) in [(1, 4), (2, 4), (3, 4), (9, 4), (2, 1), (5, 2), (1, 0)] {
-            let fetched: Vec<usize> =
-                (0..tiles).flat_map(|tile| Ahead::of_tile(8, tile, tiles).panels(panels)).collect();
+            let of_tile = |tile| Ahead::of_tile((8, panels), tile, tiles).panels();
+            let fetched: Vec<usize> = (0..tiles).flat_map(of_tile).collect();
             assert_eq!(fetched, Vec::from_iter(0..panels), "{tiles} tiles of {panels} panels");
         }
-        assert!(Ahead::NOTHING.panels(4).is_empty());
+        assert!(Ahead::NOTHING.panels().is_empty());
     }
 }

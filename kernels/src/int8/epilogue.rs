@@ -40,10 +40,10 @@ pub(super) struct Epilogue<'a> {
 
 /// An [`Epilogue`] in registers; zeros past the last column.
 #[derive(Clone, Copy)]
-struct Columns {
-    offsets: Option<__m512i>,
-    scales: __m512,
-    bias: Option<__m512>,
+pub(super) struct Columns {
+    pub(super) offsets: Option<__m512i>,
+    pub(super) scales: __m512,
+    pub(super) bias: Option<__m512>,
 }
 
 impl<'a> Epilogue<'a> {
@@ -66,7 +66,7 @@ impl<'a> Epilogue<'a> {
     }
 
     #[target_feature(enable = "avx512f")]
-    fn columns(&self) -> Columns {
+    pub(super) fn columns(&self) -> Columns {
         let lanes = first_lanes(self.scales.len());
         // SAFETY: no more elements are read than there are: the bias has as many as the scales, and
         // the sums have the 64 bytes that are read.
@@ -272,6 +272,14 @@ impl<'a> Epilogue<'a> {
     }
 }
 
+/// Of four neighbours from each panel in turn, to those of one panel.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn by_panel(values: __m512i) -> __m512i {
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_permutexvar_epi32(order, values)
+}
+
 /// Writes rows of four panels, whose sums follow each other, `stride` elements apart.
 ///
 /// # Safety
@@ -287,12 +295,9 @@ unsafe fn write_rows<const ACTIVATION: u8>(
     let columns = panels.each_ref().map(|panel| panel.columns());
     let rounder = rounding.rounder();
     let rows = sums.len() / FOUR;
-    // Of four neighbours from each panel in turn, to those of one panel.
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for row in 0..rows {
         let scaled = array::from_fn(|panel| columns[panel].scaled(&sums[panel * rows + row]));
-        let values = rounder.round_four(activated::<ACTIVATION, FOUR>(scaled));
-        let values = _mm512_permutexvar_epi32(order, values);
+        let values = by_panel(rounder.round_four(activated::<ACTIVATION, FOUR>(scaled)));
         // SAFETY: the caller's promise; a row has 64 bytes.
         unsafe { _mm512_storeu_si512(y.add(row * stride).cast(), values) };
     }
@@ -312,6 +317,12 @@ fn activated<const ACTIVATION: u8, const N: usize>(values: [__m512; N]) -> [__m5
 }
 
 impl Columns {
+    /// Of no columns.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn none() -> Self {
+        Self { offsets: None, scales: _mm512_setzero_ps(), bias: None }
+    }
+
     /// `(sums − offsets)·scales + bias` of some rows, activated.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn values<const ACTIVATION: u8, const N: usize>(self, sums: &[[i32; PANEL]; N]) -> [__m512; N] {

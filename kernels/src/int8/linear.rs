@@ -37,6 +37,10 @@ const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
 const BLOCK_ROWS: usize = 48;
 const FAR_BLOCK_ROWS: usize = 96;
 
+/// Bytes of a block of short rows: what is made ready for one serves more tiles, and it still fits the
+/// caches of a core.
+const BLOCK_BYTES: usize = 1 << 15;
+
 /// Bytes of weights of which a core keeps a part worth the name.
 const NEAR_WEIGHTS: usize = 1 << 20;
 
@@ -163,7 +167,7 @@ impl<'a> Product<'a> {
         self.ending().activate(self.has_coarse_gelu(), values);
     }
 
-    const fn ending(&self) -> Finish {
+    pub(super) const fn ending(&self) -> Finish {
         let Layer { activation, coarse, .. } = *self.layer;
         Finish { cpu: self.cpu, activation, coarse }
     }
@@ -190,7 +194,9 @@ impl<'a> Product<'a> {
         let (panels, groups) = (weights.panels(), weights.groups());
         let work = self.work();
         let are_far = weights.inputs() * weights.outputs() > NEAR_WEIGHTS;
-        let most = if are_far { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
+        // Of short rows as many as fit, as long as there are pieces for all threads.
+        let short = (BLOCK_BYTES / weights.inputs().max(1)).min(self.rows / PIECES);
+        let most = if are_far { FAR_BLOCK_ROWS } else { BLOCK_ROWS.max(short) };
         let block_rows = parallel::even_blocks(self.rows, most);
         let blocks = self.rows.div_ceil(block_rows);
         let rows_of = |block: usize| block * block_rows..self.rows.min((block + 1) * block_rows);

@@ -118,8 +118,9 @@ impl Columns<'_> {
     /// The same, for tile `index` of `tiles` of a product that fetches as many panels as these, which come
     /// next.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn fetching_next(self, index: usize, tiles: usize) -> Self {
-        Self { ahead: Ahead::of_tile(self.lines.len(), index, tiles), ..self }
+    pub(crate) const fn fetching_next(self, index: usize, tiles: usize) -> Self {
+        let ahead = Ahead::of_tile((self.lines.len(), self.panels()), index, tiles);
+        Self { ahead, ..self }
     }
 
     /// Number of panels.
