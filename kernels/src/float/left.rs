@@ -151,6 +151,14 @@ impl<'a, T: Copy> Left<'a, T> {
         (0..rows.count).map(move |_| next())
     }
 
+    /// The data, where rows start in it, and where in a row its segments do.
+    pub(crate) fn segment_starts(&self) -> (&'a [T], impl Iterator<Item = usize>) {
+        assert_eq!(self.skipped, 0, "rows are read from their start");
+        let count = if self.k == 0 { 0 } else { self.k.div_ceil(self.segment_len) };
+        let segments = self.segments;
+        (self.data, (0..count).map(move |segment| segments.place(segment)))
+    }
+
     /// Writes what `map` makes of the row that starts there. Pieces of at most `N` elements are moved as
     /// `N` where there are so many in the data and in `to`, whose content behind the row is then anything:
     /// a copy of a number of elements that is not known is a call.

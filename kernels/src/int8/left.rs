@@ -144,7 +144,7 @@ fn pack_windows<T: Unit>(
     thread_local! {
         static ROW: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
     }
-    let starts = x.starts_of(rows).enumerate();
+    let starts = x.starts_of(rows.clone()).enumerate();
     if x.segment_len().is_multiple_of(GROUP) || x.segment_len() >= x.k() {
         for (offset, start) in starts {
             for (index, piece) in x.pieces(start) {
@@ -164,12 +164,52 @@ fn pack_windows<T: Unit>(
         return;
     }
     let (packed, row_len) = (packed.as_flattened_mut(), row_step * GROUP);
-    for (offset, start) in starts {
+    let are_short = x.segment_len() <= SHORT;
+    let written = if are_short { pack_short(x, rows, row_len, packed) } else { 0 };
+    for (offset, start) in starts.skip(written) {
         // What is written past the end of a row is where the next one goes.
         let packed = &mut packed[offset * row_len..];
         copy_row(x, start, packed, T::unit);
         packed[x.k()..row_len].fill(T::unit(0));
     }
+}
+
+/// Packs the first of these rows, which are a few short pieces each, and says how many: the last may have no
+/// room for moves of a fixed size. Their ends, which meet zeros, hold anything.
+fn pack_short<T: Unit>(
+    x: Left<'_, i8>,
+    rows: Range<usize>,
+    row_len: usize,
+    packed: &mut [T],
+) -> usize {
+    const MOST_PIECES: usize = 8;
+    let len = x.segment_len();
+    let (data, of_pieces) = x.segment_starts();
+    let mut pieces = [0; MOST_PIECES];
+    let mut count = 0;
+    for piece in of_pieces {
+        let Some(place) = pieces.get_mut(count) else { return 0 };
+        *place = piece;
+        count += 1;
+    }
+    let Some((last, _)) = pieces[..count].split_last() else { return 0 };
+    let count_of_rows = rows.len();
+    let (read, wrote) = (last + SHORT, (count - 1) * len + SHORT);
+    for (offset, start) in x.starts_of(rows).enumerate() {
+        let from = data.get(start..start + read);
+        let to = packed.get_mut(offset * row_len..offset * row_len + wrote);
+        let (Some(from), Some(to)) = (from, to) else { return offset };
+        for (index, &piece) in pieces[..count].iter().enumerate() {
+            let (Some(from), Some(to)) = (
+                from[piece..].first_chunk::<SHORT>(),
+                to[index * len..].first_chunk_mut::<SHORT>(),
+            ) else {
+                return offset;
+            };
+            *to = from.map(T::unit);
+        }
+    }
+    count_of_rows
 }
 
 /// Elements that are moved at once of pieces of at most as many.
