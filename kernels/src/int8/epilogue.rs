@@ -9,6 +9,7 @@ use super::linear::Product;
 use super::output::Target;
 use super::pack::PANEL;
 use crate::activation::Activation;
+use crate::requantize::by_register;
 use crate::wide::{self, AT_ONCE, Rounding};
 
 /// Most rows of a tile over all tiers.
@@ -272,14 +273,6 @@ impl<'a> Epilogue<'a> {
     }
 }
 
-/// Of four neighbours from each panel in turn, to those of one panel.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn by_panel(values: __m512i) -> __m512i {
-    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    _mm512_permutexvar_epi32(order, values)
-}
-
 /// Writes rows of four panels, whose sums follow each other, `stride` elements apart.
 ///
 /// # Safety
@@ -297,7 +290,7 @@ unsafe fn write_rows<const ACTIVATION: u8>(
     let rows = sums.len() / FOUR;
     for row in 0..rows {
         let scaled = array::from_fn(|panel| columns[panel].scaled(&sums[panel * rows + row]));
-        let values = by_panel(rounder.round_four(activated::<ACTIVATION, FOUR>(scaled)));
+        let values = by_register(rounder.round_four(activated::<ACTIVATION, FOUR>(scaled)));
         // SAFETY: the caller's promise; a row has 64 bytes.
         unsafe { _mm512_storeu_si512(y.add(row * stride).cast(), values) };
     }

@@ -1,9 +1,13 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Between `f32` and int8, with the meaning of ONNX `QuantizeLinear` and `DequantizeLinear`.
 
+#[cfg(target_arch = "x86_64")]
+use super::Finish;
 use crate::activation::Activation;
 use crate::math;
 use crate::parallel::{self, CHUNK, check_len, rows_per_chunk};
+#[cfg(target_arch = "x86_64")]
+use crate::requantize::RequantizedSum;
 use crate::tier::{Cpu, Tier, tiered};
 
 /// How numbers of a tensor are written as int8: `x ≈ (q − zero_point)·scale`.
@@ -202,9 +206,24 @@ pub fn quantized_sum(
     const PIECE: usize = 512;
     check_len("quantized_sum: a", a.len(), y.len());
     check_len("quantized_sum: b", b.len(), y.len());
+    #[cfg(target_arch = "x86_64")]
+    let rounding = Finish { cpu, activation, coarse: false }
+        .rounding(to)
+        .filter(|_| cpu.tier() >= Tier::Avx512);
     parallel::for_each_chunk(y, CHUNK, |chunk, y| {
+        let first = chunk * CHUNK;
+        #[cfg(target_arch = "x86_64")]
+        let (first, y) = match &rounding {
+            Some(rounding) => {
+                let addends = [a, b].map(|x| &x[first..first + y.len()]);
+                // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+                let done = unsafe { RequantizedSum::new([of_a, of_b], rounding).write(addends, y) };
+                (first + done, &mut y[done..])
+            }
+            None => (first, y),
+        };
         for (piece, y) in y.chunks_mut(PIECE).enumerate() {
-            let start = chunk * CHUNK + piece * PIECE;
+            let start = first + piece * PIECE;
             let (mut sums, mut others) = ([0.0; PIECE], [0.0; PIECE]);
             let (sums, others) = (&mut sums[..y.len()], &mut others[..y.len()]);
             dequantize_piece(cpu, &a[start..start + y.len()], of_a, sums);

@@ -6,12 +6,12 @@ use std::arch::x86_64::*;
 use std::array;
 use std::ops::Range;
 
-use super::epilogue::{self, Columns as EndColumns, Epilogue, by_panel};
+use super::epilogue::{self, Columns as EndColumns, Epilogue};
 use super::linear::Product;
 use super::output::Target;
 use super::pack::{Columns, GROUP, PANEL};
 use crate::parallel::{Shared, tiles};
-use crate::requantize::Requantizer;
+use crate::requantize::{Requantizer, by_register};
 
 /// Rows of a tile: 6 rows × 4 panels of sums, 4 registers of weights and one of activations use 29
 /// of the 32 registers.
@@ -159,7 +159,7 @@ impl Rounded {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn write<const P: usize>(&self, row: usize, rows: usize, values: __m512i) {
-        let values = by_panel(values);
+        let values = by_register(values);
         let width = self.width;
         // SAFETY: the caller's promise.
         let y = unsafe { self.y.at(row * self.stride + self.column) };
