@@ -29,6 +29,7 @@ mod rotary;
 mod rows;
 mod select;
 mod slice_by;
+mod volume;
 
 use graph::{Bindings, DType, Dim, Element, Shape};
 use kernels::{Cpu, Tier};
@@ -229,6 +230,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     rows::KERNELS,
     select::KERNELS,
     slice_by::KERNELS,
+    volume::KERNELS,
     reference::KERNELS,
 ];
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use graph::op::{Concat, GlobalPool, Reshape, Resize, Transpose};
+use graph::op::{Concat, ConvTranspose, GlobalPool, Reshape, Resize, Transpose};
 use graph::{DType, Dim, Op, Tensor};
 use kernels::Activation;
 
@@ -73,6 +73,7 @@ impl Rewriter<'_> {
                 self.convolution(node, conv)
             }
             Operation::Conv(conv) => self.convolution(node, conv.clone()),
+            Operation::Graph(Op::ConvTranspose(conv)) => self.transposed(node, conv),
             Operation::Graph(op) => self.follower(node, op),
             _ => None,
         };
@@ -117,6 +118,27 @@ impl Rewriter<'_> {
         Some((Operation::ChannelsLast(operation), [&[x, *weight], bias].concat()))
     }
 
+    /// A transposed convolution, on whatever images.
+    fn transposed(&mut self, node: &Node, conv: &ConvTranspose) -> Option<(Operation, Vec<Id>)> {
+        let [x, weight, bias @ ..] = node.inputs.as_slice() else { return None };
+        let filters = self.module.constant(*weight)?;
+        let shape = self.shape(*x);
+        let is_cut = |(axis, dim): (usize, &Dim)| {
+            dim.fixed().is_some_and(|size| conv.axis(axis, size).is_ok_and(|(_, cut)| cut >= 0))
+        };
+        let fits = conv.groups == 1
+            && has_known_images(shape)
+            && shape[2..].iter().enumerate().all(is_cut)
+            && self.module.value(*x).dtype == DType::F32
+            && filters.elements::<f32>().is_ok();
+        if !fits {
+            return None;
+        }
+        let x = self.with_channels_last(*x);
+        let operation = ChannelsLast::ConvTranspose(conv.clone());
+        Some((Operation::ChannelsLast(operation), [&[x, *weight], bias].concat()))
+    }
+
     /// An operation that works on channels last where its input has them there.
     fn follower(&mut self, node: &Node, op: &Op) -> Option<(Operation, Vec<Id>)> {
         let (x, twin) = node.inputs.iter().find_map(|&id| Some((id, self.plain(id)?)))?;
@@ -132,21 +154,6 @@ impl Rewriter<'_> {
             }
             Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) if is_float => {
                 Some((Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)), vec![twin]))
-            }
-            Op::ConvTranspose(conv) if node.inputs.first() == Some(&x) => {
-                let filters = self.module.constant(*node.inputs.get(1)?)?;
-                let sizes = self.shape(x)[2..].iter().enumerate();
-                let is_cut = |(axis, dim): (usize, &Dim)| {
-                    dim.fixed()
-                        .is_some_and(|size| conv.axis(axis, size).is_ok_and(|(_, cut)| cut >= 0))
-                };
-                let fits = conv.groups == 1
-                    && matches!(filters.shape().len(), 3 | 4)
-                    && filters.elements::<f32>().is_ok()
-                    && sizes.into_iter().all(is_cut);
-                let operation = ChannelsLast::ConvTranspose(conv.clone());
-                let inputs = [&[twin], &node.inputs[1..]].concat();
-                fits.then_some((Operation::ChannelsLast(operation), inputs))
             }
             Op::Resize(resize) if is_float && node.inputs.first() == Some(&x) => {
                 let is_constant = |&id: &Id| self.module.constant(id).is_some();

@@ -499,7 +499,7 @@ fn sequences_and_symbolic_sizes() {
 }
 
 #[test]
-fn volumes_take_the_definition() {
+fn volumes_are_laid_out_as_images() {
     let (mut sketch, x) =
         Sketch::shaped(vec![Dim::symbol("batch"), 2.into(), 3.into(), 4.into(), 5.into()]);
     let weight = sketch.weight(numbers(&[3, 2, 2, 2, 2], 1, 0.3));
@@ -508,7 +508,7 @@ fn volumes_take_the_definition() {
     let y = sketch.node(Op::Relu, &[y]);
     let graph = sketch.finish(&[y]);
     let model = check(&graph, &[("x", numbers(&[2, 2, 3, 4, 5], 1, 1.0))], FLOAT);
-    assert_eq!(kernels(&model), ["reference", "relu.f32"]);
+    assert_eq!(kernels(&model), ["conv.volumes", "relu.f32"]);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod quantized_images;
 mod recurrent;
 mod session;
 mod slices;
+mod volumes;
 
 use std::num::NonZeroUsize;
 

@@ -1,0 +1,115 @@
+//! Convolutions and pools with three spatial dimensions, and transposed convolutions of whatever
+//! images.
+
+use graph::op::{AveragePadding, Conv, ConvTranspose, Padding, Pool, PoolKind, Rounding, Window};
+use graph::{Dim, Op};
+
+use crate::{Sketch, check, numbers};
+
+/// Sums in another order than the definition's, of a few hundred products.
+const SUMS: f32 = 2e-5;
+
+fn window(
+    kernel: &[usize],
+    strides: &[usize],
+    dilations: &[usize],
+    padding: [&[usize]; 2],
+) -> Window {
+    let [before, after] = padding.map(<[usize]>::to_vec);
+    Window {
+        kernel: kernel.to_vec(),
+        strides: strides.to_vec(),
+        dilations: dilations.to_vec(),
+        padding: Padding::Explicit { before, after },
+    }
+}
+
+/// Compares a node on a batch of any size with its definition.
+#[track_caller]
+fn check_batches(op: Op, image: &[usize], filters: Option<[Vec<usize>; 2]>, kernel: &str) {
+    let shape = [vec![Dim::symbol("batch")], image.iter().map(|&size| size.into()).collect()];
+    let (mut sketch, x) = Sketch::shaped(shape.concat());
+    let weights: Vec<_> = filters
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(index, shape)| sketch.weight(numbers(shape, index as u64, 0.5)))
+        .collect();
+    let y = sketch.node(op, &[&[x], weights.as_slice()].concat());
+    let graph = sketch.finish(&[y]);
+    for batch in [1, 3] {
+        let x = numbers(&[&[batch], image].concat(), 9, 1.0);
+        let model = check(&graph, &[("x", x)], SUMS);
+        let nodes = &model.explain().nodes;
+        assert!(nodes.iter().any(|node| node.kernel == kernel), "{nodes:#?}");
+    }
+}
+
+#[test]
+fn convolutions() {
+    let cases = [
+        (window(&[3, 3, 3], &[1, 1, 1], &[1, 1, 1], [&[1, 1, 1], &[1, 1, 1]]), 1, [6, 4]),
+        (window(&[3, 1, 1], &[2, 1, 1], &[1, 1, 1], [&[1, 0, 0], &[1, 0, 0]]), 1, [6, 4]),
+        (window(&[1, 3, 3], &[1, 2, 2], &[1, 1, 1], [&[0, 1, 1], &[0, 1, 1]]), 1, [6, 4]),
+        (window(&[2, 3, 2], &[1, 2, 1], &[2, 1, 2], [&[2, 0, 1], &[0, 2, 1]]), 2, [6, 2]),
+        (window(&[3, 3, 3], &[1, 1, 1], &[1, 1, 1], [&[1, 1, 1], &[1, 1, 1]]), 4, [4, 1]),
+        (window(&[1, 1, 1], &[1, 1, 1], &[1, 1, 1], [&[0, 0, 0], &[0, 0, 0]]), 4, [4, 1]),
+    ];
+    for (window, groups, [outputs, inner]) in cases {
+        let filters = [[&[outputs, inner], window.kernel.as_slice()].concat(), vec![outputs]];
+        let op = Op::Conv(Conv { window, groups });
+        check_batches(op, &[4, 5, 7, 6], Some(filters), "conv.volumes");
+    }
+}
+
+#[test]
+fn transposed_convolutions() {
+    let cases = [
+        (window(&[2, 2, 2], &[2, 2, 2], &[1, 1, 1], [&[0, 0, 0], &[0, 0, 0]]), [0, 0, 0]),
+        (window(&[3, 4, 3], &[2, 2, 1], &[1, 1, 2], [&[1, 1, 1], &[1, 1, 0]]), [1, 0, 0]),
+        (window(&[3, 1, 2], &[1, 2, 3], &[2, 1, 1], [&[2, 0, 0], &[1, 0, 0]]), [0, 1, 2]),
+    ];
+    for (window, output_padding) in cases {
+        let filters = [[&[4, 5], window.kernel.as_slice()].concat(), vec![5]];
+        let output_padding = output_padding.to_vec();
+        let op = ConvTranspose { window, groups: 1, output_padding, output_shape: None };
+        let kernel = "conv-transpose.volumes";
+        check_batches(Op::ConvTranspose(op), &[4, 3, 5, 6], Some(filters), kernel);
+    }
+}
+
+/// No convolution comes before, so that channels have to be moved for it alone.
+#[test]
+fn transposed_convolutions_of_inputs() {
+    for (window, image) in [
+        (window(&[8], &[4], &[1], [&[2], &[2]]), vec![6, 20]),
+        (window(&[2, 3], &[2, 1], &[1, 2], [&[0, 1], &[0, 1]]), vec![6, 5, 7]),
+    ] {
+        let filters = [[&[6, 4], window.kernel.as_slice()].concat(), vec![4]];
+        let output_padding = vec![0; window.kernel.len()];
+        let op = ConvTranspose { window, groups: 1, output_padding, output_shape: None };
+        let kernel = "channels-last.conv-transpose.f32";
+        check_batches(Op::ConvTranspose(op), &image, Some(filters), kernel);
+    }
+}
+
+#[test]
+fn pools() {
+    let excluded = PoolKind::Average { padding: AveragePadding::Excluded };
+    let zeros = PoolKind::Average { padding: AveragePadding::Zeros };
+    for (kind, kernel) in [
+        (PoolKind::Max, "max-pool.volumes"),
+        (excluded, "average-pool.volumes"),
+        (zeros, "average-pool.volumes"),
+    ] {
+        for rounding in [Rounding::Floor, Rounding::Ceil] {
+            for window in [
+                window(&[2, 2, 2], &[2, 2, 2], &[1, 1, 1], [&[0, 0, 0], &[0, 0, 0]]),
+                window(&[3, 3, 2], &[2, 1, 2], &[1, 1, 2], [&[1, 1, 0], &[1, 1, 1]]),
+            ] {
+                let op = Op::Pool(Pool { window, kind, rounding });
+                check_batches(op, &[3, 5, 6, 7], None, kernel);
+            }
+        }
+    }
+}
