@@ -4,7 +4,7 @@ use crate::activation::Activation;
 use crate::elementwise::{add_assign_piece, mul_assign_piece};
 use crate::norm::{LayerNorm, check_rows, normalize_rows, repeated};
 use crate::parallel::{CHUNK, check_len, for_each_chunk, rows_per_chunk};
-use crate::softmax::{piece_len, softmax_rows};
+use crate::softmax::{log_softmax_rows, piece_len, softmax_rows};
 use crate::tier::Cpu;
 
 /// Runs `kernel` over pieces of `chunk` elements and where they start.
@@ -43,6 +43,17 @@ pub fn softmax_in_place(cpu: Cpu, y: &mut [f32], row_len: usize) {
     let piece = piece_len("softmax_in_place: y", y.len(), row_len);
     if !y.is_empty() {
         pieces(y, piece, |_, y| softmax_rows(cpu, y, row_len));
+    }
+}
+
+/// [`crate::log_softmax`] of `y`.
+///
+/// # Shapes
+/// `y`: `[rows, row_len]`.
+pub fn log_softmax_in_place(cpu: Cpu, y: &mut [f32], row_len: usize) {
+    let piece = piece_len("log_softmax_in_place: y", y.len(), row_len);
+    if !y.is_empty() {
+        pieces(y, piece, |_, y| log_softmax_rows(cpu, y, row_len));
     }
 }
 

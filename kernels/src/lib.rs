@@ -24,12 +24,13 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
 //! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
-//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`group_norm()`], [`resample()`]; [`channels_last`] has them for the
+//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`group_norm()`], [`resample()`], [`grid_sample()`], [`region_means`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
 //! - [`broadcast`]: arithmetic, comparisons and choices of values of broadcast shapes.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`rms_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`rotate`], [`reduce()`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
+//! - [`top_k`], [`best_place`]: the best entries of lines, and which is best.
 //! - [`recurrent()`]: LSTM, GRU and plain recurrent layers.
 //! - [`peaks`]: what the machine can do at most, measured.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
@@ -55,6 +56,7 @@ mod function;
 mod gather;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod grid_sample;
 mod group_norm;
 mod in_place;
 pub mod int8;
@@ -67,9 +69,11 @@ mod parallel;
 pub mod peaks;
 mod permute;
 mod pool;
+mod rank;
 mod recurrent;
 mod reduce;
 mod reduction;
+mod region;
 #[cfg(target_arch = "x86_64")]
 mod requantize;
 mod resample;
@@ -92,10 +96,11 @@ pub use conv::{Conv2d, Filters, PARALLEL_WORK as CONV_PARALLEL_WORK, conv2d};
 pub use elementwise::{add, add_row, mul};
 pub use function::{Function, map, map_in_place};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
+pub use grid_sample::{GridSampling, Interpolation, Outside, grid_sample};
 pub use group_norm::{GroupNorm, group_norm};
 pub use in_place::{
-    activate_in_place, add_assign, layer_norm_in_place, mul_assign, residual_layer_norm_in_place,
-    softmax_in_place,
+    activate_in_place, add_assign, layer_norm_in_place, log_softmax_in_place, mul_assign,
+    residual_layer_norm_in_place, softmax_in_place,
 };
 pub use matrix::{
     Batch, Matrix, PARALLEL_WORK as GEMM_PARALLEL_WORK, Write, batched_gemm, gemm, product,
@@ -108,12 +113,14 @@ pub use optimizer::{AdamW, adamw_step};
 pub use parallel::{CHUNK as PARALLEL_ELEMENTS, for_each_row_of as for_each_row};
 pub use permute::{permute, permute_any};
 pub use pool::{Pooling, pool2d, row_maxima, row_means};
+pub use rank::{Best, Ranked, best_place, top_k};
 pub use recurrent::{Cell, Recurrence, State, recurrent};
 pub use reduce::column_sum;
 pub use reduction::{Reduction, reduce};
+pub use region::{RegionParts, region_means};
 pub use resample::{Sample, resample};
 pub use rotary::{Rotation, rotate};
-pub use softmax::{softmax_backward, softmax_forward};
+pub use softmax::{log_softmax, softmax_backward, softmax_forward};
 pub use team::Team;
 pub use tier::{Cpu, Tier, TierError};
 pub use window::Slide;

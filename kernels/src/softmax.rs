@@ -23,6 +23,20 @@ tiered! {
 }
 
 tiered! {
+    /// Logarithms of the softmax of each row of `y`, in place.
+    pub(crate) fn log_softmax_rows(y: &mut [f32], row_len: usize) {
+        for row in y.chunks_exact_mut(row_len) {
+            let max = lanes::max(row);
+            let log = math::ln(lanes::sum(row, |value| math::exp(value - max)));
+            for value in row.iter_mut() {
+                // In this order: the difference from the greatest is exact where it is small.
+                *value = (*value - max) - log;
+            }
+        }
+    }
+}
+
+tiered! {
     fn softmax_slope(y: &[f32], dy: &[f32], row_len: usize, dx: &mut [f32]) {
         let rows = y.chunks_exact(row_len).zip(dy.chunks_exact(row_len));
         for (dx, (y, dy)) in dx.chunks_exact_mut(row_len).zip(rows) {
@@ -58,6 +72,22 @@ pub fn softmax_forward(cpu: Cpu, x: &[f32], row_len: usize, y: &mut [f32]) {
     parallel::map(x, y, piece, |x, y| {
         y.copy_from_slice(x);
         softmax_rows(cpu, y, row_len);
+    });
+}
+
+/// `y = x − max − ln Σ exp(x − max)` over each row.
+///
+/// # Shapes
+/// `x`, `y`: `[rows, row_len]`.
+pub fn log_softmax(cpu: Cpu, x: &[f32], row_len: usize, y: &mut [f32]) {
+    let piece = piece_len("log_softmax: x", x.len(), row_len);
+    check_len("log_softmax: y", y.len(), x.len());
+    if x.is_empty() {
+        return;
+    }
+    parallel::map(x, y, piece, |x, y| {
+        y.copy_from_slice(x);
+        log_softmax_rows(cpu, y, row_len);
     });
 }
 

@@ -78,13 +78,13 @@ impl Kernel for GatherRows {
 
 /// Integers that name entries.
 #[derive(Clone, Copy)]
-enum Indices<'a> {
+pub(super) enum Indices<'a> {
     Long(&'a [i64]),
     Short(&'a [i32]),
 }
 
 impl<'a> Indices<'a> {
-    fn of(operand: &Operand<'a>) -> Result<Self, String> {
+    pub(super) fn of(operand: &Operand<'a>) -> Result<Self, String> {
         match operand.dtype {
             DType::I64 => Ok(Self::Long(operand.elements())),
             DType::I32 => Ok(Self::Short(operand.elements())),
@@ -101,7 +101,7 @@ impl<'a> Indices<'a> {
 
     /// The entry of a dimension that index `at` names, from its end where the index is negative.
     #[inline]
-    fn entry(&self, at: usize, size: usize) -> Result<usize, String> {
+    pub(super) fn entry(&self, at: usize, size: usize) -> Result<usize, String> {
         let index = match self {
             Self::Long(indices) => indices[at],
             Self::Short(indices) => i64::from(indices[at]),

@@ -12,6 +12,7 @@ mod elementwise;
 mod function;
 pub(crate) mod gather;
 mod generate;
+mod grid;
 mod integer;
 mod integer_conv;
 mod linear;
@@ -21,12 +22,16 @@ mod pad;
 mod pair;
 pub(crate) mod pool;
 pub(crate) mod quantize;
+mod rank;
+mod rearrange;
 mod recurrent;
 mod reduce;
 mod reference;
+mod region;
 pub(crate) mod resize;
 mod rotary;
 mod rows;
+mod scatter;
 mod select;
 mod slice_by;
 mod volume;
@@ -214,6 +219,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     function::KERNELS,
     gather::KERNELS,
     generate::KERNELS,
+    grid::KERNELS,
     integer::KERNELS,
     integer_conv::KERNELS,
     linear::KERNELS,
@@ -223,11 +229,15 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     pair::KERNELS,
     pool::KERNELS,
     quantize::KERNELS,
+    rank::KERNELS,
+    rearrange::KERNELS,
     recurrent::KERNELS,
     reduce::KERNELS,
+    region::KERNELS,
     resize::KERNELS,
     rotary::KERNELS,
     rows::KERNELS,
+    scatter::KERNELS,
     select::KERNELS,
     slice_by::KERNELS,
     volume::KERNELS,

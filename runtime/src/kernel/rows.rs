@@ -1,9 +1,11 @@
-//! Layer normalisation, alone and with a residual, its twin without a mean, and softmax.
+//! Layer normalisation, alone and with a residual, its twin without a mean, softmax
+//! and its logarithm.
 
 use graph::Op;
 use kernels::{
-    Cpu, LayerNorm, layer_norm, layer_norm_in_place, residual_layer_norm,
-    residual_layer_norm_in_place, rms_norm, rms_norm_in_place, softmax_forward, softmax_in_place,
+    Cpu, LayerNorm, layer_norm, layer_norm_in_place, log_softmax, log_softmax_in_place,
+    residual_layer_norm, residual_layer_norm_in_place, rms_norm, rms_norm_in_place,
+    softmax_forward, softmax_in_place,
 };
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, floats, run};
@@ -21,7 +23,12 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     rows("layer-norm.f32", "LayerNormalization", prepare_norm),
     rows("residual-layer-norm.f32", "ResidualLayerNorm", prepare_norm),
     rows("rms-norm.f32", "RMSNormalization", prepare_rms_norm),
-    rows("softmax.f32", "Softmax", |_, _, cpu| run(Softmax { cpu })),
+    rows("softmax.f32", "Softmax", |_, _, cpu| {
+        run(Rows { cpu, forward: softmax_forward, over: softmax_in_place })
+    }),
+    rows("log-softmax.f32", "LogSoftmax", |_, _, cpu| {
+        run(Rows { cpu, forward: log_softmax, over: log_softmax_in_place })
+    }),
 ];
 
 struct Norm {
@@ -87,16 +94,19 @@ impl Kernel for RootMeanSquare {
     }
 }
 
-struct Softmax {
+/// Softmax, or its logarithm.
+struct Rows {
     cpu: Cpu,
+    forward: fn(Cpu, &[f32], usize, &mut [f32]),
+    over: fn(Cpu, &mut [f32], usize),
 }
 
-impl Kernel for Softmax {
+impl Kernel for Rows {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let row_len = call.shape.last().copied().unwrap_or(0);
         match call.in_place {
-            Some(_) => softmax_in_place(self.cpu, elements_mut(call.output), row_len),
-            None => softmax_forward(self.cpu, call.f32(0), row_len, elements_mut(call.output)),
+            Some(_) => (self.over)(self.cpu, elements_mut(call.output), row_len),
+            None => (self.forward)(self.cpu, call.f32(0), row_len, elements_mut(call.output)),
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ mod masks;
 mod memory;
 mod opsets;
 mod passes;
+mod places;
 mod profile;
 mod quantized_images;
 mod recurrent;

@@ -1,0 +1,245 @@
+//! Elements that go to places, or are read at places, that follow from values; and lines of which the
+//! best entries are wanted.
+
+use graph::op::{
+    ArgExtreme, CumulativeSum, DepthOrder, DepthToSpace, GridMode, GridOutside, GridSample,
+    RegionCoordinates, RegionPooling, RoiAlign, ScatterElements, ScatterNd, Scattering,
+    SoftmaxRelative, SpaceToDepth, Tile, TopK, TopKPart, Triangle,
+};
+use graph::{DType, Dim, Element, Graph, Op, Tensor, ValueId};
+
+use crate::{Sketch, check, numbers};
+
+/// Kernels sum in f32 what the definitions sum in f64.
+const FLOAT: f32 = 2e-6;
+
+/// Compares a node, alone and of values that nothing else reads, with its definition; checks which
+/// kernel ran it.
+#[track_caller]
+fn check_node(op: Op, inputs: &[(&str, Tensor)], kernel: &str) {
+    let mut sketch = Sketch { graph: Graph::new("sketch") };
+    let ids: Vec<ValueId> = inputs
+        .iter()
+        .map(|(name, tensor)| {
+            let shape = tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect();
+            sketch.graph.add_input(name, tensor.dtype(), shape).unwrap()
+        })
+        .collect();
+    let alone = sketch.node(op.clone(), &ids);
+    let mut outputs = vec![alone];
+    if inputs[0].1.dtype() == DType::F32 {
+        let doubled = sketch.node(Op::Add, &[ids[0], ids[0]]);
+        outputs.push(sketch.node(op, &[&[doubled], &ids[1..]].concat()));
+    }
+    let count = outputs.len();
+    let model = check(&sketch.finish(&outputs), inputs, FLOAT);
+    let nodes = &model.explain().nodes;
+    let found = nodes.iter().filter(|node| node.kernel == kernel).count();
+    assert_eq!(found, count, "{nodes:#?}");
+}
+
+/// Numbers of which some are equal, and some 0 and −0.
+fn ranked(shape: &[usize]) -> Tensor {
+    Tensor::from_fn(shape, |index| match index % 23 {
+        3 => -0.0,
+        7 => 99.0,
+        other => (other * 37 % 11) as f32 - 4.0,
+    })
+}
+
+fn whole<T: Element>(shape: &[usize], number: fn(i64) -> T) -> Tensor {
+    Tensor::from_fn(shape, |index| number((index * 37 % 101) as i64 - 50))
+}
+
+#[test]
+fn places_of_extremes() {
+    for axis in [0, 1, 2] {
+        for (largest, keep_dims, kernel) in [(true, false, "arg-max"), (false, true, "arg-min")] {
+            let op = ArgExtreme { largest, axis, keep_dims, last: false };
+            check_node(Op::ArgExtreme(op), &[("x", ranked(&[3, 19, 5]))], kernel);
+            check_node(Op::ArgExtreme(op), &[("x", whole(&[3, 4, 5], |x| x << 40))], kernel);
+            check_node(Op::ArgExtreme(op), &[("x", whole(&[3, 4, 5], |x| x as i32))], kernel);
+        }
+    }
+    let last = ArgExtreme { largest: true, axis: 1, keep_dims: false, last: true };
+    check_node(Op::ArgExtreme(last), &[("x", ranked(&[3, 19, 5]))], "reference");
+}
+
+#[test]
+fn best_entries() {
+    for part in [TopKPart::Values, TopKPart::Indices] {
+        for (axis, largest, k) in [(0, true, 3), (1, false, 7), (1, true, 19), (2, true, 1)] {
+            let op = Op::TopK(TopK { axis, largest, part });
+            for x in [
+                ranked(&[3, 19, 5]),
+                whole(&[3, 19, 5], |x| x << 40),
+                whole(&[3, 19, 5], |x| x as i32),
+            ] {
+                let (mut sketch, k) = (Sketch { graph: Graph::new("sketch") }, [k as i64]);
+                let shape = x.shape().iter().map(|&size| Dim::Fixed(size)).collect();
+                let input = sketch.graph.add_input("x", x.dtype(), shape).unwrap();
+                let k = sketch.weight(Tensor::new(&[1], k.to_vec()).unwrap());
+                let y = sketch.node(op.clone(), &[input, k]);
+                let model = check(&sketch.finish(&[y]), &[("x", x)], 0.0);
+                assert_eq!(model.explain().nodes.last().unwrap().kernel, "top-k");
+            }
+        }
+    }
+}
+
+#[test]
+fn running_sums() {
+    for (exclusive, reverse) in [(false, false), (true, false), (false, true), (true, true)] {
+        for axis in [0i64, 1, -1] {
+            let op = Op::CumulativeSum(CumulativeSum { exclusive, reverse });
+            let axis = ("axis", Tensor::scalar(axis));
+            for x in [
+                numbers(&[3, 19, 5], 3, 1.0),
+                whole(&[3, 4, 5], |x| x << 60),
+                whole(&[3, 4, 5], |x| (x as i32) << 26),
+            ] {
+                check_node(op.clone(), &[("x", x), axis.clone()], "cumulative-sum");
+            }
+        }
+    }
+}
+
+#[test]
+fn scattered_elements_and_slices() {
+    use Scattering::{Add, Max, Min, Mul, Replace};
+    let indices = |shape: &[usize], size: i64| {
+        Tensor::from_fn(shape, move |index| (index as i64 * 7) % (2 * size) - size)
+    };
+    for reduction in [Replace, Add, Mul, Max, Min] {
+        for axis in [0, 1, 2] {
+            let op = Op::ScatterElements(ScatterElements { axis, reduction });
+            let places = ("indices", indices(&[2, 3, 4], [3, 4, 5][axis]));
+            let data = [
+                (numbers(&[3, 4, 5], 1, 1.0), numbers(&[2, 3, 4], 2, 1.0)),
+                (whole(&[3, 4, 5], |x| x), whole(&[2, 3, 4], |x| x)),
+                (whole(&[3, 4, 5], |x| x as i32), whole(&[2, 3, 4], |x| x as i32)),
+            ];
+            for (x, updates) in data {
+                let inputs = [("x", x), places.clone(), ("updates", updates)];
+                check_node(op.clone(), &inputs, "scatter-elements");
+            }
+        }
+        let op = Op::ScatterNd(ScatterNd { reduction });
+        for length in [1, 2, 3] {
+            let rows = indices(&[6, length], 3);
+            let updates = [&[6][..], &[3, 4, 5][length..]].concat();
+            let inputs = [
+                ("x", ranked(&[3, 4, 5])),
+                ("indices", rows),
+                ("updates", numbers(&updates, 2, 1.0)),
+            ];
+            check_node(op.clone(), &inputs, "scatter-nd");
+        }
+    }
+    let bytes = [
+        ("x", whole(&[5], |x| x as u8)),
+        ("indices", Tensor::new(&[2], vec![-1i32, 0]).unwrap()),
+        ("updates", whole(&[2], |x| x as u8)),
+    ];
+    let replace = Op::ScatterElements(ScatterElements { axis: 0, reduction: Replace });
+    check_node(replace, &bytes, "scatter-elements");
+    let add = Op::ScatterElements(ScatterElements { axis: 0, reduction: Add });
+    check_node(add, &bytes, "reference");
+}
+
+#[test]
+fn grids() {
+    let grid = numbers(&[2, 7, 30, 2], 5, 1.2);
+    let inputs = [("x", numbers(&[2, 3, 9, 11], 4, 1.0)), ("grid", grid)];
+    for mode in [GridMode::Linear, GridMode::Nearest] {
+        for outside in [GridOutside::Zeros, GridOutside::Border, GridOutside::Reflection] {
+            for align_corners in [false, true] {
+                let op = Op::GridSample(GridSample { mode, outside, align_corners });
+                check_node(op, &inputs, "grid-sample.f32");
+            }
+        }
+    }
+    let cubic =
+        GridSample { mode: GridMode::Cubic, outside: GridOutside::Zeros, align_corners: false };
+    check_node(Op::GridSample(cubic), &inputs, "reference");
+}
+
+#[test]
+fn regions() {
+    let corners =
+        vec![0f32, 0.0, 9.0, 13.0, 3.3, 2.2, 3.4, 8.7, -9.0, -8.0, 40.0, 41.0, 5.0, 5.0, 2.0, 1.0];
+    let inputs = [
+        ("x", numbers(&[2, 5, 9, 11], 4, 1.0)),
+        ("regions", Tensor::new(&[4, 4], corners).unwrap()),
+        ("images", Tensor::new(&[4], vec![0i64, 1, 1, 0]).unwrap()),
+    ];
+    for coordinates in [RegionCoordinates::HalfPixel, RegionCoordinates::OutputHalfPixel] {
+        for samples in [None, Some(2)] {
+            let pooling = RegionPooling::Average;
+            let op = RoiAlign { pooling, coordinates, height: 3, width: 2, samples, scale: 0.7 };
+            check_node(Op::RoiAlign(op), &inputs, "roi-align.f32");
+        }
+    }
+}
+
+#[test]
+fn squares_of_pixels() {
+    let data = |shape: &[usize]| {
+        [
+            numbers(shape, 1, 1.0),
+            whole(shape, |x| x),
+            whole(shape, |x| x as i32),
+            whole(shape, |x| x as i8),
+        ]
+    };
+    for x in data(&[2, 24, 3, 5]) {
+        for order in [DepthOrder::DepthColumnRow, DepthOrder::ColumnRowDepth] {
+            let op = Op::DepthToSpace(DepthToSpace { block: 2, order });
+            check_node(op, &[("x", x.clone())], "depth-to-space.copy");
+        }
+    }
+    for x in data(&[2, 3, 6, 9]) {
+        let op = Op::SpaceToDepth(SpaceToDepth { block: 3 });
+        check_node(op, &[("x", x)], "space-to-depth.copy");
+    }
+}
+
+#[test]
+fn copies_one_after_another() {
+    for repeats in [vec![2i64, 1, 3], vec![1, 1, 1], vec![1, 5, 2], vec![0, 2, 2]] {
+        for x in
+            [numbers(&[2, 3, 4], 1, 1.0), whole(&[2, 3, 4], |x| x), whole(&[2, 1, 4], |x| x as u8)]
+        {
+            let mut sketch = Sketch { graph: Graph::new("sketch") };
+            let shape = x.shape().iter().map(|&size| Dim::Fixed(size)).collect();
+            let input = sketch.graph.add_input("x", x.dtype(), shape).unwrap();
+            let repeats = sketch.weight(Tensor::new(&[3], repeats.clone()).unwrap());
+            let y = sketch.node(Op::Tile(Tile {}), &[input, repeats]);
+            let model = check(&sketch.finish(&[y]), &[("x", x)], 0.0);
+            assert_ne!(model.explain().nodes.last().unwrap().kernel, "reference");
+        }
+    }
+}
+
+#[test]
+fn triangles() {
+    for upper in [false, true] {
+        let op = Op::Triangle(Triangle { upper });
+        check_node(op.clone(), &[("x", numbers(&[2, 4, 7], 1, 1.0))], "triangle.copy");
+        for diagonal in [-9i64, -2, 0, 1, 9, i64::MIN, i64::MAX] {
+            for x in [numbers(&[2, 4, 7], 1, 1.0), whole(&[7, 4], |x| x), whole(&[3, 3], |x| x > 0)]
+            {
+                let inputs = [("x", x), ("k", Tensor::scalar(diagonal))];
+                check_node(op.clone(), &inputs, "triangle.copy");
+            }
+        }
+    }
+}
+
+#[test]
+fn logarithms_of_softmax() {
+    let op = Op::SoftmaxRelative(SoftmaxRelative::LogSoftmax);
+    for shape in [vec![3, 80], vec![1, 1], vec![40, 1000]] {
+        check_node(op.clone(), &[("x", numbers(&shape, 1, 4.0))], "log-softmax.f32");
+    }
+}
