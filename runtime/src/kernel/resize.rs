@@ -26,7 +26,7 @@ pub(crate) struct Step {
     pub(crate) samples: Vec<Sample>,
 }
 
-/// The dimensions that change, at most two, and how.
+/// The dimensions that change, at most three, and how.
 pub(crate) fn steps(module: &Module, node: &Node) -> Result<Vec<Step>, String> {
     let Operation::Graph(Op::Resize(op)) = &node.operation else {
         unreachable!("the table pairs this kernel with resizing")
@@ -34,8 +34,8 @@ pub(crate) fn steps(module: &Module, node: &Node) -> Result<Vec<Step>, String> {
     expect_type(module, node, 0, DType::F32)?;
     let steps = known_steps(module, node, op)?;
     match steps.len() {
-        0..=2 => Ok(steps),
-        found => Err(format!("takes 2 dimensions at most that change, found {found}")),
+        0..=3 => Ok(steps),
+        found => Err(format!("takes 3 dimensions at most that change, found {found}")),
     }
 }
 
@@ -96,7 +96,7 @@ struct Resizing {
 }
 
 fn prepare(mut steps: Vec<Step>, growth: impl Fn(&Step) -> f64, cpu: Cpu) -> Prepared {
-    // The step that makes fewer entries leaves less to do to the other.
+    // Steps that make fewer entries leave less to do to the others.
     steps.sort_by(|a, b| growth(a).total_cmp(&growth(b)));
     match steps.is_empty() {
         true => Prepared::View { start: 0 },
@@ -106,37 +106,49 @@ fn prepare(mut steps: Vec<Step>, growth: impl Fn(&Step) -> f64, cpu: Cpu) -> Pre
 
 impl Kernel for Resizing {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let (x, y) = (call.f32(0), elements_mut(call.output));
-        let (from, to) = (call.inputs[0].shape, call.shape);
-        let product = |sizes: &[usize]| sizes.iter().product::<usize>();
-        // Dimensions before an axis are already changed where the first step did them.
-        let sizes = |axis: usize, before: &[usize], after: &[usize]| {
-            [product(&before[..axis]), from[axis], product(&after[axis + 1..])]
-        };
-        match self.steps.as_slice() {
-            [only] => {
-                let sizes = sizes(only.axis, from, from);
-                resample(self.cpu, x, sizes, &only.samples, y);
-            }
-            [first, second] => {
-                let between: &mut [f32] = elements_mut(call.scratch);
-                resample(self.cpu, x, sizes(first.axis, from, from), &first.samples, between);
-                let sizes = match first.axis < second.axis {
-                    true => sizes(second.axis, to, from),
-                    false => sizes(second.axis, from, to),
-                };
-                resample(self.cpu, between, sizes, &second.samples, y);
-            }
-            _ => unreachable!("no more steps were accepted"),
+        let (last, others) = self.steps.split_last().ok_or("expected a dimension that changes")?;
+        let (shape, mut source) = (call.inputs[0].shape, call.f32(0));
+        let y = elements_mut(call.output);
+        let mut between: &mut [f32] = elements_mut(call.scratch);
+        for (index, step) in others.iter().enumerate() {
+            let sizes @ [outer, _, inner] = self.sizes(index, shape);
+            let made = outer * step.samples.len() * inner;
+            let (part, rest) = between.split_at_mut(made);
+            resample(self.cpu, source, sizes, &step.samples, part);
+            (source, between) = (part, rest);
         }
+        resample(self.cpu, source, self.sizes(others.len(), shape), &last.samples, y);
         Ok(())
     }
 
-    /// What lies between two steps.
+    /// What lies between steps: of the dimensions that do not change all, of the others what the
+    /// steps before have made of them.
     fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
-        let [first, _] = self.steps.as_slice() else { return None };
-        let mut shape = inputs.first()?.to_vec();
-        shape[first.axis] = Dim::Fixed(first.samples.len());
+        let (_, others) = self.steps.split_last().filter(|(_, others)| !others.is_empty())?;
+        let x = inputs.first()?;
+        let changes = |axis: &usize| self.steps.iter().any(|step| step.axis == *axis);
+        let stays = (0..x.len()).filter(|axis| !changes(axis)).map(|axis| x[axis].clone());
+        let mut sizes: Vec<usize> =
+            self.steps.iter().map(|step| x[step.axis].fixed()).collect::<Option<_>>()?;
+        let mut between = 0;
+        for (index, step) in others.iter().enumerate() {
+            sizes[index] = step.samples.len();
+            between += sizes.iter().product::<usize>();
+        }
+        let shape = stays.chain([Dim::Fixed(between)]).collect();
         Some(Scratch { element_bytes: DType::F32.size_bytes(), shape })
+    }
+}
+
+impl Resizing {
+    /// What lies outside the dimension of a step, its size, and what lies inside: dimensions that the
+    /// steps before changed have their new sizes.
+    fn sizes(&self, step: usize, shape: &[usize]) -> [usize; 3] {
+        let size = |axis: usize| match self.steps[..step].iter().find(|done| done.axis == axis) {
+            Some(done) => done.samples.len(),
+            None => shape[axis],
+        };
+        let (axis, rank) = (self.steps[step].axis, shape.len());
+        [(0..axis).map(size).product(), size(axis), (axis + 1..rank).map(size).product()]
     }
 }

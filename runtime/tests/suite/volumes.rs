@@ -1,8 +1,11 @@
-//! Convolutions and pools with three spatial dimensions, and transposed convolutions of whatever
+//! Convolutions, pools and other sizes with three spatial dimensions, and transposed convolutions of whatever
 //! images.
 
-use graph::op::{AveragePadding, Conv, ConvTranspose, Padding, Pool, PoolKind, Rounding, Window};
-use graph::{Dim, Op};
+use graph::op::{
+    AspectRatio, AveragePadding, Conv, ConvTranspose, Coordinates, Interpolation, Nearest, Outside,
+    Padding, Pool, PoolKind, Resize, Rounding, Window,
+};
+use graph::{Dim, Op, Tensor};
 
 use crate::{Sketch, check, numbers};
 
@@ -110,6 +113,32 @@ fn pools() {
                 let op = Op::Pool(Pool { window, kind, rounding });
                 check_batches(op, &[3, 5, 6, 7], None, kernel);
             }
+        }
+    }
+}
+
+#[test]
+fn other_sizes() {
+    for interpolation in [Interpolation::Nearest(Nearest::Floor), Interpolation::Linear] {
+        for scales in [[2.0, 2.0, 2.0], [0.5, 1.0, 3.0], [3.0, 0.6, 0.5], [1.0, 1.0, 2.0]] {
+            let image = [4.into(), 5.into(), 6.into(), 7.into()];
+            let shape = [vec![Dim::symbol("batch")], image.to_vec()].concat();
+            let (mut sketch, x) = Sketch::shaped(shape);
+            let resize = Resize {
+                interpolation,
+                coordinates: Coordinates::HalfPixel,
+                outside: Outside::Edge,
+                antialias: false,
+                aspect: AspectRatio::Stretch,
+                axes: vec![0, 1, 2, 3, 4],
+            };
+            let roi = sketch.weight(Tensor::from_fn(&[0], |_| 0f32));
+            let scales = [&[1f32, 1.0], scales.as_slice()].concat();
+            let scales = sketch.weight(Tensor::new(&[5], scales).unwrap());
+            let y = sketch.node(Op::Resize(resize), &[x, roi, scales]);
+            let x = numbers(&[2, 4, 5, 6, 7], 9, 1.0);
+            let model = check(&sketch.finish(&[y]), &[("x", x)], SUMS);
+            assert_eq!(model.explain().nodes.last().unwrap().kernel, "resize.f32");
         }
     }
 }
