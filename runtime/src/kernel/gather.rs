@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, cast_slice};
 use graph::{DType, Op};
-use kernels::gather_rows;
+use kernels::{for_each_row, gather_rows};
 
 use super::{
     Call, Kernel, KernelEntry, MOST_DIMENSIONS, Operand, elements_mut, expect_type, few_dimensions,
@@ -236,14 +236,19 @@ impl Kernel for GatherNd {
         };
         let inner = data.dtype.size_bytes() * slice.iter().product::<usize>();
         let rows_a_batch = leading[self.batch_dims..].iter().product::<usize>().max(1);
-        for row in 0..leading.iter().product() {
+        let place = |row: usize| -> Result<usize, String> {
             let mut place = row / rows_a_batch;
             for (at, &size) in axes.iter().enumerate() {
                 place = place * size + indices.entry(row * length + at, size)?;
             }
-            let y = &mut call.output[row * inner..][..inner];
+            Ok(place)
+        };
+        // First, because a thread cannot give an error back.
+        (0..leading.iter().product()).try_for_each(|row| place(row).map(|_| ()))?;
+        for_each_row(call.output, inner, |row, y| {
+            let place = place(row).expect("all places are there");
             y.copy_from_slice(&data.bytes[place * inner..][..inner]);
-        }
+        });
         Ok(())
     }
 }

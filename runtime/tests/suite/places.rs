@@ -2,8 +2,8 @@
 //! best entries are wanted.
 
 use graph::op::{
-    ArgExtreme, CumulativeSum, DepthOrder, DepthToSpace, GridMode, GridOutside, GridSample,
-    RegionCoordinates, RegionPooling, RoiAlign, ScatterElements, ScatterNd, Scattering,
+    ArgExtreme, CumulativeSum, DepthOrder, DepthToSpace, GridMode, GridOutside, GridSample, Reduce,
+    ReduceKind, RegionCoordinates, RegionPooling, RoiAlign, ScatterElements, ScatterNd, Scattering,
     SoftmaxRelative, SpaceToDepth, Tile, TopK, TopKPart, Triangle,
 };
 use graph::{DType, Dim, Element, Graph, Op, Tensor, ValueId};
@@ -241,5 +241,23 @@ fn logarithms_of_softmax() {
     let op = Op::SoftmaxRelative(SoftmaxRelative::LogSoftmax);
     for shape in [vec![3, 80], vec![1, 1], vec![40, 1000]] {
         check_node(op.clone(), &[("x", numbers(&shape, 1, 4.0))], "log-softmax.f32");
+    }
+}
+
+#[test]
+fn integers_along_axes() {
+    for (kind, kernel) in [
+        (ReduceKind::Sum, "reduce.integers"),
+        (ReduceKind::Product, "reduce.integers"),
+        (ReduceKind::Max, "reduce.integers"),
+        (ReduceKind::Min, "reduce.integers"),
+        (ReduceKind::Mean, "reference"),
+    ] {
+        for axes in [vec![0], vec![1], vec![2], vec![1, 2], vec![0, 1, 2]] {
+            let op = Reduce { kind, axes: Some(axes), keep_dims: true, empty_means_none: false };
+            for x in [whole(&[3, 4, 5], |x| x << 58), whole(&[3, 4, 5], |x| x as i32 + 7)] {
+                check_node(Op::Reduce(op.clone()), &[("x", x)], kernel);
+            }
+        }
     }
 }
