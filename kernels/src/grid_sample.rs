@@ -78,12 +78,15 @@ impl GridSampling {
             };
         }
         let first = place.floor();
-        let within = place - first;
-        let second = match self.interpolation {
-            Interpolation::Linear => (self.entry(first + 1.0, last), within),
-            Interpolation::Nearest => (NONE, 0.0),
-        };
-        [(self.entry(first, last), 1.0 - within), second]
+        let entry = self.entry(first, last);
+        match self.interpolation {
+            Interpolation::Linear => {
+                let within = place - first;
+                [(entry, 1.0 - within), (self.entry(first + 1.0, last), within)]
+            }
+            // Whole, also where the place is no number.
+            Interpolation::Nearest => [(entry, 1.0), (NONE, 0.0)],
+        }
     }
 
     /// A place mirrored at the ends of an axis whose last entry this is.

@@ -105,7 +105,7 @@ impl RequantizedSum {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
     pub(crate) fn new(from: [Quantization; 2], rounding: &Rounding) -> Self {
         let factors = from.map(|from| from.scale * rounding.inverse());
-        let most = 255.0 * (factors[0] + factors[1]);
+        let most = 255.0 * (factors[0].abs() + factors[1].abs());
         // What is no number is not below a bound.
         let error = if most < LARGEST_ADDEND { 8.0 * UNIT * (1.0 + most) } else { 1.0 };
         Self {

@@ -147,7 +147,7 @@ impl Rounded {
             let none = _mm512_setzero_si512();
             columns.offsets.map_or(none, |offsets| _mm512_sub_epi32(none, offsets))
         });
-        let width = u64::MAX >> (PANELS * PANEL - (stride - column).min(PANELS * PANEL));
+        let width = u64::MAX >> (PANELS * PANEL - (stride - column).min(count * PANEL));
         Some(Self { requantizer, start, y, stride, column, width })
     }
 

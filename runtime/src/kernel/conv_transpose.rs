@@ -1,7 +1,7 @@
 //! Transposed convolutions in models whose sizes depend on values, which no pass gives channels that are
 //! last: they are, while it runs.
 
-use graph::op::ConvTranspose;
+use graph::op::{ConvTranspose, Padding};
 use graph::{DType, Dim, Op};
 use kernels::float::PackedWeights;
 use kernels::{Cpu, channels_last, permute};
@@ -33,9 +33,25 @@ fn accepts(module: &Module, node: &Node) -> Result<(), String> {
         && op.groups == 1
         && matches!(rank, 3 | 4)
         && module.constant(node.inputs[1]).is_some();
-    let reason = "takes constant filters of one group in one or two dimensions, where sizes depend \
-                  on values";
-    if fits { Ok(()) } else { Err(reason.to_owned()) }
+    if !fits {
+        let reason = "takes constant filters of one group in one or two dimensions, where sizes depend \
+                      on values";
+        return Err(reason.to_owned());
+    }
+    adds_nothing_before(op, &module.value(node.inputs[0]).shape[2..])
+}
+
+/// Accepts outputs that are what is computed without its ends, and never more at the start.
+pub(super) fn adds_nothing_before(op: &ConvTranspose, sizes: &[Dim]) -> Result<(), String> {
+    let cuts = |(axis, dim): (usize, &Dim)| match dim.fixed() {
+        Some(size) => op.axis(axis, size).is_ok_and(|(_, cut)| cut >= 0),
+        // What is cut follows from the size where the padding is not given.
+        None => op.output_shape.is_none() && matches!(op.window.padding, Padding::Explicit { .. }),
+    };
+    if sizes.iter().enumerate().all(cuts) {
+        return Ok(());
+    }
+    Err("takes outputs that nothing is added before".to_owned())
 }
 
 fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {

@@ -52,7 +52,13 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         operation: "CumSum",
         tier: None,
         cost: 1,
-        accepts: ranked,
+        accepts: |module, node| {
+            ranked(module, node)?;
+            match module.value(node.inputs[1]).dtype {
+                DType::I64 | DType::I32 => Ok(()),
+                found => Err(format!("takes an axis in i64 or i32, found {found}")),
+            }
+        },
         prepare: |_, node, _| match &node.operation {
             Operation::Graph(Op::CumulativeSum(op)) => run(Running(*op)),
             _ => unreachable!("the table pairs this kernel with running sums"),
@@ -159,10 +165,11 @@ impl Kernel for Running {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let (x, rank) = (&call.inputs[0], call.inputs[0].shape.len());
         let axis = match call.inputs[1].dtype {
-            DType::I64 => call.inputs[1].elements::<i64>().first().copied(),
-            _ => call.inputs[1].elements::<i32>().first().copied().map(i64::from),
+            DType::I64 => call.inputs[1].elements::<i64>().as_array().map(|&[axis]| axis),
+            _ => call.inputs[1].elements::<i32>().as_array().map(|&[axis]| axis.into()),
         };
-        let axis = axis.ok_or("expected an axis")?;
+        let axis = axis
+            .ok_or_else(|| format!("expected one axis, found shape {:?}", call.inputs[1].shape))?;
         let from_start = if axis < 0 { axis.wrapping_add(rank as i64) } else { axis };
         let from_start = usize::try_from(from_start).ok().filter(|&axis| axis < rank);
         let axis = from_start.ok_or_else(|| format!("axis {axis} is none of {rank}"))?;

@@ -146,12 +146,12 @@ impl Scatter for Elements {
             let found = call.inputs[2].shape;
             return Err(format!("expected an update an index: {shape:?} and {found:?}"));
         }
+        if updates.is_empty() {
+            return Ok(());
+        }
         let beyond = |(at, (index, size)): (usize, (&usize, &usize))| at != axis && index > size;
         if shape.iter().zip(data).enumerate().any(beyond) {
             return Err(format!("indices of shape {shape:?} reach beyond {data:?}"));
-        }
-        if updates.is_empty() {
-            return Ok(());
         }
         let mut strides = [1; MOST_DIMENSIONS];
         for dim in (0..shape.len() - 1).rev() {

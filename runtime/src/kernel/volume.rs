@@ -16,6 +16,7 @@ use kernels::{
 
 use super::channels_last::transposed_sizes;
 use super::conv::{bias, sizes, slides};
+use super::conv_transpose::adds_nothing_before;
 use super::pool::pooling;
 use super::{Call, Kernel, KernelEntry, Prepared, Scratch, elements_mut, floats, run};
 use crate::module::{Module, Node, Operation};
@@ -60,11 +61,9 @@ fn volumes(module: &Module, node: &Node) -> Result<(), String> {
 /// Accepts volumes and filters whose sizes are known before they are laid out, but for the batch.
 fn known_volumes(module: &Module, node: &Node) -> Result<(), String> {
     volumes(module, node)?;
-    let known = |&input: &usize| {
-        let shape = &module.value(node.inputs[input]).shape;
-        shape[1..].iter().all(|dim| dim.fixed().is_some())
-    };
-    if module.is_dynamic() || [0, 1].iter().all(known) {
+    let are_known = |dims: &[Dim]| dims.iter().all(|dim| dim.fixed().is_some());
+    let [x, weight] = [0, 1].map(|input| &module.value(node.inputs[input]).shape);
+    if module.is_dynamic() || (are_known(&x[1..]) && are_known(weight)) {
         return Ok(());
     }
     Err("takes volumes of known sizes".to_owned())
@@ -172,9 +171,11 @@ impl Kernel for Convolution {
         let (laid_out, rest) = elements_mut::<f32>(call.scratch).split_at_mut(images);
         let (found, rest) = rest.split_at_mut(results);
         let plane = x[3] * x[4];
-        let volumes = x_values.chunks_exact((x[1] * x[2] * plane).max(1));
+        let volume = x[1] * x[2] * plane;
         let output: &mut [f32] = elements_mut(call.output);
-        for (x, y) in volumes.zip(output.chunks_exact_mut(results.max(1))) {
+        // A volume without elements has results, too, where there is padding.
+        for (index, y) in output.chunks_exact_mut(results.max(1)).enumerate() {
+            let x = &x_values[index * volume..][..volume];
             for_each_row(laid_out, plane, |row, image| {
                 let (place, entry) = (row / sizes.channels, row % slide.kernel);
                 let channel = row % sizes.channels / slide.kernel;
@@ -226,14 +227,7 @@ fn accepts_transposed(module: &Module, node: &Node) -> Result<(), String> {
     if op.groups != 1 || module.constant(node.inputs[1]).is_none() {
         return Err("takes constant filters of one group".to_owned());
     }
-    let sizes = module.value(node.inputs[0]).shape[2..].iter().enumerate();
-    let adds = |(axis, dim): (usize, &Dim)| {
-        dim.fixed().is_some_and(|size| !op.axis(axis, size).is_ok_and(|(_, cut)| cut >= 0))
-    };
-    if sizes.into_iter().any(adds) {
-        return Err("takes outputs that nothing is added before".to_owned());
-    }
-    Ok(())
+    adds_nothing_before(op, &module.value(node.inputs[0]).shape[2..])
 }
 
 fn prepare_transposed(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
@@ -285,8 +279,9 @@ impl Kernel for Transposed {
         let plane = y[3] * y[4];
         let output: &mut [f32] = elements_mut(call.output);
         let whole = (self.outputs * y[2] * plane).max(1);
-        let volumes = x_values.chunks_exact(volume.max(1));
-        for (values, output) in volumes.zip(output.chunks_exact_mut(whole)) {
+        // A volume without elements has results, too, where entries are added.
+        for (index, output) in output.chunks_exact_mut(whole).enumerate() {
+            let values = &x_values[index * volume..][..volume];
             permute(self.cpu, values, &[x[1], x[2], x[3] * x[4]], &[1, 2, 0], last);
             channels_last::conv_transpose2d(
                 self.cpu,
@@ -361,6 +356,12 @@ impl Kernel for Pools {
         let deep = depth_slide(&self.depth, self.rounding, depth)?;
         let pixels = image[0].output * image[1].output;
         let (x, planes) = (call.f32(0), batch * channels);
+        // Of a window whose first element is NaN that is the greatest; in two steps every row would have one.
+        if self.pooling == Pooling::Max && x.iter().any(|x| x.is_nan()) {
+            let windows = [deep, image[0], image[1]];
+            greatest_one_by_one(&windows, x, elements_mut(call.output));
+            return Ok(());
+        }
         let pooled: &mut [f32] = elements_mut(call.scratch);
         pool2d(self.cpu, self.pooling, planes * depth, &image, x, pooled);
         let alone = Slide { input: pixels, output: pixels, ..Slide::ONE };
@@ -372,5 +373,36 @@ impl Kernel for Pools {
     fn scratch(&self, inputs: &[&[Dim]], output: &[Dim]) -> Option<Scratch> {
         let shape = [&inputs.first()?[..3], &output[3..]].concat();
         Some(Scratch { element_bytes: DType::F32.size_bytes(), shape })
+    }
+}
+
+/// The greatest element of each window of each volume, found one by one: one that is NaN where it comes
+/// first, minus infinity where there is none.
+fn greatest_one_by_one(windows: &[Slide; 3], x: &[f32], y: &mut [f32]) {
+    let [inputs, outputs] =
+        [windows.each_ref().map(|slide| slide.input), windows.each_ref().map(|slide| slide.output)];
+    let volumes = x.chunks_exact(inputs.iter().product::<usize>().max(1));
+    for (x, y) in volumes.zip(y.chunks_exact_mut(outputs.iter().product::<usize>().max(1))) {
+        for (index, y) in y.iter_mut().enumerate() {
+            let places = [
+                index / outputs[2] / outputs[1],
+                index / outputs[2] % outputs[1],
+                index % outputs[2],
+            ];
+            let entries = |axis: usize| {
+                let slide = windows[axis];
+                (0..slide.kernel).filter_map(move |tap| {
+                    let padded = places[axis] * slide.stride + tap * slide.dilation;
+                    padded.checked_sub(slide.before).filter(|&entry| entry < slide.input)
+                })
+            };
+            let inside = entries(0).flat_map(|depth| {
+                entries(1).flat_map(move |row| {
+                    entries(2).map(move |column| (depth * inputs[1] + row) * inputs[2] + column)
+                })
+            });
+            let greatest = inside.map(|at| x[at]).reduce(|y, x| if x > y { x } else { y });
+            *y = greatest.unwrap_or(f32::NEG_INFINITY);
+        }
     }
 }

@@ -145,6 +145,14 @@ fn scattered_elements_and_slices() {
     check_node(replace, &bytes, "scatter-elements");
     let add = Op::ScatterElements(ScatterElements { axis: 0, reduction: Add });
     check_node(add, &bytes, "reference");
+    // Nothing is written anywhere, however far it would reach.
+    let nothing = [
+        ("x", ranked(&[3, 4])),
+        ("indices", Tensor::from_fn(&[0, 5], |_| 0i64)),
+        ("updates", numbers(&[0, 5], 2, 1.0)),
+    ];
+    let op = ScatterElements { axis: 0, reduction: Replace };
+    check_node(Op::ScatterElements(op), &nothing, "scatter-elements");
 }
 
 #[test]
@@ -158,6 +166,13 @@ fn grids() {
                 check_node(op, &inputs, "grid-sample.f32");
             }
         }
+    }
+    // A place that is no number is that of the first entry, or none.
+    let nowhere = Tensor::new(&[1, 1, 2, 2], vec![f32::NAN, 0.0, 0.2, f32::NAN]).unwrap();
+    let nowhere = [("x", numbers(&[1, 3, 9, 11], 4, 1.0)), ("grid", nowhere)];
+    for outside in [GridOutside::Zeros, GridOutside::Border, GridOutside::Reflection] {
+        let op = GridSample { mode: GridMode::Nearest, outside, align_corners: false };
+        check_node(Op::GridSample(op), &nowhere, "grid-sample.f32");
     }
     let cubic =
         GridSample { mode: GridMode::Cubic, outside: GridOutside::Zeros, align_corners: false };

@@ -5,7 +5,7 @@ use graph::op::{
     AspectRatio, AveragePadding, Conv, ConvTranspose, Coordinates, Interpolation, Nearest, Outside,
     Padding, Pool, PoolKind, Resize, Rounding, Window,
 };
-use graph::{Dim, Op, Tensor};
+use graph::{DType, Dim, Graph, Op, Tensor};
 
 use crate::{Sketch, check, numbers};
 
@@ -141,4 +141,53 @@ fn other_sizes() {
             assert_eq!(model.explain().nodes.last().unwrap().kernel, "resize.f32");
         }
     }
+}
+
+/// A window's first element decides where it is no number, not the first of each of its rows.
+#[test]
+fn pools_of_what_is_no_number() {
+    let window = window(&[2, 1, 2], &[1, 1, 1], &[1, 1, 1], [&[0, 0, 0], &[0, 0, 0]]);
+    let op = Op::Pool(Pool { window, kind: PoolKind::Max, rounding: Rounding::Floor });
+    let (mut sketch, x) = Sketch::shaped([1, 1, 2, 1, 2].map(Dim::Fixed).to_vec());
+    let y = sketch.node(op, &[x]);
+    let x = Tensor::new(&[1, 1, 2, 1, 2], vec![1f32, 2.0, f32::NAN, 5.0]).unwrap();
+    check(&sketch.finish(&[y]), &[("x", x)], 0.0);
+}
+
+/// Padding alone, and the bias.
+#[test]
+fn volumes_without_elements() {
+    let conv = Op::Conv(Conv {
+        window: window(&[1, 1, 1], &[1, 1, 1], &[1, 1, 1], [&[1, 1, 1], &[1, 1, 1]]),
+        groups: 1,
+    });
+    let transposed = Op::ConvTranspose(ConvTranspose {
+        window: window(&[1, 1, 1], &[2, 2, 2], &[1, 1, 1], [&[0, 0, 0], &[0, 0, 0]]),
+        groups: 1,
+        output_padding: vec![1, 1, 1],
+        output_shape: None,
+    });
+    for (op, filters) in [(conv, [3, 2]), (transposed, [2, 3])] {
+        let (mut sketch, x) = Sketch::shaped([2, 2, 0, 3, 3].map(Dim::Fixed).to_vec());
+        let weight = sketch.weight(numbers(&[&filters[..], &[1, 1, 1]].concat(), 1, 1.0));
+        let bias = sketch.weight(numbers(&[3], 2, 1.0));
+        let y = sketch.node(op, &[x, weight, bias]);
+        check(&sketch.finish(&[y]), &[("x", numbers(&[2, 2, 0, 3, 3], 9, 1.0))], 0.0);
+    }
+}
+
+/// How much memory it takes is not known before the filters are.
+#[test]
+fn filters_of_any_number_run_by_definition() {
+    let mut sketch = Sketch { graph: Graph::new("sketch") };
+    let image = [1, 2, 3, 4, 5].map(Dim::Fixed).to_vec();
+    let x = sketch.graph.add_input("x", DType::F32, image).unwrap();
+    let filters = [vec![Dim::symbol("outputs")], [2, 2, 2, 2].map(Dim::Fixed).to_vec()].concat();
+    let weight = sketch.graph.add_input("weight", DType::F32, filters).unwrap();
+    let window = window(&[2, 2, 2], &[1, 1, 1], &[1, 1, 1], [&[0, 0, 0], &[0, 0, 0]]);
+    let y = sketch.node(Op::Conv(Conv { window, groups: 1 }), &[x, weight]);
+    let inputs =
+        [("x", numbers(&[1, 2, 3, 4, 5], 1, 1.0)), ("weight", numbers(&[3, 2, 2, 2, 2], 2, 1.0))];
+    let model = check(&sketch.finish(&[y]), &inputs, SUMS);
+    assert_eq!(model.explain().nodes[0].kernel, "reference");
 }
