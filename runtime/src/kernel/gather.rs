@@ -180,42 +180,55 @@ impl Kernel for GatherElements {
 impl GatherElements {
     fn pick<T: Pod>(&self, call: Call<'_>) -> Result<(), String> {
         let (data, indices) = (&call.inputs[0], Indices::of(&call.inputs[1])?);
-        let (axis, shape) = (self.axis, call.shape);
-        let beyond = |(at, (index, size)): (usize, (&usize, &usize))| at != axis && index > size;
-        if shape.iter().zip(data.shape).enumerate().any(beyond) {
-            return Err(format!("indices of shape {shape:?} reach beyond {:?}", data.shape));
-        }
-        if call.output.is_empty() {
-            return Ok(());
-        }
         let x: &[T] = if data.bytes.is_empty() { &[] } else { cast_slice(data.bytes) };
-        let mut strides = [1; MOST_DIMENSIONS];
-        for dim in (0..shape.len() - 1).rev() {
-            strides[dim] = strides[dim + 1] * data.shape[dim + 1];
-        }
-        let (last, size, stride) = (shape.len() - 1, data.shape[axis], strides[axis]);
-        // Along the axis it is the index that moves.
-        strides[axis] = 0;
-        let (columns, step) = (shape[last], strides[last]);
-        let (mut places, mut base) = ([0; MOST_DIMENSIONS], 0);
         let output: &mut [T] = elements_mut(call.output);
-        for (row, y) in output.chunks_exact_mut(columns).enumerate() {
-            for (column, y) in y.iter_mut().enumerate() {
-                let entry = indices.entry(row * columns + column, size)?;
-                *y = x[base + column * step + entry * stride];
-            }
-            for dim in (0..last).rev() {
-                places[dim] += 1;
-                base += strides[dim];
-                if places[dim] < shape[dim] {
-                    break;
-                }
-                base -= places[dim] * strides[dim];
-                places[dim] = 0;
-            }
-        }
-        Ok(())
+        for_each_place(&indices, call.shape, data.shape, self.axis, |at, place| {
+            output[at] = x[place];
+        })
     }
+}
+
+/// Calls `visit` with where each index lies and the element of the data that it names: the one at the index's
+/// own place, but for the axis.
+pub(super) fn for_each_place(
+    indices: &Indices<'_>,
+    shape: &[usize],
+    data: &[usize],
+    axis: usize,
+    mut visit: impl FnMut(usize, usize),
+) -> Result<(), String> {
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let beyond = |(at, (index, size)): (usize, (&usize, &usize))| at != axis && index > size;
+    if shape.iter().zip(data).enumerate().any(beyond) {
+        return Err(format!("indices of shape {shape:?} reach beyond {data:?}"));
+    }
+    let mut strides = [1; MOST_DIMENSIONS];
+    for dim in (0..shape.len() - 1).rev() {
+        strides[dim] = strides[dim + 1] * data[dim + 1];
+    }
+    let (last, size, stride) = (shape.len() - 1, data[axis], strides[axis]);
+    // Along the axis it is the index that moves.
+    strides[axis] = 0;
+    let (columns, step) = (shape[last], strides[last]);
+    let (mut places, mut base) = ([0; MOST_DIMENSIONS], 0);
+    for row in 0..shape[..last].iter().product() {
+        for column in 0..columns {
+            let at = row * columns + column;
+            visit(at, base + column * step + indices.entry(at, size)? * stride);
+        }
+        for dim in (0..last).rev() {
+            places[dim] += 1;
+            base += strides[dim];
+            if places[dim] < shape[dim] {
+                break;
+            }
+            base -= places[dim] * strides[dim];
+            places[dim] = 0;
+        }
+    }
+    Ok(())
 }
 
 struct GatherNd {

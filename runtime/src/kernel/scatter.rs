@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use graph::op::Scattering;
 use graph::{DType, Op};
 
-use super::gather::Indices;
+use super::gather::{Indices, for_each_place};
 use super::{Call, Kernel, KernelEntry, MOST_DIMENSIONS, elements_mut, few_dimensions, run};
 use crate::module::{Module, Node, Operation};
 
@@ -140,46 +140,16 @@ impl Kernel for Elements {
 
 impl Scatter for Elements {
     fn scatter<T: Pod>(&self, call: Call<'_>, combine: impl Fn(T, T) -> T) -> Result<(), String> {
-        let (axis, data, shape) = (self.axis, call.shape, call.inputs[1].shape);
+        let shape = call.inputs[1].shape;
         let (indices, updates) = (Indices::of(&call.inputs[1])?, values::<T>(&call, 2));
         if shape != call.inputs[2].shape {
             let found = call.inputs[2].shape;
             return Err(format!("expected an update an index: {shape:?} and {found:?}"));
         }
-        if updates.is_empty() {
-            return Ok(());
-        }
-        let beyond = |(at, (index, size)): (usize, (&usize, &usize))| at != axis && index > size;
-        if shape.iter().zip(data).enumerate().any(beyond) {
-            return Err(format!("indices of shape {shape:?} reach beyond {data:?}"));
-        }
-        let mut strides = [1; MOST_DIMENSIONS];
-        for dim in (0..shape.len() - 1).rev() {
-            strides[dim] = strides[dim + 1] * data[dim + 1];
-        }
-        let (last, size, stride) = (shape.len() - 1, data[axis], strides[axis]);
-        // Along the axis it is the index that moves.
-        strides[axis] = 0;
-        let (columns, step) = (shape[last], strides[last]);
-        let (mut places, mut base) = ([0; MOST_DIMENSIONS], 0);
         let output: &mut [T] = elements_mut(call.output);
-        for (row, updates) in updates.chunks_exact(columns).enumerate() {
-            for (column, &update) in updates.iter().enumerate() {
-                let entry = indices.entry(row * columns + column, size)?;
-                let y = &mut output[base + column * step + entry * stride];
-                *y = combine(*y, update);
-            }
-            for dim in (0..last).rev() {
-                places[dim] += 1;
-                base += strides[dim];
-                if places[dim] < shape[dim] {
-                    break;
-                }
-                base -= places[dim] * strides[dim];
-                places[dim] = 0;
-            }
-        }
-        Ok(())
+        for_each_place(&indices, shape, call.shape, self.axis, |at, place| {
+            output[place] = combine(output[place], updates[at]);
+        })
     }
 }
 
