@@ -93,6 +93,15 @@ tiered! {
 }
 
 impl Activation {
+    /// What [`math::clamp`] keeps numbers between, where that is all that is done.
+    pub(crate) const fn limits(self) -> Option<[f32; 2]> {
+        match self {
+            Self::Relu => Some([0.0, f32::INFINITY]),
+            Self::Map(Function::Clip { low, high }) => Some([low, high]),
+            _ => None,
+        }
+    }
+
     /// Applies to a small slice, on this thread.
     pub(crate) fn apply(self, cpu: Cpu, x: &mut [f32]) {
         match self {

@@ -207,20 +207,20 @@ impl Cpu {
 /// The body is plain Rust that the compiler vectorises. Multiply-adds are fused where it says
 /// `mul_add` and nowhere else, so all copies compute the same bits.
 macro_rules! tiered {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$generic:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name(cpu: $crate::tier::Cpu, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name$(<$generic: $bound>)?(cpu: $crate::tier::Cpu, $($arg: $ty),*) $(-> $ret)? {
             #[allow(clippy::inline_always, reason = "the body must be compiled again inside each tier")]
             #[inline(always)]
-            fn portable($($arg: $ty),*) $(-> $ret)? $body
+            fn portable$(<$generic: $bound>)?($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
+            fn avx2$(<$generic: $bound>)?($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
+            fn avx512$(<$generic: $bound>)?($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
 
             match cpu.tier() {
                 #[cfg(target_arch = "x86_64")]

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
+use crate::bf16::Input;
 use crate::int8::{Quantization, has_exact_reciprocal};
 use crate::math::{ERF_DENOMINATOR, ERF_NUMERATOR, EXP, EXP_LEAST, LN_2, PHI, ROUNDER};
 
@@ -156,30 +157,84 @@ fn polynomials<const N: usize>(coefficients: &[f32], x: [__m512; N]) -> [__m512;
         .fold(first, |sums, coefficient| from_fn(|i| _mm512_fmadd_ps(sums[i], x[i], coefficient)))
 }
 
-/// `y[r·stride + c] = sums[r, c] + bias[c]`. Plain loops over short rows become gathers here.
+/// What becomes of sums before they are written.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Finish<'a> {
+    /// Added to each row.
+    pub(crate) bias: Option<&'a [f32; 16]>,
+    /// Added then.
+    pub(crate) addend: Option<Addend>,
+    /// What [`clamp`] keeps them between.
+    pub(crate) limits: Option<[f32; 2]>,
+}
+
+/// Rows of numbers, some elements apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Addend {
+    at: Numbers,
+    stride: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Numbers {
+    F32(*const f32),
+    Bf16(*const u16),
+}
+
+impl Addend {
+    /// Rows from element `start` on.
+    pub(crate) fn new(numbers: Input<'_>, start: usize, stride: usize) -> Self {
+        let at = match numbers {
+            Input::F32(numbers) => Numbers::F32(numbers[start..].as_ptr()),
+            Input::Bf16(numbers) => Numbers::Bf16(numbers[start..].as_ptr()),
+        };
+        Self { at, stride }
+    }
+
+    /// # Safety
+    /// The row has 16 elements.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn row(&self, row: usize) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.at {
+                Numbers::F32(at) => _mm512_loadu_ps(at.add(row * self.stride)),
+                Numbers::Bf16(at) => {
+                    let bits = at.add(row * self.stride).cast::<__m256i>().read_unaligned();
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+                }
+            }
+        }
+    }
+}
+
+/// `y[r·stride + c] = limits(sums[r, c] + bias[c] + addend[r, c])`. Plain loops over short rows become
+/// gathers here.
 ///
 /// # Safety
-/// 16 elements from `y + r·stride` on can be written for each row r of the sums.
+/// For each row r of the sums, 16 elements from `y + r·stride` on can be written, and an addend has a row.
 #[target_feature(enable = "avx512f")]
 pub(crate) unsafe fn write_rows(
     sums: &[[f32; 16]],
-    bias: Option<&[f32; 16]>,
+    finish: &Finish<'_>,
     y: *mut f32,
     stride: usize,
 ) {
     // SAFETY: the caller's promise.
     let write = |row: usize, value| unsafe { _mm512_storeu_ps(y.add(row * stride), value) };
-    for_each_sum(sums, bias, write);
+    // SAFETY: the caller's promise.
+    unsafe { for_each_sum(sums, finish, write) };
 }
 
 /// The same, rounded to bf16.
 ///
 /// # Safety
-/// 16 elements from `y + r·stride` on can be written for each row r of the sums.
+/// As for [`write_rows`].
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(crate) unsafe fn write_rounded_rows(
     sums: &[[f32; 16]],
-    bias: Option<&[f32; 16]>,
+    finish: &Finish<'_>,
     y: *mut u16,
     stride: usize,
 ) {
@@ -188,18 +243,32 @@ pub(crate) unsafe fn write_rounded_rows(
         // SAFETY: the caller's promise, for 16 elements of 2 bytes.
         unsafe { y.add(row * stride).cast::<__m256bh>().write_unaligned(rounded) };
     };
-    for_each_sum(sums, bias, write);
+    // SAFETY: the caller's promise.
+    unsafe { for_each_sum(sums, finish, write) };
 }
 
-/// Calls `write` with each row of sums and the bias.
+/// Calls `write` with what becomes of each row of sums.
+///
+/// # Safety
+/// An addend has as many rows.
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn for_each_sum(sums: &[[f32; 16]], bias: Option<&[f32; 16]>, write: impl Fn(usize, __m512)) {
+unsafe fn for_each_sum(sums: &[[f32; 16]], finish: &Finish<'_>, write: impl Fn(usize, __m512)) {
+    let zero = _mm512_setzero_ps();
     // SAFETY: the bias has the 64 bytes that are read.
-    let bias = bias.map(|bias| unsafe { _mm512_loadu_ps(bias.as_ptr()) });
+    let bias = finish.bias.map_or(zero, |bias| unsafe { _mm512_loadu_ps(bias.as_ptr()) });
     for (row, sums) in sums.iter().enumerate() {
         // SAFETY: a row of sums has the 64 bytes that are read.
         let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-        write(row, bias.map_or(sums, |bias| _mm512_add_ps(sums, bias)));
+        let mut value = if finish.bias.is_some() { _mm512_add_ps(sums, bias) } else { sums };
+        if let Some(addend) = &finish.addend {
+            // SAFETY: the caller's promise.
+            value = _mm512_add_ps(value, unsafe { addend.row(row) });
+        }
+        if let Some([low, high]) = finish.limits {
+            value = clamp(value, low, high);
+        }
+        write(row, value);
     }
 }
 

@@ -2,20 +2,21 @@
     unsafe_code,
     reason = "column blocks of one row-major result are written by different threads"
 )]
-//! The bf16 linear layer: rounding, product, bias and activation in one pass over the result.
+//! The bf16 linear layer: rounding, product, bias, sum and activation in one pass over the result.
 
 use std::cell::Cell;
 use std::ops::Range;
 
 use super::pack::{Line, PANEL, PackedBf16, TILE_INPUTS};
 use super::portable;
-use super::round::round_piece;
+use super::round::{round_piece, widened};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, dot};
 use crate::activation::{Activation, coarse_gelu_in_place};
 use crate::elementwise::add_assign_piece;
+use crate::float::Left;
 use crate::int8::{Output, Target};
-use crate::parallel::{self, check_len};
+use crate::parallel::{self, check_len, for_each_row, rows_per_chunk};
 use crate::scratch::lend;
 use crate::tier::{Cpu, Tier};
 #[cfg(target_arch = "x86_64")]
@@ -50,11 +51,13 @@ pub struct Layer<'a> {
     pub weights: &'a PackedBf16,
     /// Added to the product, `[n]`.
     pub bias: Option<&'a [f32]>,
+    /// What is added to the sums then, laid out like the result.
+    pub addend: Option<Input<'a>>,
     /// Applied last.
     pub activation: Activation,
 }
 
-/// `y = activation(x·w + bias)` with x and w rounded to bf16 and sums in `f32`; see [`super`] for
+/// `y = activation(x·w + bias + addend)` with x and w rounded to bf16 and sums in `f32`; see [`super`] for
 /// the error and for what tiers agree on.
 ///
 /// # Shapes
@@ -67,14 +70,66 @@ pub fn linear_bf16(cpu: Cpu, x: &[f32], rows: usize, layer: &Layer<'_>, y: &mut 
     linear_bf16_into(cpu, Input::F32(x), rows, layer, Output::F32(y));
 }
 
-/// The left side of a layer.
+/// Numbers that a layer reads.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
-    /// Rounded as it is read.
+    /// As they are; rounded where they are multiplied.
     F32(&'a [f32]),
     /// As bf16.
     Bf16(&'a [u16]),
 }
+
+impl Input<'_> {
+    /// Number of elements.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::F32(x) => x.len(),
+            Self::Bf16(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `y += self[start..]`
+    fn add_to(&self, start: usize, y: &mut [f32]) {
+        match self {
+            Self::F32(x) => y.iter_mut().zip(&x[start..]).for_each(|(y, x)| *y += x),
+            Self::Bf16(x) => y.iter_mut().zip(&x[start..]).for_each(|(y, &x)| *y += widened(x)),
+        }
+    }
+}
+
+/// [`Input`], and what the crate itself multiplies.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Rows(Input<'a>),
+    /// Windows of an image.
+    Windows(Left<'a, u16>),
+}
+
+impl Source<'_> {
+    /// Writes the numbers of a row as bf16.
+    fn round(&self, cpu: Cpu, row: usize, to: &mut [u16]) {
+        let (k, elements) = (to.len(), row * to.len()..(row + 1) * to.len());
+        match *self {
+            Self::Rows(Input::F32(x)) => round_piece(cpu, &x[elements], to),
+            Self::Rows(Input::Bf16(x)) => to.copy_from_slice(&x[elements]),
+            Self::Windows(x) => {
+                debug_assert_eq!(x.k(), k);
+                let starts = x.starts_of(row..row + 1);
+                starts.for_each(|start| x.copy_row::<SHORT_PIECE, _>(start, to, |x| x));
+            }
+        }
+    }
+}
+
+/// Elements that are moved at once of a piece of a window that has no more.
+const SHORT_PIECE: usize = 32;
 
 /// [`linear_bf16`] that may read or write bf16. Where it writes such, GELU may be off by another 1.3e-4.
 ///
@@ -84,14 +139,26 @@ pub enum Input<'a> {
 /// # Panics
 /// When a length differs.
 pub fn linear_bf16_into(cpu: Cpu, x: Input<'_>, rows: usize, layer: &Layer<'_>, y: Output<'_>) {
+    check_len("bf16 linear: x", x.len(), rows * layer.weights.inputs());
+    multiply(cpu, Source::Rows(x), rows, layer, y);
+}
+
+/// [`linear_bf16_into`] of windows.
+///
+/// # Panics
+/// When a length differs.
+pub(crate) fn linear_of_windows(cpu: Cpu, x: Left<'_, u16>, layer: &Layer<'_>, y: Output<'_>) {
+    check_len("bf16 windows: k", x.k(), layer.weights.inputs());
+    multiply(cpu, Source::Windows(x), x.count(), layer, y);
+}
+
+fn multiply(cpu: Cpu, x: Source<'_>, rows: usize, layer: &Layer<'_>, y: Output<'_>) {
     let (k, n) = (layer.weights.inputs(), layer.weights.outputs());
-    let len = match x {
-        Input::F32(x) => x.len(),
-        Input::Bf16(x) => x.len(),
-    };
-    check_len("bf16 linear: x", len, rows * k);
     if let Some(bias) = layer.bias {
         check_len("bf16 linear: bias", bias.len(), n);
+    }
+    if let Some(addend) = layer.addend {
+        check_len("bf16 linear: addend", addend.len(), rows * n);
     }
     let job = Job { cpu, layer, y: Target::new(y, rows * n) };
     if rows * n == 0 {
@@ -138,26 +205,22 @@ impl Job<'_> {
     }
 
     /// Calls `work` with the rows of x, rounded and each filled up with zeros.
-    fn with_rounded(&self, x: Input<'_>, rows: Range<usize>, work: impl FnOnce(&[u16])) {
+    fn with_rounded(&self, x: Source<'_>, rows: Range<usize>, work: impl FnOnce(&[u16])) {
         let (k, stride) = (self.layer.weights.inputs(), self.stride());
-        let elements = rows.start * k..rows.end * k;
-        if let Input::Bf16(x) = x
+        if let Source::Rows(Input::Bf16(x)) = x
             && k == stride
         {
-            work(&x[elements]);
+            work(&x[rows.start * k..rows.end * k]);
             return;
         }
         lend(&ROUNDED, rows.len() * stride / TILE_INPUTS, |lines| {
             let rounded = Line::elements(lines);
             if k > 0 {
-                for (row, rounded) in rounded.chunks_exact_mut(stride).enumerate() {
-                    let row = elements.start + row * k..elements.start + (row + 1) * k;
-                    match x {
-                        Input::F32(x) => round_piece(self.cpu, &x[row], &mut rounded[..k]),
-                        Input::Bf16(x) => rounded[..k].copy_from_slice(&x[row]),
-                    }
-                    rounded[k..].fill(0);
-                }
+                for_each_row(rounded, stride, rows_per_chunk(stride), |row, rounded| {
+                    let (row, rest) = (rows.start + row, &mut rounded[k..]);
+                    rest.fill(0);
+                    x.round(self.cpu, row, &mut rounded[..k]);
+                });
             }
             work(rounded);
         });
@@ -248,29 +311,32 @@ impl Job<'_> {
             self.finish(sums, row, panel);
             return;
         }
-        let bias = self.layer.bias.and_then(|bias| bias[column..].first_chunk());
         let start = row * n + column;
-        // SAFETY: the rows and column + 16 ≤ n are in y, whose length was checked at the start;
-        // jobs cover disjoint rectangles, so no other thread touches them. Only tiers that have
-        // AVX-512 come here, and AVX512-BF16.
+        let bias = self.layer.bias.and_then(|bias| bias[column..].first_chunk());
+        let addend = self.layer.addend.map(|addend| wide::Addend::new(addend, start, n));
+        let activation = self.layer.activation;
+        let finish = wide::Finish { bias, addend, limits: activation.limits() };
+        let is_done = finish.limits.is_some() || activation == Activation::Identity;
+        // SAFETY: the rows and column + 16 ≤ n are in y and in the addend, whose lengths were checked
+        // at the start; jobs cover disjoint rectangles, so no other thread touches those of y. Only
+        // tiers that have AVX-512 come here, and AVX512-BF16.
         unsafe {
-            match (&self.y, self.layer.activation) {
-                (Target::F32(y), Activation::Identity) => {
-                    wide::write_rows(sums, bias, y.at(start), n);
+            match &self.y {
+                Target::F32(y) if is_done => wide::write_rows(sums, &finish, y.at(start), n),
+                Target::Bf16(y) if is_done => {
+                    wide::write_rounded_rows(sums, &finish, y.at(start), n);
                 }
-                (Target::Bf16(y), Activation::Identity) => {
-                    wide::write_rounded_rows(sums, bias, y.at(start), n);
-                }
-                (y, _) => {
+                y => {
                     let mut values = [[0.0; PANEL]; MOST_ROWS];
                     let values = &mut values[..sums.len()];
                     let place = values.as_flattened_mut().as_mut_ptr();
-                    wide::write_rows(sums, bias, place, PANEL);
+                    wide::write_rows(sums, &finish, place, PANEL);
                     self.activate(values.as_flattened_mut());
+                    let finish = wide::Finish::default();
                     match y {
-                        Target::F32(y) => wide::write_rows(values, None, y.at(start), n),
+                        Target::F32(y) => wide::write_rows(values, &finish, y.at(start), n),
                         Target::Bf16(y) => {
-                            wide::write_rounded_rows(values, None, y.at(start), n);
+                            wide::write_rounded_rows(values, &finish, y.at(start), n);
                         }
                         Target::Int8(..) => y.write_tile(self.cpu, (start, n), values, PANEL),
                     }
@@ -299,12 +365,18 @@ impl Job<'_> {
             let padded = &padded.as_flattened()[..sums.len() * PANEL];
             add_assign_piece(self.cpu, sums.as_flattened_mut(), padded);
         }
+        let start = |offset: usize| (row + offset) * n + column;
+        if let Some(addend) = self.layer.addend {
+            for (offset, sums) in sums.iter_mut().enumerate() {
+                addend.add_to(start(offset), &mut sums[..width]);
+            }
+        }
         self.activate(sums.as_flattened_mut());
         for (offset, sums) in sums.iter().enumerate() {
             // SAFETY: row + offset < rows and column + width ≤ n, so the range lies in y, whose
             // length was checked at the start; jobs cover disjoint rectangles, so no other thread
             // touches it.
-            unsafe { self.y.write(self.cpu, (row + offset) * n + column, &sums[..width]) };
+            unsafe { self.y.write(self.cpu, start(offset), &sums[..width]) };
         }
     }
 }

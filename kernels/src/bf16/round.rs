@@ -14,6 +14,12 @@ pub(super) fn round(x: f32) -> u16 {
     (rounded >> 16) as u16
 }
 
+/// The number that a bf16 stands for.
+#[inline(always)]
+pub(crate) fn widened(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
 tiered! {
     /// Rounds element by element.
     pub(crate) fn round_piece(x: &[f32], y: &mut [u16]) {
@@ -27,7 +33,7 @@ tiered! {
     /// The numbers that bf16 stand for.
     pub(crate) fn widen_piece(x: &[u16], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = f32::from_bits(u32::from(x) << 16);
+            *y = widened(x);
         }
     }
 }

@@ -6,7 +6,9 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 use std::ops::Range;
 
+use super::element::Element;
 use crate::parallel::{check_len, check_shape};
+use crate::wide::clamp;
 use crate::window::Slide;
 
 /// Lanes of a register.
@@ -18,8 +20,8 @@ const WINDOWS: usize = 4;
 /// What is made of the elements of a window.
 #[derive(Clone, Copy)]
 pub(super) enum Folding<'a> {
-    /// The sum of products with weights `[taps, channels]`, and the bias.
-    Weighted(&'a [f32], Option<&'a [f32]>),
+    /// The sum of products with weights `[taps, channels]`, and the bias, within limits.
+    Weighted(&'a [f32], Option<&'a [f32]>, Option<[f32; 2]>),
     /// The greatest.
     Greatest,
     /// The mean; whether padding counts as zeros.
@@ -30,20 +32,20 @@ pub(super) enum Folding<'a> {
 ///
 /// # Shapes
 /// `x`: `[rows.input, columns.input, channels]`; `y`: `[columns.output, channels]`.
-#[target_feature(enable = "avx512f")]
-pub(super) fn fold_row(
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn fold_row<X: Element, Y: Element>(
     slides: &[Slide; 2],
     channels: usize,
-    x: &[f32],
+    x: &[X],
     row: usize,
-    y: &mut [f32],
+    y: &mut [Y],
     folding: Folding<'_>,
 ) {
     let [rows, columns] = slides;
     slides.iter().for_each(Slide::check);
     check_shape("fold: x", x.len(), &[rows.input, columns.input, channels]);
     check_shape("fold: y", y.len(), &[columns.output, channels]);
-    if let Folding::Weighted(weights, bias) = folding {
+    if let Folding::Weighted(weights, bias, _) = folding {
         check_shape("fold: weights", weights.len(), &[rows.kernel, columns.kernel, channels]);
         if let Some(bias) = bias {
             check_len("fold: bias", bias.len(), channels);
@@ -57,10 +59,10 @@ pub(super) fn fold_row(
         // `whole` give entries and windows that lie in the input.
         unsafe {
             if whole.start <= column && column + WINDOWS <= whole.end {
-                line.windows::<WINDOWS>(column, 0..columns.kernel, y);
+                line.windows::<WINDOWS, Y>(column, 0..columns.kernel, y);
                 column += WINDOWS;
             } else {
-                line.windows::<1>(column, columns.inside(column), y);
+                line.windows::<1, Y>(column, columns.inside(column), y);
                 column += 1;
             }
         }
@@ -68,35 +70,42 @@ pub(super) fn fold_row(
 }
 
 /// The windows of one row of the output.
-struct Line<'a> {
+struct Line<'a, X> {
     slides: &'a [Slide; 2],
     channels: usize,
-    x: &'a [f32],
+    x: &'a [X],
     row: usize,
     /// Their entries, down, that lie in the input.
     down: Range<usize>,
     folding: Folding<'a>,
 }
 
-impl Line<'_> {
+impl<X: Element> Line<'_, X> {
     /// `W` windows from `column` on, whose entries `across` lie in the input.
     ///
     /// # Safety
     /// These lie in the input, and the windows in the output; the lengths are those that
     /// [`fold_row`] checks.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn windows<const W: usize>(&self, column: usize, across: Range<usize>, y: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn windows<const W: usize, Y: Element>(
+        &self,
+        column: usize,
+        across: Range<usize>,
+        y: &mut [Y],
+    ) {
         for channel in (0..self.channels).step_by(LANES) {
             let count = (self.channels - channel).min(LANES);
             let block = Block { column, across: across.clone(), channel, count };
             // SAFETY: the caller's promise; the channels are some.
             unsafe {
                 match self.folding {
-                    Folding::Weighted(weights, bias) => {
-                        self.weighted::<W>(&block, weights, bias, y);
+                    Folding::Weighted(weights, bias, limits) => {
+                        self.weighted::<W, Y>(&block, (weights, bias, limits), y);
                     }
-                    Folding::Greatest => self.greatest::<W>(&block, y),
-                    Folding::Mean { padding_counts } => self.mean::<W>(&block, padding_counts, y),
+                    Folding::Greatest => self.greatest::<W, Y>(&block, y),
+                    Folding::Mean { padding_counts } => {
+                        self.mean::<W, Y>(&block, padding_counts, y);
+                    }
                 }
             }
         }
@@ -105,13 +114,12 @@ impl Line<'_> {
     /// # Safety
     /// As for [`Self::windows`].
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn weighted<const W: usize>(
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn weighted<const W: usize, Y: Element>(
         &self,
         block: &Block,
-        weights: &[f32],
-        bias: Option<&[f32]>,
-        y: &mut [f32],
+        (weights, bias, limits): (&[f32], Option<&[f32]>, Option<[f32; 2]>),
+        y: &mut [Y],
     ) {
         let (channel, mask) = (block.channel, block.mask());
         // SAFETY: there are weights and a bias for each channel, and no other lanes are read.
@@ -130,6 +138,9 @@ impl Line<'_> {
         };
         let bias = bias.map_or(_mm512_setzero_ps(), |bias| load(bias, channel));
         values = values.map(|value| _mm512_add_ps(value, bias));
+        if let Some([low, high]) = limits {
+            values = values.map(|value| clamp(value, low, high));
+        }
         // SAFETY: the caller's promise.
         unsafe { self.write(block, values, y) };
     }
@@ -137,8 +148,8 @@ impl Line<'_> {
     /// # Safety
     /// As for [`Self::windows`].
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn greatest<const W: usize>(&self, block: &Block, y: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn greatest<const W: usize, Y: Element>(&self, block: &Block, y: &mut [Y]) {
         let none = self.down.is_empty() || block.across.is_empty();
         let start = from_fn(|window| {
             if none {
@@ -146,7 +157,7 @@ impl Line<'_> {
             }
             let place = self.place(block, self.down.start, block.across.start, window);
             // SAFETY: the caller's promise; no lanes but the channels are read.
-            unsafe { _mm512_maskz_loadu_ps(block.mask(), self.x.as_ptr().add(place)) }
+            unsafe { X::load(block.mask(), self.x.as_ptr().add(place)) }
         });
         let zero = _mm512_setzero_ps();
         // Where one is no number, the second operand is taken.
@@ -161,8 +172,13 @@ impl Line<'_> {
     /// # Safety
     /// As for [`Self::windows`].
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn mean<const W: usize>(&self, block: &Block, padding_counts: bool, y: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn mean<const W: usize, Y: Element>(
+        &self,
+        block: &Block,
+        padding_counts: bool,
+        y: &mut [Y],
+    ) {
         let zero = _mm512_setzero_ps();
         let [rows, columns] = self.slides;
         // SAFETY: the caller's promise.
@@ -194,7 +210,7 @@ impl Line<'_> {
     /// # Safety
     /// As for [`Self::windows`].
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn fold<const W: usize>(
         &self,
         block: &Block,
@@ -215,9 +231,7 @@ impl Line<'_> {
                 let weight = weight(down * columns.kernel + across);
                 for (window, value) in values.iter_mut().enumerate() {
                     // SAFETY: the caller's promise; no lanes but the channels are read.
-                    let x = unsafe {
-                        _mm512_maskz_loadu_ps(mask, place.wrapping_add(window * window_step))
-                    };
+                    let x = unsafe { X::load(mask, place.wrapping_add(window * window_step)) };
                     *value = step(*value, x, weight);
                 }
                 place = place.wrapping_add(entry_step);
@@ -229,12 +243,17 @@ impl Line<'_> {
     /// # Safety
     /// As for [`Self::windows`].
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn write<const W: usize>(&self, block: &Block, values: [__m512; W], y: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn write<const W: usize, Y: Element>(
+        &self,
+        block: &Block,
+        values: [__m512; W],
+        y: &mut [Y],
+    ) {
         for (window, value) in values.into_iter().enumerate() {
             let place = (block.column + window) * self.channels + block.channel;
             // SAFETY: the caller's promise; no lanes but the channels are written.
-            unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr().add(place), block.mask(), value) };
+            unsafe { Y::store(y.as_mut_ptr().add(place), block.mask(), value) };
         }
     }
 }

@@ -4,9 +4,10 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::depthwise::depthwise;
+use super::depthwise::{Depthwise, depthwise};
 use super::few;
 use crate::activation::Activation;
+use crate::bf16::Input;
 use crate::conv::{Conv2d, PARALLEL_WORK};
 use crate::float::{Grid, Left, PANEL, PackedWeights, Rectangle, Start, for_each_block};
 use crate::parallel::{self, Shared, check_len, check_shape, rows_per_chunk};
@@ -208,7 +209,9 @@ pub fn conv2d(
         return;
     }
     if let Layout::Depthwise(weights) = &filters.weight.layout {
-        depthwise(cpu, conv, x, weights, filters, y);
+        let Filters { bias, addend, activation, .. } = *filters;
+        let addend = addend.map(Input::F32);
+        depthwise(cpu, conv, x, &Depthwise { weights, bias, addend, activation }, y);
         return;
     }
     let product = Products { cpu, conv, filters, y: Shared::new(y) };

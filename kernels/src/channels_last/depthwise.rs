@@ -5,8 +5,10 @@ use std::array::from_fn;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, Folding};
-use super::conv::Filters;
+use super::element::Element;
 use super::fold::{Fold, fold_row};
+use crate::activation::Activation;
+use crate::bf16::{Input, widened};
 use crate::conv::Conv2d;
 use crate::parallel::{for_each_row, rows_per_chunk};
 #[cfg(target_arch = "x86_64")]
@@ -47,49 +49,95 @@ impl Fold for Weighted<'_> {
 }
 
 tiered! {
-    fn filter_row(windows: &[Slide; 2], channels: usize, x: &[f32], row: usize, filter: &Weighted<'_>, y: &mut [f32]) {
+    fn filter_row<X: Element>(
+        windows: &[Slide; 2], channels: usize, x: &[X], row: usize, filter: &Weighted<'_>, y: &mut [f32],
+    ) {
         fold_row(windows, channels, x, row, y, filter);
     }
 }
 
-fn row_of(
-    cpu: Cpu,
-    windows: &[Slide; 2],
-    x: &[f32],
-    row: usize,
-    filter: &Weighted<'_>,
-    y: &mut [f32],
-) {
-    #[cfg(target_arch = "x86_64")]
-    if cpu.tier() >= Tier::Avx512 {
-        let folding = Folding::Weighted(filter.weights, filter.bias);
-        // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
-        unsafe { avx512::fold_row(windows, filter.channels, x, row, y, folding) };
-        return;
-    }
-    filter_row(cpu, windows, filter.channels, x, row, filter, y);
+/// What is applied to the windows of each channel.
+#[derive(Clone, Copy)]
+pub(super) struct Depthwise<'a> {
+    /// `[taps, channels]`
+    pub(super) weights: &'a [f32],
+    /// Added to the sums, `[channels]`.
+    pub(super) bias: Option<&'a [f32]>,
+    /// What is added to them then, laid out like the result.
+    pub(super) addend: Option<Input<'a>>,
+    /// Applied last.
+    pub(super) activation: Activation,
 }
 
 /// The convolution of images, whose sizes were checked; `y` is not empty.
-pub(super) fn depthwise(
+pub(super) fn depthwise<X: Element, Y: Element>(
     cpu: Cpu,
     conv: &Conv2d,
-    x: &[f32],
-    weights: &[f32],
-    filters: &Filters<'_>,
-    y: &mut [f32],
+    x: &[X],
+    filters: &Depthwise<'_>,
+    y: &mut [Y],
 ) {
     let Conv2d { channels, windows, .. } = conv;
     let [rows, columns] = windows;
     let (image, row_len) = (conv.image() * channels, columns.output * channels);
-    let filter = Weighted { weights, bias: filters.bias, channels: *channels };
     for_each_row(y, row_len, rows_per_chunk(row_len * conv.taps()), |row, y| {
         let x = &x[row / rows.output * image..][..image];
-        row_of(cpu, windows, x, row % rows.output, &filter, y);
-        if let Some(addend) = filters.addend {
-            let addend = &addend[row * row_len..][..row_len];
-            y.iter_mut().zip(addend).for_each(|(y, addend)| *y += addend);
+        let place = (x, row % rows.output);
+        #[cfg(target_arch = "x86_64")]
+        if cpu.tier() >= Tier::Avx512 && filters.addend.is_none() {
+            let limits = filters.activation.limits();
+            if limits.is_some() || filters.activation == Activation::Identity {
+                // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+                unsafe { in_registers(conv, place, filters, limits, y) };
+                return;
+            }
         }
-        filters.activation.apply(cpu, y);
+        Y::written(cpu, y, |y| {
+            fold(cpu, conv, place, filters, y);
+            let addend = row * row_len..(row + 1) * row_len;
+            match filters.addend {
+                Some(Input::F32(all)) => {
+                    y.iter_mut().zip(&all[addend]).for_each(|(y, addend)| *y += addend);
+                }
+                Some(Input::Bf16(all)) => {
+                    let addends = all[addend].iter().map(|&addend| widened(addend));
+                    y.iter_mut().zip(addends).for_each(|(y, addend)| *y += addend);
+                }
+                None => {}
+            }
+            filters.activation.apply(cpu, y);
+        });
     });
+}
+
+/// One row of sums with their bias.
+fn fold<X: Element>(
+    cpu: Cpu,
+    conv: &Conv2d,
+    (x, row): (&[X], usize),
+    filters: &Depthwise<'_>,
+    y: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if cpu.tier() >= Tier::Avx512 {
+        // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+        unsafe { in_registers(conv, (x, row), filters, None, y) };
+        return;
+    }
+    let Depthwise { weights, bias, .. } = *filters;
+    let filter = Weighted { weights, bias, channels: conv.channels };
+    filter_row(cpu, &conv.windows, conv.channels, x, row, &filter, y);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn in_registers<X: Element, Y: Element>(
+    conv: &Conv2d,
+    (x, row): (&[X], usize),
+    filters: &Depthwise<'_>,
+    limits: Option<[f32; 2]>,
+    y: &mut [Y],
+) {
+    let folding = Folding::Weighted(filters.weights, filters.bias, limits);
+    avx512::fold_row(&conv.windows, conv.channels, x, row, y, folding);
 }

@@ -3,6 +3,7 @@
 
 use std::array::from_fn;
 
+use super::element::Element;
 use crate::window::{Count, Slide};
 
 /// Makes one number of the elements of a window in one channel, which come row by row.
@@ -34,10 +35,10 @@ const NARROW: usize = 4;
 /// # Shapes
 /// `x`: `[rows.input, columns.input, channels]`; `y`: `[columns.output, channels]`.
 #[inline(always)]
-pub(super) fn fold_row(
+pub(super) fn fold_row<X: Element>(
     [rows, columns]: &[Slide; 2],
     channels: usize,
-    x: &[f32],
+    x: &[X],
     row: usize,
     y: &mut [f32],
     fold: &impl Fold,
@@ -65,27 +66,29 @@ pub(super) fn fold_row(
 }
 
 /// A window of an image.
-struct Window<'a> {
+struct Window<'a, X> {
     rows: &'a Slide,
     columns: &'a Slide,
     channels: usize,
-    x: &'a [f32],
+    x: &'a [X],
     row: usize,
     column: usize,
 }
 
-impl Window<'_> {
+impl<X: Element> Window<'_, X> {
     /// `N` channels from `channel` on.
     #[inline(always)]
     fn fold<const N: usize>(&self, channel: usize, fold: &impl Fold) -> [f32; N] {
         let (down, across) = (self.rows.inside(self.row), self.columns.inside(self.column));
         let inside = down.len() * across.len();
-        let elements = |down: usize, across: usize| -> &[f32; N] {
+        let elements = |down: usize, across: usize| -> [f32; N] {
             let row = self.row * self.rows.stride + down * self.rows.dilation - self.rows.before;
             let column = self.column * self.columns.stride + across * self.columns.dilation
                 - self.columns.before;
             let place = (row * self.columns.input + column) * self.channels + channel;
-            self.x[place..].first_chunk().expect("a pixel has all channels")
+            let elements: &[X; N] =
+                self.x[place..].first_chunk().expect("a pixel has all channels");
+            elements.map(X::widen)
         };
         let mut values = if inside == 0 {
             [fold.start(None); N]
@@ -96,7 +99,7 @@ impl Window<'_> {
         for down in down {
             for across in across.clone() {
                 let entry = down * self.columns.kernel + across;
-                values = fold.step(values, elements(down, across), entry, channel);
+                values = fold.step(values, &elements(down, across), entry, channel);
             }
         }
         let padded = self.rows.within_padding(self.row) * self.columns.within_padding(self.column);

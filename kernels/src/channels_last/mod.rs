@@ -7,9 +7,11 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bf16;
 mod conv;
 mod conv_transpose;
 mod depthwise;
+mod element;
 mod few;
 mod fold;
 mod integer;
@@ -19,8 +21,10 @@ mod interleaved;
 mod pool;
 mod scale;
 
+pub use bf16::{Bf16Conv, Bf16Filters, bf16_conv2d, bf16_scratch_len};
 pub use conv::{Filters, PackedFilters, conv2d, scratch_len};
 pub use conv_transpose::{conv_transpose2d, pack_transposed, transposed_scratch_len};
+pub use element::Element;
 pub use integer::{integer_conv2d, integer_scratch_len, pack_integer_filters};
 pub use integer_depthwise::{DEPTHWISE_PIECE, PackedDepthwise, integer_depthwise};
 pub use pool::{global_pool, pool2d};

@@ -5,6 +5,7 @@ use std::array::from_fn;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, Folding};
+use super::element::Element;
 use super::fold::{Fold, fold_row};
 use crate::parallel::{CHUNK, Shared, check_shape, for_each, for_each_row, rows_per_chunk};
 use crate::pool::{Greatest, Mean, Pooling};
@@ -40,18 +41,22 @@ impl<F: window::Fold> Fold for Alike<F> {
 }
 
 tiered! {
-    fn greatest(windows: &[Slide; 2], channels: usize, x: &[f32], row: usize, y: &mut [f32]) {
+    fn greatest<X: Element>(
+        windows: &[Slide; 2], channels: usize, x: &[X], row: usize, y: &mut [f32],
+    ) {
         fold_row(windows, channels, x, row, y, &Alike(Greatest));
     }
 }
 
 tiered! {
-    fn mean(windows: &[Slide; 2], channels: usize, padding_counts: bool, x: &[f32], row: usize, y: &mut [f32]) {
+    fn mean<X: Element>(
+        windows: &[Slide; 2], channels: usize, padding_counts: bool, x: &[X], row: usize, y: &mut [f32],
+    ) {
         fold_row(windows, channels, x, row, y, &Alike(Mean { padding_counts }));
     }
 }
 
-/// Pools images.
+/// Pools images of `f32` or of bf16 to such.
 ///
 /// # Shapes
 /// `x`: `[batch, windows[0].input, windows[1].input, channels]`;
@@ -59,13 +64,13 @@ tiered! {
 ///
 /// # Panics
 /// When a length differs, or a kernel, stride or dilation is 0.
-pub fn pool2d(
+pub fn pool2d<X: Element, Y: Element>(
     cpu: Cpu,
     pooling: Pooling,
     [batch, channels]: [usize; 2],
     windows: &[Slide; 2],
-    x: &[f32],
-    y: &mut [f32],
+    x: &[X],
+    y: &mut [Y],
 ) {
     windows.iter().for_each(Slide::check);
     let [rows, columns] = windows;
@@ -90,11 +95,11 @@ pub fn pool2d(
             unsafe { avx512::fold_row(windows, channels, x, row, y, folding) };
             return;
         }
-        match pooling {
+        Y::written(cpu, y, |y| match pooling {
             Pooling::Max => greatest(cpu, windows, channels, x, row, y),
             Pooling::Average => mean(cpu, windows, channels, false, x, row, y),
             Pooling::AverageWithPadding => mean(cpu, windows, channels, true, x, row, y),
-        }
+        });
     });
 }
 
@@ -105,12 +110,12 @@ const CHANNELS: usize = 64;
 const PIXELS: usize = 64;
 
 tiered! {
-    fn image_sum(x: &[f32], channels: usize, y: &mut [f32]) {
+    fn image_sum<X: Element>(x: &[X], channels: usize, y: &mut [f32]) {
         y.fill(0.0);
         for pixels in x.chunks(PIXELS * channels) {
             let mut sums = [0.0; CHANNELS];
             for pixel in pixels.chunks(channels) {
-                sums.iter_mut().zip(&pixel[..y.len()]).for_each(|(sum, x)| *sum += x);
+                sums.iter_mut().zip(&pixel[..y.len()]).for_each(|(sum, x)| *sum += x.widen());
             }
             y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
         }
@@ -118,17 +123,18 @@ tiered! {
 }
 
 tiered! {
-    fn image_max(x: &[f32], channels: usize, y: &mut [f32]) {
+    fn image_max<X: Element>(x: &[X], channels: usize, y: &mut [f32]) {
         y.fill(f32::NEG_INFINITY);
         for pixel in x.chunks(channels) {
-            for (y, &x) in y.iter_mut().zip(pixel) {
+            for (y, x) in y.iter_mut().zip(pixel) {
+                let x = x.widen();
                 *y = if x > *y { x } else { *y };
             }
         }
     }
 }
 
-/// Means of whole images, NaN where there are no pixels, or with [`Pooling::Max`] the greatest element,
+/// Means of whole images of `f32` or bf16, NaN where there are no pixels, or with [`Pooling::Max`] the greatest element,
 /// NaN passed over; minus infinity when there is none.
 ///
 /// # Shapes
@@ -136,11 +142,11 @@ tiered! {
 ///
 /// # Panics
 /// When a length differs.
-pub fn global_pool(
+pub fn global_pool<X: Element>(
     cpu: Cpu,
     pooling: Pooling,
     [batch, pixels, channels]: [usize; 3],
-    x: &[f32],
+    x: &[X],
     y: &mut [f32],
 ) {
     check_shape("global_pool: x", x.len(), &[batch, pixels, channels]);

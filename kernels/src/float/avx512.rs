@@ -7,7 +7,6 @@ use std::array::from_fn;
 use super::tile::{Destination, Start};
 use super::{Left, Line, PANEL, Panels};
 use crate::activation::Activation;
-use crate::function::Function;
 use crate::wide::{AT_ONCE, clamp, gelu, transposed};
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of the left side use
@@ -127,12 +126,7 @@ unsafe fn rows_into<const R: usize, const P: usize>(
     unsafe {
         let addend = to.addend.map(|addend| addend.wrapping_add(column));
         let addend = addend.map(|at| Place { at, stride: to.stride });
-        let limits = match activation {
-            Activation::Relu => Some([0.0, f32::INFINITY]),
-            Activation::Map(Function::Clip { low, high }) => Some([low, high]),
-            _ => None,
-        };
-        sums::<R, P>((x, starts), w, kept, (start, y), (addend, limits));
+        sums::<R, P>((x, starts), w, kept, (start, y), (addend, activation.limits()));
         if activation == Activation::Gelu {
             gelu_of::<R, P>(kept, y);
         }

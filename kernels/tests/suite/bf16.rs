@@ -54,7 +54,7 @@ impl Twin {
     fn run(&self, cpu: Cpu, activation: Activation) -> Vec<f32> {
         let [m, k, n] = self.sizes;
         let weights = PackedBf16::new(&self.w, [k, n], [n, 1]);
-        let layer = Layer { weights: &weights, bias: Some(&self.bias), activation };
+        let layer = Layer { weights: &weights, bias: Some(&self.bias), addend: None, activation };
         let mut y = vec![f32::NAN; m * n];
         linear_bf16(cpu, &self.x, m, &layer, &mut y);
         y
@@ -64,7 +64,7 @@ impl Twin {
         let [m, k, n] = self.sizes;
         let weights = PackedBf16::new(&self.w, [k, n], [n, 1]);
         let activation = Activation::Identity;
-        let layer = Layer { weights: &weights, bias: Some(&self.bias), activation };
+        let layer = Layer { weights: &weights, bias: Some(&self.bias), addend: None, activation };
         let mut y = vec![u16::MAX; m * n];
         linear_bf16_into(cpu, Input::F32(&self.x), m, &layer, Output::Bf16(&mut y));
         // What is bf16 already is read as it is.
@@ -136,7 +136,8 @@ fn weights_are_rounded_halves_to_even_and_pack_the_same_from_either_layout() {
 #[test]
 fn infinities_and_nan_pass_through() {
     let weights = PackedBf16::new(&[1.0, 1.0], [2, 1], [1, 1]);
-    let layer = Layer { weights: &weights, bias: None, activation: Activation::Identity };
+    let layer =
+        Layer { weights: &weights, bias: None, addend: None, activation: Activation::Identity };
     for cpu in Cpu::every() {
         let mut y = [0.0; 3];
         let x = [f32::INFINITY, 1.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0];
@@ -149,6 +150,7 @@ fn infinities_and_nan_pass_through() {
 #[should_panic(expected = "bf16 linear: y: expected 4 elements, found 3")]
 fn a_short_result_is_refused() {
     let weights = PackedBf16::new(&[0.0; 4], [2, 2], [2, 1]);
-    let layer = Layer { weights: &weights, bias: None, activation: Activation::Identity };
+    let layer =
+        Layer { weights: &weights, bias: None, addend: None, activation: Activation::Identity };
     linear_bf16(Cpu::best(), &[0.0; 4], 2, &layer, &mut [0.0; 3]);
 }

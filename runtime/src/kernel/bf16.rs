@@ -63,6 +63,7 @@ impl Kernel for PackedLinear {
         let layer = Layer {
             weights: &self.weights,
             bias: call.inputs.get(2).map(|bias| bias.elements()),
+            addend: None,
             activation: self.activation,
         };
         let x = match self.reads_bf16 {

@@ -1,8 +1,8 @@
 //! Convolution, pooling and scaling of images whose channels are last, in f32.
 
+use graph::Dim;
 use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
-use graph::{DType, Dim};
-use kernels::channels_last::{self, Filters, PackedFilters};
+use kernels::channels_last::{self, Filters, PackedFilters, pool2d};
 use kernels::float::PackedWeights;
 use kernels::peaks::Numbers;
 use kernels::{Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Pooling, Slide};
@@ -14,7 +14,7 @@ use crate::cost::{Parallel, Rate};
 use crate::module::{ActivatedConv, ChannelsLast, Module, Node, Operation};
 
 pub(super) const KERNELS: &[KernelEntry] = &[
-    entry("channels-last.conv.f32", "ChannelsLastConv", prepare_conv),
+    KernelEntry { cost: 2, ..entry("channels-last.conv.f32", "ChannelsLastConv", prepare_conv) },
     entry("channels-last.conv-transpose.f32", "ChannelsLastConvTranspose", prepare_transposed),
     entry("channels-last.pool.f32", "ChannelsLastPool", prepare_pool),
     entry("channels-last.global-pool.f32", "ChannelsLastGlobalPool", prepare_global),
@@ -39,13 +39,13 @@ pub(crate) fn of(node: &Node) -> &ChannelsLast {
 /// Scratch of so many elements as images of a known size need, whatever their number.
 pub(super) fn for_one_image(
     inputs: &[&[Dim]],
-    dtype: DType,
+    element_bytes: usize,
     len: impl FnOnce(&[usize]) -> Result<usize, String>,
 ) -> Option<Scratch> {
     let (_, image) = inputs.first()?.split_first()?;
     let image = image.iter().map(Dim::fixed).collect::<Option<Vec<_>>>()?;
     let shape = vec![Dim::Fixed(len(&[&[1], &image[..]].concat()).ok()?)];
-    Some(Scratch { element_bytes: dtype.size_bytes(), shape })
+    Some(Scratch { element_bytes, shape })
 }
 
 struct Convolution {
@@ -114,7 +114,7 @@ impl Kernel for Convolution {
 
     /// An image and its padding.
     fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
-        for_one_image(inputs, DType::F32, |x| {
+        for_one_image(inputs, size_of::<f32>(), |x| {
             self.sizes(x).map(|sizes| channels_last::scratch_len(&sizes))
         })
     }
@@ -202,7 +202,7 @@ impl Kernel for Transposed {
 
     /// What every pixel adds.
     fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
-        for_one_image(inputs, DType::F32, |x| {
+        for_one_image(inputs, size_of::<f32>(), |x| {
             self.sizes(x).map(|sizes| channels_last::transposed_scratch_len(&sizes))
         })
     }
@@ -220,14 +220,17 @@ struct Windows {
     cpu: Cpu,
     op: Pool,
     pooling: Pooling,
+    /// Whether the images, and what becomes of them, lie in memory as bf16.
+    as_bf16: [bool; 2],
 }
 
-fn prepare_pool(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+fn prepare_pool(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let ChannelsLast::Pool(op) = of(node) else {
         unreachable!("the table pairs this kernel with pools")
     };
     let pooling = pooling(op.kind).expect("the pass takes no other kinds");
-    run(Windows { cpu, op: op.clone(), pooling })
+    let as_bf16 = [node.inputs[0], node.output].map(|id| module.value(id).as_bf16);
+    run(Windows { cpu, op: op.clone(), pooling, as_bf16 })
 }
 
 impl Kernel for Windows {
@@ -236,8 +239,22 @@ impl Kernel for Windows {
             return Err("expected a batch of images".to_owned());
         };
         let slides = slides(&self.op.window, self.op.rounding, spatial)?;
-        let (x, y) = (call.f32(0), elements_mut(call.output));
-        channels_last::pool2d(self.cpu, self.pooling, [*batch, *channels], &slides, x, y);
+        let (cpu, pooling, sizes) = (self.cpu, self.pooling, [*batch, *channels]);
+        let (x, y) = (&call.inputs[0], call.output);
+        match self.as_bf16 {
+            [false, false] => {
+                pool2d::<f32, f32>(cpu, pooling, sizes, &slides, x.elements(), elements_mut(y));
+            }
+            [false, true] => {
+                pool2d::<f32, u16>(cpu, pooling, sizes, &slides, x.elements(), elements_mut(y));
+            }
+            [true, false] => {
+                pool2d::<u16, f32>(cpu, pooling, sizes, &slides, x.bf16(), elements_mut(y));
+            }
+            [true, true] => {
+                pool2d::<u16, u16>(cpu, pooling, sizes, &slides, x.bf16(), elements_mut(y));
+            }
+        }
         Ok(())
     }
 }
@@ -245,10 +262,13 @@ impl Kernel for Windows {
 struct Images {
     cpu: Cpu,
     pooling: Pooling,
+    /// Whether they lie in memory as bf16.
+    reads_bf16: bool,
 }
 
-fn prepare_global(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
-    run(Images { cpu, pooling: global_pooling(node) })
+fn prepare_global(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let reads_bf16 = module.value(node.inputs[0]).as_bf16;
+    run(Images { cpu, pooling: global_pooling(node), reads_bf16 })
 }
 
 /// What a pool over whole images makes of them.
@@ -265,8 +285,12 @@ impl Kernel for Images {
             return Err("expected a batch of images".to_owned());
         };
         let sizes = [*batch, spatial.iter().product(), *channels];
-        let (x, y) = (call.f32(0), elements_mut(call.output));
-        channels_last::global_pool(self.cpu, self.pooling, sizes, x, y);
+        let (x, y) = (&call.inputs[0], elements_mut(call.output));
+        if self.reads_bf16 {
+            channels_last::global_pool(self.cpu, self.pooling, sizes, x.bf16(), y);
+        } else {
+            channels_last::global_pool::<f32>(self.cpu, self.pooling, sizes, x.elements(), y);
+        }
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Convolution in int8 of images whose channels are last: of filters that see all channels, and of filters
 //! that see one each.
 
-use graph::{DType, Dim};
+use graph::Dim;
 use kernels::channels_last::{self, DEPTHWISE_PIECE, PackedDepthwise};
 use kernels::int8::{Layer, Output, PackedWeights};
 use kernels::{Conv2d, Cpu, Tier};
@@ -108,7 +108,7 @@ impl Kernel for Convolution<PackedWeights> {
 
     /// An image and its padding.
     fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
-        for_one_image(inputs, DType::I8, |x| {
+        for_one_image(inputs, size_of::<i8>(), |x| {
             self.sizes(x).map(|sizes| channels_last::integer_scratch_len(&sizes))
         })
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod bf16;
+pub(crate) mod bf16_conv;
 mod channel_norm;
 pub(crate) mod channels_last;
 mod choose;
@@ -209,6 +210,7 @@ const EVERY_OPERATOR: &str = "*";
 pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     attention::KERNELS,
     bf16::KERNELS,
+    bf16_conv::KERNELS,
     channel_norm::KERNELS,
     channels_last::KERNELS,
     choose::KERNELS,

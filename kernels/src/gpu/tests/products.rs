@@ -57,7 +57,12 @@ fn float_products_match() {
             assert_close(&read(&gpu, &y), &expected, tolerance);
 
             let packed = crate::bf16::PackedBf16::new(&w, [inner, columns], [columns, 1]);
-            let layer = crate::bf16::Layer { weights: &packed, bias: Some(&bias), activation };
+            let layer = crate::bf16::Layer {
+                weights: &packed,
+                bias: Some(&bias),
+                addend: None,
+                activation,
+            };
             crate::bf16::linear_bf16(
                 Cpu::with_tier(crate::Tier::Portable).unwrap(),
                 &x,

@@ -1,0 +1,272 @@
+//! Convolution with images and filters rounded to bf16: the linear layer of [`crate::bf16`] on windows.
+
+use std::cell::Cell;
+
+use super::conv::{is_every_pixel, needs_copy, pad, padded_len, places, segments, turned};
+use super::depthwise::{Depthwise, depthwise};
+use crate::activation::Activation;
+use crate::bf16::{
+    Input, Layer, PARALLEL_WORK, PackedBf16, linear_bf16_into, linear_of_windows, round_piece,
+};
+use crate::conv::Conv2d;
+use crate::float::Left;
+use crate::int8::Output;
+use crate::parallel::{self, CHUNK, check_len, check_shape};
+use crate::scratch::lend;
+use crate::tier::Cpu;
+use crate::window::Slide;
+
+thread_local! {
+    /// An image with its padding.
+    static PADDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
+    /// One that is rounded before it gets it.
+    static ROUNDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
+}
+
+/// Filters of one group, or of a channel each, laid out for [`bf16_conv2d`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bf16Filters {
+    outputs: usize,
+    inner: usize,
+    taps: usize,
+    layout: Layout,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Layout {
+    /// `[taps·inner, outputs]`
+    Products(PackedBf16),
+    /// `[taps, outputs]`, where every output sees one channel of its own. In `f32`: they are few.
+    Depthwise(Vec<f32>),
+}
+
+impl Bf16Filters {
+    /// Packs filters.
+    ///
+    /// # Shapes
+    /// `weight`: `[outputs, inner, taps]`: so many channels that an output sees, and elements of a
+    /// window in one of them.
+    ///
+    /// # Panics
+    /// When the length differs, or there are several groups that are not as many as outputs and see more
+    /// than a channel.
+    #[must_use]
+    pub fn new(weight: &[f32], [outputs, inner, taps]: [usize; 3], groups: usize) -> Self {
+        check_len("filters: weight", weight.len(), outputs * inner * taps);
+        let layout = if inner == 1 && groups == outputs {
+            let tap_of = |place: usize| weight[place % outputs * taps + place / outputs];
+            Layout::Depthwise((0..taps * outputs).map(tap_of).collect())
+        } else {
+            assert_eq!(groups, 1, "expected one group, or one for each output and channel");
+            let k = inner * taps;
+            Layout::Products(PackedBf16::new(&turned(weight, inner, taps), [k, outputs], [1, k]))
+        };
+        Self { outputs, inner, taps, layout }
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        match &self.layout {
+            Layout::Products(weights) => weights.size_bytes(),
+            Layout::Depthwise(weights) => size_of_val(weights.as_slice()),
+        }
+    }
+
+    const fn groups(&self) -> usize {
+        match self.layout {
+            Layout::Products(_) => 1,
+            Layout::Depthwise(_) => self.outputs,
+        }
+    }
+}
+
+/// What [`bf16_conv2d`] applies to each window.
+#[derive(Clone, Copy, Debug)]
+pub struct Bf16Conv<'a> {
+    /// The filters.
+    pub weight: &'a Bf16Filters,
+    /// Added to the products, `[outputs]`.
+    pub bias: Option<&'a [f32]>,
+    /// What is added to the sums, laid out like the result.
+    pub addend: Option<Input<'a>>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// Elements of scratch that [`bf16_conv2d`] needs: an image with the padding around it, where it has to be
+/// rounded or padded before it is multiplied. Does not depend on the batch.
+#[must_use]
+pub fn bf16_scratch_len(conv: &Conv2d, is_rounded: bool) -> usize {
+    let is_depthwise = conv.groups > 1;
+    if is_depthwise || is_every_pixel(conv) {
+        0
+    } else if needs_copy(conv) {
+        padded_len(conv)
+    } else if is_rounded {
+        0
+    } else {
+        conv.image().saturating_mul(conv.channels)
+    }
+}
+
+/// `y = activation(x ∗ weight + bias + addend)` with x and weight rounded to bf16 and sums in `f32`; where
+/// a filter sees one channel, and no other filter does, nothing is rounded but the result, if it is bf16.
+/// See [`crate::bf16`] for the error and for what tiers agree on.
+///
+/// # Shapes
+/// - `x`: `[batch, height, width, channels]`
+/// - `y`: `[batch, windows[0].output, windows[1].output, outputs]`
+/// - `scratch`: [`bf16_scratch_len`], of which any content is left
+///
+/// # Panics
+/// When a size differs, or y is to be int8 and the filters see a channel each.
+pub fn bf16_conv2d(
+    cpu: Cpu,
+    conv: &Conv2d,
+    x: Input<'_>,
+    filters: &Bf16Conv<'_>,
+    y: Output<'_>,
+    scratch: &mut [u16],
+) {
+    conv.windows.iter().for_each(Slide::check);
+    let weight = filters.weight;
+    assert_eq!(
+        [conv.outputs, conv.channels, conv.groups, conv.taps()],
+        [weight.outputs, weight.inner * weight.groups(), weight.groups(), weight.taps],
+        "bf16_conv2d: outputs, channels, groups and taps"
+    );
+    let [rows, columns] = &conv.windows;
+    check_shape("bf16_conv2d: x", x.len(), &[conv.batch, rows.input, columns.input, conv.channels]);
+    let is_rounded = matches!(x, Input::Bf16(_));
+    check_len("bf16_conv2d: scratch", scratch.len(), bf16_scratch_len(conv, is_rounded));
+    let outputs = [conv.batch, rows.output, columns.output, conv.outputs];
+    let len = match &y {
+        Output::F32(y) => y.len(),
+        Output::Bf16(y) => y.len(),
+        Output::Int8(y, _) => y.len(),
+    };
+    check_shape("bf16_conv2d: y", len, &outputs);
+    if let Some(addend) = filters.addend {
+        check_len("bf16_conv2d: addend", addend.len(), len);
+    }
+    if let Some(bias) = filters.bias {
+        check_len("bf16_conv2d: bias", bias.len(), conv.outputs);
+    }
+    if len == 0 {
+        return;
+    }
+    match &weight.layout {
+        Layout::Products(weights) => {
+            let products = Products { cpu, conv, x, weights, filters };
+            match y {
+                Output::F32(y) => products.images(y, |y| Output::F32(y), scratch),
+                Output::Bf16(y) => products.images(y, |y| Output::Bf16(y), scratch),
+                Output::Int8(y, to) => products.images(y, |y| Output::Int8(y, to), scratch),
+            }
+        }
+        Layout::Depthwise(weights) => {
+            let Bf16Conv { bias, addend, activation, .. } = *filters;
+            let filters = Depthwise { weights, bias, addend, activation };
+            match (x, y) {
+                (Input::F32(x), Output::F32(y)) => depthwise(cpu, conv, x, &filters, y),
+                (Input::F32(x), Output::Bf16(y)) => depthwise(cpu, conv, x, &filters, y),
+                (Input::Bf16(x), Output::F32(y)) => depthwise(cpu, conv, x, &filters, y),
+                (Input::Bf16(x), Output::Bf16(y)) => depthwise(cpu, conv, x, &filters, y),
+                (_, Output::Int8(..)) => panic!("filters of a channel each write no int8"),
+            }
+        }
+    }
+}
+
+/// A convolution with its operands, whose sizes were checked.
+struct Products<'a> {
+    cpu: Cpu,
+    conv: &'a Conv2d,
+    x: Input<'a>,
+    weights: &'a PackedBf16,
+    filters: &'a Bf16Conv<'a>,
+}
+
+impl Products<'_> {
+    /// The layer of windows whose results start at `start`, so many.
+    fn layer(&self, start: usize, len: usize) -> Layer<'_> {
+        let Bf16Conv { bias, addend, activation, .. } = *self.filters;
+        let addend = addend.map(|addend| part(addend, start, len));
+        Layer { weights: self.weights, bias, addend, activation }
+    }
+
+    fn images<T: Send>(
+        &self,
+        y: &mut [T],
+        output: impl for<'o> Fn(&'o mut [T]) -> Output<'o> + Sync,
+        scratch: &mut [u16],
+    ) {
+        let Conv2d { batch, outputs, .. } = *self.conv;
+        let positions = self.conv.positions();
+        if is_every_pixel(self.conv) {
+            // The pixels of all images, one after another.
+            let layer = self.layer(0, y.len());
+            linear_bf16_into(self.cpu, self.x, batch * positions, &layer, output(y));
+            return;
+        }
+        let of_image = positions.saturating_mul(outputs).saturating_mul(self.weights.inputs());
+        if of_image >= PARALLEL_WORK || of_image.saturating_mul(batch) < PARALLEL_WORK {
+            for (image, y) in y.chunks_mut(positions * outputs).enumerate() {
+                self.image(image, y, &output, scratch);
+            }
+            return;
+        }
+        // Each is too small for many threads: they take images.
+        let at_once = PARALLEL_WORK.div_ceil(of_image.max(1));
+        parallel::for_each_chunk(y, at_once * positions * outputs, |piece, y| {
+            let is_rounded = matches!(self.x, Input::Bf16(_));
+            lend(&PADDED, bf16_scratch_len(self.conv, is_rounded), |scratch| {
+                for (image, y) in y.chunks_mut(positions * outputs).enumerate() {
+                    self.image(piece * at_once + image, y, &output, scratch);
+                }
+            });
+        });
+    }
+
+    fn image<T>(
+        &self,
+        index: usize,
+        y: &mut [T],
+        output: &impl for<'o> Fn(&'o mut [T]) -> Output<'o>,
+        scratch: &mut [u16],
+    ) {
+        let conv = self.conv;
+        let len = conv.image() * conv.channels;
+        let image = match (part(self.x, index * len, len), needs_copy(conv)) {
+            (Input::Bf16(image), false) => image,
+            (Input::Bf16(image), true) => {
+                pad(conv, image, 0, scratch);
+                scratch
+            }
+            (Input::F32(image), false) => {
+                parallel::map(image, scratch, CHUNK, |x, y| round_piece(self.cpu, x, y));
+                scratch
+            }
+            (Input::F32(image), true) => {
+                lend(&ROUNDED, len, |rounded| {
+                    parallel::map(image, rounded, CHUNK, |x, y| round_piece(self.cpu, x, y));
+                    pad(conv, rounded, 0, scratch);
+                });
+                scratch
+            }
+        };
+        let segments = segments(conv, conv.channels);
+        let windows =
+            Left::new(image, places(conv), conv.positions(), segments, self.weights.inputs());
+        let layer = self.layer(index * y.len(), y.len());
+        linear_of_windows(self.cpu, windows, &layer, output(y));
+    }
+}
+
+fn part(numbers: Input<'_>, start: usize, len: usize) -> Input<'_> {
+    match numbers {
+        Input::F32(numbers) => Input::F32(&numbers[start..][..len]),
+        Input::Bf16(numbers) => Input::Bf16(&numbers[start..][..len]),
+    }
+}

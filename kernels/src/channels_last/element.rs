@@ -1,0 +1,131 @@
+#![allow(unsafe_code, reason = "intrinsics; only called where a `Cpu` proves AVX-512")]
+//! Elements of images: `f32`, or bf16 as the bits of a `u16`.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+use std::cell::Cell;
+
+use crate::bf16::{round_piece, widened};
+use crate::scratch::lend;
+use crate::tier::Cpu;
+
+thread_local! {
+    static NUMBERS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// An element of an image as it lies in memory.
+pub trait Element: lanes::Lanes + Copy + Default + Send + Sync + 'static {
+    /// The number it is.
+    fn widen(self) -> f32;
+
+    /// Has `y` written as numbers, which become the nearest elements, halves to even. What `write` finds
+    /// is unspecified.
+    fn written(cpu: Cpu, y: &mut [Self], write: impl FnOnce(&mut [f32]));
+}
+
+impl Element for f32 {
+    #[inline]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline]
+    fn written(_: Cpu, y: &mut [Self], write: impl FnOnce(&mut [f32])) {
+        write(y);
+    }
+}
+
+impl Element for u16 {
+    #[inline]
+    fn widen(self) -> f32 {
+        widened(self)
+    }
+
+    fn written(cpu: Cpu, y: &mut [Self], write: impl FnOnce(&mut [f32])) {
+        lend(&NUMBERS, y.len(), |numbers| {
+            write(numbers);
+            round_piece(cpu, numbers, y);
+        });
+    }
+}
+
+pub(super) mod lanes {
+    #[cfg(target_arch = "x86_64")]
+    use super::*;
+
+    /// Sixteen elements as numbers in a register.
+    pub trait Lanes {
+        /// Those of the mask; 0 for the others.
+        ///
+        /// # Safety
+        /// The CPU has AVX-512 F, BW and VL, and the elements of the mask can be read.
+        #[cfg(target_arch = "x86_64")]
+        unsafe fn load(mask: __mmask16, from: *const Self) -> __m512;
+
+        /// Writes those of the mask, each the nearest element.
+        ///
+        /// # Safety
+        /// As for `load`, but written.
+        #[cfg(target_arch = "x86_64")]
+        unsafe fn store(to: *mut Self, mask: __mmask16, numbers: __m512);
+    }
+
+    impl Lanes for f32 {
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn load(mask: __mmask16, from: *const Self) -> __m512 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_maskz_loadu_ps(mask, from) }
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn store(to: *mut Self, mask: __mmask16, numbers: __m512) {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_mask_storeu_ps(to, mask, numbers) };
+        }
+    }
+
+    impl Lanes for u16 {
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn load(mask: __mmask16, from: *const Self) -> __m512 {
+            // SAFETY: the caller's promise.
+            let elements = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(elements)))
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn store(to: *mut Self, mask: __mmask16, numbers: __m512) {
+            let elements = rounded(numbers);
+            // Of 16-bit lanes some are written more slowly than all.
+            // SAFETY: the caller's promise.
+            unsafe {
+                if mask == !0 {
+                    _mm256_storeu_si256(to.cast(), elements);
+                } else {
+                    _mm256_mask_storeu_epi16(to.cast(), mask, elements);
+                }
+            }
+        }
+    }
+
+    /// What [`round_piece`] makes of each number, in instructions that every AVX-512 has.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn rounded(numbers: __m512) -> __m256i {
+        let bits = _mm512_castps_si512(numbers);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let half_up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(numbers, numbers);
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+        let rounded = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half_up), is_nan, quiet);
+        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded))
+    }
+}
