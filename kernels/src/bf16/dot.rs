@@ -40,7 +40,7 @@ impl<'a, L> Panels<'a, L> {
 /// [`PANELS`]: row r of panel p is left in `sums[p·stride + r]`.
 ///
 /// # Shapes
-/// `x`: rows of `stride` elements, at least 1.
+/// `x`: rows of `stride` elements, at least 2: as many groups as a panel has lines, or fewer.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(crate) fn tile<L>(
     x: (&[u16], usize),
@@ -81,16 +81,17 @@ fn of_rows<const R: usize, const P: usize, L>(
     w: Panels<'_, L>,
     (sums, sums_stride): (&mut [[f32; PANEL]], usize),
 ) {
-    assert!(x.len() == R * stride && stride == w.of_one * GROUP);
+    let groups = stride / GROUP;
+    assert!(x.len() == R * stride && stride == groups * GROUP && groups <= w.of_one);
     assert!(w.lines.len() >= P * w.of_one && sums.len() >= (P - 1) * sums_stride + R);
     let mut totals = [[_mm512_setzero_ps(); P]; R];
-    for group in 0..w.of_one {
+    for group in 0..groups {
         for panel in 0..P {
             let line = panel * w.of_one + group + w.ahead;
             _mm_prefetch::<_MM_HINT_T1>(w.lines.as_ptr().wrapping_add(line).cast());
         }
         let weights: [__m512bh; P] = array::from_fn(|panel| {
-            // SAFETY: panel < P and group < of_one, so the line is there (checked above); it has 64
+            // SAFETY: panel < P and group < groups, so the line is there (checked above); it has 64
             // bytes and their alignment (`Panels::new`), and any bits are bf16.
             unsafe { w.lines.as_ptr().add(panel * w.of_one + group).cast::<__m512bh>().read() }
         });

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::pack::{Line, PANEL, PackedBf16, TILE_INPUTS};
+use super::pack::{GROUP, Line, PANEL, PackedBf16, TILE_INPUTS};
 use super::portable;
 use super::round::{round_piece, widened};
 #[cfg(target_arch = "x86_64")]
@@ -199,12 +199,13 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Elements of a rounded row.
+    /// Elements of a rounded row: whole tiles, or whole groups.
     fn stride(&self) -> usize {
-        self.layer.weights.inputs().next_multiple_of(TILE_INPUTS)
+        let unit = if self.cpu.tier() == Tier::Amx { TILE_INPUTS } else { GROUP };
+        self.layer.weights.inputs().next_multiple_of(unit)
     }
 
-    /// Calls `work` with the rows of x, rounded and each filled up with zeros.
+    /// Calls `work` with the rows of x, rounded and each filled up with zeros to the stride.
     fn with_rounded(&self, x: Source<'_>, rows: Range<usize>, work: impl FnOnce(&[u16])) {
         let (k, stride) = (self.layer.weights.inputs(), self.stride());
         if let Source::Rows(Input::Bf16(x)) = x
@@ -213,8 +214,9 @@ impl Job<'_> {
             work(&x[rows.start * k..rows.end * k]);
             return;
         }
-        lend(&ROUNDED, rows.len() * stride / TILE_INPUTS, |lines| {
-            let rounded = Line::elements(lines);
+        let len = rows.len() * stride;
+        lend(&ROUNDED, len.div_ceil(PANEL * GROUP), |lines| {
+            let rounded = &mut Line::elements(lines)[..len];
             if k > 0 {
                 for_each_row(rounded, stride, rows_per_chunk(stride), |row, rounded| {
                     let (row, rest) = (rows.start + row, &mut rounded[k..]);

@@ -17,6 +17,13 @@ const LANES: usize = 16;
 /// Windows whose running values are in registers at once: each weight is loaded for all.
 const WINDOWS: usize = 4;
 
+/// The same where windows share the pixels that are loaded, if there are so many, or if there are fewer.
+const MANY: usize = 8;
+const FEW: usize = 4;
+
+/// Pixels of a row that windows reach which share them.
+const MOST_PIXELS: usize = 2 * (MANY - 1) + 3;
+
 /// What is made of the elements of a window.
 #[derive(Clone, Copy)]
 pub(super) enum Folding<'a> {
@@ -52,6 +59,16 @@ pub(super) fn fold_row<X: Element, Y: Element>(
         }
     }
     let line = Line { slides, channels, x, row, down: rows.inside(row), folding };
+    let is_done = match folding {
+        // SAFETY: the lengths were checked.
+        Folding::Weighted(weights, bias, limits) => unsafe {
+            line.shared(&Weighted { weights, bias, limits }, y)
+        },
+        _ => false,
+    };
+    if is_done {
+        return;
+    }
     let whole = columns.whole();
     let mut column = 0;
     while column < columns.output {
@@ -67,6 +84,14 @@ pub(super) fn fold_row<X: Element, Y: Element>(
             }
         }
     }
+}
+
+/// What [`Folding::Weighted`] says.
+#[derive(Clone, Copy)]
+struct Weighted<'a> {
+    weights: &'a [f32],
+    bias: Option<&'a [f32]>,
+    limits: Option<[f32; 2]>,
 }
 
 /// The windows of one row of the output.
@@ -100,7 +125,7 @@ impl<X: Element> Line<'_, X> {
             unsafe {
                 match self.folding {
                     Folding::Weighted(weights, bias, limits) => {
-                        self.weighted::<W, Y>(&block, (weights, bias, limits), y);
+                        self.weighted::<W, Y>(&block, &Weighted { weights, bias, limits }, y);
                     }
                     Folding::Greatest => self.greatest::<W, Y>(&block, y),
                     Folding::Mean { padding_counts } => {
@@ -118,31 +143,139 @@ impl<X: Element> Line<'_, X> {
     unsafe fn weighted<const W: usize, Y: Element>(
         &self,
         block: &Block,
-        (weights, bias, limits): (&[f32], Option<&[f32]>, Option<[f32; 2]>),
+        filter: &Weighted<'_>,
         y: &mut [Y],
     ) {
-        let (channel, mask) = (block.channel, block.mask());
-        // SAFETY: there are weights and a bias for each channel, and no other lanes are read.
-        let load = |from: &[f32], start: usize| unsafe {
-            _mm512_maskz_loadu_ps(mask, from.as_ptr().add(start))
-        };
         let start = [_mm512_setzero_ps(); W];
-        // SAFETY: the caller's promise.
-        let mut values = unsafe {
-            self.fold(
+        // SAFETY: the caller's promise: there are weights and a bias for each channel.
+        unsafe {
+            let sums = self.fold(
                 block,
                 start,
-                |entry| load(weights, entry * self.channels + channel),
+                |entry| filter.weight(self.channels, block, entry),
                 |value, x, weight| _mm512_add_ps(value, _mm512_mul_ps(weight, x)),
-            )
-        };
-        let bias = bias.map_or(_mm512_setzero_ps(), |bias| load(bias, channel));
-        values = values.map(|value| _mm512_add_ps(value, bias));
-        if let Some([low, high]) = limits {
-            values = values.map(|value| clamp(value, low, high));
+            );
+            self.write(block, filter.finished(block, sums), y);
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.write(block, values, y) };
+    }
+
+    /// Sums of products of all windows of the row, if they are of a kind that has much in common: then each
+    /// pixel is loaded once for several. Says whether they are.
+    ///
+    /// # Safety
+    /// The lengths are those that [`fold_row`] checks.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn shared<Y: Element>(&self, filter: &Weighted<'_>, y: &mut [Y]) -> bool {
+        let columns = &self.slides[1];
+        if columns.dilation != 1 {
+            return false;
+        }
+        // SAFETY: the caller's promise, and as many windows are asked for as there are.
+        unsafe {
+            match (columns.kernel, columns.stride, columns.output) {
+                (3, 1, MANY..) => self.shared_by::<MANY, 3, 1, Y>(filter, y),
+                (3, 2, MANY..) => self.shared_by::<MANY, 3, 2, Y>(filter, y),
+                (5, 1, MANY..) => self.shared_by::<MANY, 5, 1, Y>(filter, y),
+                (3, 1, FEW..) => self.shared_by::<FEW, 3, 1, Y>(filter, y),
+                (3, 2, FEW..) => self.shared_by::<FEW, 3, 2, Y>(filter, y),
+                (5, 1, FEW..) => self.shared_by::<FEW, 5, 1, Y>(filter, y),
+                (5, 2, FEW..) => self.shared_by::<FEW, 5, 2, Y>(filter, y),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// [`Self::shared`] for `W` windows at a time, of `K` entries across, `S` apart. The last are computed
+    /// with some before them, twice where these were already.
+    ///
+    /// # Safety
+    /// As for [`Self::shared`]; there are `W` windows or more, and they are such.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn shared_by<const W: usize, const K: usize, const S: usize, Y: Element>(
+        &self,
+        filter: &Weighted<'_>,
+        y: &mut [Y],
+    ) {
+        let columns = &self.slides[1];
+        let whole = columns.whole();
+        for column in (0..columns.output).step_by(W) {
+            let column = column.min(columns.output - W);
+            let is_whole = whole.start <= column && column + W <= whole.end;
+            for channel in (0..self.channels).step_by(LANES) {
+                let count = (self.channels - channel).min(LANES);
+                let block = Block { column, across: 0..K, channel, count };
+                // SAFETY: the caller's promise; the channels are some.
+                unsafe {
+                    if is_whole && count == LANES {
+                        self.products::<W, K, S, true, Y>(&block, filter, y);
+                    } else {
+                        self.products::<W, K, S, false, Y>(&block, filter, y);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `W` windows of some channels: all of a register and of pixels of the image, where they are `WHOLE`.
+    /// What is padding counts as zeros.
+    ///
+    /// # Safety
+    /// As for [`Self::shared_by`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn products<
+        const W: usize,
+        const K: usize,
+        const S: usize,
+        const WHOLE: bool,
+        Y: Element,
+    >(
+        &self,
+        block: &Block,
+        filter: &Weighted<'_>,
+        y: &mut [Y],
+    ) {
+        const { assert!((W - 1) * S + K <= MOST_PIXELS, "the pixels of windows have a place") };
+        let columns = &self.slides[1];
+        let mask = if WHOLE { !0 } else { block.mask() };
+        let masks: [__mmask16; MOST_PIXELS] = from_fn(|index| {
+            let column = (block.column * S + index).checked_sub(columns.before);
+            if column.is_some_and(|column| column < columns.input) { mask } else { 0 }
+        });
+        let mut sums = [_mm512_setzero_ps(); W];
+        for down in self.down.clone() {
+            let place = self.x.as_ptr().wrapping_add(self.place(block, down, 0, 0));
+            let mut pixels = [_mm512_setzero_ps(); MOST_PIXELS];
+            for (index, pixel) in pixels.iter_mut().take((W - 1) * S + K).enumerate() {
+                let place = place.wrapping_add(index * self.channels);
+                // SAFETY: the caller's promise; no lanes are read but the channels of pixels.
+                *pixel = unsafe {
+                    if WHOLE { X::load(place) } else { X::load_some(masks[index], place) }
+                };
+            }
+            let weights: [__m512; K] = from_fn(|across| {
+                let place = (down * K + across) * self.channels + block.channel;
+                // SAFETY: the caller's promise; no lanes but the channels are read.
+                unsafe { _mm512_maskz_loadu_ps(mask, filter.weights.as_ptr().add(place)) }
+            });
+            for (window, sum) in sums.iter_mut().enumerate() {
+                for (across, &weight) in weights.iter().enumerate() {
+                    let pixel = pixels[window * S + across];
+                    *sum = _mm512_add_ps(*sum, _mm512_mul_ps(weight, pixel));
+                }
+            }
+        }
+        let bias = filter.bias.map_or(_mm512_setzero_ps(), |bias| {
+            // SAFETY: the caller's promise; no lanes but the channels are read.
+            unsafe { _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(block.channel)) }
+        });
+        let [low, high] = filter.limits.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
+        for (window, &sum) in sums.iter().enumerate() {
+            let place = (block.column + window) * self.channels + block.channel;
+            let value = clamp(_mm512_add_ps(sum, bias), low, high);
+            // SAFETY: the caller's promise; no lanes but the channels are written.
+            unsafe { Y::store(y.as_mut_ptr().add(place), mask, value) };
+        }
     }
 
     /// # Safety
@@ -157,7 +290,7 @@ impl<X: Element> Line<'_, X> {
             }
             let place = self.place(block, self.down.start, block.across.start, window);
             // SAFETY: the caller's promise; no lanes but the channels are read.
-            unsafe { X::load(block.mask(), self.x.as_ptr().add(place)) }
+            unsafe { X::load_some(block.mask(), self.x.as_ptr().add(place)) }
         });
         let zero = _mm512_setzero_ps();
         // Where one is no number, the second operand is taken.
@@ -202,7 +335,9 @@ impl<X: Element> Line<'_, X> {
         let [rows, columns] = self.slides;
         let row = self.row * rows.stride + down * rows.dilation - rows.before;
         let column = (block.column + window) * columns.stride + across * columns.dilation;
-        (row * columns.input + column - columns.before) * self.channels + block.channel
+        // Of padding before a row there is no place, but one after which its pixels come.
+        let column = (row * columns.input + column).wrapping_sub(columns.before);
+        column.wrapping_mul(self.channels).wrapping_add(block.channel)
     }
 
     /// Running values after all elements of `W` windows, which come row by row.
@@ -231,7 +366,7 @@ impl<X: Element> Line<'_, X> {
                 let weight = weight(down * columns.kernel + across);
                 for (window, value) in values.iter_mut().enumerate() {
                     // SAFETY: the caller's promise; no lanes but the channels are read.
-                    let x = unsafe { X::load(mask, place.wrapping_add(window * window_step)) };
+                    let x = unsafe { X::load_some(mask, place.wrapping_add(window * window_step)) };
                     *value = step(*value, x, weight);
                 }
                 place = place.wrapping_add(entry_step);
@@ -258,7 +393,40 @@ impl<X: Element> Line<'_, X> {
     }
 }
 
+impl Weighted<'_> {
+    /// Weights of the channels of a block.
+    ///
+    /// # Safety
+    /// There are weights for each channel.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn weight(&self, channels: usize, block: &Block, entry: usize) -> __m512 {
+        let place = entry * channels + block.channel;
+        // SAFETY: the caller's promise; no lanes but the channels are read.
+        unsafe { _mm512_maskz_loadu_ps(block.mask(), self.weights.as_ptr().add(place)) }
+    }
+
+    /// Sums with the bias, within limits.
+    ///
+    /// # Safety
+    /// There is a bias for each channel, if there is one.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn finished<const W: usize>(&self, block: &Block, mut sums: [__m512; W]) -> [__m512; W] {
+        let bias = self.bias.map_or(_mm512_setzero_ps(), |bias| {
+            // SAFETY: the caller's promise; no lanes but the channels are read.
+            unsafe { _mm512_maskz_loadu_ps(block.mask(), bias.as_ptr().add(block.channel)) }
+        });
+        sums = sums.map(|sum| _mm512_add_ps(sum, bias));
+        if let Some([low, high]) = self.limits {
+            sums = sums.map(|sum| clamp(sum, low, high));
+        }
+        sums
+    }
+}
+
 /// Some channels of windows from a column on.
+#[derive(Clone)]
 struct Block {
     column: usize,
     across: Range<usize>,

@@ -53,19 +53,27 @@ pub(super) mod lanes {
     #[cfg(target_arch = "x86_64")]
     use super::*;
 
-    /// Sixteen elements as numbers in a register.
-    pub trait Lanes {
+    /// Sixteen elements as numbers in a register. Of 16 bits each, some are read and written more slowly
+    /// than all.
+    pub trait Lanes: Sized {
+        /// All of them.
+        ///
+        /// # Safety
+        /// The CPU has AVX-512 F, BW and VL, and the elements can be read.
+        #[cfg(target_arch = "x86_64")]
+        unsafe fn load(from: *const Self) -> __m512;
+
         /// Those of the mask; 0 for the others.
         ///
         /// # Safety
-        /// The CPU has AVX-512 F, BW and VL, and the elements of the mask can be read.
+        /// As for `load`; only the elements of the mask are read.
         #[cfg(target_arch = "x86_64")]
-        unsafe fn load(mask: __mmask16, from: *const Self) -> __m512;
+        unsafe fn load_some(mask: __mmask16, from: *const Self) -> __m512;
 
         /// Writes those of the mask, each the nearest element.
         ///
         /// # Safety
-        /// As for `load`, but written.
+        /// The CPU has AVX-512 F, BW and VL, and the elements of the mask can be written.
         #[cfg(target_arch = "x86_64")]
         unsafe fn store(to: *mut Self, mask: __mmask16, numbers: __m512);
     }
@@ -74,7 +82,15 @@ pub(super) mod lanes {
         #[cfg(target_arch = "x86_64")]
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-        unsafe fn load(mask: __mmask16, from: *const Self) -> __m512 {
+        unsafe fn load(from: *const Self) -> __m512 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn load_some(mask: __mmask16, from: *const Self) -> __m512 {
             // SAFETY: the caller's promise.
             unsafe { _mm512_maskz_loadu_ps(mask, from) }
         }
@@ -92,10 +108,17 @@ pub(super) mod lanes {
         #[cfg(target_arch = "x86_64")]
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-        unsafe fn load(mask: __mmask16, from: *const Self) -> __m512 {
+        unsafe fn load(from: *const Self) -> __m512 {
             // SAFETY: the caller's promise.
-            let elements = unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) };
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(elements)))
+            widened(unsafe { _mm256_loadu_si256(from.cast()) })
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn load_some(mask: __mmask16, from: *const Self) -> __m512 {
+            // SAFETY: the caller's promise.
+            widened(unsafe { _mm256_maskz_loadu_epi16(mask, from.cast()) })
         }
 
         #[cfg(target_arch = "x86_64")]
@@ -103,7 +126,6 @@ pub(super) mod lanes {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
         unsafe fn store(to: *mut Self, mask: __mmask16, numbers: __m512) {
             let elements = rounded(numbers);
-            // Of 16-bit lanes some are written more slowly than all.
             // SAFETY: the caller's promise.
             unsafe {
                 if mask == !0 {
@@ -113,6 +135,13 @@ pub(super) mod lanes {
                 }
             }
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn widened(elements: __m256i) -> __m512 {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(elements)))
     }
 
     /// What [`round_piece`] makes of each number, in instructions that every AVX-512 has.
