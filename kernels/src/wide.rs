@@ -168,6 +168,29 @@ pub(crate) struct Finish<'a> {
     pub(crate) limits: Option<[f32; 2]>,
 }
 
+impl Finish<'_> {
+    /// What becomes of a row of sums.
+    ///
+    /// # Safety
+    /// An addend has the row.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(crate) unsafe fn of(&self, row: usize, mut sums: __m512) -> __m512 {
+        if let Some(bias) = self.bias {
+            // SAFETY: the bias has the 64 bytes that are read.
+            sums = _mm512_add_ps(sums, unsafe { _mm512_loadu_ps(bias.as_ptr()) });
+        }
+        if let Some(addend) = &self.addend {
+            // SAFETY: the caller's promise.
+            sums = _mm512_add_ps(sums, unsafe { addend.row(row) });
+        }
+        if let Some([low, high]) = self.limits {
+            sums = clamp(sums, low, high);
+        }
+        sums
+    }
+}
+
 /// Rows of numbers, some elements apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Addend {
@@ -254,21 +277,9 @@ pub(crate) unsafe fn write_rounded_rows(
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn for_each_sum(sums: &[[f32; 16]], finish: &Finish<'_>, write: impl Fn(usize, __m512)) {
-    let zero = _mm512_setzero_ps();
-    // SAFETY: the bias has the 64 bytes that are read.
-    let bias = finish.bias.map_or(zero, |bias| unsafe { _mm512_loadu_ps(bias.as_ptr()) });
     for (row, sums) in sums.iter().enumerate() {
-        // SAFETY: a row of sums has the 64 bytes that are read.
-        let sums = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-        let mut value = if finish.bias.is_some() { _mm512_add_ps(sums, bias) } else { sums };
-        if let Some(addend) = &finish.addend {
-            // SAFETY: the caller's promise.
-            value = _mm512_add_ps(value, unsafe { addend.row(row) });
-        }
-        if let Some([low, high]) = finish.limits {
-            value = clamp(value, low, high);
-        }
-        write(row, value);
+        // SAFETY: a row of sums has the 64 bytes that are read; the rest is the caller's promise.
+        write(row, unsafe { finish.of(row, _mm512_loadu_ps(sums.as_ptr())) });
     }
 }
 

@@ -76,9 +76,10 @@ impl Unit for Dot {
         let w = dot::Panels::new(panels, stride / 2);
         for tile in parallel::tiles(0..rows, dot::ROWS) {
             let x = &left[tile.start * stride..tile.end * stride];
-            let results = sums_mut(&mut results[tile.start..]);
-            // SAFETY: the CPU has the instruction (`Dot::new`).
-            unsafe { dot::tile((x, stride), (w, count), (results, rows)) };
+            let sums = sums_mut(&mut results[tile.start..]);
+            let sums = dot::Sums::new(sums, rows, [tile.len(), count]);
+            // SAFETY: the CPU has the instruction (`Dot::new`), and the sums have a place.
+            unsafe { dot::tile((x, stride), (w, count), &sums) };
         }
     }
 }

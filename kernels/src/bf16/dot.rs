@@ -3,8 +3,10 @@
 
 use std::arch::x86_64::*;
 use std::array;
+use std::marker::PhantomData;
 
 use super::pack::{GROUP, PANEL};
+use crate::wide::Finish;
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of x use 27 of the 32
 /// registers.
@@ -36,54 +38,136 @@ impl<'a, L> Panels<'a, L> {
     }
 }
 
+/// Where sums go: 16 columns of a row at a time.
+pub(crate) trait Sink {
+    /// # Safety
+    /// The CPU has the instructions of [`tile`], and the sink has a place for the row of this panel.
+    unsafe fn put(&self, row: usize, panel: usize, sums: __m512);
+}
+
+/// Sums as they are: row r of panel p goes to `p·stride + r`.
+pub(crate) struct Sums<'a> {
+    sums: *mut [f32; PANEL],
+    stride: usize,
+    borrowed: PhantomData<&'a mut [[f32; PANEL]]>,
+}
+
+impl<'a> Sums<'a> {
+    /// Sums of `rows` rows and `panels` panels.
+    ///
+    /// # Panics
+    /// When there is no place for all.
+    pub(crate) fn new(
+        sums: &'a mut [[f32; PANEL]],
+        stride: usize,
+        [rows, panels]: [usize; 2],
+    ) -> Self {
+        assert!(panels == 0 || sums.len() >= (panels - 1) * stride + rows);
+        Self { sums: sums.as_mut_ptr(), stride, borrowed: PhantomData }
+    }
+}
+
+impl Sink for Sums<'_> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn put(&self, row: usize, panel: usize, sums: __m512) {
+        // SAFETY: the caller's promise; a row has the 64 bytes that are written.
+        unsafe { _mm512_storeu_ps(self.sums.add(panel * self.stride + row).cast(), sums) };
+    }
+}
+
+/// Results: what becomes of sums, as `f32` or rounded.
+pub(crate) struct Finished<'a, T> {
+    /// What becomes of them, a bias for each panel.
+    pub(crate) finish: [Finish<'a>; PANELS],
+    /// The first result.
+    pub(crate) y: *mut T,
+    /// Elements from a row to the next.
+    pub(crate) stride: usize,
+}
+
+impl Sink for Finished<'_, f32> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn put(&self, row: usize, panel: usize, sums: __m512) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let results = self.finish[panel].of(row, sums);
+            _mm512_storeu_ps(self.y.add(row * self.stride + panel * PANEL), results);
+        }
+    }
+}
+
+impl Sink for Finished<'_, u16> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn put(&self, row: usize, panel: usize, sums: __m512) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let rounded = _mm512_cvtneps_pbh(self.finish[panel].of(row, sums));
+            let y = self.y.add(row * self.stride + panel * PANEL);
+            y.cast::<__m256bh>().write_unaligned(rounded);
+        }
+    }
+}
+
 /// The products of at most [`ROWS`] rows and the first `panels` panels, of which there are at most
-/// [`PANELS`]: row r of panel p is left in `sums[p·stride + r]`.
+/// [`PANELS`].
 ///
 /// # Shapes
 /// `x`: rows of `stride` elements, at least 2: as many groups as a panel has lines, or fewer.
+///
+/// # Safety
+/// The sink has a place for each row and panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(crate) fn tile<L>(
+pub(crate) unsafe fn tile<L>(
     x: (&[u16], usize),
     (w, panels): (Panels<'_, L>, usize),
-    sums: (&mut [[f32; PANEL]], usize),
+    sink: &impl Sink,
 ) {
-    match panels {
-        2 => of_panels::<2, L>(x, w, sums),
-        _ => of_panels::<1, L>(x, w, sums),
+    // SAFETY: the caller's promise.
+    unsafe {
+        match panels {
+            2 => of_panels::<2, L>(x, w, sink),
+            _ => of_panels::<1, L>(x, w, sink),
+        }
     }
 }
 
+/// # Safety
+/// As for [`tile`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn of_panels<const P: usize, L>(
-    x: (&[u16], usize),
-    w: Panels<'_, L>,
-    sums: (&mut [[f32; PANEL]], usize),
-) {
-    match x.0.len() / x.1 {
-        12 => of_rows::<12, P, L>(x, w, sums),
-        11 => of_rows::<11, P, L>(x, w, sums),
-        10 => of_rows::<10, P, L>(x, w, sums),
-        9 => of_rows::<9, P, L>(x, w, sums),
-        8 => of_rows::<8, P, L>(x, w, sums),
-        7 => of_rows::<7, P, L>(x, w, sums),
-        6 => of_rows::<6, P, L>(x, w, sums),
-        5 => of_rows::<5, P, L>(x, w, sums),
-        4 => of_rows::<4, P, L>(x, w, sums),
-        3 => of_rows::<3, P, L>(x, w, sums),
-        2 => of_rows::<2, P, L>(x, w, sums),
-        _ => of_rows::<1, P, L>(x, w, sums),
+unsafe fn of_panels<const P: usize, L>(x: (&[u16], usize), w: Panels<'_, L>, sink: &impl Sink) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match x.0.len() / x.1 {
+            12 => of_rows::<12, P, L>(x, w, sink),
+            11 => of_rows::<11, P, L>(x, w, sink),
+            10 => of_rows::<10, P, L>(x, w, sink),
+            9 => of_rows::<9, P, L>(x, w, sink),
+            8 => of_rows::<8, P, L>(x, w, sink),
+            7 => of_rows::<7, P, L>(x, w, sink),
+            6 => of_rows::<6, P, L>(x, w, sink),
+            5 => of_rows::<5, P, L>(x, w, sink),
+            4 => of_rows::<4, P, L>(x, w, sink),
+            3 => of_rows::<3, P, L>(x, w, sink),
+            2 => of_rows::<2, P, L>(x, w, sink),
+            _ => of_rows::<1, P, L>(x, w, sink),
+        }
     }
 }
 
+/// # Safety
+/// As for [`tile`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn of_rows<const R: usize, const P: usize, L>(
+unsafe fn of_rows<const R: usize, const P: usize, L>(
     (x, stride): (&[u16], usize),
     w: Panels<'_, L>,
-    (sums, sums_stride): (&mut [[f32; PANEL]], usize),
+    sink: &impl Sink,
 ) {
     let groups = stride / GROUP;
     assert!(x.len() == R * stride && stride == groups * GROUP && groups <= w.of_one);
-    assert!(w.lines.len() >= P * w.of_one && sums.len() >= (P - 1) * sums_stride + R);
+    assert!(w.lines.len() >= P * w.of_one);
     let mut totals = [[_mm512_setzero_ps(); P]; R];
     for group in 0..groups {
         for panel in 0..P {
@@ -109,9 +193,8 @@ fn of_rows<const R: usize, const P: usize, L>(
     }
     for (row, totals) in totals.iter().enumerate() {
         for (panel, &total) in totals.iter().enumerate() {
-            // SAFETY: panel < P and row < R, so the sums lie there (checked above); they have the 64
-            // bytes that are written.
-            unsafe { _mm512_storeu_ps(sums[panel * sums_stride + row].as_mut_ptr(), total) };
+            // SAFETY: the caller's promise: panel < P and row < R.
+            unsafe { sink.put(row, panel, total) };
         }
     }
 }

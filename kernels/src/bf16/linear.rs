@@ -4,6 +4,8 @@
 )]
 //! The bf16 linear layer: rounding, product, bias, sum and activation in one pass over the result.
 
+#[cfg(target_arch = "x86_64")]
+use std::array;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -16,7 +18,7 @@ use crate::activation::{Activation, coarse_gelu_in_place};
 use crate::elementwise::add_assign_piece;
 use crate::float::Left;
 use crate::int8::{Output, Target};
-use crate::parallel::{self, check_len, for_each_row, rows_per_chunk};
+use crate::parallel::{self, check_len, for_each_chunk, rows_per_chunk};
 use crate::scratch::lend;
 use crate::tier::{Cpu, Tier};
 #[cfg(target_arch = "x86_64")]
@@ -113,23 +115,37 @@ enum Source<'a> {
 }
 
 impl Source<'_> {
-    /// Writes the numbers of a row as bf16.
-    fn round(&self, cpu: Cpu, row: usize, to: &mut [u16]) {
-        let (k, elements) = (to.len(), row * to.len()..(row + 1) * to.len());
+    /// Writes the numbers of rows of `k` as bf16, each filled up with zeros to `stride`.
+    fn round(&self, cpu: Cpu, rows: Range<usize>, [k, stride]: [usize; 2], to: &mut [u16]) {
         match *self {
-            Self::Rows(Input::F32(x)) => round_piece(cpu, &x[elements], to),
-            Self::Rows(Input::Bf16(x)) => to.copy_from_slice(&x[elements]),
+            Self::Rows(x) => {
+                for (row, to) in rows.zip(to.chunks_exact_mut(stride)) {
+                    let elements = row * k..(row + 1) * k;
+                    match x {
+                        Input::F32(x) => round_piece(cpu, &x[elements], &mut to[..k]),
+                        Input::Bf16(x) => to[..k].copy_from_slice(&x[elements]),
+                    }
+                    to[k..].fill(0);
+                }
+            }
             Self::Windows(x) => {
-                debug_assert_eq!(x.k(), k);
-                let starts = x.starts_of(row..row + 1);
-                starts.for_each(|start| x.copy_row::<SHORT_PIECE, _>(start, to, |x| x));
+                for (index, start) in x.starts_of(rows).enumerate() {
+                    // What is written past the end of a row is where the next one goes.
+                    let to = &mut to[index * stride..];
+                    match x.segment_len() {
+                        ..=SHORT => x.copy_row::<SHORT, _>(start, to, |x| x),
+                        _ => x.copy_row::<LONG, _>(start, to, |x| x),
+                    }
+                    to[k..stride].fill(0);
+                }
             }
         }
     }
 }
 
-/// Elements that are moved at once of a piece of a window that has no more.
-const SHORT_PIECE: usize = 32;
+/// Elements that are moved at once of pieces of windows that have no more.
+const SHORT: usize = 16;
+const LONG: usize = 32;
 
 /// [`linear_bf16`] that may read or write bf16. Where it writes such, GELU may be off by another 1.3e-4.
 ///
@@ -218,10 +234,11 @@ impl Job<'_> {
         lend(&ROUNDED, len.div_ceil(PANEL * GROUP), |lines| {
             let rounded = &mut Line::elements(lines)[..len];
             if k > 0 {
-                for_each_row(rounded, stride, rows_per_chunk(stride), |row, rounded| {
-                    let (row, rest) = (rows.start + row, &mut rounded[k..]);
-                    rest.fill(0);
-                    x.round(self.cpu, row, &mut rounded[..k]);
+                let at_once = rows_per_chunk(stride);
+                for_each_chunk(rounded, at_once * stride, |piece, rounded| {
+                    let first = rows.start + piece * at_once;
+                    let rows = first..first + rounded.len() / stride;
+                    x.round(self.cpu, rows, [k, stride], rounded);
                 });
             }
             work(rounded);
@@ -272,21 +289,78 @@ impl Job<'_> {
     fn run_dot(&self, x: &[u16], first_row: usize, panels: Range<usize>) {
         let (stride, weights) = (self.stride(), self.layer.weights);
         let panel_lines = weights.panel_lines();
-        let mut sums = [[0.0; PANEL]; dot::ROWS * dot::PANELS];
         for panel in panels.clone().step_by(dot::PANELS) {
             let count = dot::PANELS.min(panels.end - panel);
             let w = dot::Panels::new(&weights.lines()[panel * panel_lines..], panel_lines);
             for rows in parallel::tiles(0..x.len() / stride, dot::ROWS) {
                 let w = w.fetching(if rows.start == 0 { count * panel_lines } else { 0 });
-                let sums = &mut sums[..rows.len() * count];
-                let x = &x[rows.start * stride..rows.end * stride];
-                // SAFETY: the CPU has the instruction, as `has_fast_bf16_dot` said.
-                unsafe { dot::tile((x, stride), (w, count), (sums, rows.len())) };
-                for (offset, sums) in sums.chunks_exact_mut(rows.len()).enumerate() {
-                    self.finish_rows(sums, first_row + rows.start, panel + offset);
-                }
+                let x = (&x[rows.start * stride..rows.end * stride], stride);
+                self.dot_tile(x, first_row + rows.start, (w, panel, count));
             }
         }
+    }
+
+    /// One tile of [`Self::run_dot`].
+    #[cfg(target_arch = "x86_64")]
+    fn dot_tile(
+        &self,
+        x: (&[u16], usize),
+        row: usize,
+        (w, panel, count): (dot::Panels<'_, Line>, usize, usize),
+    ) {
+        let (n, column) = (self.layer.weights.outputs(), panel * PANEL);
+        let start = row * n + column;
+        if self.is_finished_in_registers() && column + count * PANEL <= n {
+            let finish = array::from_fn(|offset| self.finishing(row, column + offset * PANEL));
+            // SAFETY: the CPU has the instruction, as `has_fast_bf16_dot` said. The rows and columns are
+            // in y and in an addend, whose lengths were checked at the start; jobs cover disjoint
+            // rectangles, so no other thread touches those of y.
+            unsafe {
+                match &self.y {
+                    Target::F32(y) => {
+                        let y = y.at(start);
+                        dot::tile(x, (w, count), &dot::Finished { finish, y, stride: n });
+                    }
+                    Target::Bf16(y) => {
+                        let y = y.at(start);
+                        dot::tile(x, (w, count), &dot::Finished { finish, y, stride: n });
+                    }
+                    Target::Int8(..) => unreachable!("int8 is not finished in registers"),
+                }
+            }
+            return;
+        }
+        let rows = x.0.len() / x.1;
+        let mut sums = [[0.0; PANEL]; dot::ROWS * dot::PANELS];
+        let sums = &mut sums[..rows * count];
+        // SAFETY: the CPU has the instruction, as `has_fast_bf16_dot` said; the sums have a place.
+        unsafe { dot::tile(x, (w, count), &dot::Sums::new(sums, rows, [rows, count])) };
+        for (offset, sums) in sums.chunks_exact_mut(rows).enumerate() {
+            self.finish_rows(sums, row, panel + offset);
+        }
+    }
+
+    /// What becomes of sums from a row on in a panel, if it has all its columns.
+    #[cfg(target_arch = "x86_64")]
+    fn finishing(&self, row: usize, column: usize) -> wide::Finish<'_> {
+        let Layer { weights, bias, addend, activation } = *self.layer;
+        let n = weights.outputs();
+        if column + PANEL > n {
+            return wide::Finish::default();
+        }
+        wide::Finish {
+            bias: bias.and_then(|bias| bias[column..].first_chunk()),
+            addend: addend.map(|addend| wide::Addend::new(addend, row * n + column, n)),
+            limits: activation.limits(),
+        }
+    }
+
+    /// Whether [`wide::Finish`] is all that becomes of sums.
+    #[cfg(target_arch = "x86_64")]
+    fn is_finished_in_registers(&self) -> bool {
+        let activation = self.layer.activation;
+        let is_plain = activation == Activation::Identity || activation.limits().is_some();
+        is_plain && !matches!(self.y, Target::Int8(..))
     }
 
     /// The products of one tile.
@@ -314,11 +388,8 @@ impl Job<'_> {
             return;
         }
         let start = row * n + column;
-        let bias = self.layer.bias.and_then(|bias| bias[column..].first_chunk());
-        let addend = self.layer.addend.map(|addend| wide::Addend::new(addend, start, n));
-        let activation = self.layer.activation;
-        let finish = wide::Finish { bias, addend, limits: activation.limits() };
-        let is_done = finish.limits.is_some() || activation == Activation::Identity;
+        let finish = self.finishing(row, column);
+        let is_done = self.is_finished_in_registers();
         // SAFETY: the rows and column + 16 ≤ n are in y and in the addend, whose lengths were checked
         // at the start; jobs cover disjoint rectangles, so no other thread touches those of y. Only
         // tiers that have AVX-512 come here, and AVX512-BF16.

@@ -39,8 +39,11 @@ pub(super) enum Folding<'a> {
 ///
 /// # Shapes
 /// `x`: `[rows.input, columns.input, channels]`; `y`: `[columns.output, channels]`.
+///
+/// # Safety
+/// The elements of y [are stored](Element::is_stored) from registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) fn fold_row<X: Element, Y: Element>(
+pub(super) unsafe fn fold_row<X: Element, Y: Element>(
     slides: &[Slide; 2],
     channels: usize,
     x: &[X],
@@ -60,7 +63,7 @@ pub(super) fn fold_row<X: Element, Y: Element>(
     }
     let line = Line { slides, channels, x, row, down: rows.inside(row), folding };
     let is_done = match folding {
-        // SAFETY: the lengths were checked.
+        // SAFETY: the lengths were checked; the instructions are the caller's promise.
         Folding::Weighted(weights, bias, limits) => unsafe {
             line.shared(&Weighted { weights, bias, limits }, y)
         },
@@ -73,7 +76,8 @@ pub(super) fn fold_row<X: Element, Y: Element>(
     let mut column = 0;
     while column < columns.output {
         // SAFETY: the lengths were checked, the windows are some of the output, and `inside` and
-        // `whole` give entries and windows that lie in the input.
+        // `whole` give entries and windows that lie in the input; the instructions are the caller's
+        // promise.
         unsafe {
             if whole.start <= column && column + WINDOWS <= whole.end {
                 line.windows::<WINDOWS, Y>(column, 0..columns.kernel, y);
@@ -110,7 +114,7 @@ impl<X: Element> Line<'_, X> {
     ///
     /// # Safety
     /// These lie in the input, and the windows in the output; the lengths are those that
-    /// [`fold_row`] checks.
+    /// [`fold_row`] checks, and the instructions those that it asks for.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn windows<const W: usize, Y: Element>(
         &self,
@@ -163,7 +167,7 @@ impl<X: Element> Line<'_, X> {
     /// pixel is loaded once for several. Says whether they are.
     ///
     /// # Safety
-    /// The lengths are those that [`fold_row`] checks.
+    /// The lengths are those that [`fold_row`] checks, and the instructions those that it asks for.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn shared<Y: Element>(&self, filter: &Weighted<'_>, y: &mut [Y]) -> bool {
         let columns = &self.slides[1];

@@ -84,10 +84,10 @@ pub(super) fn depthwise<X: Element, Y: Element>(
         let x = &x[row / rows.output * image..][..image];
         let place = (x, row % rows.output);
         #[cfg(target_arch = "x86_64")]
-        if cpu.tier() >= Tier::Avx512 && filters.addend.is_none() {
+        if Y::is_stored(cpu) && filters.addend.is_none() {
             let limits = filters.activation.limits();
             if limits.is_some() || filters.activation == Activation::Identity {
-                // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+                // SAFETY: `is_stored` said that the CPU has the instructions.
                 unsafe { in_registers(conv, place, filters, limits, y) };
                 return;
             }
@@ -129,9 +129,11 @@ fn fold<X: Element>(
     filter_row(cpu, &conv.windows, conv.channels, x, row, &filter, y);
 }
 
+/// # Safety
+/// The elements of y [are stored](Element::is_stored) from registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn in_registers<X: Element, Y: Element>(
+unsafe fn in_registers<X: Element, Y: Element>(
     conv: &Conv2d,
     (x, row): (&[X], usize),
     filters: &Depthwise<'_>,
@@ -139,5 +141,6 @@ fn in_registers<X: Element, Y: Element>(
     y: &mut [Y],
 ) {
     let folding = Folding::Weighted(filters.weights, filters.bias, limits);
-    avx512::fold_row(&conv.windows, conv.channels, x, row, y, folding);
+    // SAFETY: the caller's promise.
+    unsafe { avx512::fold_row(&conv.windows, conv.channels, x, row, y, folding) };
 }

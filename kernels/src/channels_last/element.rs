@@ -2,12 +2,12 @@
 //! Elements of images: `f32`, or bf16 as the bits of a `u16`.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 use std::cell::Cell;
 
 use crate::bf16::{round_piece, widened};
 use crate::scratch::lend;
-use crate::tier::Cpu;
+use crate::tier::{Cpu, Tier};
 
 thread_local! {
     static NUMBERS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
@@ -17,6 +17,9 @@ thread_local! {
 pub trait Element: lanes::Lanes + Copy + Default + Send + Sync + 'static {
     /// The number it is.
     fn widen(self) -> f32;
+
+    /// Whether the tier writes such from registers.
+    fn is_stored(cpu: Cpu) -> bool;
 
     /// Has `y` written as numbers, which become the nearest elements, halves to even. What `write` finds
     /// is unspecified.
@@ -29,6 +32,10 @@ impl Element for f32 {
         self
     }
 
+    fn is_stored(cpu: Cpu) -> bool {
+        cpu.tier() >= Tier::Avx512
+    }
+
     #[inline]
     fn written(_: Cpu, y: &mut [Self], write: impl FnOnce(&mut [f32])) {
         write(y);
@@ -39,6 +46,10 @@ impl Element for u16 {
     #[inline]
     fn widen(self) -> f32 {
         widened(self)
+    }
+
+    fn is_stored(cpu: Cpu) -> bool {
+        cpu.rounds_to_bf16()
     }
 
     fn written(cpu: Cpu, y: &mut [Self], write: impl FnOnce(&mut [f32])) {
@@ -73,7 +84,8 @@ pub(super) mod lanes {
         /// Writes those of the mask, each the nearest element.
         ///
         /// # Safety
-        /// The CPU has AVX-512 F, BW and VL, and the elements of the mask can be written.
+        /// The CPU has AVX-512 F, BW and VL, and for bf16 BF16, and the elements of the mask can be
+        /// written.
         #[cfg(target_arch = "x86_64")]
         unsafe fn store(to: *mut Self, mask: __mmask16, numbers: __m512);
     }
@@ -125,9 +137,9 @@ pub(super) mod lanes {
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
         unsafe fn store(to: *mut Self, mask: __mmask16, numbers: __m512) {
-            let elements = rounded(numbers);
             // SAFETY: the caller's promise.
             unsafe {
+                let elements = rounded(numbers);
                 if mask == !0 {
                     _mm256_storeu_si256(to.cast(), elements);
                 } else {
@@ -144,17 +156,25 @@ pub(super) mod lanes {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(elements)))
     }
 
-    /// What [`round_piece`] makes of each number, in instructions that every AVX-512 has.
+    /// What [`round_piece`] makes of each number, but that subnormal ones may become 0.
+    ///
+    /// # Safety
+    /// The CPU has AVX512-BF16.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn rounded(numbers: __m512) -> __m256i {
-        let bits = _mm512_castps_si512(numbers);
-        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-        let half_up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(numbers, numbers);
-        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
-        let rounded = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half_up), is_nan, quiet);
-        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded))
+    unsafe fn rounded(numbers: __m512) -> __m256i {
+        let rounded;
+        // As an intrinsic it would be called, from functions that do without it for `f32`.
+        // SAFETY: the caller's promise; it only writes a register.
+        unsafe {
+            asm!(
+                "vcvtneps2bf16 {}, {}",
+                out(ymm_reg) rounded,
+                in(zmm_reg) numbers,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        rounded
     }
 }

@@ -9,8 +9,6 @@ use super::element::Element;
 use super::fold::{Fold, fold_row};
 use crate::parallel::{CHUNK, Shared, check_shape, for_each, for_each_row, rows_per_chunk};
 use crate::pool::{Greatest, Mean, Pooling};
-#[cfg(target_arch = "x86_64")]
-use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
 use crate::window::{self, Count, Slide};
 
@@ -85,13 +83,13 @@ pub fn pool2d<X: Element, Y: Element>(
         let x = &x[row / rows.output * image..][..image];
         let row = row % rows.output;
         #[cfg(target_arch = "x86_64")]
-        if cpu.tier() >= Tier::Avx512 {
+        if Y::is_stored(cpu) {
             let folding = match pooling {
                 Pooling::Max => Folding::Greatest,
                 Pooling::Average => Folding::Mean { padding_counts: false },
                 Pooling::AverageWithPadding => Folding::Mean { padding_counts: true },
             };
-            // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+            // SAFETY: `is_stored` said that the CPU has the instructions.
             unsafe { avx512::fold_row(windows, channels, x, row, y, folding) };
             return;
         }

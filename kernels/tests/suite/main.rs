@@ -8,6 +8,7 @@ mod float {
     mod training;
 }
 mod bf16;
+mod bf16_images;
 mod depthwise;
 mod images;
 mod integer;
