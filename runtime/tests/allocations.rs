@@ -12,7 +12,7 @@ use graph::op::{
 };
 use graph::rewrite::quantize::{QuantizeOptions, fold, insert};
 use graph::{DType, Dim, Graph, Op, Tensor};
-use runtime::{CompileOptions, Level, Session, compile};
+use runtime::{CompileOptions, Level, Precision, Session, compile};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -218,14 +218,16 @@ fn runs_allocate_nothing_in_the_steady_state() {
             .iter()
             .map(|inputs| inputs.iter().map(|(name, tensor)| (*name, tensor)).collect())
             .collect();
-        for level in [Level::O2, Level::O3] {
+        for (level, precision) in
+            [(Level::O2, Precision::F32), (Level::O3, Precision::F32), (Level::O3, Precision::Bf16)]
+        {
             let threads = NonZeroUsize::new(2);
-            let options = CompileOptions { level, threads, ..CompileOptions::default() };
+            let options = CompileOptions { level, threads, precision, ..CompileOptions::default() };
             let model = compile(&graph, &options).unwrap();
             let nodes = &model.explain().nodes;
             assert!(nodes.iter().all(|node| node.kernel != "reference"), "{name}: {nodes:#?}");
             let mut session = model.session();
-            assert_eq!(fewest(|| run(&mut session, &inputs)), 0, "{name} {level:?}");
+            assert_eq!(fewest(|| run(&mut session, &inputs)), 0, "{name} {level:?} {precision:?}");
         }
     }
 }

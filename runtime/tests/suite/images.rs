@@ -6,10 +6,11 @@ use graph::op::{
     Resize, Rounding, Transpose, Unary, Window,
 };
 use graph::{Dim, Graph, Op, Tensor, ValueId};
-use runtime::{CompiledModel, Level, compile};
+use kernels::{Cpu, Tier};
+use runtime::{CompileOptions, CompiledModel, Level, Precision, compile};
 
 use crate::passes::check_pass;
-use crate::{Sketch, check, numbers, options};
+use crate::{Sketch, check, floats, numbers, options, run};
 
 /// f32 sums of a few hundred products in another order.
 const FLOAT: f32 = 1e-4;
@@ -103,6 +104,38 @@ fn a_small_network_answers_the_same_at_every_level() {
         assert!(!kernels(&model).contains(&"batch-norm.f32"), "{:?}", kernels(&model));
         let activations = kernels(&model).into_iter().filter(|kernel| *kernel == "relu.f32");
         assert_eq!(activations.count(), 1, "that of the sum, since groups of 4 stay");
+    }
+}
+
+/// What a convolution reads, adds and writes is bf16 where all who read it know such images.
+#[test]
+fn convolutions_in_bf16() {
+    let precision = Precision::Bf16;
+    for tier in Tier::ALL.into_iter().filter(|tier| tier.is_available()) {
+        let options = |level| CompileOptions { precision, tier: Some(tier), ..options(level) };
+        let model = compile(&network(), &options(Level::O3)).unwrap();
+        let count = |kernel| kernels(&model).into_iter().filter(|name| *name == kernel).count();
+        let in_bf16 = Cpu::with_tier(tier).unwrap().multiplies_bf16();
+        // The groups of four channels have no kernel in bf16.
+        assert_eq!(count("channels-last.conv.bf16"), if in_bf16 { 4 } else { 0 }, "{tier}");
+        let narrow = model.explain().nodes.iter().filter(|node| node.output.starts_with("bf16"));
+        assert_eq!(narrow.count() >= 2, in_bf16, "{tier}");
+
+        let whole = CompileOptions {
+            disabled_passes: vec!["slice-batch".to_owned()],
+            ..options(Level::O3)
+        };
+        let whole = compile(&network(), &whole).unwrap();
+        for batch in [1, 3, 9] {
+            let inputs = images(batch, 3, 12);
+            let found = &run(&model, &inputs)[0];
+            assert_eq!(found, &run(&whole, &inputs)[0], "{tier}: slices");
+            let expected = &graph::reference::evaluate(&network(), &inputs).unwrap()[0];
+            let most = floats(expected).iter().fold(0f32, |most, y| most.max(y.abs()));
+            for (found, expected) in floats(found).iter().zip(floats(expected)) {
+                assert!((found - expected).abs() < 0.02 * most, "{tier}: {found} for {expected}");
+            }
+        }
     }
 }
 
