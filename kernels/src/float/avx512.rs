@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 use std::array::from_fn;
+use std::ptr;
 
 use super::tile::{Destination, Start};
 use super::{Left, Line, PANEL, Panels};
@@ -124,8 +125,11 @@ unsafe fn rows_into<const R: usize, const P: usize>(
     // SAFETY: the caller's promise: the elements of the result, of an addend, and of a bias, of which
     // there is one for each column, are there; no others are kept.
     unsafe {
-        let addend = to.addend.map(|addend| addend.wrapping_add(column));
-        let addend = addend.map(|at| Place { at, stride: to.stride });
+        // A pointer goes through a register, where an option of more goes through memory.
+        let addend = match to.addend {
+            Some(addend) => addend.wrapping_add(column),
+            None => ptr::null(),
+        };
         sums::<R, P>((x, starts), w, kept, (start, y), (addend, activation.limits()));
         if activation == Activation::Gelu {
             gelu_of::<R, P>(kept, y);
@@ -157,7 +161,8 @@ impl Place<*mut f32> {
     }
 }
 
-/// `y = start + x·w + addend`, within limits where there are some, for `R` rows and `P` panels.
+/// `y = start + x·w + addend`, within limits where there are some, for `R` rows and `P` panels. An addend
+/// is laid out like y; null is none.
 ///
 /// A function of its own from the first load to the last store: compiled into another, it was seen to
 /// lose half of its speed, because sums did not stay in registers.
@@ -171,10 +176,12 @@ unsafe fn sums<const R: usize, const P: usize>(
     Panels { lines: w, ahead }: Panels<'_>,
     kept: [__mmask16; P],
     (start, y): (Place<*const f32>, Place<*mut f32>),
-    (addend, limits): (Option<Place<*const f32>>, Option<[f32; 2]>),
+    (addend, limits): (*const f32, Option<[f32; 2]>),
 ) {
     let k = x.k();
     assert!(w.len() == P * k);
+    // Found before there are sums, which would leave their registers for it.
+    let (mut data, mut len) = x.run(starts[R - 1], 0);
     let mut sums = [[_mm512_setzero_ps(); P]; R];
     for (row, sums) in sums.iter_mut().enumerate() {
         for (panel, sum) in sums.iter_mut().enumerate() {
@@ -183,8 +190,7 @@ unsafe fn sums<const R: usize, const P: usize>(
         }
     }
     let mut first = 0;
-    while first < k {
-        let (data, len) = x.run(starts[R - 1], first);
+    loop {
         for inside in 0..len {
             let index = first + inside;
             for panel in 0..P {
@@ -206,8 +212,13 @@ unsafe fn sums<const R: usize, const P: usize>(
             }
         }
         first += len;
+        if first >= k {
+            break;
+        }
+        (data, len) = x.run(starts[R - 1], first);
     }
-    if let Some(addend) = addend {
+    if !addend.is_null() {
+        let addend = Place { at: addend, stride: y.stride };
         for (row, sums) in sums.iter_mut().enumerate() {
             for (panel, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller's promise.
