@@ -1,5 +1,6 @@
 //! Times of image networks in f32 and int8 on two threads, ours in turn with onnxruntime and OpenVINO: medians
-//! over rounds in one run, so that what else the machine does touches all alike.
+//! over rounds in one run, so that what else the machine does touches all alike. Those in f32 are timed in bf16
+//! too, where the CPU multiplies that faster; onnxruntime, which does not, stays at f32 then.
 //!
 //! `PYTHON=… cargo bench -p runtime --bench images`; the interpreter needs `onnx`, which has the
 //! networks, `onnxruntime` and `openvino`. `PIPELINE_KERNELS` forces a tier of ours.
@@ -24,12 +25,13 @@ use graph::onnx::{ImportOptions, import};
 use graph::{Bindings, Tensor, counts};
 use kernels::Cpu;
 use kernels::peaks::{Effort, Numbers, Peaks};
-use runtime::{CompileOptions, Level, Session, compile};
+use runtime::{CompileOptions, Level, Precision, Session, compile};
 use serde::Deserialize;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/images/peers.py");
 const THREADS: usize = 2;
 const PEERS: [&str; 2] = ["onnxruntime", "openvino"];
+const PEERS_IN_BF16: [&str; 2] = ["onnxruntime", "openvino-bf16"];
 
 /// Least runs of a turn, after one that does not count.
 const LEAST_RUNS: usize = 3;
@@ -66,11 +68,12 @@ fn main() -> anyhow::Result<()> {
     let status = Command::new(&python).arg(SCRIPT).arg("write").arg(folder.path()).status()?;
     ensure!(status.success(), "{SCRIPT} ended with {status}");
     let peaks = Peaks::measure(THREADS, Effort::THOROUGH);
-    let tier = Cpu::from_environment()?.tier();
-    let peak = peaks.as_ref().and_then(|peaks| peaks.fastest(Numbers::F32, tier));
-    let peak = peak.map(|peak| peak.rate);
-    let shown = peak.map_or_else(|| "unknown".to_owned(), |peak| format!("{peak:.0}"));
-    println!("tier {tier}, {THREADS} threads, peak in f32, Gop/s: {shown}\n");
+    let cpu = Cpu::from_environment()?;
+    let tier = cpu.tier();
+    let peak = |numbers| Some(peaks.as_ref()?.fastest(numbers, tier)?.rate);
+    let shown = |numbers| peak(numbers).map_or("unknown".to_owned(), |peak| format!("{peak:.0}"));
+    let [f32_peak, bf16_peak] = [Numbers::F32, Numbers::Bf16].map(shown);
+    println!("tier {tier}, {THREADS} threads, peaks, Gop/s: f32 {f32_peak}, bf16 {bf16_peak}\n");
     println!("Medians, ms; Gop/s of all operations.\n");
     println!(
         "| model | Gop | ours | {} | {} | best peer ÷ ours | O0 ÷ ours | Gop/s | of peak | difference |",
@@ -83,8 +86,14 @@ fn main() -> anyhow::Result<()> {
     files.sort();
     for file in files {
         let name = file.file_stem().and_then(OsStr::to_str).unwrap_or_default();
-        if settings.models.is_empty() || settings.models.iter().any(|model| model == name) {
-            println!("{}", measure(&python, &file, name, &settings, peak)?);
+        if !settings.models.is_empty() && !settings.models.iter().any(|model| model == name) {
+            continue;
+        }
+        let f32_peak = peak(Numbers::F32);
+        println!("{}", measure(&python, &file, (name, Precision::F32), &settings, f32_peak)?);
+        if cpu.multiplies_bf16() && !name.ends_with("int8") {
+            let peak = peak(Numbers::Bf16);
+            println!("{}", measure(&python, &file, (name, Precision::Bf16), &settings, peak)?);
         }
     }
     Ok(())
@@ -94,7 +103,7 @@ fn main() -> anyhow::Result<()> {
 fn measure(
     python: &OsStr,
     file: &Path,
-    name: &str,
+    (name, precision): (&str, Precision),
     settings: &Settings,
     peak: Option<f64>,
 ) -> anyhow::Result<String> {
@@ -103,10 +112,15 @@ fn measure(
     let options = |level| CompileOptions {
         threads: NonZeroUsize::new(THREADS),
         level,
+        precision,
         ..CompileOptions::default()
     };
     let mut ours = compile(&graph, &options(Level::O3))?.session();
     let mut unfused = compile(&graph, &options(Level::O0))?.session();
+    let (peers, suffix) = match precision {
+        Precision::F32 => (PEERS, ""),
+        Precision::Bf16 => (PEERS_IN_BF16, ", bf16"),
+    };
     let &[input] = graph.inputs() else { anyhow::bail!("{name}: expected one input") };
     let shape = graph.value_type(input).shape.iter().map(graph::Dim::fixed);
     let shape = shape.collect::<Option<Vec<_>>>().context("expected sizes that are numbers")?;
@@ -118,7 +132,7 @@ fn measure(
             turn(&mut ours, &inputs, settings.seconds)?,
             turn(&mut unfused, &inputs, settings.seconds)?,
         ];
-        for peer in PEERS {
+        for peer in peers {
             turns.push(peer_turn(python, file, peer, settings.seconds)?);
         }
         for (index, turn) in turns.into_iter().enumerate() {
@@ -136,7 +150,7 @@ fn measure(
     let difference = difference.fold(0.0, f32::max) / range;
     let theirs: Vec<String> = theirs.iter().map(|time| format!("{time:.2}")).collect();
     Ok(format!(
-        "| {name} | {:.2} | {own:.2} | {} | {:.2} | {:.2} | {rate:.0} | {share} | {difference:.0e} |",
+        "| {name}{suffix} | {:.2} | {own:.2} | {} | {:.2} | {:.2} | {rate:.0} | {share} | {difference:.0e} |",
         flops / 1e9,
         theirs.join(" | "),
         best / own,

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -183,14 +184,14 @@ def image(shape):
     return ((index * 7919 % 1009) / np.float32(1009) - np.float32(0.5)).astype("f").reshape(shape)
 
 
-def openvino(file, threads):
+def openvino(file, threads, precision="f32"):
     import openvino as ov
 
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     model = ov.Core().compile_model(file, "CPU", options)
     request = model.create_infer_request()
@@ -214,7 +215,12 @@ def turn(file, peer, threads, seconds):
     # What libraries print belongs to the other stream.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    run, output = {"openvino": openvino, "onnxruntime": onnxruntime}[peer](file, threads)
+    peers = {
+        "openvino": openvino,
+        "openvino-bf16": partial(openvino, precision="bf16"),
+        "onnxruntime": onnxruntime,
+    }
+    run, output = peers[peer](file, threads)
     run()
     times, start = [], time.perf_counter()
     while len(times) < LEAST_RUNS or time.perf_counter() - start < seconds:
