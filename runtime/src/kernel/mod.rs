@@ -34,7 +34,7 @@ mod rows;
 mod scatter;
 mod select;
 mod slice_by;
-mod volume;
+pub(crate) mod volume;
 
 use graph::{Bindings, DType, Dim, Element, Shape};
 use kernels::{Cpu, Tier};
