@@ -30,7 +30,8 @@
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`rms_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`rotate`], [`reduce()`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
-//! - [`top_k`], [`best_place`]: the best entries of lines, and which is best.
+//! - [`top_k`], [`best_place`]: the best entries of lines, and which is best; [`suppress_boxes`]: the
+//!   best of overlapping boxes.
 //! - [`recurrent()`]: LSTM, GRU and plain recurrent layers.
 //! - [`peaks`]: what the machine can do at most, measured.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
@@ -46,6 +47,7 @@ mod amx;
 mod attention;
 mod batch_norm;
 pub mod bf16;
+mod boxes;
 pub mod broadcast;
 pub mod channels_last;
 mod conv;
@@ -92,6 +94,7 @@ pub use attention::{
     attention, attention_into,
 };
 pub use batch_norm::{BatchNorm, batch_norm};
+pub use boxes::{BoxForm, Suppression, suppress_boxes};
 pub use conv::{Conv2d, Filters, PARALLEL_WORK as CONV_PARALLEL_WORK, conv2d};
 pub use elementwise::{add, add_row, mul};
 pub use function::{Function, map, map_in_place};

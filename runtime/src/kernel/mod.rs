@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod bf16;
+mod boxes;
 mod channel_norm;
 pub(crate) mod channels_last;
 mod choose;
@@ -36,7 +37,7 @@ mod select;
 mod slice_by;
 pub(crate) mod volume;
 
-use graph::{Bindings, DType, Dim, Element, Shape};
+use graph::{Bindings, DType, Dim, Element, Shape, Tensor};
 use kernels::{Cpu, Tier};
 
 use crate::cost::Rate;
@@ -119,6 +120,11 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// Memory that it needs while it runs, for inputs and an output of these shapes.
     fn scratch(&self, _inputs: &[&[Dim]], _output: &[Dim]) -> Option<Scratch> {
+        None
+    }
+
+    /// Computes an output whose sizes only the values say, where it is made for such.
+    fn of_values(&self, _inputs: &[Operand<'_>]) -> Option<Result<Tensor, String>> {
         None
     }
 
@@ -209,6 +215,7 @@ const EVERY_OPERATOR: &str = "*";
 pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     attention::KERNELS,
     bf16::KERNELS,
+    boxes::KERNELS,
     channel_norm::KERNELS,
     channels_last::KERNELS,
     choose::KERNELS,
