@@ -27,7 +27,7 @@
 //! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`group_norm()`], [`resample()`], [`grid_sample()`], [`region_means`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
 //! - [`broadcast`]: arithmetic, comparisons and choices of values of broadcast shapes.
-//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
+//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`Trigonometric`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`rms_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`rotate`], [`reduce()`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
 //! - [`top_k`], [`best_place`]: the best entries of lines, and which is best; [`suppress_boxes`]: the
@@ -84,6 +84,7 @@ mod scratch;
 mod softmax;
 mod team;
 mod tier;
+mod trigonometric;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 mod window;
@@ -126,4 +127,5 @@ pub use rotary::{Rotation, rotate};
 pub use softmax::{log_softmax, softmax_backward, softmax_forward};
 pub use team::Team;
 pub use tier::{Cpu, Tier, TierError};
+pub use trigonometric::Trigonometric;
 pub use window::Slide;
