@@ -24,7 +24,8 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
 //! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
-//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`group_norm()`], [`resample()`], [`grid_sample()`], [`region_means`]; [`channels_last`] has them for the
+//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`group_norm()`], [`resample()`], [`grid_sample()`], [`deformed_windows`], [`fold2d`],
+//!   [`region_means`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
 //! - [`broadcast`]: arithmetic, comparisons and choices of values of broadcast shapes.
 //! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`Trigonometric`], [`layer_norm_forward`],
@@ -51,9 +52,11 @@ mod boxes;
 pub mod broadcast;
 pub mod channels_last;
 mod conv;
+mod deform;
 mod depthwise;
 mod elementwise;
 pub mod float;
+mod fold;
 mod function;
 mod gather;
 #[cfg(feature = "gpu")]
@@ -97,7 +100,9 @@ pub use attention::{
 pub use batch_norm::{BatchNorm, batch_norm};
 pub use boxes::{BoxForm, Suppression, suppress_boxes};
 pub use conv::{Conv2d, Filters, PARALLEL_WORK as CONV_PARALLEL_WORK, conv2d};
+pub use deform::{Deformation, deformed_windows};
 pub use elementwise::{add, add_row, mul};
+pub use fold::fold2d;
 pub use function::{Function, map, map_in_place};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
 pub use grid_sample::{GridSampling, Interpolation, Outside, grid_sample};

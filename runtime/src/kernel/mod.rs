@@ -9,7 +9,9 @@ mod choose;
 mod concat;
 pub(crate) mod conv;
 mod conv_transpose;
+mod deform;
 mod elementwise;
+mod fold;
 mod function;
 pub(crate) mod gather;
 mod generate;
@@ -222,7 +224,9 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     concat::KERNELS,
     conv::KERNELS,
     conv_transpose::KERNELS,
+    deform::KERNELS,
     elementwise::KERNELS,
+    fold::KERNELS,
     function::KERNELS,
     gather::KERNELS,
     generate::KERNELS,
