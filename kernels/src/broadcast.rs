@@ -315,6 +315,71 @@ macro_rules! integers {
 }
 integers!(i64 i32 i8 u8);
 
+/// Integers, with what floats have no use for or do otherwise.
+pub trait Whole: Number {
+    /// `a / b`, cut towards 0. The least number divided by −1 wraps around.
+    ///
+    /// # Panics
+    /// When a divisor is 0, which [`Whole::is_zero`] finds.
+    const QUOTIENT: Updating<Self>;
+    /// Remainder with the sign of the divisor; panics as [`Whole::QUOTIENT`] does.
+    const MOD: Updating<Self>;
+    /// Remainder with the sign of the dividend; panics as [`Whole::QUOTIENT`] does.
+    const REMAINDER: Updating<Self>;
+    /// Bits set in both.
+    const BITS_AND: Updating<Self>;
+    /// Bits set in at least one.
+    const BITS_OR: Updating<Self>;
+    /// Bits set in exactly one.
+    const BITS_XOR: Updating<Self>;
+
+    /// Whether it is 0.
+    fn is_zero(self) -> bool;
+}
+
+macro_rules! whole {
+    ($($type:ident)*) => {
+        $(impl Whole for $type {
+            const QUOTIENT: Updating<$type> = updating!($type, $type::wrapping_div);
+            const MOD: Updating<$type> = updating!($type, |a: $type, b: $type| {
+                let rest = a.wrapping_rem(b);
+                // Other signs than the divisor's differ from it in the highest bit.
+                if rest != 0 && (rest ^ b) & (1 << ($type::BITS - 1)) != 0 && $type::MIN != 0 {
+                    rest.wrapping_add(b)
+                } else {
+                    rest
+                }
+            });
+            const REMAINDER: Updating<$type> = updating!($type, $type::wrapping_rem);
+            const BITS_AND: Updating<$type> = updating!($type, |a: $type, b: $type| a & b);
+            const BITS_OR: Updating<$type> = updating!($type, |a: $type, b: $type| a | b);
+            const BITS_XOR: Updating<$type> = updating!($type, |a: $type, b: $type| a ^ b);
+
+            fn is_zero(self) -> bool {
+                self == 0
+            }
+        })*
+    };
+}
+whole!(i64 i32 i8 u8);
+
+/// `a · 2ᵇ`, cut to the type.
+pub const SHIFT_LEFT: Updating<u8> =
+    updating!(u8, |a: u8, b: u8| if b < 8 { a << (b & 7) } else { 0 });
+
+/// `a / 2ᵇ`, rounded down.
+pub const SHIFT_RIGHT: Updating<u8> =
+    updating!(u8, |a: u8, b: u8| if b < 8 { a >> (b & 7) } else { 0 });
+
+/// Remainder with the sign of the divisor.
+pub const MOD: Updating<f32> = updating!(f32, |a: f32, b: f32| {
+    let rest = a % b;
+    if rest != 0.0 && (rest < 0.0) != (b < 0.0) { rest + b } else { rest }
+});
+
+/// Remainder with the sign of the dividend.
+pub const REMAINDER: Updating<f32> = updating!(f32, |a: f32, b: f32| a % b);
+
 /// `a / b`
 pub const DIV: Updating<f32> = updating!(f32, |a: f32, b: f32| a / b);
 

@@ -36,7 +36,48 @@ pub struct GridSampling {
 
 /// Entries that an element is made of, and no entry.
 const TAPS: usize = 4;
-const NONE: usize = usize::MAX;
+pub(crate) const NONE: usize = usize::MAX;
+
+/// Four entries of an image with their weights.
+#[derive(Clone, Copy)]
+pub(crate) struct Corners {
+    entries: [usize; TAPS],
+    weights: [f32; TAPS],
+    /// Whether both rows have two neighbours.
+    is_square: bool,
+}
+
+impl Corners {
+    /// No entries.
+    pub(crate) const OUTSIDE: Self =
+        Self { entries: [NONE; TAPS], weights: [0.0; TAPS], is_square: false };
+
+    /// Those of two rows and two columns of an image, or [`NONE`], with weights.
+    #[inline]
+    pub(crate) fn new(rows: [(usize, f32); 2], columns: [(usize, f32); 2], width: usize) -> Self {
+        let taps: [_; TAPS] = std::array::from_fn(|tap| (rows[tap / 2], columns[tap % 2]));
+        let is_pair = |[(a, _), (b, _)]: [(usize, f32); 2]| a != NONE && b == a + 1;
+        Self {
+            entries: taps.map(|((row, _), (column, _))| {
+                if row != NONE && column != NONE { row * width + column } else { NONE }
+            }),
+            weights: taps.map(|((_, by_row), (_, by_column))| by_row * by_column),
+            is_square: is_pair(rows) && is_pair(columns),
+        }
+    }
+
+    /// Their weighted sum; those that an image has not are 0.
+    #[inline]
+    pub(crate) fn read(&self, x: &[f32]) -> f32 {
+        let [first, second, third, fourth] = self.weights;
+        if self.is_square {
+            let (above, below) = (&x[self.entries[0]..][..2], &x[self.entries[2]..][..2]);
+            return above[0] * first + above[1] * second + below[0] * third + below[1] * fourth;
+        }
+        let taps = self.entries.iter().zip(self.weights);
+        taps.map(|(&entry, weight)| x.get(entry).map_or(0.0, |x| x * weight)).sum()
+    }
+}
 
 /// Elements whose entries are found at once.
 const AT_ONCE: usize = 128;
@@ -108,13 +149,9 @@ impl GridSampling {
 
     /// The entries of an image and their weights.
     #[inline]
-    fn sources(&self, place: [f32; 2], [height, width]: [usize; 2]) -> [(usize, f32); TAPS] {
+    fn sources(&self, place: [f32; 2], [height, width]: [usize; 2]) -> Corners {
         let [rows, columns] = [self.taps(place[1], height), self.taps(place[0], width)];
-        std::array::from_fn(|tap| {
-            let ((row, by_row), (column, by_column)) = (rows[tap / 2], columns[tap % 2]);
-            let is_there = row != NONE && column != NONE;
-            (if is_there { row * width + column } else { NONE }, by_row * by_column)
-        })
+        Corners::new(rows, columns, width)
     }
 }
 
@@ -147,7 +184,7 @@ pub fn grid_sample(
     let run = |index: usize, result: Shared<f32>| {
         let (at, start) = (index / pieces, index % pieces * AT_ONCE);
         let count = AT_ONCE.min(places - start);
-        let mut sources = [[(0, 0.0); TAPS]; AT_ONCE];
+        let mut sources = [Corners::OUTSIDE; AT_ONCE];
         let sources = &mut sources[..count];
         for (sources, &place) in sources.iter_mut().zip(&grid[at * places + start..]) {
             *sources = sampling.sources(place, [height, width]);
@@ -157,11 +194,7 @@ pub fn grid_sample(
             // SAFETY: the range lies in the row of its channel, whose length was checked above, and
             // every piece of a row belongs to one index.
             let y = unsafe { result.range(channel * places + start, count) };
-            for (y, sources) in y.iter_mut().zip(&*sources) {
-                let read =
-                    |&(place, weight): &(usize, f32)| x.get(place).map_or(0.0, |x| x * weight);
-                *y = sources.iter().map(read).sum();
-            }
+            y.iter_mut().zip(&*sources).for_each(|(y, corners)| *y = corners.read(x));
         }
     };
     let is_small = y.len() < CHUNK / TAPS;

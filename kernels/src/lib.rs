@@ -24,13 +24,15 @@
 //! - [`int8`]: quantization, packed int8 weights and the integer linear layer.
 //! - [`bf16`]: packed bf16 weights and the linear layer on them.
 //! - [`attention()`]: scale, mask, softmax and both products for every (batch, head).
-//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`group_norm()`], [`resample()`], [`grid_sample()`], [`region_means`]; [`channels_last`] has them for the
+//! - images: [`conv2d`], [`pool2d`], [`row_means`], [`batch_norm`], [`group_norm()`], [`resample()`], [`grid_sample()`], [`deformed_windows`], [`fold2d`],
+//!   [`region_means`]; [`channels_last`] has them for the
 //!   layout in which they are fastest.
 //! - [`broadcast`]: arithmetic, comparisons and choices of values of broadcast shapes.
-//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`layer_norm_forward`],
+//! - element by element and row by row: [`add`], [`mul`], [`activate`], [`map`], [`Trigonometric`], [`layer_norm_forward`],
 //!   [`residual_layer_norm`], [`rms_norm`], [`softmax_forward`], [`gather_rows`], [`permute`], [`rotate`], [`reduce()`]; twins that write over their
 //!   input: [`add_assign`], [`activate_in_place`] and others.
-//! - [`top_k`], [`best_place`]: the best entries of lines, and which is best.
+//! - [`top_k`], [`best_place`]: the best entries of lines, and which is best; [`suppress_boxes`]: the
+//!   best of overlapping boxes.
 //! - [`recurrent()`]: LSTM, GRU and plain recurrent layers.
 //! - [`peaks`]: what the machine can do at most, measured.
 //! - what training needs besides: the `*_backward` twins, [`column_sum`], [`adamw_step`].
@@ -46,12 +48,15 @@ mod amx;
 mod attention;
 mod batch_norm;
 pub mod bf16;
+mod boxes;
 pub mod broadcast;
 pub mod channels_last;
 mod conv;
+mod deform;
 mod depthwise;
 mod elementwise;
 pub mod float;
+mod fold;
 mod function;
 mod gather;
 #[cfg(feature = "gpu")]
@@ -82,6 +87,7 @@ mod scratch;
 mod softmax;
 mod team;
 mod tier;
+mod trigonometric;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 mod window;
@@ -92,8 +98,11 @@ pub use attention::{
     attention, attention_into,
 };
 pub use batch_norm::{BatchNorm, batch_norm};
+pub use boxes::{BoxForm, Suppression, suppress_boxes};
 pub use conv::{Conv2d, Filters, PARALLEL_WORK as CONV_PARALLEL_WORK, conv2d};
+pub use deform::{Deformation, deformed_windows};
 pub use elementwise::{add, add_row, mul};
+pub use fold::fold2d;
 pub use function::{Function, map, map_in_place};
 pub use gather::{IndexError, TableScales, gather_rows, gather_rows_int8};
 pub use grid_sample::{GridSampling, Interpolation, Outside, grid_sample};
@@ -123,4 +132,5 @@ pub use rotary::{Rotation, rotate};
 pub use softmax::{log_softmax, softmax_backward, softmax_forward};
 pub use team::Team;
 pub use tier::{Cpu, Tier, TierError};
+pub use trigonometric::Trigonometric;
 pub use window::Slide;

@@ -172,7 +172,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     clippy::needless_range_loop,
     reason = "with an array's iterator in the way, the compiler does not vectorise the callers"
 )]
-fn polynomial<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
+pub(crate) fn polynomial<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
     let mut sum = coefficients[0];
     for place in 1..N {
         sum = fused(sum, x, coefficients[place]);

@@ -23,11 +23,8 @@ pub trait Ranked: Copy + Send + Sync {
     /// The place that a key has.
     fn place(key: Self::Key) -> usize;
 
-    /// Whether the number ranks before another.
-    fn is_before(self, best: Best, other: Self) -> bool {
-        // Equal numbers fall to the other one, which has the lower place.
-        self.key(best, 1) < other.key(best, 0)
-    }
+    /// Whether the number ranks before another; equal ones do not.
+    fn is_before(self, best: Best, other: Self) -> bool;
 }
 
 impl Ranked for u32 {
@@ -42,6 +39,11 @@ impl Ranked for u32 {
     #[inline]
     fn place(key: u64) -> usize {
         key as u32 as usize
+    }
+
+    #[inline]
+    fn is_before(self, best: Best, other: Self) -> bool {
+        if best == Best::Greatest { self > other } else { self < other }
     }
 }
 
@@ -61,6 +63,15 @@ impl Ranked for f32 {
     fn place(key: u64) -> usize {
         u32::place(key)
     }
+
+    #[inline]
+    fn is_before(self, best: Best, other: Self) -> bool {
+        // By `|`, so that several are compared at once.
+        match best {
+            Best::Greatest => (self > other) | (self.is_nan() & !other.is_nan()),
+            Best::Least => (self < other) | (!self.is_nan() & other.is_nan()),
+        }
+    }
 }
 
 impl Ranked for i32 {
@@ -74,6 +85,11 @@ impl Ranked for i32 {
     #[inline]
     fn place(key: u64) -> usize {
         u32::place(key)
+    }
+
+    #[inline]
+    fn is_before(self, best: Best, other: Self) -> bool {
+        if best == Best::Greatest { self > other } else { self < other }
     }
 }
 
@@ -90,13 +106,18 @@ impl Ranked for i64 {
     fn place([_, place]: [u64; 2]) -> usize {
         place as usize
     }
+
+    #[inline]
+    fn is_before(self, best: Best, other: Self) -> bool {
+        if best == Best::Greatest { self > other } else { self < other }
+    }
 }
 
 /// Most entries of a line: their places fit into keys.
 const MOST_ENTRIES: usize = u32::MAX as usize;
 
 /// The keys of the `k` best entries along the middle dimension, best first, at the start of each
-/// line of `keys`; the rest of a line has those of the others in any order.
+/// line of `keys`; the rest of a line holds anything.
 ///
 /// # Shapes
 /// `x`: `[outer, size, inner]`; `keys`: `[outer, inner, size]`
@@ -118,15 +139,54 @@ pub fn top_k<T: Ranked>(
     }
     // Ranking takes several steps an entry.
     for_each_row(keys, size, (CHUNK / 16 / size).max(1), |line, keys| {
-        let start = line / inner * size * inner + line % inner;
-        for (place, key) in keys.iter_mut().enumerate() {
-            *key = x[start + place * inner].key(best, place);
-        }
-        if k < size {
-            keys.select_nth_unstable(k - 1);
+        if inner == 1 && k <= size / FEW {
+            collect_best(&x[line * size..][..size], best, k, keys);
+        } else {
+            let start = line / inner * size * inner + line % inner;
+            for (place, key) in keys.iter_mut().enumerate() {
+                *key = x[start + place * inner].key(best, place);
+            }
+            if k < size {
+                keys.select_nth_unstable(k - 1);
+            }
         }
         keys[..k].sort_unstable();
     });
+}
+
+/// How many times the wanted entries a line has at least where few of the others get a key.
+const FEW: usize = 8;
+
+/// Entries that are compared at once with the worst of those that may be wanted.
+const BLOCK: usize = 32;
+
+/// The keys of the `k` best entries of a line of several times as many, in any order.
+fn collect_best<T: Ranked>(x: &[T], best: Best, k: usize, keys: &mut [T::Key]) {
+    let (mut found, most) = (0, 4 * k);
+    // Of the best so far the worst; of equal ones the first is wanted, and that has passed.
+    let mut worst = None;
+    for (block, entries) in x.chunks(BLOCK).enumerate() {
+        if let Some(worst) = worst
+            && !entries.iter().fold(false, |any, entry| any | entry.is_before(best, worst))
+        {
+            continue;
+        }
+        for (place, entry) in (block * BLOCK..).zip(entries) {
+            if worst.is_some_and(|worst| !entry.is_before(best, worst)) {
+                continue;
+            }
+            keys[found] = entry.key(best, place);
+            found += 1;
+            if found == most {
+                let (_, last, _) = keys[..found].select_nth_unstable(k - 1);
+                worst = Some(x[T::place(*last)]);
+                found = k;
+            }
+        }
+    }
+    if k < found {
+        keys[..found].select_nth_unstable(k - 1);
+    }
 }
 
 /// The place of the best entry along the middle dimension, of equal ones the first.
@@ -195,14 +255,16 @@ mod tests {
     fn order_is_that_of_a_stable_sort() {
         const SPECIAL: [f32; 7] =
             [f32::NAN, 0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 1.0, -1.0];
-        for [outer, size, inner] in [[1, 1, 1], [2, 19, 1], [3, 40, 5], [1, 7, 2], [0, 3, 2]] {
+        for [outer, size, inner] in
+            [[1, 1, 1], [2, 19, 1], [3, 40, 5], [1, 7, 2], [0, 3, 2], [3, 1001, 1]]
+        {
             let x: Vec<f32> = (0..outer * size * inner)
                 .map(|at| SPECIAL.get(at * 5 % 11).copied().unwrap_or((at * 37 % 17) as f32 - 8.0))
                 .collect();
             for best in [Best::Greatest, Best::Least] {
                 let mut first = vec![0; outer * inner];
                 best_place(&x, [outer, size, inner], best, &mut first);
-                for k in [0, 1, size / 2, size] {
+                for k in [0, 1, 3.min(size), size / 9, size / 2, size] {
                     let mut keys = vec![0; x.len()];
                     top_k(&x, [outer, size, inner], best, k, &mut keys);
                     for line in 0..outer * inner {

@@ -6,9 +6,55 @@ use crate::math;
 use crate::parallel::{self, check_len, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
 
+/// Rows of so many elements at most are worked on side by side.
+const SHORT: usize = 16;
+
+/// Rows that are.
+const ROWS: usize = 16;
+
 tiered! {
-    /// Softmax of each row of `y`, in place.
-    pub(crate) fn softmax_rows(y: &mut [f32], row_len: usize) {
+    /// Softmax of each of at most [`ROWS`] rows of at most [`SHORT`] elements, in place.
+    fn softmax_short(y: &mut [f32], row_len: usize) {
+        // A column an element; what rows there are not is of no use, and of no harm.
+        let mut columns = [[0.0; ROWS]; SHORT];
+        let columns = &mut columns[..row_len];
+        for (place, row) in y.chunks_exact(row_len).enumerate().take(ROWS) {
+            columns.iter_mut().zip(row).for_each(|(column, &value)| column[place] = value);
+        }
+        let mut max = [f32::NEG_INFINITY; ROWS];
+        for column in &*columns {
+            for (max, &value) in max.iter_mut().zip(column) {
+                *max = if value > *max { value } else { *max };
+            }
+        }
+        let mut sums = [0.0; ROWS];
+        for column in &mut *columns {
+            for ((value, max), sum) in column.iter_mut().zip(max).zip(&mut sums) {
+                *value = math::exp(*value - max);
+                *sum += *value;
+            }
+        }
+        let inverse = sums.map(|sum| 1.0 / sum);
+        for column in &mut *columns {
+            column.iter_mut().zip(inverse).for_each(|(value, inverse)| *value *= inverse);
+        }
+        for (place, row) in y.chunks_exact_mut(row_len).enumerate().take(ROWS) {
+            row.iter_mut().zip(&*columns).for_each(|(value, column)| *value = column[place]);
+        }
+    }
+}
+
+/// Softmax of each row of `y`, in place.
+pub(crate) fn softmax_rows(cpu: Cpu, y: &mut [f32], row_len: usize) {
+    if row_len <= SHORT {
+        y.chunks_mut(ROWS * row_len).for_each(|rows| softmax_short(cpu, rows, row_len));
+    } else {
+        softmax_long(cpu, y, row_len);
+    }
+}
+
+tiered! {
+    fn softmax_long(y: &mut [f32], row_len: usize) {
         for row in y.chunks_exact_mut(row_len) {
             let max = lanes::max(row);
             for value in row.iter_mut() {

@@ -143,7 +143,12 @@ fn node_output(
             _ => Err(format!("expected one truth value, found {condition:?}")),
         };
     }
+    let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
     let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
+        let found = step.kernel().and_then(|kernel| kernel.of_values(&operands));
+        if let Some(found) = found {
+            return found;
+        }
         return match &node.operation {
             Operation::Graph(op) => op.operator().evaluate(&inputs, bindings),
             _ => Err("fused operations take sizes that are known before a run".to_owned()),
@@ -154,7 +159,6 @@ fn node_output(
     // Words, because the elements of the output have to be aligned.
     let mut words = zeros(bytes)?;
     let output: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
-    let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
     let wanted = scratch_bytes(&**kernel, &inputs, &shape);
     let mut scratch = zeros(wanted)?;
     let scratch = &mut bytemuck::cast_slice_mut(&mut scratch)[..wanted];

@@ -6,9 +6,9 @@ use std::num::NonZeroUsize;
 
 use graph::bert::{BertConfig, BertLayer, build, initial_weights};
 use graph::op::{
-    Activation, ActivationKind, Binary, Cast, Cell, Conv, Dequantize, Direction, Gather,
-    GlobalPool, InstanceNorm, Pad, PadMode, Padding, Quantize, Recurrent, RecurrentOutput, Reduce,
-    ReduceKind, RmsNorm, ShapeOf, Unary, Window,
+    Activation, ActivationKind, Binary, Cast, Cell, Col2Im, Conv, DeformConv, Dequantize,
+    Direction, Gather, GlobalPool, InstanceNorm, Pad, PadMode, Padding, Quantize, Recurrent,
+    RecurrentOutput, Reduce, ReduceKind, Reshape, RmsNorm, ShapeOf, Unary, Window,
 };
 use graph::rewrite::quantize::{QuantizeOptions, fold, insert};
 use graph::{DType, Dim, Graph, Op, Tensor};
@@ -156,6 +156,53 @@ fn others() -> Graph {
     graph
 }
 
+/// Windows of volumes, bent ones, and ones that are put back where they were cut out.
+fn windows() -> Graph {
+    let mut graph = Graph::new("windows");
+    let shape = vec![Dim::symbol("batch"), 8.into(), 40.into(), 40.into()];
+    let x = graph.add_input("x", DType::F32, shape).unwrap();
+    let sizes = |graph: &mut Graph, name: &str, sizes: &[i64]| {
+        graph.add_weight(name, Tensor::new(&[sizes.len()], sizes.to_vec()).unwrap()).unwrap()
+    };
+    let reshape = |shape: &[i64]| Op::Reshape(Reshape { shape: shape.to_vec() });
+    let window = |kernel: &[usize], before: &[usize], after: &[usize]| Window {
+        kernel: kernel.to_vec(),
+        strides: vec![1; kernel.len()],
+        dilations: vec![1; kernel.len()],
+        padding: Padding::Explicit { before: before.to_vec(), after: after.to_vec() },
+    };
+    let floats = |shape: &[usize]| Tensor::from_fn(shape, |i| (i % 13) as f32 / 50.0);
+    let filters = graph.add_weight("filters", floats(&[2, 2, 3, 3, 3])).unwrap();
+    let volumes = graph.add_node("volumes", reshape(&[0, 2, 4, 40, 40]), &[x]).unwrap();
+    let conv = Conv { window: window(&[3; 3], &[1; 3], &[1; 3]), groups: 1 };
+    let y = graph.add_node("conv", Op::Conv(conv), &[volumes, filters]).unwrap();
+    let y = graph.add_node("relu", Op::Relu, &[y]).unwrap();
+    let y = graph.add_node("images", reshape(&[0, 8, 40, 40]), &[y]).unwrap();
+    let filters = graph.add_weight("bent-filters", floats(&[8, 8, 2, 2])).unwrap();
+    let bent = Op::DeformConv(DeformConv {
+        window: window(&[2; 2], &[1; 2], &[0; 2]),
+        groups: 1,
+        offset_groups: 1,
+        bias: false,
+        mask: false,
+    });
+    let y = graph.add_node("bent", bent, &[y, filters, x]).unwrap();
+    let y = graph.add_node("atan", Op::Unary(Unary::Atan), &[y]).unwrap();
+    let third = graph.add_weight("third", Tensor::scalar(0.3f32)).unwrap();
+    let y = graph.add_node("rest", Op::Binary(Binary::Mod), &[y, third]).unwrap();
+    let y = graph.add_node("columns", reshape(&[0, 8, 1600]), &[y]).unwrap();
+    let image = sizes(&mut graph, "image", &[41, 41]);
+    let block = sizes(&mut graph, "block", &[2, 2]);
+    let fold = Op::Col2Im(Col2Im {
+        strides: vec![1; 2],
+        dilations: vec![1; 2],
+        padding: Padding::Explicit { before: vec![0; 2], after: vec![0; 2] },
+    });
+    let y = graph.add_node("fold", fold, &[y, image, block]).unwrap();
+    graph.set_outputs(&[y]);
+    graph
+}
+
 type Inputs = Vec<(&'static str, Tensor)>;
 
 /// Sizes below and above what the kernels cut for threads.
@@ -213,6 +260,7 @@ fn runs_allocate_nothing_in_the_steady_state() {
         ("channels last", images(40.into()), pictures(&[[1, 40], [5, 40]])),
         ("integers", integer_images(), pictures(&[[1, 40], [5, 40]])),
         ("others", others(), pictures(&[[1, 40], [5, 40]])),
+        ("windows", windows(), pictures(&[[1, 40], [5, 40]])),
     ] {
         let inputs: Vec<Vec<_>> = inputs
             .iter()

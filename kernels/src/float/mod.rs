@@ -14,6 +14,7 @@ mod pack;
 mod portable;
 mod product;
 mod rectangle;
+mod row;
 mod tile;
 mod transpose;
 

@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use super::linear::LEAST_PANELS;
 use super::rectangle::Rectangle;
-use super::tile::Start;
+use super::row::row_product;
+use super::tile::{Start, fusing};
 use super::transpose::{transpose, transpose_rows};
 use super::{Line, PANEL, Rows};
 use crate::activation::Activation;
@@ -47,7 +48,18 @@ thread_local! {
 /// initialized unless they are overwritten; nothing else accesses them meanwhile.
 pub(crate) unsafe fn product(cpu: Cpu, a: Matrix<'_>, b: Matrix<'_>, c: Shared<f32>, write: Write) {
     let (m, k, n) = (a.rows(), a.cols(), b.cols());
+    if n == 1 && m > 1 {
+        // Columns are laid out faster than they are multiplied one by one.
+        // SAFETY: the caller's promise, for one row instead of one column lies in memory the same.
+        return unsafe { product(cpu, b.transposed(), a.transposed(), c, write) };
+    }
     let threads = m.saturating_mul(k).saturating_mul(n) >= PARALLEL_WORK;
+    if m == 1
+        && let (Some(x), Some(rows), Some(cpu)) = (a.as_rows(), b.as_rows(), fusing(cpu))
+    {
+        // SAFETY: c has n elements, as a row of b; the rest is the caller's promise.
+        return unsafe { row_product(cpu, x.row(0), rows, c, write, threads) };
+    }
     for columns in tiles(0..n, COLUMNS) {
         for depth in tiles(0..k, DEPTH) {
             let first = depth.start == 0 && write == Write::Overwrite;

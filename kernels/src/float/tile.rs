@@ -60,6 +60,12 @@ fn instructions(cpu: Cpu) -> Tier {
     }
 }
 
+/// The instructions of tiles, where they fuse multiply-adds.
+pub(super) fn fusing(cpu: Cpu) -> Option<Cpu> {
+    let tier = instructions(cpu);
+    (tier > Tier::Portable).then(|| Cpu::with_tier(tier).ok())?
+}
+
 /// Rows that [`multiply_add`] takes at once.
 pub(crate) fn tile_rows(cpu: Cpu) -> usize {
     match instructions(cpu) {

@@ -51,6 +51,30 @@ proptest! {
     }
 
     #[test]
+    fn one_row_and_one_column(k in 0usize..40, n in 0usize..200, seed: u64) {
+        let (x, w) = (numbers(k, seed), numbers(k * n, seed ^ 1));
+        let (row, column) = (Matrix::row_major(&x, 1, k), Matrix::row_major(&x, k, 1));
+        let matrix = Matrix::row_major(&w, k, n);
+        let expected = twin(&x, &w, [1, k, n]);
+        let c = on_every_tier(|cpu| {
+            let mut c = vec![f32::NAN; n];
+            gemm(cpu, row, matrix, &mut c, Write::Overwrite);
+            let mut turned = vec![f32::NAN; n];
+            gemm(cpu, matrix.transposed(), column, &mut turned, Write::Overwrite);
+            assert_eq!(turned, c);
+            c
+        });
+        assert_close("row", &c, &expected, 1e-4);
+        let c = on_every_tier(|cpu| {
+            let mut c = c.clone();
+            gemm(cpu, row, matrix, &mut c, Write::Accumulate);
+            c
+        });
+        let doubled: Vec<_> = expected.iter().map(|x| 2.0 * x).collect();
+        assert_close("accumulated", &c, &doubled, 1e-4);
+    }
+
+    #[test]
     fn linear_adds_the_bias_and_activates(m in 0usize..150, k in 0usize..40, n in 0usize..150, seed: u64) {
         let (x, w, bias) = (numbers(m * k, seed), numbers(k * n, seed ^ 1), numbers(n, seed ^ 2));
         let expected: Vec<_> = twin(&x, &w, [m, k, n]).iter().enumerate()
@@ -176,4 +200,13 @@ fn a_short_result_is_refused() {
     let x = [0.0; 4];
     let x = Matrix::row_major(&x, 2, 2);
     gemm(Cpu::best(), x, x, &mut [0.0; 3], Write::Overwrite);
+}
+
+#[test]
+fn a_long_row_does_not_depend_on_threads() {
+    let (k, n) = (700, 1601);
+    let (x, w) = (numbers(k, 1), numbers(k * n, 2));
+    let (a, b) = (Matrix::row_major(&x, 1, k), Matrix::row_major(&w, k, n));
+    let c = on_any_threads(|| product(Cpu::best(), a, b));
+    assert_close("row", &c, &twin(&x, &w, [1, k, n]), 1e-3);
 }

@@ -1,8 +1,9 @@
-//! Functions of single f32 elements.
+//! Functions of single elements, most of them f32.
 
-use graph::Op;
+use bytemuck::Pod;
 use graph::op::{Clip, Unary};
-use kernels::{Cpu, Function, map, map_in_place};
+use graph::{DType, Element, Op};
+use kernels::{Cpu, Function, Trigonometric, map, map_in_place};
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, floats, run};
 use crate::module::{Module, Node, Operation};
@@ -18,6 +19,11 @@ const fn test(name: &'static str, operation: &'static str) -> KernelEntry {
         Operation::Graph(Op::Unary(op)) => run(Test(op)),
         _ => unreachable!("the table pairs this kernel with functions of single elements"),
     };
+    KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare }
+}
+
+const fn trigonometric(name: &'static str, operation: &'static str) -> KernelEntry {
+    let (accepts, prepare) = (floats, prepare_trigonometric);
     KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare }
 }
 
@@ -49,6 +55,29 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     test("is-nan.f32", "IsNaN"),
     test("is-infinite.f32", "IsInf"),
     test("not", "Not"),
+    trigonometric("tan.f32", "Tan"),
+    trigonometric("asin.f32", "Asin"),
+    trigonometric("acos.f32", "Acos"),
+    trigonometric("atan.f32", "Atan"),
+    trigonometric("sinh.f32", "Sinh"),
+    trigonometric("cosh.f32", "Cosh"),
+    trigonometric("asinh.f32", "Asinh"),
+    trigonometric("acosh.f32", "Acosh"),
+    trigonometric("atanh.f32", "Atanh"),
+    KernelEntry {
+        name: "clip.integers",
+        operation: "Clip",
+        tier: None,
+        cost: 1,
+        accepts: |module, node| match module.value(node.inputs[0]).dtype {
+            DType::F32 | DType::Bool => Err("takes integers only".to_owned()),
+            _ => Ok(()),
+        },
+        prepare: |_, node, _| match &node.operation {
+            Operation::Graph(Op::Clip(op)) => run(ClippedIntegers(*op)),
+            _ => unreachable!("the table pairs this kernel with clips"),
+        },
+    },
     KernelEntry {
         name: "clip.f32",
         operation: "Clip",
@@ -135,6 +164,90 @@ impl Kernel for Mapped {
     }
 }
 
+struct MappedTrigonometric {
+    cpu: Cpu,
+    function: Trigonometric,
+}
+
+fn prepare_trigonometric(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let Operation::Graph(Op::Unary(op)) = node.operation else {
+        unreachable!("the table pairs this kernel with functions of single elements")
+    };
+    let function = match op {
+        Unary::Tan => Trigonometric::Tan,
+        Unary::Asin => Trigonometric::Asin,
+        Unary::Acos => Trigonometric::Acos,
+        Unary::Atan => Trigonometric::Atan,
+        Unary::Sinh => Trigonometric::Sinh,
+        Unary::Cosh => Trigonometric::Cosh,
+        Unary::Asinh => Trigonometric::Asinh,
+        Unary::Acosh => Trigonometric::Acosh,
+        Unary::Atanh => Trigonometric::Atanh,
+        _ => unreachable!("the table pairs this kernel with these functions"),
+    };
+    run(MappedTrigonometric { cpu, function })
+}
+
+impl Kernel for MappedTrigonometric {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        match call.in_place {
+            Some(_) => self.function.map_in_place(self.cpu, elements_mut(call.output)),
+            None => self.function.map(self.cpu, call.f32(0), elements_mut(call.output)),
+        }
+        Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0]
+    }
+}
+
+/// The bounds of a clip that has them.
+fn bounds<T: Element>(op: Clip, call: &Call<'_>) -> Result<[Option<T>; 2], String> {
+    let bound = |input: usize| match call.inputs[input].elements::<T>() {
+        [bound] => Ok(*bound),
+        other => Err(format!("expected a bound of one element, found {}", other.len())),
+    };
+    let low = op.low.then(|| bound(1)).transpose()?;
+    let high = op.high.then(|| bound(1 + usize::from(op.low))).transpose()?;
+    Ok([low, high])
+}
+
+struct ClippedIntegers(Clip);
+
+impl ClippedIntegers {
+    fn clip<T: Element + Pod + Ord>(&self, call: Call<'_>) -> Result<(), String> {
+        let [low, high] = bounds::<T>(self.0, &call)?;
+        let y: &mut [T] = elements_mut(call.output);
+        if call.in_place.is_none() {
+            y.copy_from_slice(call.inputs[0].elements());
+        }
+        // The upper bound wins.
+        if let Some(low) = low {
+            y.iter_mut().for_each(|y| *y = low.max(*y));
+        }
+        if let Some(high) = high {
+            y.iter_mut().for_each(|y| *y = high.min(*y));
+        }
+        Ok(())
+    }
+}
+
+impl Kernel for ClippedIntegers {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        match call.inputs[0].dtype {
+            DType::I64 => self.clip::<i64>(call),
+            DType::I32 => self.clip::<i32>(call),
+            DType::I8 => self.clip::<i8>(call),
+            _ => self.clip::<u8>(call),
+        }
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0]
+    }
+}
+
 struct Clipped {
     cpu: Cpu,
     op: Clip,
@@ -142,12 +255,9 @@ struct Clipped {
 
 impl Kernel for Clipped {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let bound = |input: usize| match call.f32(input) {
-            [bound] => Ok(*bound),
-            other => Err(format!("expected a bound of one element, found {}", other.len())),
-        };
-        let low = if self.op.low { bound(1)? } else { f32::NEG_INFINITY };
-        let high = if self.op.high { bound(1 + usize::from(self.op.low))? } else { f32::INFINITY };
+        let [low, high] = bounds(self.op, &call)?;
+        let low = low.unwrap_or(f32::NEG_INFINITY);
+        let high = high.unwrap_or(f32::INFINITY);
         apply(self.cpu, Function::Clip { low, high }, call);
         Ok(())
     }

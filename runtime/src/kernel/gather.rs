@@ -99,18 +99,29 @@ impl<'a> Indices<'a> {
         }
     }
 
-    /// The entry of a dimension that index `at` names, from its end where the index is negative.
     #[inline]
-    pub(super) fn entry(&self, at: usize, size: usize) -> Result<usize, String> {
-        let index = match self {
+    fn index(&self, at: usize) -> i64 {
+        match self {
             Self::Long(indices) => indices[at],
             Self::Short(indices) => i64::from(indices[at]),
-        };
+        }
+    }
+
+    /// The entry of a dimension that index `at` names, from its end where the index is negative;
+    /// `None` where there is no such.
+    #[inline]
+    pub(super) fn find(&self, at: usize, size: usize) -> Option<usize> {
+        let index = self.index(at);
         let from_start = if index < 0 { index.wrapping_add(size as i64) } else { index };
-        usize::try_from(from_start)
-            .ok()
-            .filter(|&entry| entry < size)
-            .ok_or_else(|| format!("index {index} is outside a dimension of size {size}"))
+        usize::try_from(from_start).ok().filter(|&entry| entry < size)
+    }
+
+    /// [`Self::find`] of an index that has to name one.
+    #[inline]
+    pub(super) fn entry(&self, at: usize, size: usize) -> Result<usize, String> {
+        self.find(at, size).ok_or_else(|| {
+            format!("index {} is outside a dimension of size {size}", self.index(at))
+        })
     }
 }
 

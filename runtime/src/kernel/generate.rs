@@ -1,8 +1,10 @@
-//! Numbers that follow from sizes: shapes and ranges.
+//! Numbers that follow from sizes and indices: shapes, ranges, one of many.
 
+use bytemuck::Pod;
 use graph::op::ShapeOf;
 use graph::{DType, Op};
 
+use super::gather::Indices;
 use super::{Call, Kernel, KernelEntry, elements_mut, run};
 use crate::module::Operation;
 
@@ -25,6 +27,20 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         cost: 1,
         accepts: |module, node| super::expect_type(module, node, 0, DType::I64),
         prepare: |_, _, _| run(Range),
+    },
+    KernelEntry {
+        name: "one-hot",
+        operation: "OneHot",
+        tier: None,
+        cost: 1,
+        accepts: |module, node| match module.value(node.inputs[0]).dtype {
+            DType::I64 | DType::I32 => Ok(()),
+            found => Err(format!("takes indices in i64 or i32, found {found}")),
+        },
+        prepare: |_, node, _| match &node.operation {
+            Operation::Graph(Op::OneHot(op)) => run(OneHot { axis: op.axis }),
+            _ => unreachable!("the table pairs this kernel with indices"),
+        },
     },
 ];
 
@@ -62,6 +78,48 @@ impl Kernel for Range {
         for y in y {
             *y = number;
             number = number.wrapping_add(delta);
+        }
+        Ok(())
+    }
+}
+
+struct OneHot {
+    axis: usize,
+}
+
+impl Kernel for OneHot {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        match call.inputs[2].dtype.size_bytes() {
+            1 => self.fill::<u8>(call),
+            4 => self.fill::<u32>(call),
+            8 => self.fill::<u64>(call),
+            bytes => Err(format!("does not know elements of {bytes} bytes")),
+        }
+    }
+}
+
+impl OneHot {
+    fn fill<T: Pod>(&self, call: Call<'_>) -> Result<(), String> {
+        let indices = Indices::of(&call.inputs[0])?;
+        let values = call.inputs[2].bytes;
+        let values: &[T] = if values.is_empty() { &[] } else { bytemuck::cast_slice(values) };
+        let &[off, on] = values else {
+            return Err(format!("expected two values, found {}", values.len()));
+        };
+        let depth = call.shape[self.axis];
+        let inner: usize = call.shape[self.axis + 1..].iter().product();
+        let y: &mut [T] = elements_mut(call.output);
+        y.fill(off);
+        if y.is_empty() {
+            return Ok(());
+        }
+        for (block, y) in y.chunks_exact_mut(depth * inner).enumerate() {
+            for column in 0..inner {
+                // An index that names no entry makes none of them.
+                if let Some(entry) = indices.find(block * inner + column, depth) {
+                    y[entry * inner + column] = on;
+                }
+            }
         }
         Ok(())
     }

@@ -3,13 +3,16 @@
 pub(crate) mod attention;
 pub(crate) mod bf16;
 pub(crate) mod bf16_conv;
+mod boxes;
 mod channel_norm;
 pub(crate) mod channels_last;
 mod choose;
 mod concat;
 pub(crate) mod conv;
 mod conv_transpose;
+mod deform;
 mod elementwise;
+mod fold;
 mod function;
 pub(crate) mod gather;
 mod generate;
@@ -35,9 +38,9 @@ mod rows;
 mod scatter;
 mod select;
 mod slice_by;
-mod volume;
+pub(crate) mod volume;
 
-use graph::{Bindings, DType, Dim, Element, Shape};
+use graph::{Bindings, DType, Dim, Element, Shape, Tensor};
 use kernels::{Cpu, Tier};
 
 use crate::cost::Rate;
@@ -120,6 +123,11 @@ pub(crate) trait Kernel: Send + Sync {
 
     /// Memory that it needs while it runs, for inputs and an output of these shapes.
     fn scratch(&self, _inputs: &[&[Dim]], _output: &[Dim]) -> Option<Scratch> {
+        None
+    }
+
+    /// Computes an output whose sizes only the values say, where it is made for such.
+    fn of_values(&self, _inputs: &[Operand<'_>]) -> Option<Result<Tensor, String>> {
         None
     }
 
@@ -211,13 +219,16 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     attention::KERNELS,
     bf16::KERNELS,
     bf16_conv::KERNELS,
+    boxes::KERNELS,
     channel_norm::KERNELS,
     channels_last::KERNELS,
     choose::KERNELS,
     concat::KERNELS,
     conv::KERNELS,
     conv_transpose::KERNELS,
+    deform::KERNELS,
     elementwise::KERNELS,
+    fold::KERNELS,
     function::KERNELS,
     gather::KERNELS,
     generate::KERNELS,

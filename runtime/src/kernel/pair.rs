@@ -5,7 +5,8 @@ use graph::op::Binary;
 use graph::{DType, Element, Op};
 use kernels::Cpu;
 use kernels::broadcast::{
-    AND, BROADCAST_RANK, Broadcast, DIV, Number, OR, POW, PRELU, Pairwise, Updating, XOR,
+    AND, BROADCAST_RANK, Broadcast, DIV, MOD, Number, OR, POW, PRELU, Pairwise, REMAINDER,
+    SHIFT_LEFT, SHIFT_RIGHT, Updating, Whole, XOR,
 };
 
 use super::{Call, Kernel, KernelEntry, Prepared, elements_mut, few_dimensions, run};
@@ -27,6 +28,11 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     arithmetic("div.broadcast", "Div"),
     pair("pow.f32", "Pow"),
     pair("prelu.f32", "PRelu"),
+    pair("mod", "Mod"),
+    pair("bitwise-and", "BitwiseAnd"),
+    pair("bitwise-or", "BitwiseOr"),
+    pair("bitwise-xor", "BitwiseXor"),
+    pair("bit-shift", "BitShift"),
     pair("max", "Max"),
     pair("min", "Min"),
     pair("equal", "Equal"),
@@ -58,10 +64,10 @@ fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Result<Prepared, String> {
     }
     let prepared = match types[0] {
         DType::F32 => floats(cpu, op).or_else(|| numbers::<f32>(cpu, op)),
-        DType::I64 => numbers::<i64>(cpu, op),
-        DType::I32 => numbers::<i32>(cpu, op),
-        DType::I8 => numbers::<i8>(cpu, op),
-        DType::U8 => numbers::<u8>(cpu, op),
+        DType::I64 => integers::<i64>(cpu, op),
+        DType::I32 => integers::<i32>(cpu, op),
+        DType::I8 => integers::<i8>(cpu, op),
+        DType::U8 => shifts(cpu, op).or_else(|| integers::<u8>(cpu, op)),
         DType::Bool => truth_values(cpu, op),
     };
     prepared.ok_or_else(|| format!("does not know the function for {}", types[0]))
@@ -72,7 +78,32 @@ fn floats(cpu: Cpu, op: &Op) -> Option<Prepared> {
         Op::Div => DIV,
         Op::Binary(Binary::Pow) => POW,
         Op::Binary(Binary::PRelu) => PRELU,
+        Op::Binary(Binary::Mod) => MOD,
+        Op::Binary(Binary::Remainder) => REMAINDER,
         _ => return None,
+    };
+    Some(run(Updates { cpu, function }))
+}
+
+fn shifts(cpu: Cpu, op: &Op) -> Option<Prepared> {
+    let function = match op {
+        Op::Binary(Binary::ShiftLeft) => SHIFT_LEFT,
+        Op::Binary(Binary::ShiftRight) => SHIFT_RIGHT,
+        _ => return None,
+    };
+    Some(run(Updates { cpu, function }))
+}
+
+fn integers<T: Whole + Element + Pod>(cpu: Cpu, op: &Op) -> Option<Prepared> {
+    let divides = |function| Some(run(Divides(Updates { cpu, function })));
+    let function = match op {
+        Op::Div => return divides(T::QUOTIENT),
+        Op::Binary(Binary::Mod) => return divides(T::MOD),
+        Op::Binary(Binary::Remainder) => return divides(T::REMAINDER),
+        Op::Binary(Binary::BitwiseAnd) => T::BITS_AND,
+        Op::Binary(Binary::BitwiseOr) => T::BITS_OR,
+        Op::Binary(Binary::BitwiseXor) => T::BITS_XOR,
+        _ => return numbers::<T>(cpu, op),
     };
     Some(run(Updates { cpu, function }))
 }
@@ -156,5 +187,26 @@ impl<T: Number + Element + Pod> Kernel for Updates<T> {
 
     fn in_place(&self) -> &'static [usize] {
         &[0, 1]
+    }
+}
+
+/// An [`Updates`] that divides by side 1.
+struct Divides<T>(Updates<T>);
+
+impl<T: Whole + Element + Pod> Kernel for Divides<T> {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let has_zero = |divisors: &[T]| divisors.iter().any(|divisor| divisor.is_zero());
+        let divides_by_zero = match call.in_place {
+            Some(1) => has_zero(elements_mut(call.output)),
+            _ => !call.output.is_empty() && has_zero(call.inputs[1].elements()),
+        };
+        if divides_by_zero {
+            return Err("an integer is divided by 0".to_owned());
+        }
+        self.0.run(call)
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        self.0.in_place()
     }
 }

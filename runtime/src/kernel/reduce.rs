@@ -17,8 +17,10 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         tier: None,
         cost: 1,
         accepts: floats,
-        prepare: |_, node, _| match &node.operation {
-            Operation::Graph(Op::ReduceSum(op)) => run(ReduceSum { axis: op.axis }),
+        prepare: |_, node, cpu| match &node.operation {
+            Operation::Graph(Op::ReduceSum(op)) => {
+                run(Neighbours { cpu, reduction: Reduction::Sum, axes: op.axis..op.axis + 1 })
+            }
             _ => unreachable!("the table pairs this kernel with sums"),
         },
     },
@@ -85,8 +87,9 @@ fn neighbours(module: &Module, node: &Node) -> Result<(Reduction, Range<usize>),
         ReduceKind::L1 => Reduction::L1,
         ReduceKind::L2 => Reduction::L2,
         ReduceKind::SumSquare => Reduction::SumSquare,
-        ReduceKind::Product | ReduceKind::LogSum | ReduceKind::LogSumExp => {
-            return Err("takes no products and logarithms".to_owned());
+        ReduceKind::Product => Reduction::Product,
+        ReduceKind::LogSum | ReduceKind::LogSumExp => {
+            return Err("takes no logarithms".to_owned());
         }
     };
     Ok((reduction, neighbouring(op)?))
@@ -152,26 +155,5 @@ impl Integers {
                 y.iter_mut().zip(row).for_each(|(y, &x)| *y = join(*y, x));
             }
         }
-    }
-}
-
-struct ReduceSum {
-    axis: usize,
-}
-
-impl Kernel for ReduceSum {
-    fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let shape = call.inputs[0].shape;
-        let inner = shape[self.axis + 1..].iter().product::<usize>();
-        let x = call.f32(0);
-        let output: &mut [f32] = elements_mut(call.output);
-        output.fill(0.0);
-        let blocks = x.chunks_exact((shape[self.axis] * inner).max(1));
-        for (output, block) in output.chunks_exact_mut(inner.max(1)).zip(blocks) {
-            for row in block.chunks_exact(inner.max(1)) {
-                output.iter_mut().zip(row).for_each(|(y, x)| *y += x);
-            }
-        }
-        Ok(())
     }
 }

@@ -2,29 +2,35 @@
 //!
 //! The filters of a convolution lie in memory as those of images that have the entries of a window
 //! along the depth as further channels; so an image is laid out for every place of the windows along
-//! the depth, and what follows is transposed. Transposed convolutions have those entries as further
+//! the depth, and what follows is transposed. Constant filters are packed, for images whose channels
+//! are last. Transposed convolutions have those entries as further
 //! outputs, which are added where they belong. A window's greatest element and its mean are found
 //! along height and width, and then along the depth.
 
 use graph::op::{Conv, ConvTranspose, Padding, Pool, Rounding, Window};
 use graph::{DType, Dim, Op};
+use kernels::channels_last::PackedFilters;
 use kernels::float::PackedWeights;
+use kernels::peaks::Numbers;
 use kernels::{
-    Activation, Conv2d, Cpu, Filters, Pooling, Slide, channels_last, conv2d, for_each_row, permute,
-    pool2d,
+    Activation, CONV_PARALLEL_WORK, Conv2d, Cpu, Filters, Pooling, Slide, channels_last, conv2d,
+    for_each_row, permute, pool2d,
 };
 
 use super::channels_last::transposed_sizes;
-use super::conv::{bias, sizes, slides};
+use super::conv::{activated, bias, sizes, slides};
 use super::conv_transpose::adds_nothing_before;
 use super::pool::pooling;
 use super::{Call, Kernel, KernelEntry, Prepared, Scratch, elements_mut, floats, run};
+use crate::cost::{Parallel, Rate};
 use crate::module::{Module, Node, Operation};
 
 /// Dimensions of a batch of volumes.
 const RANK: usize = 5;
 
 pub(super) const KERNELS: &[KernelEntry] = &[
+    packed_conv("Conv"),
+    packed_conv("ActivatedConv"),
     KernelEntry {
         name: "conv.volumes",
         operation: "Conv",
@@ -44,6 +50,17 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     pools("max-pool.volumes", "MaxPool"),
     pools("average-pool.volumes", "AveragePool"),
 ];
+
+const fn packed_conv(operation: &'static str) -> KernelEntry {
+    KernelEntry {
+        name: "conv.packed-volumes",
+        operation,
+        tier: None,
+        cost: 1,
+        accepts: packs,
+        prepare: prepare_packed,
+    }
+}
 
 const fn pools(name: &'static str, operation: &'static str) -> KernelEntry {
     let (accepts, prepare) = (accepts_pool, prepare_pool);
@@ -202,6 +219,131 @@ impl Kernel for Convolution {
         let &[x, weight, ..] = inputs else { return None };
         let (sizes, _) = self.sizes(of_one(x)?, numbers(weight)?).ok()?;
         Some(scratch(self.lens(&sizes).iter().sum()))
+    }
+}
+
+/// Accepts volumes of known sizes with constant filters of one group.
+pub(crate) fn packs(module: &Module, node: &Node) -> Result<(), String> {
+    known_volumes(module, node)?;
+    match activated(node).0.groups {
+        1 if module.constant(node.inputs[1]).is_some() => Ok(()),
+        groups => Err(format!("takes constant filters of one group, found {groups}")),
+    }
+}
+
+/// A convolution whose images have their channels last, so that tiles of packed filters read them.
+struct Packed {
+    cpu: Cpu,
+    /// Along height and width.
+    op: Conv,
+    depth: Window,
+    activation: Activation,
+    filters: PackedFilters,
+    /// Shape of the filters as the graph has them.
+    weight: [usize; RANK],
+}
+
+fn prepare_packed(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let (op, activation) = activated(node);
+    let tensor = module.constant(node.inputs[1]).expect("`accepts` saw a constant");
+    let &weight @ [outputs, channels, taps, rows, columns] =
+        <&[usize; RANK]>::try_from(tensor.shape()).expect("`accepts` saw volumes");
+    let elements: &[f32] = tensor.elements().expect("`accepts` saw f32 filters");
+    let mut by_tap = vec![0.0; elements.len()];
+    let shape = [outputs, channels, taps, rows * columns];
+    permute(cpu, elements, &shape, &[0, 2, 1, 3], &mut by_tap);
+    let filters = PackedFilters::new(&by_tap, [outputs, taps * channels, rows * columns], 1);
+    let image = Conv { window: along(&op.window, 1..3), groups: 1 };
+    let depth = along(&op.window, 0..1);
+    run(Packed { cpu, op: image, depth, activation, filters, weight })
+}
+
+/// Elements of what a run of [`Packed`] takes.
+struct PackedLens {
+    volume: usize,
+    images: usize,
+    results: usize,
+    scratch: usize,
+}
+
+impl Packed {
+    /// The convolution of the images that a volume is laid out as, and how they are.
+    fn sizes(
+        &self,
+        [_, channels, depth, height, width]: [usize; RANK],
+    ) -> Result<(Conv2d, Slide, PackedLens), String> {
+        let [outputs, _, taps, rows, columns] = self.weight;
+        let slide = depth_slide(&self.depth, Rounding::Floor, depth)?;
+        let image = [slide.output, channels * taps, height, width];
+        let weight = [outputs, self.weight[1] * taps, rows, columns];
+        let sizes = sizes(&self.op, &image, &weight)?;
+        let area = |side: fn(&Slide) -> usize| sizes.windows.iter().map(side).product::<usize>();
+        let lens = PackedLens {
+            volume: channels * depth * height * width,
+            images: sizes.batch * sizes.channels * area(|slide| slide.input),
+            results: sizes.batch * sizes.outputs * area(|slide| slide.output),
+            scratch: channels_last::scratch_len(&sizes),
+        };
+        Ok((sizes, slide, lens))
+    }
+}
+
+impl Kernel for Packed {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let x = shape_of(call.inputs[0].shape)?;
+        let (sizes, slide, lens) = self.sizes(x)?;
+        let filters = channels_last::Filters {
+            weight: &self.filters,
+            bias: bias(&call, sizes.outputs)?,
+            addend: None,
+            activation: self.activation,
+        };
+        let (x_values, channels, plane) = (call.f32(0), x[1], x[3] * x[4]);
+        let (last, rest) = elements_mut::<f32>(call.scratch).split_at_mut(lens.volume);
+        let (laid_out, rest) = rest.split_at_mut(lens.images);
+        let (found, rest) = rest.split_at_mut(lens.results);
+        let output: &mut [f32] = elements_mut(call.output);
+        // A volume without elements has results, too, where there is padding.
+        for (index, y) in output.chunks_exact_mut(lens.results.max(1)).enumerate() {
+            let x = &x_values[index * lens.volume..][..lens.volume];
+            permute(self.cpu, x, &[channels, slide.input * plane], &[1, 0], last);
+            for_each_row(laid_out, channels, |row, pixel| {
+                let (entry, at) = (row % slide.kernel, row / slide.kernel);
+                let (place, at) = (at / plane, at % plane);
+                let padded = place * slide.stride + entry * slide.dilation;
+                let from = padded.checked_sub(slide.before).filter(|&from| from < slide.input);
+                match from {
+                    Some(from) => {
+                        pixel.copy_from_slice(&last[(from * plane + at) * channels..][..channels]);
+                    }
+                    None => pixel.fill(0.0),
+                }
+            });
+            channels_last::conv2d(self.cpu, &sizes, laid_out, &filters, found, rest);
+            let shape = [lens.results / sizes.outputs.max(1), sizes.outputs];
+            permute(self.cpu, found, &shape, &[1, 0], y);
+        }
+        Ok(())
+    }
+
+    fn rate(&self) -> Rate {
+        let parallel = Parallel::MultiplyAdds(CONV_PARALLEL_WORK);
+        Rate { numbers: Numbers::F32, share: 0.6, parallel }
+    }
+
+    /// For one volume of a batch.
+    fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
+        let (_, _, lens) = self.sizes(of_one(inputs.first()?)?).ok()?;
+        let PackedLens { volume, images, results, scratch: inner } = lens;
+        Some(scratch(volume + images + results + inner))
+    }
+
+    fn packed_input(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.filters.size_bytes()
     }
 }
 

@@ -4,6 +4,7 @@ use graph::Op;
 
 use super::activation::activation_at;
 use super::repeat;
+use crate::kernel::volume;
 use crate::module::{ActivatedConv, Module, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
@@ -13,8 +14,8 @@ pub(super) fn run(module: &mut Module) -> usize {
 fn rewrite(module: &mut Module, index: usize) -> bool {
     let node = &module.nodes[index];
     let Operation::Graph(Op::Conv(op)) = &node.operation else { return false };
-    // Images of other ranks need the graph's own definition, which knows no fused operations.
-    if !matches!(op.window.kernel.len(), 1 | 2) {
+    // What else there is needs kernels that know no fused operations.
+    if !matches!(op.window.kernel.len(), 1 | 2) && volume::packs(module, node).is_err() {
         return false;
     }
     let Some(next) = module.only_consumer(node.output) else { return false };

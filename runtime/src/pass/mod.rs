@@ -16,6 +16,7 @@ mod dynamic_quantization;
 mod factors;
 mod fold_constants;
 mod gelu;
+mod group_norm;
 mod index_gather;
 mod integer_conv;
 mod integer_gather;
@@ -75,6 +76,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "swish", level: Level::O1, run: swish::run },
     Pass { name: "layer-norm", level: Level::O1, run: layer_norm::run },
     Pass { name: "rms-norm", level: Level::O1, run: rms_norm::run },
+    Pass { name: "group-norm", level: Level::O1, run: group_norm::run },
     Pass { name: "signed-integers", level: Level::O1, run: signed_integers::run },
     Pass { name: "dynamic-quantization", level: Level::O2, run: dynamic_quantization::run },
     Pass { name: "float-products", level: Level::O1, run: dynamic_quantization::run_floats },

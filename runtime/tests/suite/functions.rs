@@ -48,7 +48,12 @@ fn functions_of_one_element() {
         (Unary::Mish, "mish.f32"),
         (Unary::Celu { alpha: 1.5 }, "celu.f32"),
         (Unary::Selu { alpha: 1.5, gamma: 1.1 }, "selu.f32"),
-        (Unary::Tan, "reference"),
+        (Unary::Tan, "tan.f32"),
+        (Unary::Atan, "atan.f32"),
+        (Unary::Sinh, "sinh.f32"),
+        (Unary::Cosh, "cosh.f32"),
+        (Unary::Asinh, "asinh.f32"),
+        (Unary::Shrink { bias: 0.1, lambda: 0.5 }, "reference"),
     ] {
         let (mut sketch, x) = Sketch::new(21);
         let y = sketch.node(Op::Unary(op), &[x]);
@@ -71,6 +76,21 @@ fn functions_of_positive_elements() {
         let y = sketch.node(Op::Unary(op), &[x]);
         check_kernel(sketch, y, &[("x", positive.clone())], kernel);
     }
+    let small = Tensor::from_fn(&[3, 21], |index| index as f32 / 31.0 - 1.0);
+    let large = Tensor::from_fn(&[3, 21], |index| 1.0 + index as f32 / 3.0);
+    for (op, x, kernel) in [
+        (Unary::Asin, &small, "asin.f32"),
+        (Unary::Acos, &small, "acos.f32"),
+        (Unary::Acosh, &large, "acosh.f32"),
+    ] {
+        let (mut sketch, input) = Sketch::new(21);
+        let y = sketch.node(Op::Unary(op), &[input]);
+        check_kernel(sketch, y, &[("x", x.clone())], kernel);
+    }
+    let (mut sketch, input) = Sketch::new(20);
+    let y = sketch.node(Op::Unary(Unary::Atanh), &[input]);
+    let inside = Tensor::from_fn(&[3, 20], |index| index as f32 / 31.0 - 0.95);
+    check_kernel(sketch, y, &[("x", inside)], "atanh.f32");
     for exponent in [2.0, 0.5] {
         let (mut sketch, x) = Sketch::new(21);
         let exponent = sketch.weight(Tensor::scalar(exponent));
@@ -105,6 +125,8 @@ fn clips_with_and_without_bounds() {
 fn functions_of_two_elements_broadcast() {
     for (op, kernel) in [
         (Binary::PRelu, "prelu.f32"),
+        (Binary::Mod, "mod"),
+        (Binary::Remainder, "mod"),
         (Binary::Max, "max"),
         (Binary::Min, "min"),
         (Binary::Equal, "equal"),
@@ -121,6 +143,75 @@ fn functions_of_two_elements_broadcast() {
                 let mut one = Sketch { graph: sketch.graph.clone() };
                 one.graph.set_outputs(&[y]);
                 check_kernel(one, y, &[("x", rows(1.0))], kernel);
+            }
+        }
+    }
+}
+
+/// Quotients and remainders of integers, and what is done with their bits.
+#[test]
+fn integers_divide_and_combine_bits() {
+    use Binary::{BitwiseAnd, BitwiseOr, BitwiseXor, Mod, Remainder, ShiftLeft, ShiftRight};
+    let of = |op| Op::Binary(op);
+    let all = [
+        (Op::Div, "div.broadcast"),
+        (of(Mod), "mod"),
+        (of(Remainder), "mod"),
+        (of(BitwiseAnd), "bitwise-and"),
+        (of(BitwiseOr), "bitwise-or"),
+        (of(BitwiseXor), "bitwise-xor"),
+        (of(ShiftLeft), "bit-shift"),
+        (of(ShiftRight), "bit-shift"),
+    ];
+    for dtype in [DType::I64, DType::I32, DType::I8, DType::U8] {
+        for (op, kernel) in &all {
+            if *kernel == "bit-shift" && dtype != DType::U8 {
+                continue;
+            }
+            for [left, right] in [[&[3, 5][..], &[3, 5]], [&[3, 5], &[1]], [&[5], &[3, 1]]] {
+                let shape = |sizes: &[usize]| sizes.iter().map(|&size| Dim::Fixed(size)).collect();
+                let mut sketch = Sketch { graph: Graph::new("sketch") };
+                let a = sketch.graph.add_input("a", dtype, shape(left)).unwrap();
+                let b = sketch.graph.add_input("b", dtype, shape(right)).unwrap();
+                let direct = sketch.node(op.clone(), &[a, b]);
+                // Values that nothing else reads, so that the result may lie over one.
+                let [c, d] = [a, b].map(|x| sketch.node(of(Binary::Max), &[x, x]));
+                let over = sketch.node(op.clone(), &[c, d]);
+                let graph = sketch.finish(&[direct, over]);
+                // 23 numbers of which one is 0, that of the divisors left out.
+                let divisors = integers(dtype, right, 14);
+                let inputs = [("a", integers(dtype, left, 0)), ("b", divisors.clone())];
+                let model = check(&graph, &inputs, 0.0);
+                let nodes = &model.explain().nodes;
+                assert_eq!(nodes.iter().filter(|node| node.kernel == *kernel).count(), 2);
+                if matches!(*kernel, "div.broadcast" | "mod") {
+                    let zeros = Tensor::zeros(dtype, right);
+                    let inputs = [("a", &inputs[0].1), ("b", &zeros)];
+                    let error = model.session().run(&inputs).unwrap_err().to_string();
+                    assert!(error.contains("divided by 0"), "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_are_clipped() {
+    for dtype in [DType::I64, DType::I32, DType::I8, DType::U8] {
+        for (low, high) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut sketch = Sketch { graph: Graph::new("sketch") };
+            let x = sketch.graph.add_input("x", dtype, vec![Dim::symbol("batch")]).unwrap();
+            let mut bounds = Vec::new();
+            bounds.extend(low.then(|| sketch.weight(integers(dtype, &[1], 2))));
+            bounds.extend(high.then(|| sketch.weight(integers(dtype, &[1], 15))));
+            let doubled = sketch.node(Op::Add, &[x, x]);
+            let clip = Op::Clip(Clip { low, high });
+            let y = [x, doubled].map(|x| sketch.node(clip.clone(), &[&[x], &bounds[..]].concat()));
+            let graph = sketch.finish(&y);
+            for size in [0, 1, 40] {
+                let model = check(&graph, &[("x", integers(dtype, &[size], 0))], 0.0);
+                let nodes = &model.explain().nodes;
+                assert!(nodes.iter().any(|node| node.kernel == "clip.integers"), "{nodes:#?}");
             }
         }
     }
@@ -422,7 +513,7 @@ fn elements_are_chosen() {
 fn reductions() {
     use ReduceKind::{L1, L2, LogSumExp, Max, Mean, Min, Product, Sum, SumSquare};
     for kind in [Sum, Mean, Max, Min, L1, L2, SumSquare, Product, LogSumExp] {
-        let neighbours = !matches!(kind, Product | LogSumExp);
+        let neighbours = kind != LogSumExp;
         for (axes, at_once) in [
             (&[0usize][..], true),
             (&[2], true),

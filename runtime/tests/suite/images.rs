@@ -541,7 +541,7 @@ fn volumes_are_laid_out_as_images() {
     let y = sketch.node(Op::Relu, &[y]);
     let graph = sketch.finish(&[y]);
     let model = check(&graph, &[("x", numbers(&[2, 2, 3, 4, 5], 1, 1.0))], FLOAT);
-    assert_eq!(kernels(&model), ["conv.volumes", "relu.f32"]);
+    assert_eq!(kernels(&model), ["conv.packed-volumes"]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Each pass: fires where it must, keeps off where it must not, and changes no result.
 
 use graph::op::{
-    Binary, Cast, Dequantize, Gather, Gelu, LayerNorm, Quantize, Reduce, ReduceKind, Reshape,
-    ReshapeTo, Transpose, Unary,
+    Binary, Cast, Dequantize, Gather, Gelu, InstanceNorm, LayerNorm, Quantize, Reduce, ReduceKind,
+    Reshape, ReshapeTo, Transpose, Unary,
 };
 use graph::{DType, Dim, Graph, Op, Tensor, ValueId};
 use runtime::{CompileOptions, Level, Precision, check_passes, compile, dump_after, pass_names};
@@ -553,5 +553,34 @@ fn root_mean_square_norm_written_out() {
         let y = sketch.node(Op::Mul, &[scale, normal]);
         let outputs = if root_out { vec![y, root] } else { vec![y] };
         check_pass(&sketch.finish(&outputs), &rows(3, 8), "rms-norm", expected);
+    }
+}
+
+#[test]
+fn group_norm_written_out() {
+    // One that scales as an instance already, groups that no channels fall into, one that is read again.
+    for (groups, own_scale, normal_out, expected) in [
+        (3, 1.0, false, 1),
+        (1, 1.0, false, 1),
+        (3, 2.0, false, 0),
+        (4, 1.0, false, 0),
+        (3, 1.0, true, 0),
+    ] {
+        let shape = [Dim::symbol("batch"), 6.into(), 4.into(), 5.into()];
+        let (mut sketch, x) = Sketch::shaped(shape.to_vec());
+        let to = |shape: &[i64]| Op::Reshape(Reshape { shape: shape.to_vec() });
+        let ones = sketch.weight(Tensor::from_fn(&[groups], |_| own_scale));
+        let zeros = sketch.weight(Tensor::from_fn(&[groups], |_| 0f32));
+        let scale = sketch.weight(numbers(&[6, 1, 1], 1, 1.0));
+        let bias = sketch.weight(numbers(&[1, 6, 1, 1], 2, 1.0));
+        let split = sketch.node(to(&[0, groups as i64, -1]), &[x]);
+        let norm = Op::InstanceNorm(InstanceNorm { epsilon: 1e-5 });
+        let normal = sketch.node(norm, &[split, ones, zeros]);
+        let merged = sketch.node(to(&[-1, 6, 4, 5]), &[normal]);
+        let scaled = sketch.node(Op::Mul, &[merged, scale]);
+        let y = sketch.node(Op::Add, &[bias, scaled]);
+        let outputs = if normal_out { vec![y, merged] } else { vec![y] };
+        let inputs = [("x", numbers(&[2, 6, 4, 5], 7, 1.0))];
+        check_pass(&sketch.finish(&outputs), &inputs, "group-norm", expected);
     }
 }

@@ -2,9 +2,10 @@
 //! best entries are wanted.
 
 use graph::op::{
-    ArgExtreme, CumulativeSum, DepthOrder, DepthToSpace, GridMode, GridOutside, GridSample, Reduce,
-    ReduceKind, RegionCoordinates, RegionPooling, RoiAlign, ScatterElements, ScatterNd, Scattering,
-    SoftmaxRelative, SpaceToDepth, Tile, TopK, TopKPart, Triangle,
+    ArgExtreme, BoxForm, Col2Im, CumulativeSum, DeformConv, DepthOrder, DepthToSpace, GridMode,
+    GridOutside, GridSample, NonMaxSuppression, OneHot, Padding, Reduce, ReduceKind,
+    RegionCoordinates, RegionPooling, RoiAlign, ScatterElements, ScatterNd, Scattering,
+    SoftmaxRelative, SpaceToDepth, Tile, TopK, TopKPart, Triangle, Window,
 };
 use graph::{DType, Dim, Element, Graph, Op, Tensor, ValueId};
 
@@ -274,5 +275,153 @@ fn integers_along_axes() {
                 check_node(Op::Reduce(op.clone()), &[("x", x)], kernel);
             }
         }
+    }
+}
+
+#[test]
+fn boxes_that_stay() {
+    for form in [BoxForm::Corners, BoxForm::Middle] {
+        for (count, most, overlap, score) in [
+            (0, 9i64, 0.5f32, 0.0f32),
+            (1, 9, 0.5, f32::NEG_INFINITY),
+            (70, 200, 0.3, -9.0),
+            (70, 200, 0.7, 0.0),
+            (70, 5, 0.3, 0.0),
+            (70, 0, 0.3, 0.0),
+            (70, -3, 0.3, 0.0),
+            (70, 200, f32::NAN, 0.0),
+            (70, 200, -1.0, 0.0),
+        ] {
+            let side = |at: usize| (at * 37 % 29) as f32 / 7.0;
+            // Some boxes are none, some scores are equal or no numbers.
+            let boxes = Tensor::from_fn(&[2, count, 4], |at| match at % 97 {
+                13 => f32::NAN,
+                41 => f32::INFINITY,
+                _ => side(at) + if at % 4 > 1 { 2.5 } else { 0.0 },
+            });
+            let scores = Tensor::from_fn(&[2, 3, count], |at| match at % 31 {
+                7 => -0.0,
+                11 => 0.0,
+                17 => f32::NAN,
+                _ => (at * 53 % 41) as f32 - 9.0,
+            });
+            let inputs = [
+                ("boxes", boxes),
+                ("scores", scores),
+                ("most", Tensor::scalar(most)),
+                ("overlap", Tensor::scalar(overlap)),
+                ("score", Tensor::scalar(score)),
+            ];
+            let op = Op::NonMaxSuppression(NonMaxSuppression { form });
+            check_node(op, &inputs, "non-max-suppression");
+        }
+    }
+}
+
+#[test]
+fn places_of_what_is_not_zero() {
+    let check = |x: Tensor| check_node(Op::NonZero, &[("x", x)], "non-zero");
+    for shape in [&[3, 19, 5][..], &[200], &[1, 1], &[0], &[2, 0, 3], &[]] {
+        check(Tensor::from_fn(shape, |at| if at % 3 == 0 { 0.0 } else { at as f32 - 7.0 }));
+        check(Tensor::from_fn(shape, |at| if at % 3 == 1 { f32::NAN } else { -0.0 }));
+        check(whole(shape, |x| x.max(0) << 40));
+        check(whole(shape, |x| x.max(0) as i32));
+        check(whole(shape, |x| (x % 5) as i8));
+        check(whole(shape, |x| x > 40));
+    }
+}
+
+#[test]
+fn one_of_many() {
+    for axis in [0, 1, 2] {
+        let op = Op::OneHot(OneHot { axis });
+        for indices in [whole(&[3, 7], |x| x % 9), whole(&[3, 7], |x| (x % 9) as i32)] {
+            for values in [
+                Tensor::new(&[2], vec![-0.5f32, 2.0]).unwrap(),
+                Tensor::new(&[2], vec![-3i64, 1 << 40]).unwrap(),
+                Tensor::new(&[2], vec![false, true]).unwrap(),
+            ] {
+                for depth in [0i64, 1, 6] {
+                    let mut sketch = Sketch { graph: Graph::new("sketch") };
+                    let shape = vec![Dim::Fixed(3), Dim::Fixed(7)];
+                    let x = sketch.graph.add_input("x", indices.dtype(), shape).unwrap();
+                    let depth = sketch.weight(Tensor::scalar(depth));
+                    let off_on = sketch.weight(values.clone());
+                    let y = sketch.node(op.clone(), &[x, depth, off_on]);
+                    let model = check(&sketch.finish(&[y]), &[("x", indices.clone())], 0.0);
+                    assert_eq!(model.explain().nodes.last().unwrap().kernel, "one-hot");
+                }
+            }
+        }
+    }
+}
+
+fn explicit(before: &[usize], after: &[usize]) -> Padding {
+    Padding::Explicit { before: before.to_vec(), after: after.to_vec() }
+}
+
+#[test]
+fn windows_are_folded() {
+    for (image, block, strides, dilations, padding, windows) in [
+        (vec![5, 7], vec![3, 2], vec![1, 1], vec![1, 1], explicit(&[0, 0], &[0, 0]), 18),
+        (vec![5, 7], vec![2, 3], vec![2, 3], vec![2, 1], explicit(&[1, 0], &[2, 2]), 9),
+        (vec![4, 4], vec![1, 1], vec![1, 1], vec![1, 1], explicit(&[0, 0], &[0, 0]), 16),
+        (vec![9], vec![4], vec![2], vec![1], explicit(&[1], &[1]), 4),
+    ] {
+        let entries: usize = block.iter().product();
+        let (mut sketch, x) = Sketch::shaped([2, 3 * entries, windows].map(Dim::Fixed).to_vec());
+        let list = |sizes: &[usize]| sizes.iter().map(|&size| size as i64).collect::<Vec<_>>();
+        let [image, block] = [&image, &block].map(|sizes| {
+            let list = Tensor::new(&[sizes.len()], list(sizes)).unwrap();
+            sketch.weight(list)
+        });
+        let op = Op::Col2Im(Col2Im { strides, dilations, padding });
+        let y = sketch.node(op, &[x, image, block]);
+        let x = numbers(&[2, 3 * entries, windows], 1, 1.0);
+        let model = check(&sketch.finish(&[y]), &[("x", x)], FLOAT);
+        assert_eq!(model.explain().nodes.last().unwrap().kernel, "fold.f32");
+    }
+}
+
+#[test]
+fn bent_windows() {
+    for (groups, offset_groups, bias, mask, strides, dilations) in [
+        (1, 1, false, false, [1, 1], [1, 1]),
+        (2, 1, true, false, [2, 1], [1, 1]),
+        (1, 2, false, true, [1, 1], [1, 2]),
+        (2, 4, true, true, [1, 2], [2, 1]),
+    ] {
+        let padding = explicit(&[1, 0], &[1, 2]);
+        let (kernel, image) = ([3, 2], [9, 8]);
+        let output: [usize; 2] = std::array::from_fn(|axis| {
+            (image[axis] + 2 - dilations[axis] * (kernel[axis] - 1) - 1) / strides[axis] + 1
+        });
+        let window = Window {
+            kernel: kernel.to_vec(),
+            strides: strides.to_vec(),
+            dilations: dilations.to_vec(),
+            padding,
+        };
+        let moved = |parts| [&[2, parts * offset_groups * 6], &output[..]].concat();
+        let mut inputs = vec![
+            ("x", numbers(&[2, 4, 9, 8], 1, 1.0)),
+            ("weight", numbers(&[6, 4 / groups, 3, 2], 2, 0.5)),
+            ("offset", numbers(&moved(2), 3, 2.0)),
+        ];
+        inputs.extend(bias.then(|| ("bias", numbers(&[6], 4, 1.0))));
+        inputs.extend(mask.then(|| ("mask", numbers(&moved(1), 5, 1.0))));
+        let op = Op::DeformConv(DeformConv { window, groups, offset_groups, bias, mask });
+        // Places are found in f32, and the definition's in f64.
+        let mut sketch = Sketch { graph: Graph::new("sketch") };
+        let ids: Vec<ValueId> = inputs
+            .iter()
+            .map(|(name, tensor)| {
+                let shape = tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect();
+                sketch.graph.add_input(name, tensor.dtype(), shape).unwrap()
+            })
+            .collect();
+        let y = sketch.node(op, &ids);
+        let model = check(&sketch.finish(&[y]), &inputs, 1e-5);
+        assert_eq!(model.explain().nodes.last().unwrap().kernel, "deform-conv.f32");
     }
 }

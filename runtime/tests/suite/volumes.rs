@@ -61,8 +61,28 @@ fn convolutions() {
     for (window, groups, [outputs, inner]) in cases {
         let filters = [[&[outputs, inner], window.kernel.as_slice()].concat(), vec![outputs]];
         let op = Op::Conv(Conv { window, groups });
-        check_batches(op, &[4, 5, 7, 6], Some(filters), "conv.volumes");
+        let kernel = if groups == 1 { "conv.packed-volumes" } else { "conv.volumes" };
+        check_batches(op, &[4, 5, 7, 6], Some(filters), kernel);
     }
+}
+
+/// Filters that are no constant, and one activation that a convolution takes in.
+#[test]
+fn filters_of_a_run_and_activations() {
+    let window = window(&[3, 3, 3], &[1, 1, 1], &[1, 1, 1], [&[1, 1, 1], &[1, 1, 1]]);
+    let op = Op::Conv(Conv { window, groups: 1 });
+    let shape = |sizes: &[usize]| sizes.iter().map(|&size| Dim::Fixed(size)).collect::<Vec<_>>();
+    let (mut sketch, x) = Sketch::shaped(shape(&[2, 3, 4, 5, 6]));
+    let filters = sketch.graph.add_input("filters", DType::F32, shape(&[5, 3, 3, 3, 3])).unwrap();
+    let constant = sketch.weight(numbers(&[5, 3, 3, 3, 3], 4, 0.5));
+    let of_run = sketch.node(op.clone(), &[x, filters]);
+    let of_constant = sketch.node(op, &[x, constant]);
+    let outputs = [of_run, of_constant].map(|y| sketch.node(Op::Relu, &[y]));
+    let inputs =
+        [("x", numbers(&[2, 3, 4, 5, 6], 1, 1.0)), ("filters", numbers(&[5, 3, 3, 3, 3], 2, 0.5))];
+    let model = check(&sketch.finish(&outputs), &inputs, SUMS);
+    let kernels: Vec<_> = model.explain().nodes.iter().map(|node| node.kernel.clone()).collect();
+    assert_eq!(kernels, ["conv.volumes", "relu.f32", "conv.packed-volumes"]);
 }
 
 #[test]

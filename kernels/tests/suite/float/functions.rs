@@ -1,6 +1,6 @@
 //! Functions of single numbers, and batch normalization.
 
-use kernels::{BatchNorm, Function, batch_norm, map, map_in_place};
+use kernels::{BatchNorm, Function, Trigonometric, batch_norm, map, map_in_place};
 use proptest::prelude::*;
 
 use crate::{assert_close, numbers, on_any_threads, on_every_tier};
@@ -115,4 +115,46 @@ fn not_a_number_stays() {
         });
         assert!(y.iter().all(|&y| y == 1.0), "{function:?}");
     }
+}
+
+#[test]
+fn trigonometric_functions_keep_to_their_bound() {
+    let near = (-4000..=4000).map(|at| at as f32 / 1000.0);
+    let far = [1e-30, 1e-7, 0.5, 10.0, 88.0, 89.0, 1499.0, 1501.0, 1e30, f32::INFINITY];
+    let x: Vec<f32> = near.chain(far).chain(far.map(|x| -x)).chain([f32::NAN, 0.0]).collect();
+    let twins: [(Trigonometric, Twin); 9] = [
+        (Trigonometric::Tan, f64::tan),
+        (Trigonometric::Asin, f64::asin),
+        (Trigonometric::Acos, f64::acos),
+        (Trigonometric::Atan, f64::atan),
+        (Trigonometric::Sinh, f64::sinh),
+        (Trigonometric::Cosh, f64::cosh),
+        (Trigonometric::Asinh, f64::asinh),
+        (Trigonometric::Acosh, f64::acosh),
+        (Trigonometric::Atanh, f64::atanh),
+    ];
+    for (function, twin) in twins {
+        // NaN is compared by its bits, which are one kind's.
+        let y = on_any_threads(|| {
+            on_every_tier(|cpu| {
+                let mut y = vec![0.0; x.len()];
+                function.map(cpu, &x, &mut y);
+                let mut over = x.clone();
+                function.map_in_place(cpu, &mut over);
+                let number = |y: f32| if y.is_nan() { f32::MAX } else { y };
+                let y: Vec<f32> = y.into_iter().map(number).collect();
+                assert_eq!(over.into_iter().map(number).collect::<Vec<_>>(), y);
+                y
+            })
+        });
+        for (&x, y) in x.iter().zip(y) {
+            let exact = twin(f64::from(x));
+            let expected = if exact.is_nan() { f32::MAX } else { exact as f32 };
+            let scale = if function == Trigonometric::Acos { 1.0 } else { 0.0 };
+            let bound = 4e-7 * exact.abs().max(scale);
+            let close = (f64::from(y) - exact).abs() <= bound;
+            assert!(y == expected || close, "{function:?}({x}): expected {expected}, found {y}");
+        }
+    }
+    Trigonometric::Atan.map(kernels::Cpu::best(), &[], &mut []);
 }

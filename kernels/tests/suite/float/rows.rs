@@ -1,9 +1,9 @@
 //! Element by element and row by row.
 
 use kernels::{
-    Activation, Cpu, LayerNorm, activate, activate_in_place, add, add_assign, add_row, layer_norm,
-    layer_norm_in_place, mul, mul_assign, residual_layer_norm, residual_layer_norm_in_place,
-    softmax_forward, softmax_in_place,
+    Activation, Cpu, LayerNorm, Reduction, activate, activate_in_place, add, add_assign, add_row,
+    layer_norm, layer_norm_in_place, mul, mul_assign, reduce, residual_layer_norm,
+    residual_layer_norm_in_place, softmax_forward, softmax_in_place,
 };
 use proptest::prelude::*;
 
@@ -35,6 +35,33 @@ pub(crate) fn softmax_twin(x: &[f64], row_len: usize) -> Vec<f64> {
         y.extend(row.iter().map(|x| (x - max).exp() / sum));
     }
     y
+}
+
+const REDUCTIONS: [Reduction; 8] = [
+    Reduction::Sum,
+    Reduction::Product,
+    Reduction::Mean,
+    Reduction::SumSquare,
+    Reduction::L1,
+    Reduction::L2,
+    Reduction::Max,
+    Reduction::Min,
+];
+
+/// In doubles, whose order hardly shows in what is rounded to f32.
+fn reduction_twin(reduction: Reduction, line: Vec<f64>) -> f32 {
+    let sum = |term: fn(f64) -> f64| line.iter().fold(0.0, |sum, &x| sum + term(x));
+    let value = match reduction {
+        Reduction::Sum => sum(|x| x),
+        Reduction::Product => line.iter().product(),
+        Reduction::Mean => sum(|x| x) / line.len() as f64,
+        Reduction::SumSquare => sum(|x| x * x),
+        Reduction::L1 => sum(f64::abs),
+        Reduction::L2 => sum(|x| x * x).sqrt(),
+        Reduction::Max => line.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        Reduction::Min => line.iter().copied().fold(f64::INFINITY, f64::min),
+    };
+    value as f32
 }
 
 proptest! {
@@ -114,6 +141,30 @@ proptest! {
     }
 
     #[test]
+    fn reductions(outer in 0usize..40, count in 0usize..40, wide: bool, seed: u64) {
+        let inner = if wide { 3 } else { 1 };
+        let x = numbers(outer * count * inner, seed);
+        for reduction in REDUCTIONS {
+            let y = on_every_tier(|cpu| {
+                let mut y = vec![f32::NAN; outer * inner];
+                reduce(cpu, reduction, &x, [outer, count, inner], &mut y);
+                y
+            });
+            for (index, &y) in y.iter().enumerate() {
+                let line = (0..count).map(|place| {
+                    f64::from(x[(index / inner * count + place) * inner + index % inner])
+                });
+                let expected = reduction_twin(reduction, line.collect());
+                // A tie between two floats may fall either way.
+                let close = (f64::from(y) - f64::from(expected)).abs()
+                    <= 1.2e-7 * f64::from(expected).abs();
+                let same = y == expected || close || y.is_nan() && expected.is_nan();
+                prop_assert!(same, "{reduction:?}: {y} for {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn softmaxes(rows in 0usize..9, row_len in 1usize..70, seed: u64) {
         let x: Vec<_> = numbers(rows * row_len, seed).iter().map(|x| x * 10.0).collect();
         let y = on_every_tier(|cpu| {
@@ -135,6 +186,20 @@ fn masked_scores_weigh_nothing() {
         });
         assert_eq!(y, [0.5, 0.0, 0.5]);
     }
+}
+
+/// Rows beside each other that the same registers hold.
+#[test]
+fn no_row_shows_in_another() {
+    let rows = [[1.0, 2.0], [f32::NAN, 1.0], [f32::NEG_INFINITY; 2], [1e30, 1.0], [2.0, 1.0]];
+    let y = on_every_tier(|cpu| {
+        let mut y = vec![0.0; 10];
+        softmax_forward(cpu, rows.as_flattened(), 2, &mut y);
+        y.iter().map(|&y| if y.is_nan() { -1.0 } else { y }).collect()
+    });
+    assert_eq!(y[2..6], [-1.0; 4]);
+    assert_eq!(y[6..8], [1.0, 0.0]);
+    assert_eq!(y[..2], [y[9], y[8]]);
 }
 
 #[test]

@@ -216,6 +216,11 @@ fn pair(
     if contracted.is_empty() || node.dtype(a.value) != DType::F32 {
         return elementwise(node, &a, &b, output, &contracted);
     }
+    for (vector, matrices) in [(&a, &b), (&b, &a)] {
+        if let Some(roles) = Roles::where_they_lie(node, vector, matrices, &contracted) {
+            return roles.product(node, vector.clone(), matrices.clone());
+        }
+    }
     let place = |x: &Operand, y: &Operand| {
         let own = x.labels.iter().filter(|label| !y.labels.contains(label));
         own.filter_map(|label| output.iter().position(|found| found == label)).min()

@@ -99,6 +99,9 @@ const CASES: &[Case] = &[
     ("i,i->", "i,i->", &[&[4], &[4]], [1, 0]),
     ("abij,cbji->ac", "abij,cbji->ac", &[&[2, 3, 4, 2], &[3, 3, 2, 4]], [1, 0]),
     ("axb,cxd->badc", "axb,cxd->badc", &[&[2, 5, 3], &[4, 5, 2]], [1, 0]),
+    ("bi,beio->beo", "bi,beio->beo", &[&[2, 3], &[2, 4, 3, 5]], [1, 0]),
+    ("beopi,bep->obei", "beopi,bep->obei", &[&[2, 3, 2, 4, 5], &[2, 3, 4]], [1, 0]),
+    ("i,ioc->co", "i,ioc->co", &[&[3], &[3, 2, 4]], [1, 0]),
     ("i,j->ji", "i,j->ji", &[&[3], &[2]], [0, 1]),
     ("ij,ij->ij", "ij,ij->ij", &[&[2, 3], &[2, 3]], [0, 1]),
     ("ijk->ki", "ijk->ki", &[&[2, 3, 4]], [0, 0]),
@@ -171,6 +174,21 @@ fn attention_of_named_sizes_is_one_product() {
     let shape = &graph.value_type(graph.outputs()[0]).shape;
     assert_eq!(crate::dim::display(shape), "[batch, 3, queries, keys]");
     assert!(graph.nodes().all(|(_, node)| !matches!(node.op, Op::Reshape(_))));
+}
+
+#[test]
+fn matrices_that_lie_in_order_stay_where_they_are() {
+    for (equation, shapes) in [
+        ("bi,beio->beo", [&[2, 3][..], &[2, 4, 3, 5]]),
+        ("beo,beoi->bei", [&[2, 4, 5], &[2, 4, 5, 3]]),
+        ("bio,bi->bo", [&[2, 3, 5], &[2, 3]]),
+        ("boi,bi->bo", [&[2, 3, 5], &[2, 5]]),
+    ] {
+        let graph = import(&einsum(equation, &shapes, 1)).unwrap();
+        let moves = graph.nodes().any(|(_, node)| matches!(node.op, Op::Transpose(_)));
+        assert!(!moves, "{equation}");
+        check_sums(&graph, equation, &shapes);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::op::{Op, Reshape, Squeeze, Unsqueeze};
 use crate::{Dim, ValueId};
 
 /// The labels of two operands by what a product does with them.
+#[derive(Default)]
 pub(super) struct Roles {
     /// Outermost: of both and kept, or summed afterwards.
     batch: Vec<Label>,
@@ -62,6 +63,43 @@ impl Roles {
             grouped(a, &mut left)
         };
         Self { batch, late, left, right, rows, inner, columns }
+    }
+
+    /// Those of a vector for each entry of a batch, and of matrices that need not be transposed for it:
+    /// it becomes a row, and their columns are what comes last.
+    pub(super) fn where_they_lie(
+        node: &NodeContext<'_, '_>,
+        vector: &Operand,
+        matrices: &Operand,
+        contracted: &[Label],
+    ) -> Option<Self> {
+        if vector.labels.iter().any(|label| !matrices.labels.contains(label)) {
+            return None;
+        }
+        let role = |label: &Label| {
+            let is_shared = vector.labels.contains(label);
+            let before = |inner: &Label| {
+                let place = |wanted| matrices.labels.iter().position(|found| found == wanted);
+                place(label) < place(inner)
+            };
+            match (contracted.contains(label), is_shared) {
+                (true, _) => 2,
+                (_, true) => 0,
+                _ if contracted.iter().all(before) => 1,
+                _ => 3,
+            }
+        };
+        let roles: Vec<usize> = matrices.labels.iter().map(role).collect();
+        let of = |wanted: usize| -> Vec<Label> {
+            let labels = matrices.labels.iter().zip(&roles);
+            labels.filter(|(_, role)| **role == wanted).map(|(&label, _)| label).collect()
+        };
+        let [batch, right, inner, columns] = [0, 1, 2, 3].map(of);
+        let merges = |labels: &[Label]| {
+            labels.len() == 1 || labels.iter().all(|&label| is_fixed(node, matrices, label))
+        };
+        let fits = roles.is_sorted() && !columns.is_empty() && merges(&columns) && merges(&inner);
+        fits.then(|| Self { batch, right, inner, columns, ..Self::default() })
     }
 
     /// One matrix product, and sums for what it cannot sum.
