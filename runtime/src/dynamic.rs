@@ -10,52 +10,68 @@ use graph::op::Argument;
 use graph::{Bindings, Dim, Shape, Tensor, ValueType, dim};
 
 use crate::RuntimeError;
-use crate::compile::Shared;
-use crate::kernel::{Call, Kernel, Operand, Prepared, Scratch, from_operand};
+use crate::kernel::{Call, Free, Kernel, Operand, Prepared, Scratch, from_operand};
 use crate::module::{Id, Module, Node, Operation};
-use crate::plan;
+use crate::program::Program;
 
-/// The outputs for the inputs, which are in the model's order; says which node has run, after each.
-///
-/// # Errors
-/// When a node fails on the values.
-pub(crate) fn run(
-    model: &Shared,
-    inputs: Vec<Tensor>,
-    bindings: &Bindings,
-    mut ran: impl FnMut(usize),
-) -> Result<Vec<Tensor>, RuntimeError> {
-    let module = &model.module;
-    let mut values: Vec<Option<Tensor>> =
-        module.values.iter().map(|value| value.constant.clone()).collect();
-    for (id, tensor) in module.inputs.iter().zip(inputs) {
-        values[id.0] = Some(tensor);
+/// Says whether there is room for so many bytes that are there at a node of this name.
+pub(crate) type Admit<'a> = &'a (dyn Fn(&str, usize) -> Result<(), RuntimeError> + Sync);
+
+/// The values of a program, kept from run to run.
+pub(crate) struct Values<'p> {
+    program: &'p Program,
+    list: Vec<Option<Tensor>>,
+    /// For each value the last node that reads it; `None` for what stays: outputs and constants.
+    last_readers: Vec<Option<usize>>,
+}
+
+impl<'p> Values<'p> {
+    pub(crate) fn new(program: &'p Program) -> Self {
+        let Program { module, .. } = program;
+        let list = module.values.iter().map(|value| value.constant.clone()).collect();
+        Self { program, list, last_readers: last_readers(module) }
     }
-    let mut written = Written { model, bytes: 0 };
-    let last_readers = last_readers(module);
-    for (index, (node, step)) in module.nodes.iter().zip(&model.steps).enumerate() {
-        if model.guards.admit(index, |condition| holds(values[condition.0].as_ref())) {
-            let output = written.output(node, step, &values, bindings)?;
-            values[node.output.0] = Some(output);
+
+    /// The outputs for the inputs, which are in the module's order; says which node has run, after each.
+    ///
+    /// # Errors
+    /// When a node fails on the values, or there is no room for what it writes.
+    pub(crate) fn run(
+        &mut self,
+        inputs: impl IntoIterator<Item = Tensor>,
+        bindings: &Bindings,
+        admit: Admit<'_>,
+        mut ran: impl FnMut(usize),
+    ) -> Result<Vec<Tensor>, RuntimeError> {
+        let Self { program, list: values, last_readers } = self;
+        let Program { module, steps, guards, .. } = program;
+        for (id, tensor) in module.inputs.iter().zip(inputs) {
+            values[id.0] = Some(tensor);
         }
-        ran(index);
-        for &input in &node.inputs {
-            if last_readers[input.0] == Some(index)
-                && let Some(read) = values[input.0].take()
-                && module.constant(input).is_none()
-                && !module.inputs.contains(&input)
-            {
-                written.bytes -= read.size_bytes();
+        let mut written = Written { module, admit, bytes: 0 };
+        for (index, (node, step)) in module.nodes.iter().zip(steps).enumerate() {
+            if guards.admit(index, |condition| holds(values[condition.0].as_ref())) {
+                let output = written.output(node, step, values, bindings)?;
+                values[node.output.0] = Some(output);
+            }
+            ran(index);
+            for &input in &node.inputs {
+                if last_readers[input.0] == Some(index)
+                    && let Some(read) = values[input.0].take()
+                    && !module.inputs.contains(&input)
+                {
+                    written.bytes -= read.size_bytes();
+                }
             }
         }
+        let output = |id: &Id| {
+            values[id.0].clone().ok_or_else(|| RuntimeError::Sizes {
+                name: module.value(*id).name.clone(),
+                reason: "nothing wrote it".to_owned(),
+            })
+        };
+        module.outputs.iter().map(output).collect()
     }
-    let output = |id: &Id| {
-        values[id.0].clone().ok_or_else(|| RuntimeError::Sizes {
-            name: module.value(*id).name.clone(),
-            reason: "nothing wrote it".to_owned(),
-        })
-    };
-    module.outputs.iter().map(output).collect()
 }
 
 /// Whether a condition holds.
@@ -64,7 +80,7 @@ fn holds(condition: Option<&Tensor>) -> bool {
     first.is_some_and(|&holds| holds)
 }
 
-/// For each value the last node that reads it; `None` for outputs, which stay.
+/// For each value the last node that reads it; `None` for outputs and constants.
 fn last_readers(module: &Module) -> Vec<Option<usize>> {
     let mut readers = vec![None; module.values.len()];
     for (index, node) in module.nodes.iter().enumerate() {
@@ -75,12 +91,18 @@ fn last_readers(module: &Module) -> Vec<Option<usize>> {
     for output in &module.outputs {
         readers[output.0] = None;
     }
+    for (reader, value) in readers.iter_mut().zip(&module.values) {
+        if value.constant.is_some() {
+            *reader = None;
+        }
+    }
     readers
 }
 
 /// What nodes have written and something still reads.
 struct Written<'a> {
-    model: &'a Shared,
+    module: &'a Module,
+    admit: Admit<'a>,
     bytes: usize,
 }
 
@@ -93,12 +115,23 @@ impl Written<'_> {
         values: &[Option<Tensor>],
         bindings: &Bindings,
     ) -> Result<Tensor, RuntimeError> {
-        let module = &self.model.module;
+        let module = self.module;
         let fail = |reason| RuntimeError::Node {
             node: node.name.clone(),
             operation: node.operation.kind(),
             reason,
         };
+        if let Prepared::Run(kernel) = step {
+            let (before, admit) = (self.bytes, self.admit);
+            let admit = |node: &str, bytes: usize| admit(node, before.saturating_add(bytes));
+            let inputs = operands(node, values);
+            if let Some(output) = kernel.compute(Free { inputs: &inputs, bindings, admit: &admit })
+            {
+                let output = output.map_err(fail)?;
+                self.bytes += output.size_bytes();
+                return Ok(output);
+            }
+        }
         let sizes = sizes(module, node, &operands(node, values), bindings).map_err(fail)?;
         let expected = sizes.as_ref().map_or(0, |sizes| output_bytes(module, node, sizes));
         self.admit(node, expected)?;
@@ -110,7 +143,7 @@ impl Written<'_> {
 
     /// Refuses an output that the memory budget has no room for beside them.
     fn admit(&self, node: &Node, bytes: usize) -> Result<(), RuntimeError> {
-        plan::admit_written(self.model, &node.name, self.bytes.saturating_add(bytes))
+        (self.admit)(&node.name, self.bytes.saturating_add(bytes))
     }
 }
 
@@ -172,7 +205,7 @@ fn node_output(
 }
 
 /// Words for so many bytes, where the system has them.
-fn zeros(bytes: usize) -> Result<Vec<u64>, String> {
+pub(crate) fn zeros(bytes: usize) -> Result<Vec<u64>, String> {
     let words = bytes.div_ceil(size_of::<u64>());
     let mut zeros = Vec::new();
     zeros

@@ -44,6 +44,7 @@ mod module;
 mod pass;
 mod plan;
 mod profile;
+mod program;
 mod session;
 mod slices;
 mod verified;

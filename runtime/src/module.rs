@@ -8,7 +8,7 @@ use graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueType};
 use kernels::int8::Quantization;
 use kernels::{Activation, Cpu, NoKeys};
 
-use crate::compile::Precision;
+use crate::compile::{CompileOptions, Level, Precision};
 
 /// A value: an input, a constant, or what a node writes. An index into [`Module::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -245,6 +245,10 @@ pub(crate) struct Module {
     pub(crate) outputs: Vec<Id>,
     /// What linear layers may round their operands to.
     pub(crate) precision: Precision,
+    /// How much is rewritten, bodies of loops included.
+    pub(crate) level: Level,
+    /// Passes of the level that do not run.
+    pub(crate) disabled_passes: Arc<[String]>,
     /// What its kernels may use.
     pub(crate) cpu: Cpu,
     /// The dimension along which a run may be cut into slices, where a pass found one.
@@ -253,7 +257,7 @@ pub(crate) struct Module {
 
 impl Module {
     /// The module of a graph, to run on a CPU; weights are shared, not copied.
-    pub(crate) fn new(graph: &Graph, precision: Precision, cpu: Cpu) -> Self {
+    pub(crate) fn new(graph: &Graph, options: &CompileOptions, cpu: Cpu) -> Self {
         let mut values = Vec::new();
         let mut ids = BTreeMap::new();
         let nodes = graph.nodes().map(|(_, node)| node.output);
@@ -283,7 +287,9 @@ impl Module {
             nodes,
             inputs: map(graph.inputs()),
             outputs: map(graph.outputs()),
-            precision,
+            precision: options.precision,
+            level: options.level,
+            disabled_passes: options.disabled_passes.as_slice().into(),
             cpu,
             batch: None,
         }

@@ -29,6 +29,7 @@ pub(crate) use budget::{admit, admit_weights, admit_written, fits, largest};
 pub(crate) use buffers::Buffers;
 #[cfg(feature = "gpu")]
 pub(crate) use buffers::bases;
+use formula::sum;
 pub use formula::{PeakFormula, SizeTerm};
 pub(crate) use layout::ALIGNMENT;
 use layout::{Request, layout, lower_bound};
@@ -116,9 +117,7 @@ fn requests(
     bindings: &Bindings,
 ) -> Result<Vec<Request>, RuntimeError> {
     let request = |buffer: &buffers::Buffer| {
-        let bytes = buffer
-            .size
-            .evaluate(bindings)
+        let bytes = sum(&buffer.size, bindings)
             .map_err(|reason| sizes_error(module, module.nodes[buffer.first].output.0, reason))?;
         Ok(Request { bytes, first: buffer.first, last: buffer.last })
     };

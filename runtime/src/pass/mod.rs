@@ -42,6 +42,7 @@ pub(crate) use activation::activation_of;
 #[cfg(feature = "gpu")]
 pub(crate) use activation::activation_of_node;
 pub(crate) use integer_linear::per_tensor;
+pub(crate) use sizes::{Numbers, integers};
 
 use crate::compile::Level;
 use crate::module::Module;

@@ -55,6 +55,14 @@ impl fmt::Display for SizeTerm {
     }
 }
 
+/// The bytes of what lies side by side, each but the last rounded up to 64.
+pub(crate) fn sum(terms: &[SizeTerm], bindings: &Bindings) -> Result<usize, String> {
+    terms.iter().try_fold(0usize, |bytes, term| {
+        let bytes = bytes.next_multiple_of(ALIGNMENT).checked_add(term.evaluate(bindings)?);
+        bytes.ok_or_else(|| "what lies side by side does not fit memory".to_owned())
+    })
+}
+
 /// The live lower bound of a model's arena as a formula: the maximum, over the steps of a run, of
 /// the bytes that live at the step, each buffer rounded up to 64.
 ///
