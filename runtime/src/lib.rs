@@ -27,6 +27,7 @@
 //! - `cost`, [`profile()`]: what each node has to do, how long that should take, and how long it takes.
 //! - [`load`]: a package, with its self-test. [`calibrate`]: int8 without training.
 
+mod body;
 pub mod calibrate;
 mod compile;
 mod cost;

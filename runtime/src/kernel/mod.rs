@@ -28,6 +28,7 @@ mod recurrent;
 mod reduce;
 mod reference;
 mod region;
+mod repeat;
 pub(crate) mod resize;
 mod rotary;
 mod rows;
@@ -279,6 +280,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     recurrent::KERNELS,
     reduce::KERNELS,
     region::KERNELS,
+    repeat::KERNELS,
     resize::KERNELS,
     rotary::KERNELS,
     rows::KERNELS,
