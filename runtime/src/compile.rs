@@ -203,7 +203,8 @@ pub(crate) fn compile_module(
     let nodes = explain_nodes(&module, &choices);
     let steps: Vec<Prepared> = choices.into_iter().map(|choice| choice.prepared).collect();
     let packing_ms = clock.lap();
-    let program = Program::new(module, steps)?;
+    let mut program = Program::new(module, steps);
+    program.plan_memory()?;
     #[cfg(feature = "gpu")]
     let gpu = device.gpu.map(|gpu| crate::gpu::GpuModel::new(gpu, &program.module, &program.steps));
     let formula = program.buffers.formula();

@@ -50,9 +50,12 @@ impl<'p> Values<'p> {
         }
         let mut written = Written { module, admit, bytes: 0 };
         for (index, (node, step)) in module.nodes.iter().zip(steps).enumerate() {
-            if guards.admit(index, |condition| holds(values[condition.0].as_ref())) {
-                let output = written.output(node, step, values, bindings)?;
-                values[node.output.0] = Some(output);
+            let is_there = matches!(step, Prepared::Part { .. });
+            if !is_there && guards.admit(index, |condition| holds(values[condition.0].as_ref())) {
+                let outputs = written.outputs(node, step, values, bindings)?;
+                for (id, output) in outputs_of(module, index).zip(outputs) {
+                    values[id.0] = Some(output);
+                }
             }
             ran(index);
             for &input in &node.inputs {
@@ -72,6 +75,21 @@ impl<'p> Values<'p> {
         };
         module.outputs.iter().map(output).collect()
     }
+}
+
+/// What a node writes, in the order of [`Kernel::compute`].
+fn outputs_of(module: &Module, index: usize) -> impl Iterator<Item = Id> {
+    let output = module.nodes[index].output;
+    let several = matches!(module.nodes[index].operation, Operation::Loop(_));
+    let behind = if several { &module.nodes[index + 1..] } else { &[] };
+    let other = move |place| {
+        let is_it = |node: &&Node| {
+            node.inputs.first() == Some(&output)
+                && node.operation == Operation::LoopOutput { place }
+        };
+        behind.iter().find(is_it).map(|node| node.output)
+    };
+    std::iter::once(output).chain((0..).map_while(other))
 }
 
 /// Whether a condition holds.
@@ -108,13 +126,13 @@ struct Written<'a> {
 
 impl Written<'_> {
     /// What a node writes.
-    fn output(
+    fn outputs(
         &mut self,
         node: &Node,
         step: &Prepared,
         values: &[Option<Tensor>],
         bindings: &Bindings,
-    ) -> Result<Tensor, RuntimeError> {
+    ) -> Result<Vec<Tensor>, RuntimeError> {
         let module = self.module;
         let fail = |reason| RuntimeError::Node {
             node: node.name.clone(),
@@ -125,11 +143,11 @@ impl Written<'_> {
             let (before, admit) = (self.bytes, self.admit);
             let admit = |node: &str, bytes: usize| admit(node, before.saturating_add(bytes));
             let inputs = operands(node, values);
-            if let Some(output) = kernel.compute(Free { inputs: &inputs, bindings, admit: &admit })
+            if let Some(outputs) = kernel.compute(Free { inputs: &inputs, bindings, admit: &admit })
             {
-                let output = output.map_err(fail)?;
-                self.bytes += output.size_bytes();
-                return Ok(output);
+                let outputs = outputs.map_err(fail)?;
+                self.bytes += outputs.iter().map(Tensor::size_bytes).sum::<usize>();
+                return Ok(outputs);
             }
         }
         let sizes = sizes(module, node, &operands(node, values), bindings).map_err(fail)?;
@@ -138,7 +156,7 @@ impl Written<'_> {
         let output = node_output(module, node, step, values, (sizes, bindings)).map_err(fail)?;
         self.admit(node, output.size_bytes())?;
         self.bytes += output.size_bytes();
-        Ok(output)
+        Ok(vec![output])
     }
 
     /// Refuses an output that the memory budget has no room for beside them.

@@ -20,18 +20,25 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// One that goes node by node until its memory is planned.
+    pub(crate) fn new(module: Module, steps: Vec<Prepared>) -> Self {
+        let (buffers, guards) = (Buffers::unplanned(&module), Guards::new(&module));
+        Self { module, steps, buffers, guards, dynamic: true }
+    }
+
+    /// Finds out what shares memory, unless sizes depend on values.
+    ///
     /// # Errors
     /// When the fixed dimensions of a value alone do not fit memory.
-    pub(crate) fn new(mut module: Module, steps: Vec<Prepared>) -> Result<Self, RuntimeError> {
-        let dynamic = module.is_dynamic();
-        // Sizes that are only known in a run are inferred from what was packed, too.
-        if !dynamic {
-            release_unread(&mut module, &steps);
+    pub(crate) fn plan_memory(&mut self) -> Result<(), RuntimeError> {
+        if self.module.is_dynamic() {
+            return Ok(());
         }
-        let buffers =
-            if dynamic { Buffers::unplanned(&module) } else { Buffers::new(&module, &steps)? };
-        let guards = Guards::new(&module);
-        Ok(Self { module, steps, buffers, guards, dynamic })
+        self.buffers = Buffers::new(&self.module, &self.steps)?;
+        self.dynamic = false;
+        // Sizes that are only known in a run are inferred from what was packed, too.
+        release_unread(&mut self.module, &self.steps);
+        Ok(())
     }
 
     /// Where everything lies for these sizes.

@@ -378,10 +378,8 @@ impl<'a> Run<'a> {
     where
         'a: 'b,
     {
-        let Place::Arena(output) = self.plan.places[node.output.0].clone() else {
-            unreachable!("the plan gives every computed value a place in the arena")
-        };
-        let (written, read) = split(arena, [output, self.plan.scratch[index].clone()]);
+        let written = self.plan.written[index].clone();
+        let (written, read) = split(arena, [written, self.plan.scratch[index].clone()]);
         let in_place = self.program.buffers.in_place[index];
         for (position, (operand, &id)) in operands.iter_mut().zip(&node.inputs).enumerate() {
             let bytes = match in_place {

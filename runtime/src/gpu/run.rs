@@ -192,7 +192,7 @@ impl OnGpu<'_, '_> {
         let run = self.run;
         for (index, (node, step)) in run.module.nodes.iter().zip(steps).enumerate() {
             match step {
-                Prepared::View { .. } => {}
+                Prepared::View { .. } | Prepared::Part { .. } => {}
                 Prepared::OnGpu(kernel) => {
                     node.inputs.iter().for_each(|&input| self.send(input, host));
                     self.launch(node, &**kernel)?;

@@ -134,17 +134,22 @@ pub(crate) trait Kernel: Send + Sync {
         None
     }
 
-    /// The same for a kernel that runs a program of its own: a sum, behind [`Kernel::scratch`].
+    /// Sizes of what it writes behind its output.
+    fn others(&self) -> &[SizeTerm] {
+        &[]
+    }
+
+    /// [`Kernel::scratch`] for a kernel that runs a program of its own: a sum.
     fn arena(&self) -> &[SizeTerm] {
         &[]
     }
 
-    /// Computes the output where a run goes node by node: for a kernel whose output's sizes only
-    /// computing it tells. `None` for all others.
+    /// Computes the output, and those behind it, where a run goes node by node: for a kernel whose
+    /// output's sizes only computing it tells. `None` for all others.
     ///
     /// # Errors
     /// When the values of an input are out of range, or there is no room for what is written.
-    fn compute(&self, _: Free<'_>) -> Option<Result<Tensor, String>> {
+    fn compute(&self, _: Free<'_>) -> Option<Result<Vec<Tensor>, String>> {
         None
     }
 
@@ -183,6 +188,8 @@ pub(crate) trait Kernel: Send + Sync {
 pub(crate) enum Prepared {
     /// It is a part of its first input, from index `start` of the outermost dimension on.
     View { start: usize },
+    /// It is a part of what its first input's node writes, behind so many bytes.
+    Part { behind: Vec<SizeTerm> },
     /// A kernel computes it.
     Run(Box<dyn Kernel>),
     /// A kernel computes it on a GPU.
@@ -206,7 +213,7 @@ impl Prepared {
 
     /// Whether nothing is computed.
     pub(crate) fn is_view(&self) -> bool {
-        matches!(self, Self::View { .. })
+        matches!(self, Self::View { .. } | Self::Part { .. })
     }
 
     /// Whether the content of an input was packed, see [`Kernel::packed_input`].

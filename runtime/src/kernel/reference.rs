@@ -3,7 +3,7 @@
 use graph::{Op, Tensor, TensorError};
 use kernels::peaks::Numbers;
 
-use super::{Call, EVERY_OPERATOR, Kernel, KernelEntry, Operand, Prepared, any, run};
+use super::{Call, EVERY_OPERATOR, Kernel, KernelEntry, Operand, any, run};
 use crate::cost::{Parallel, Rate};
 use crate::module::Operation;
 
@@ -14,15 +14,10 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     cost: 1000,
     accepts: any,
     prepare: |_, node, _| match &node.operation {
-        Operation::Graph(op) => of(op.clone()),
+        Operation::Graph(op) => run(Reference(op.clone())),
         _ => unreachable!("the table pairs this kernel with operators of the graph"),
     },
 }];
-
-/// The definition of an operator that has a kernel, for a node that it cannot run.
-pub(super) fn of(op: Op) -> Prepared {
-    run(Reference(op))
-}
 
 struct Reference(Op);
 

@@ -62,6 +62,9 @@ impl Buffers {
             let size = size(module, node.output)?;
             let last = last_reads[output].max(step);
             buffers.written.push(size.clone());
+            if let Some(kernel) = prepared.kernel() {
+                buffers.written.extend_from_slice(kernel.others());
+            }
             let scratch = scratch(module, node, prepared.kernel())?;
             if !scratch.is_empty() {
                 buffers.written.extend_from_slice(&scratch);
@@ -80,7 +83,10 @@ impl Buffers {
                     buffers.list[buffer].last = last;
                     buffer
                 }
-                None => buffers.add(vec![size], step, last),
+                None => {
+                    let others = prepared.kernel().map_or(&[][..], |kernel| kernel.others());
+                    buffers.add([&[size], others].concat(), step, last)
+                }
             });
         }
         Ok(buffers)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use graph::{Bindings, Dim};
+use graph::{Bindings, Dim, ValueType};
 use serde::Serialize;
 
 use super::layout::ALIGNMENT;
@@ -31,6 +31,11 @@ impl SizeTerm {
         }
         term.symbols.sort_unstable();
         Some(term)
+    }
+
+    /// The same for a value of this type.
+    pub(crate) fn of_type(value_type: &ValueType) -> Option<Self> {
+        Self::new(value_type.dtype.size_bytes(), &value_type.shape)
     }
 
     /// Bytes for these sizes; says which symbol is not bound, or that the result does not fit.
