@@ -92,11 +92,14 @@ impl Ranked for i64 {
     }
 }
 
+/// Most of the best entries that each entry is compared with: moving them costs less than sorting.
+const FEW_ENTRIES: usize = 16;
+
 /// Most entries of a line: their places fit into keys.
 const MOST_ENTRIES: usize = u32::MAX as usize;
 
 /// The keys of the `k` best entries along the middle dimension, best first, at the start of each
-/// line of `keys`; the rest of a line has those of the others in any order.
+/// line of `keys`; the rest of a line has any content.
 ///
 /// # Shapes
 /// `x`: `[outer, size, inner]`; `keys`: `[outer, inner, size]`
@@ -119,9 +122,21 @@ pub fn top_k<T: Ranked>(
     // Ranking takes several steps an entry.
     for_each_row(keys, size, (CHUNK / 16 / size).max(1), |line, keys| {
         let start = line / inner * size * inner + line % inner;
-        for (place, key) in keys.iter_mut().enumerate() {
-            *key = x[start + place * inner].key(best, place);
+        let key = |place: usize| x[start + place * inner].key(best, place);
+        if k <= FEW_ENTRIES && k < size {
+            let found = &mut keys[..k];
+            found.iter_mut().enumerate().for_each(|(place, entry)| *entry = key(place));
+            found.sort_unstable();
+            for key in (k..size).map(key) {
+                if key < found[k - 1] {
+                    let place = found.partition_point(|&other| other < key);
+                    found.copy_within(place..k - 1, place + 1);
+                    found[place] = key;
+                }
+            }
+            return;
         }
+        keys.iter_mut().enumerate().for_each(|(place, entry)| *entry = key(place));
         if k < size {
             keys.select_nth_unstable(k - 1);
         }
