@@ -310,6 +310,25 @@ mod tests {
     }
 
     #[test]
+    fn only_what_grows_has_unknown_sizes() {
+        let concat = Op::Concat(crate::op::Concat { axis: 0 });
+        let node = SubgraphNode { name: "list".into(), op: concat, inputs: names(&["all", "x"]) };
+        let body = Subgraph {
+            inputs: names(&["round", "going", "all", "x"]),
+            nodes: vec![node],
+            outputs: names(&["going", "list", "x"]),
+        };
+        let [rounds, going] =
+            [DType::I64, DType::Bool].map(|dtype| ValueType { dtype, shape: Shape::new() });
+        let x = ValueType { dtype: DType::F32, shape: vec![1.into(), 4.into()] };
+        let argument = |value_type| Argument { value_type, constant: None, integers: None };
+        let inputs = [&rounds, &going, &x, &x].map(argument);
+        let given = Loop { body, carried: 2, output: 0 }.given(&inputs).unwrap();
+        assert_eq!(given[2].shape, [Dim::Unknown, 4.into()]);
+        assert_eq!(given[3], x);
+    }
+
+    #[test]
     fn endless_loops_end() {
         let (rounds, going) = (Tensor::scalar(i64::MAX), Tensor::scalar(true));
         let (sum, step) = (Tensor::new(&[1], vec![1f32]).unwrap(), Tensor::scalar(2f32));

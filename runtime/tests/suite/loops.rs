@@ -389,6 +389,44 @@ fn quantized_bodies_run_in_integers() {
     assert!(packed < 4 * 64 * 64, "{packed} bytes are not of integers");
 }
 
+/// Loops that begin alike and are not: a name means something else, or what one reads comes later.
+#[test]
+fn loops_of_other_bodies_stay_apart() {
+    let mut sketch = Sketch::new();
+    let x = sketch.input("x", vec![3.into()]);
+    let inputs = ["t", "going", "sum", "x"];
+    let op = |op: Op, output| {
+        repeat(body(&inputs, &[("next", op, &["sum", "x"])], &["going", "next", "next"]), 1, output)
+    };
+    let sum = sketch.repeat("sum", op(Op::Add, 0), &[x, x]);
+    let product = sketch.repeat("product", op(Op::Mul, 1), &[x, x]);
+    let late = sketch.graph.add_node("late", Op::Tanh, &[product]).unwrap();
+    let first = sketch.weight("first", Tensor::scalar(0i64));
+    let late = sketch.graph.add_node("row", Op::Gather(Gather { axis: 0 }), &[late, first]);
+    let inputs = ["t", "going", "sum", "y"];
+    let nodes: Nodes<'_> = &[("other", Op::Sub, &["sum", "y"])];
+    let op = repeat(body(&inputs, nodes, &["going", "other"]), 1, 0);
+    let difference = sketch.repeat("difference", op, &[x, late.unwrap()]);
+    let graph = sketch.finish(&[sum, product, difference]);
+    let inputs = given(3, true, vec![("x", numbers(&[3], 1, 1.0))]);
+    assert_eq!(fired(&check(&graph, &inputs, 1e-6), "loop-outputs"), 0);
+}
+
+#[test]
+fn passes_may_be_disabled_in_bodies() {
+    let graph = recurrent(Dim::symbol("time"), Dim::symbol("batch"));
+    let inputs = sequence(5, 2);
+    let expected = reference::evaluate(&graph, &inputs).unwrap();
+    for (pass, loops) in [("activation", 1), ("linear", 1), ("loop-outputs", 2)] {
+        let disabled_passes = vec![pass.to_owned()];
+        let options = CompileOptions { disabled_passes, ..options(Level::O3) };
+        let model = compile(&graph, &options).unwrap();
+        assert_close(&run(&model, &inputs), &expected, 1e-5);
+        let nodes = &model.explain().nodes;
+        assert_eq!(nodes.iter().filter(|node| node.kernel == "loop").count(), loops, "{pass}");
+    }
+}
+
 #[test]
 fn failures_name_the_node() {
     let mut sketch = Sketch::new();
