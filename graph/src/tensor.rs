@@ -343,6 +343,42 @@ impl Tensor {
         }
     }
 
+    /// A tensor whose elements, zeros at first, `write` writes as bytes.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it, or `write` fails.
+    pub fn written(
+        dtype: DType,
+        shape: &[usize],
+        write: impl FnOnce(&mut [u8]) -> Result<(), String>,
+    ) -> Result<Self, String> {
+        fn list<T: bytemuck::Pod>(
+            shape: &[usize],
+            write: impl FnOnce(&mut [u8]) -> Result<(), String>,
+        ) -> Result<Vec<T>, String> {
+            let len = shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
+            let mut list = Vec::new();
+            len.and_then(|len| list.try_reserve_exact(len).ok())
+                .ok_or_else(|| format!("cannot have memory for {shape:?}"))?;
+            list.resize(shape.iter().product(), T::zeroed());
+            write(bytemuck::cast_slice_mut(&mut list))?;
+            Ok(list)
+        }
+        let tensor = match dtype {
+            DType::F32 => Self::new::<f32>(shape, list(shape, write)?),
+            DType::I64 => Self::new::<i64>(shape, list(shape, write)?),
+            DType::I32 => Self::new::<i32>(shape, list(shape, write)?),
+            DType::I8 => Self::new::<i8>(shape, list(shape, write)?),
+            DType::U8 => Self::new::<u8>(shape, list(shape, write)?),
+            DType::Bool => {
+                let bytes: Vec<u8> = list(shape, write)?;
+                Self::new(shape, bytes.into_iter().map(|byte| byte != 0).collect())
+            }
+        };
+        tensor.map_err(|error| error.to_string())
+    }
+
     /// A tensor of zeros, or `false`.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Self {
         match dtype {

@@ -8,11 +8,11 @@ use graph::{Bindings, Graph};
 use kernels::{Cpu, Team, Tier};
 use serde::{Deserialize, Serialize};
 
-use crate::guards::Guards;
 use crate::kernel::{Choice, Prepared};
 use crate::module::Module;
 use crate::pass::{self, PassReport};
-use crate::plan::{self, ArenaBlock, Buffers, MemoryUse, PeakFormula, Plan};
+use crate::plan::{self, ArenaBlock, MemoryUse, PeakFormula, Plan};
+use crate::program::Program;
 use crate::slices::Slices;
 use crate::{CompileTimes, Device, ExplainedNode, Explanation, RuntimeError, Session, SlicedUse};
 
@@ -89,17 +89,11 @@ pub struct CompiledModel {
 
 /// What the sessions of a model share.
 pub(crate) struct Shared {
-    pub(crate) module: Module,
-    /// One for each node of the module.
-    pub(crate) steps: Vec<Prepared>,
+    pub(crate) program: Program,
     /// The GPU that steps run on, with the constants they read.
     #[cfg(feature = "gpu")]
     pub(crate) gpu: Option<crate::gpu::GpuModel>,
-    pub(crate) buffers: Buffers,
-    pub(crate) guards: Guards,
     pub(crate) team: Team,
-    /// Whether sizes depend on values, so that runs go node by node.
-    pub(crate) dynamic: bool,
     formula: PeakFormula,
     memory_budget: Option<usize>,
     explanation: Explanation,
@@ -120,7 +114,7 @@ impl Shared {
     }
 
     pub(crate) fn unlimited_plan(&self, bindings: Bindings) -> Result<Plan, RuntimeError> {
-        Plan::new(&self.module, &self.steps, &self.buffers, bindings)
+        self.program.plan(bindings)
     }
 
     /// How a run is cut into slices of the batch, where it is.
@@ -170,7 +164,7 @@ impl fmt::Debug for CompiledModel {
 /// start, or the weights alone need more than the memory budget.
 pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel, RuntimeError> {
     let mut clock = Clock::start();
-    let mut module = Module::new(graph, options.precision, options.cpu()?);
+    let mut module = Module::new(graph, options, options.cpu()?);
     let before = module.operations();
     let CompileOptions { level, disabled_passes, device, .. } = options;
     let passes = pass::run(&mut module, *level, disabled_passes, *device)?;
@@ -196,7 +190,7 @@ impl Rewriting {
 
 /// Chooses kernels for a module as it is.
 pub(crate) fn compile_module(
-    mut module: Module,
+    module: Module,
     options: &CompileOptions,
     Rewriting { level, before, passes, passes_ms }: Rewriting,
 ) -> Result<CompiledModel, RuntimeError> {
@@ -208,16 +202,12 @@ pub(crate) fn compile_module(
         module.nodes.iter().map(|node| device.choose(&module, node, cpu)).collect();
     let nodes = explain_nodes(&module, &choices);
     let steps: Vec<Prepared> = choices.into_iter().map(|choice| choice.prepared).collect();
-    // Sizes that are only known in a run are inferred from what was packed, too.
-    if !dynamic {
-        release_unread(&mut module, &steps);
-    }
     let packing_ms = clock.lap();
+    let mut program = Program::new(module, steps);
+    program.plan_memory()?;
     #[cfg(feature = "gpu")]
-    let gpu = device.gpu.map(|gpu| crate::gpu::GpuModel::new(gpu, &module, &steps));
-    let buffers =
-        if dynamic { Buffers::unplanned(&module) } else { Buffers::new(&module, &steps)? };
-    let formula = buffers.formula();
+    let gpu = device.gpu.map(|gpu| crate::gpu::GpuModel::new(gpu, &program.module, &program.steps));
+    let formula = program.buffers.formula();
     let memory_ms = clock.lap();
     let team = team(options.threads)?;
     let threads_ms = clock.lap();
@@ -231,22 +221,18 @@ pub(crate) fn compile_module(
         precision: options.precision,
         passes,
         operations_before: before,
-        operations_after: module.operations(),
+        operations_after: program.module.operations(),
         nodes,
-        constant_bytes: constant_bytes(&module),
-        packed_bytes: steps.iter().map(Prepared::packed_bytes).sum(),
+        constant_bytes: program.constant_bytes(),
+        packed_bytes: program.packed_bytes(),
         times: CompileTimes { passes_ms, packing_ms, memory_ms, threads_ms },
     };
     let memory_budget = options.memory_budget;
     let shared = Shared {
-        guards: Guards::new(&module),
-        module,
-        steps,
+        program,
         #[cfg(feature = "gpu")]
         gpu,
-        buffers,
         team,
-        dynamic,
         formula,
         memory_budget,
         explanation,
@@ -384,27 +370,4 @@ fn explain_nodes(module: &Module, choices: &[Choice]) -> Vec<ExplainedNode> {
         }
     };
     module.nodes.iter().zip(choices).map(explain).collect()
-}
-
-/// Lets go of constants that nothing reads when the model runs: rewritten or packed ones.
-fn release_unread(module: &mut Module, steps: &[Prepared]) {
-    let mut read = vec![false; module.values.len()];
-    for output in &module.outputs {
-        read[output.0] = true;
-    }
-    for (node, step) in module.nodes.iter().zip(steps) {
-        let packed = step.packed_input();
-        for (position, input) in node.inputs.iter().enumerate() {
-            read[input.0] |= packed != Some(position);
-        }
-    }
-    for (value, _) in module.values.iter_mut().zip(read).filter(|(_, read)| !read) {
-        value.constant = None;
-    }
-}
-
-/// Bytes of the constants that are left.
-fn constant_bytes(module: &Module) -> usize {
-    let constants = module.values.iter().filter_map(|value| value.constant.as_ref());
-    constants.map(graph::Tensor::size_bytes).sum()
 }

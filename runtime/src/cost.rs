@@ -139,7 +139,8 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         Operation::ResidualLayerNorm { .. } => 9 * elements,
         Operation::IntegerSum(sum) => (1 + activation_flops(sum.activation)) * elements,
         Operation::IntegerGather { .. } => elements,
-        Operation::Choose => 0,
+        Operation::Loop(several) => Op::Loop(several.op.clone()).operator().flops(inputs, output),
+        Operation::Choose | Operation::LoopOutput { .. } => 0,
     }
 }
 

@@ -10,52 +10,89 @@ use graph::op::Argument;
 use graph::{Bindings, Dim, Shape, Tensor, ValueType, dim};
 
 use crate::RuntimeError;
-use crate::compile::Shared;
-use crate::kernel::{Call, Kernel, Operand, Prepared, Scratch, from_operand};
+use crate::kernel::{Call, Free, Kernel, Operand, Prepared, Scratch};
 use crate::module::{Id, Module, Node, Operation};
-use crate::plan;
+use crate::program::Program;
 
-/// The outputs for the inputs, which are in the model's order; says which node has run, after each.
-///
-/// # Errors
-/// When a node fails on the values.
-pub(crate) fn run(
-    model: &Shared,
-    inputs: Vec<Tensor>,
-    bindings: &Bindings,
-    mut ran: impl FnMut(usize),
-) -> Result<Vec<Tensor>, RuntimeError> {
-    let module = &model.module;
-    let mut values: Vec<Option<Tensor>> =
-        module.values.iter().map(|value| value.constant.clone()).collect();
-    for (id, tensor) in module.inputs.iter().zip(inputs) {
-        values[id.0] = Some(tensor);
+/// Says whether there is room for so many bytes that are there at a node of this name.
+pub(crate) type Admit<'a> = &'a (dyn Fn(&str, usize) -> Result<(), RuntimeError> + Sync);
+
+/// The values of a program, kept from run to run of the same named sizes.
+pub(crate) struct Values<'p> {
+    program: &'p Program,
+    list: Vec<Option<Tensor>>,
+    /// For each value the last node that reads it; `None` for what stays: outputs and constants.
+    last_readers: Vec<Option<usize>>,
+    /// For each node of known sizes what it takes, once it has run.
+    known: Vec<Option<Known>>,
+}
+
+impl<'p> Values<'p> {
+    pub(crate) fn new(program: &'p Program) -> Self {
+        let Program { module, .. } = program;
+        let list = module.values.iter().map(|value| value.constant.clone()).collect();
+        let known = module.nodes.iter().map(|_| None).collect();
+        Self { program, list, last_readers: last_readers(module), known }
     }
-    let mut written = Written { model, bytes: 0 };
-    let last_readers = last_readers(module);
-    for (index, (node, step)) in module.nodes.iter().zip(&model.steps).enumerate() {
-        if model.guards.admit(index, |condition| holds(values[condition.0].as_ref())) {
-            let output = written.output(node, step, &values, bindings)?;
-            values[node.output.0] = Some(output);
+
+    /// The outputs for the inputs, which are in the module's order; says which node has run, after each.
+    ///
+    /// # Errors
+    /// When a node fails on the values, or there is no room for what it writes.
+    pub(crate) fn run(
+        &mut self,
+        inputs: impl IntoIterator<Item = Tensor>,
+        bindings: &Bindings,
+        admit: Admit<'_>,
+        mut ran: impl FnMut(usize),
+    ) -> Result<Vec<Tensor>, RuntimeError> {
+        let Self { program, list: values, last_readers, known } = self;
+        let Program { module, steps, guards, .. } = program;
+        for (id, tensor) in module.inputs.iter().zip(inputs) {
+            values[id.0] = Some(tensor);
         }
-        ran(index);
-        for &input in &node.inputs {
-            if last_readers[input.0] == Some(index)
-                && let Some(read) = values[input.0].take()
-                && module.constant(input).is_none()
-                && !module.inputs.contains(&input)
-            {
-                written.bytes -= read.size_bytes();
+        let mut running = Running { module, bindings, admit, bytes: 0 };
+        for (index, (node, step)) in module.nodes.iter().zip(steps).enumerate() {
+            let is_there = matches!(step, Prepared::Part { .. });
+            if !is_there && guards.admit(index, |condition| holds(values[condition.0].as_ref())) {
+                let outputs = running.outputs(node, step, values, &mut known[index])?;
+                for (id, output) in outputs_of(module, index).zip(outputs) {
+                    values[id.0] = Some(output);
+                }
+            }
+            ran(index);
+            for &input in &node.inputs {
+                if last_readers[input.0] == Some(index)
+                    && let Some(read) = values[input.0].take()
+                    && !module.inputs.contains(&input)
+                {
+                    running.bytes -= read.size_bytes();
+                }
             }
         }
+        let output = |id: &Id| {
+            values[id.0].clone().ok_or_else(|| RuntimeError::Sizes {
+                name: module.value(*id).name.clone(),
+                reason: "nothing wrote it".to_owned(),
+            })
+        };
+        module.outputs.iter().map(output).collect()
     }
-    let output = |id: &Id| {
-        values[id.0].clone().ok_or_else(|| RuntimeError::Sizes {
-            name: module.value(*id).name.clone(),
-            reason: "nothing wrote it".to_owned(),
-        })
+}
+
+/// What a node writes, in the order of [`Kernel::compute`].
+fn outputs_of(module: &Module, index: usize) -> impl Iterator<Item = Id> {
+    let output = module.nodes[index].output;
+    let several = matches!(module.nodes[index].operation, Operation::Loop(_));
+    let behind = if several { &module.nodes[index + 1..] } else { &[] };
+    let other = move |place| {
+        let is_it = |node: &&Node| {
+            node.inputs.first() == Some(&output)
+                && node.operation == Operation::LoopOutput { place }
+        };
+        behind.iter().find(is_it).map(|node| node.output)
     };
-    module.outputs.iter().map(output).collect()
+    std::iter::once(output).chain((0..).map_while(other))
 }
 
 /// Whether a condition holds.
@@ -64,7 +101,7 @@ fn holds(condition: Option<&Tensor>) -> bool {
     first.is_some_and(|&holds| holds)
 }
 
-/// For each value the last node that reads it; `None` for outputs, which stay.
+/// For each value the last node that reads it; `None` for outputs and constants.
 fn last_readers(module: &Module) -> Vec<Option<usize>> {
     let mut readers = vec![None; module.values.len()];
     for (index, node) in module.nodes.iter().enumerate() {
@@ -75,42 +112,128 @@ fn last_readers(module: &Module) -> Vec<Option<usize>> {
     for output in &module.outputs {
         readers[output.0] = None;
     }
+    for (reader, value) in readers.iter_mut().zip(&module.values) {
+        if value.constant.is_some() {
+            *reader = None;
+        }
+    }
     readers
 }
 
-/// What nodes have written and something still reads.
-struct Written<'a> {
-    model: &'a Shared,
+/// What a node of known sizes takes, whatever the values are.
+struct Known {
+    shape: Vec<usize>,
+    scratch_bytes: usize,
+}
+
+/// One run of a program.
+struct Running<'a> {
+    module: &'a Module,
+    bindings: &'a Bindings,
+    admit: Admit<'a>,
+    /// Of what nodes have written and something still reads.
     bytes: usize,
 }
 
-impl Written<'_> {
+impl Running<'_> {
     /// What a node writes.
-    fn output(
+    fn outputs(
         &mut self,
         node: &Node,
         step: &Prepared,
         values: &[Option<Tensor>],
-        bindings: &Bindings,
-    ) -> Result<Tensor, RuntimeError> {
-        let module = &self.model.module;
+        known: &mut Option<Known>,
+    ) -> Result<Vec<Tensor>, RuntimeError> {
         let fail = |reason| RuntimeError::Node {
             node: node.name.clone(),
             operation: node.operation.kind(),
             reason,
         };
-        let sizes = sizes(module, node, &operands(node, values), bindings).map_err(fail)?;
-        let expected = sizes.as_ref().map_or(0, |sizes| output_bytes(module, node, sizes));
-        self.admit(node, expected)?;
-        let output = node_output(module, node, step, values, (sizes, bindings)).map_err(fail)?;
+        let inputs = operands(node, values);
+        if let Prepared::Run(kernel) = step {
+            let (before, admit) = (self.bytes, self.admit);
+            let admit = |node: &str, bytes: usize| admit(node, before.saturating_add(bytes));
+            let free = Free { inputs: &inputs, bindings: self.bindings, admit: &admit };
+            if let Some(outputs) = kernel.compute(free) {
+                let outputs = outputs.map_err(fail)?;
+                let bytes = outputs.iter().map(Tensor::size_bytes).sum();
+                self.admit(node, bytes)?;
+                self.bytes += bytes;
+                return Ok(outputs);
+            }
+        }
+        let output = match (step, &mut *known) {
+            (Prepared::Run(kernel), Some(known)) => {
+                self.admit(node, output_bytes(self.module, node, &known.shape))?;
+                self.run(node, &**kernel, &inputs, known).map_err(fail)?
+            }
+            _ => {
+                let sizes = sizes(self.module, node, &inputs, self.bindings).map_err(fail)?;
+                let expected = sizes.as_ref();
+                let expected = expected.map_or(0, |sizes| output_bytes(self.module, node, sizes));
+                self.admit(node, expected)?;
+                self.output(node, step, &inputs, sizes, known).map_err(fail)?
+            }
+        };
         self.admit(node, output.size_bytes())?;
         self.bytes += output.size_bytes();
-        Ok(output)
+        Ok(vec![output])
     }
 
     /// Refuses an output that the memory budget has no room for beside them.
     fn admit(&self, node: &Node, bytes: usize) -> Result<(), RuntimeError> {
-        plan::admit_written(self.model, &node.name, self.bytes.saturating_add(bytes))
+        (self.admit)(&node.name, self.bytes.saturating_add(bytes))
+    }
+
+    /// The output of a node, of these sizes where they are known before it is computed.
+    fn output(
+        &self,
+        node: &Node,
+        step: &Prepared,
+        inputs: &[&Tensor],
+        sizes: Option<Vec<usize>>,
+        known: &mut Option<Known>,
+    ) -> Result<Tensor, String> {
+        if node.operation == Operation::Choose {
+            let &[condition, a, b] = inputs else {
+                return Err("expected a condition and two sides".to_owned());
+            };
+            return match condition.elements::<bool>() {
+                Ok([holds]) => Ok(if *holds { a } else { b }.clone()),
+                _ => Err(format!("expected one truth value, found {condition:?}")),
+            };
+        }
+        let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
+            return match &node.operation {
+                Operation::Graph(op) => op.operator().evaluate(inputs, self.bindings),
+                _ => Err("fused operations take sizes that are known before a run".to_owned()),
+            };
+        };
+        let scratch_bytes = scratch_bytes(&**kernel, inputs, &shape);
+        let found = Known { shape, scratch_bytes };
+        let output = self.run(node, &**kernel, inputs, &found)?;
+        if has_known_sizes(self.module, node) {
+            *known = Some(found);
+        }
+        Ok(output)
+    }
+
+    /// Runs a node's kernel.
+    fn run(
+        &self,
+        node: &Node,
+        kernel: &dyn Kernel,
+        inputs: &[&Tensor],
+        Known { shape, scratch_bytes }: &Known,
+    ) -> Result<Tensor, String> {
+        let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
+        let mut scratch = zeros(*scratch_bytes)?;
+        let scratch = &mut bytemuck::cast_slice_mut(&mut scratch)[..*scratch_bytes];
+        let dtype = self.module.value(node.output).dtype;
+        Tensor::written(dtype, shape, |output| {
+            let (inputs, bindings) = (operands.as_slice(), self.bindings);
+            kernel.run(Call { inputs, shape, output, in_place: None, scratch, bindings })
+        })
     }
 }
 
@@ -126,57 +249,14 @@ fn output_bytes(module: &Module, node: &Node, sizes: &[usize]) -> usize {
     sizes.iter().fold(element, |bytes, &size| bytes.saturating_mul(size))
 }
 
-fn node_output(
-    module: &Module,
-    node: &Node,
-    step: &Prepared,
-    values: &[Option<Tensor>],
-    (sizes, bindings): (Option<Vec<usize>>, &Bindings),
-) -> Result<Tensor, String> {
-    let inputs = operands(node, values);
-    if node.operation == Operation::Choose {
-        let &[condition, a, b] = inputs.as_slice() else {
-            return Err("expected a condition and two sides".to_owned());
-        };
-        return match condition.elements::<bool>() {
-            Ok([holds]) => Ok(if *holds { a } else { b }.clone()),
-            _ => Err(format!("expected one truth value, found {condition:?}")),
-        };
-    }
-    let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
-    let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
-        let found = step.kernel().and_then(|kernel| kernel.of_values(&operands));
-        if let Some(found) = found {
-            return found;
-        }
-        return match &node.operation {
-            Operation::Graph(op) => op.operator().evaluate(&inputs, bindings),
-            _ => Err("fused operations take sizes that are known before a run".to_owned()),
-        };
-    };
-    let dtype = module.value(node.output).dtype;
-    let bytes = output_bytes(module, node, &shape);
-    // Words, because the elements of the output have to be aligned.
-    let mut words = zeros(bytes)?;
-    let output: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
-    let wanted = scratch_bytes(&**kernel, &inputs, &shape);
-    let mut scratch = zeros(wanted)?;
-    let scratch = &mut bytemuck::cast_slice_mut(&mut scratch)[..wanted];
-    kernel.run(Call {
-        inputs: &operands,
-        shape: &shape,
-        output,
-        in_place: None,
-        scratch,
-        bindings,
-    })?;
-    let output: &[u8] = &bytemuck::cast_slice(&words)[..bytes];
-    let operand = Operand { dtype, shape: &shape, bytes: output };
-    from_operand(&operand).map_err(|error| error.to_string())
+/// Whether the sizes of all that a node reads and writes are known before a run.
+fn has_known_sizes(module: &Module, node: &Node) -> bool {
+    let mut values = node.inputs.iter().chain([&node.output]);
+    values.all(|&id| !module.value(id).shape.contains(&Dim::Unknown))
 }
 
 /// Words for so many bytes, where the system has them.
-fn zeros(bytes: usize) -> Result<Vec<u64>, String> {
+pub(crate) fn zeros(bytes: usize) -> Result<Vec<u64>, String> {
     let words = bytes.div_ceil(size_of::<u64>());
     let mut zeros = Vec::new();
     zeros
@@ -211,7 +291,7 @@ fn sizes(
     let declared = &module.value(node.output).shape;
     let is_known = |id: &Id| !module.value(*id).shape.contains(&Dim::Unknown);
     // Inputs of unknown sizes may not fit each other.
-    if is_known(&node.output) && node.inputs.iter().all(is_known) {
+    if has_known_sizes(module, node) {
         return bindings.sizes(declared).map(Some);
     }
     let op = match &node.operation {

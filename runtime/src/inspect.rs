@@ -34,7 +34,7 @@ pub fn dump_after(
 ) -> Result<String, RuntimeError> {
     pass::check_names(std::slice::from_ref(&last.to_owned()))?;
     pass::check_names(&options.disabled_passes)?;
-    let mut module = Module::new(graph, options.precision, options.cpu()?);
+    let mut module = Module::new(graph, options, options.cpu()?);
     for pass in PASSES {
         let CompileOptions { level, disabled_passes, device, .. } = options;
         if pass::runs(pass, &module, *level, disabled_passes, *device) {
@@ -84,7 +84,7 @@ pub fn check_passes(
         name: "of the check".to_owned(),
         reason: error.to_string(),
     })?;
-    let mut module = Module::new(graph, options.precision, options.cpu()?);
+    let mut module = Module::new(graph, options, options.cpu()?);
     let mut checks = Vec::new();
     for pass in PASSES {
         let CompileOptions { level, disabled_passes, device, .. } = options;

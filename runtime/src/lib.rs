@@ -21,12 +21,14 @@
 //! - [`Device`]: where a model runs. `gpu`: the same steps on a GPU, in builds with the feature;
 //!   what it has no kernel for runs on the CPU, and the explanation says why.
 //! - `dynamic`: the other way to run, for models whose sizes depend on values.
+//! - `program`: what runs, a model or the body of a loop; `body`: such a body as a module.
 //! - `plan`: what shares memory, offsets, peak, budget; [`MemoryUse`], [`PeakFormula`], [`ArenaBlock`].
 //! - `machine`: how much memory there is.
 //! - [`Explanation`]: what was chosen, and why not the rest; [`dump_after`], [`check_passes`]: pass by pass.
 //! - `cost`, [`profile()`]: what each node has to do, how long that should take, and how long it takes.
 //! - [`load`]: a package, with its self-test. [`calibrate`]: int8 without training.
 
+mod body;
 pub mod calibrate;
 mod compile;
 mod cost;
@@ -44,6 +46,7 @@ mod module;
 mod pass;
 mod plan;
 mod profile;
+mod program;
 mod session;
 mod slices;
 mod verified;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
+use graph::op::{Conv, ConvTranspose, GlobalPool, Loop, Pool};
 use graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueType};
 use kernels::int8::Quantization;
 use kernels::{Activation, Cpu, NoKeys};
 
-use crate::compile::Precision;
+use crate::compile::{CompileOptions, Level, Precision};
 
 /// A value: an input, a constant, or what a node writes. An index into [`Module::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +65,11 @@ pub(crate) enum Operation {
     IntegerSum(IntegerSum),
     /// One of two values: inputs condition, what it is where that holds, what it is otherwise.
     Choose,
+    /// A loop with several outputs, of which the node's is the first: inputs as those of the graph's
+    /// operator.
+    Loop(SeveralOutputs),
+    /// Another output of a loop with several, its only input: the one of this place among the others.
+    LoopOutput { place: usize },
     /// Rows of an int8 table, dequantized: inputs table, scale, indices.
     IntegerGather { axis: Option<usize> },
 }
@@ -79,6 +84,14 @@ pub(crate) struct IntegerLinear {
     pub(crate) activation: Activation,
     /// How the result is written as int8; `None` for f32.
     pub(crate) output: Option<Quantization>,
+}
+
+/// A loop that runs once for several of its outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SeveralOutputs {
+    pub(crate) op: Loop,
+    /// Which of its outputs it gives beside [`Loop::output`], and their types.
+    pub(crate) others: Vec<(usize, ValueType)>,
 }
 
 /// How the input of an int8 layer is written as int8.
@@ -215,6 +228,8 @@ impl Operation {
             Self::Attention(_) => "FusedAttention",
             Self::ResidualLayerNorm { .. } => "ResidualLayerNorm",
             Self::Choose => "Choose",
+            Self::Loop(_) => "Loop",
+            Self::LoopOutput { .. } => "LoopOutput",
             Self::IntegerGather { .. } => "IntegerGather",
         }
     }
@@ -245,6 +260,10 @@ pub(crate) struct Module {
     pub(crate) outputs: Vec<Id>,
     /// What linear layers may round their operands to.
     pub(crate) precision: Precision,
+    /// How much is rewritten, bodies of loops included.
+    pub(crate) level: Level,
+    /// Passes of the level that do not run.
+    pub(crate) disabled_passes: Arc<[String]>,
     /// What its kernels may use.
     pub(crate) cpu: Cpu,
     /// The dimension along which a run may be cut into slices, where a pass found one.
@@ -253,7 +272,7 @@ pub(crate) struct Module {
 
 impl Module {
     /// The module of a graph, to run on a CPU; weights are shared, not copied.
-    pub(crate) fn new(graph: &Graph, precision: Precision, cpu: Cpu) -> Self {
+    pub(crate) fn new(graph: &Graph, options: &CompileOptions, cpu: Cpu) -> Self {
         let mut values = Vec::new();
         let mut ids = BTreeMap::new();
         let nodes = graph.nodes().map(|(_, node)| node.output);
@@ -283,7 +302,9 @@ impl Module {
             nodes,
             inputs: map(graph.inputs()),
             outputs: map(graph.outputs()),
-            precision,
+            precision: options.precision,
+            level: options.level,
+            disabled_passes: options.disabled_passes.as_slice().into(),
             cpu,
             batch: None,
         }
@@ -308,7 +329,10 @@ impl Module {
     pub(crate) fn has_enough_sizes(&self, node: &Node) -> bool {
         let is_known = |&id: &Id| !self.value(id).shape.contains(&Dim::Unknown);
         match node.operation {
-            Operation::Graph(_) | Operation::Choose => true,
+            Operation::Graph(_)
+            | Operation::Choose
+            | Operation::Loop(_)
+            | Operation::LoopOutput { .. } => true,
             Operation::Linear { .. } | Operation::IntegerLinear(_) => {
                 self.value(node.output).shape.last().is_some_and(|dim| dim.fixed().is_some())
             }

@@ -20,7 +20,7 @@ use graph::Bindings;
 
 use crate::RuntimeError;
 use crate::kernel::Prepared;
-use crate::module::{Id, Module};
+use crate::module::{Id, Module, Node};
 
 pub use blocks::ArenaBlock;
 pub(crate) use blocks::blocks;
@@ -29,6 +29,7 @@ pub(crate) use budget::{admit, admit_weights, admit_written, fits, largest};
 pub(crate) use buffers::Buffers;
 #[cfg(feature = "gpu")]
 pub(crate) use buffers::bases;
+use formula::sum;
 pub use formula::{PeakFormula, SizeTerm};
 pub(crate) use layout::ALIGNMENT;
 use layout::{Request, layout, lower_bound};
@@ -52,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) bindings: Bindings,
     pub(crate) shapes: Vec<Vec<usize>>,
     pub(crate) places: Vec<Place>,
+    /// For each node the range of the arena that its kernel writes.
+    pub(crate) written: Vec<Range<usize>>,
     /// For each node the range of the arena that its kernel may use while it runs.
     pub(crate) scratch: Vec<Range<usize>>,
     /// Ranges of the arena that nothing reads after a step, by step; debug builds only, which
@@ -76,7 +79,7 @@ impl Plan {
     ) -> Result<Self, RuntimeError> {
         let shapes = shapes(module, &bindings)?;
         let sizes = sizes(module, &shapes)?;
-        let roots = roots(module, steps, &shapes, &sizes)?;
+        let roots = roots(module, steps, (&shapes, &sizes), &bindings)?;
         let requests = requests(module, buffers, &bindings)?;
         let found = layout(&requests);
         let range = |buffer: usize| {
@@ -98,6 +101,8 @@ impl Plan {
             }
         };
         let places = (0..module.values.len()).map(place).collect();
+        let of_node = |node: &Node| buffers.of_value[node.output.0].map_or(0..0, range);
+        let written = module.nodes.iter().map(of_node).collect();
         let scratch = buffers.scratch.iter().map(|buffer| buffer.map_or(0..0, range)).collect();
         let mut freed = Vec::new();
         if cfg!(debug_assertions) {
@@ -105,7 +110,8 @@ impl Plan {
             freed.sort_by_key(|(step, _)| *step);
         }
         let lower_bound = lower_bound(&requests);
-        Ok(Self { bindings, shapes, places, scratch, freed, bytes: found.peak, lower_bound })
+        let bytes = found.peak;
+        Ok(Self { bindings, shapes, places, written, scratch, freed, bytes, lower_bound })
     }
 }
 
@@ -116,9 +122,7 @@ fn requests(
     bindings: &Bindings,
 ) -> Result<Vec<Request>, RuntimeError> {
     let request = |buffer: &buffers::Buffer| {
-        let bytes = buffer
-            .size
-            .evaluate(bindings)
+        let bytes = sum(&buffer.size, bindings)
             .map_err(|reason| sizes_error(module, module.nodes[buffer.first].output.0, reason))?;
         Ok(Request { bytes, first: buffer.first, last: buffer.last })
     };
@@ -163,14 +167,23 @@ fn sizes(module: &Module, shapes: &[Vec<usize>]) -> Result<Vec<usize>, RuntimeEr
 fn roots(
     module: &Module,
     steps: &[Prepared],
-    shapes: &[Vec<usize>],
-    sizes: &[usize],
+    (shapes, sizes): (&[Vec<usize>], &[usize]),
+    bindings: &Bindings,
 ) -> Result<Vec<Root>, RuntimeError> {
     let mut roots: Vec<Root> =
         (0..module.values.len()).map(|id| Root { base: Id(id), offset: 0 }).collect();
     for (node, step) in module.nodes.iter().zip(steps) {
-        let Prepared::View { start } = *step else { continue };
-        let (input, output) = (node.inputs[0].0, node.output.0);
+        let (start, output) = match step {
+            Prepared::View { start } => (*start, node.output.0),
+            Prepared::Part { behind } => {
+                let reason = |reason| sizes_error(module, node.output.0, reason);
+                let offset = sum(behind, bindings).map_err(reason)?.next_multiple_of(ALIGNMENT);
+                roots[node.output.0] = Root { base: node.inputs[0], offset };
+                continue;
+            }
+            _ => continue,
+        };
+        let input = node.inputs[0].0;
         let outermost = shapes[input].first().copied().unwrap_or(1).max(1);
         let skipped = start.checked_mul(sizes[input] / outermost);
         let reaches = |skipped: usize| skipped.checked_add(sizes[output]);

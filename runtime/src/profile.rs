@@ -155,16 +155,16 @@ pub fn profile(
     let (runs, times, run_ms) = node_times(model, inputs, seconds)?;
     let fork_join_us = fork_join_us(shared);
     let tier = model.explain().tier.parse().unwrap_or(Tier::Portable);
-    let plan = match shared.dynamic {
+    let plan = match shared.program.dynamic {
         true => None,
-        false => Some(shared.unlimited_plan(bind(&shared.module, inputs)?.1)?),
+        false => Some(shared.unlimited_plan(bind(&shared.program.module, inputs)?.1)?),
     };
     let sliced = plan.as_ref().and_then(|plan| shared.sliced_use(plan));
     let shapes = plan.map(|plan| plan.shapes);
     let node = |(index, &measured_ms): (usize, &f64)| {
         let measuring = Measuring { shared, peaks, tier, fork_join_us };
         let cost = shapes.as_deref().and_then(|shapes| measuring.cost(index, shapes, measured_ms));
-        let output = shared.module.nodes[index].output;
+        let output = shared.program.module.nodes[index].output;
         let shape = shapes.as_ref().map(|shapes| shapes[output.0].clone());
         NodeProfile { shape, measured_ms, cost }
     };
@@ -190,7 +190,7 @@ fn node_times(
     seconds: f64,
 ) -> Result<(usize, Vec<f64>, f64), RuntimeError> {
     let mut session = model.session();
-    let count = model.shared().module.nodes.len();
+    let count = model.shared().program.module.nodes.len();
     let mut nodes: Vec<Vec<f64>> = vec![Vec::new(); count];
     let mut totals = Vec::new();
     let start = Instant::now();
@@ -244,7 +244,7 @@ struct Measuring<'a> {
 
 impl Measuring<'_> {
     fn cost(&self, index: usize, shapes: &[Vec<usize>], measured_ms: f64) -> Option<NodeCost> {
-        let (module, step) = (&self.shared.module, &self.shared.steps[index]);
+        let (module, step) = (&self.shared.program.module, &self.shared.program.steps[index]);
         if step.is_view() {
             return None;
         }

@@ -9,11 +9,11 @@ use graph::{Bindings, DType, Dim, Element, Tensor, TensorError};
 
 use crate::RuntimeError;
 use crate::compile::Shared;
-use crate::dynamic;
-use crate::guards::Guards;
-use crate::kernel::{Call, Kernel, Operand, Prepared, from_operand};
+use crate::dynamic::{self, Values};
+use crate::kernel::{Call, Kernel, Operand, from_operand};
 use crate::module::{Id, Module, Node};
-use crate::plan::{ALIGNMENT, Buffers, Place, Plan};
+use crate::plan::{self, ALIGNMENT, Place, Plan};
+use crate::program::Program;
 use crate::slices::Slices;
 
 /// Sizes for which a session keeps plans at the same time.
@@ -105,7 +105,7 @@ impl Session {
         inputs: &'a [(&'a str, &'a Tensor)],
         watch: Option<Watch<'_>>,
     ) -> Result<Outputs<'a>, RuntimeError> {
-        if self.model.dynamic {
+        if self.model.program.dynamic {
             return self.run_dynamic(inputs, tell(watch));
         }
         let index = self.plan(inputs)?;
@@ -118,8 +118,8 @@ impl Session {
             ..
         } = self;
         let Planned { plan, slices, .. } = &plans[index];
-        let Shared { module, buffers, guards, .. } = &**model;
-        let run = Run { module, buffers, guards, plan, inputs, slice: None };
+        let program = &model.program;
+        let run = Run::new(program, plan, Given::Tensors(inputs));
         if let (Some(slices), None) = (slices, &watch) {
             let arena = room(arena, slices.bytes())?;
             slices.run(&run, model, arena)?;
@@ -128,11 +128,11 @@ impl Session {
         let arena = room(arena, plan.bytes)?;
         #[cfg(feature = "gpu")]
         if let (Some(gpu), Some(on_gpu)) = (&model.gpu, on_gpu) {
-            let work = || crate::gpu::run(&run, gpu, &model.steps, on_gpu, arena, watch);
+            let work = || crate::gpu::run(&run, gpu, &program.steps, on_gpu, arena, watch);
             model.team.run(work)?;
             return Ok(Outputs(Source::Planned { run, arena }));
         }
-        model.team.run(|| run.steps(&model.steps, arena, tell(watch)))?;
+        model.team.run(|| run.steps(arena, tell(watch)))?;
         Ok(Outputs(Source::Planned { run, arena }))
     }
 
@@ -142,17 +142,19 @@ impl Session {
         ran: impl FnMut(usize) + Send,
     ) -> Result<Outputs<'a>, RuntimeError> {
         let Self { model, computed, .. } = self;
-        let module = &model.module;
+        let module = &model.program.module;
         let (_, bindings) = bind(module, inputs)?;
         let given = |&id: &Id| find(module, inputs, id).cloned();
-        let tensors = module.inputs.iter().filter_map(given).collect();
-        *computed = model.team.run(|| dynamic::run(model, tensors, &bindings, ran))?;
+        let tensors: Vec<Tensor> = module.inputs.iter().filter_map(given).collect();
+        let admit = |node: &str, bytes| plan::admit_written(model, node, bytes);
+        let mut values = Values::new(&model.program);
+        *computed = model.team.run(|| values.run(tensors, &bindings, &admit, ran))?;
         Ok(Outputs(Source::Computed { module, tensors: computed }))
     }
 
     /// Index of the plan for the shapes of these inputs.
     fn plan(&mut self, inputs: &[(&str, &Tensor)]) -> Result<usize, RuntimeError> {
-        let module = &self.model.module;
+        let module = &self.model.program.module;
         check_types(module, inputs)?;
         let given = |shapes: &[Vec<usize>]| {
             let mut ids = module.inputs.iter().zip(shapes);
@@ -249,19 +251,37 @@ fn tell(mut watch: Option<Watch<'_>>) -> impl FnMut(usize) + Send {
     }
 }
 
+/// What a run reads from outside.
+#[derive(Clone, Copy)]
+pub(crate) enum Given<'a> {
+    /// Tensors by name.
+    Tensors(&'a [(&'a str, &'a Tensor)]),
+    /// What a round of a loop reads.
+    Round(&'a dyn Inputs),
+}
+
+/// Inputs by index.
+pub(crate) trait Inputs: Sync {
+    /// The bytes of one.
+    fn bytes(&self, index: usize) -> &[u8];
+}
+
 /// One run: what to read and where it lies.
 #[derive(Clone, Copy)]
 pub(crate) struct Run<'a> {
+    program: &'a Program,
     pub(crate) module: &'a Module,
-    buffers: &'a Buffers,
-    guards: &'a Guards,
     pub(crate) plan: &'a Plan,
-    inputs: &'a [(&'a str, &'a Tensor)],
+    given: Given<'a>,
     /// The first element of a slice, and the elements of its batch.
     slice: Option<(usize, usize)>,
 }
 
 impl<'a> Run<'a> {
+    pub(crate) fn new(program: &'a Program, plan: &'a Plan, given: Given<'a>) -> Self {
+        Self { program, module: &program.module, plan, given, slice: None }
+    }
+
     /// The run of the elements of the batch from `first` on that the plan is for.
     pub(crate) fn of_slice<'b>(&'b self, plan: &'b Plan, first: usize, batch: usize) -> Run<'b> {
         Run { plan, slice: Some((first, batch)), ..*self }
@@ -270,14 +290,14 @@ impl<'a> Run<'a> {
     /// Runs all nodes in an arena of the plan's size.
     pub(crate) fn steps(
         &self,
-        steps: &[Prepared],
         arena: &mut [u8],
         mut ran: impl FnMut(usize),
     ) -> Result<(), RuntimeError> {
+        let Program { module, steps, guards, .. } = self.program;
         let mut freed = self.plan.freed.iter().peekable();
-        for (index, (node, step)) in self.module.nodes.iter().zip(steps).enumerate() {
+        for (index, (node, step)) in module.nodes.iter().zip(steps).enumerate() {
             if let Some(kernel) = step.kernel()
-                && self.guards.admit(index, |condition| self.holds(condition, arena))
+                && guards.admit(index, |condition| self.holds(condition, arena))
             {
                 self.step(index, node, kernel, arena)?;
             }
@@ -316,7 +336,7 @@ impl<'a> Run<'a> {
             inputs: operands,
             shape: &self.plan.shapes[node.output.0],
             output,
-            in_place: self.buffers.in_place[index],
+            in_place: self.program.buffers.in_place[index],
             scratch,
             bindings: &self.plan.bindings,
         };
@@ -327,10 +347,23 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The tensor given for an input of the model.
-    pub(crate) fn input(&self, id: Id) -> &'a Tensor {
-        let tensor = find(self.module, self.inputs, id);
-        tensor.expect("`check_types` found every input")
+    /// The bytes given for an input.
+    fn input(&self, index: usize) -> &'a [u8] {
+        match self.given {
+            Given::Tensors(inputs) => {
+                let tensor = find(self.module, inputs, self.module.inputs[index]);
+                tensor.expect("`check_types` found every input").bytes()
+            }
+            Given::Round(inputs) => inputs.bytes(index),
+        }
+    }
+
+    /// Every input's sizes and bytes.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = (&'a [usize], &'a [u8])> {
+        let run = *self;
+        let shapes = self.module.inputs.iter().map(move |id| run.plan.shapes[id.0].as_slice());
+        shapes.enumerate().map(move |(index, shape)| (shape, run.input(index)))
     }
 
     /// The inputs of a node, the place of its output and its scratch, all at once: the plan keeps
@@ -345,11 +378,9 @@ impl<'a> Run<'a> {
     where
         'a: 'b,
     {
-        let Place::Arena(output) = self.plan.places[node.output.0].clone() else {
-            unreachable!("the plan gives every computed value a place in the arena")
-        };
-        let (written, read) = split(arena, [output, self.plan.scratch[index].clone()]);
-        let in_place = self.buffers.in_place[index];
+        let written = self.plan.written[index].clone();
+        let (written, read) = split(arena, [written, self.plan.scratch[index].clone()]);
+        let in_place = self.program.buffers.in_place[index];
         for (position, (operand, &id)) in operands.iter_mut().zip(&node.inputs).enumerate() {
             let bytes = match in_place {
                 Some(over) if over == position => &[],
@@ -386,9 +417,8 @@ impl<'a> Run<'a> {
                 None => &[],
             },
             Place::Input(index, range) => {
-                let id = self.module.inputs[index];
-                let bytes = self.input(id).bytes();
-                &bytes[self.skipped(id, bytes.len())..][range]
+                let bytes = self.input(index);
+                &bytes[self.skipped(self.module.inputs[index], bytes.len())..][range]
             }
         }
     }

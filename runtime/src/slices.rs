@@ -53,13 +53,13 @@ pub(crate) struct Slices {
 impl Slices {
     /// Cuts a run, where the model allows and it is worth it.
     pub(crate) fn new(model: &Shared, whole: &Plan) -> Option<Self> {
-        let symbol = model.module.batch.as_ref()?;
+        let symbol = model.program.module.batch.as_ref()?;
         let batch = whole.bindings.size(&Dim::Symbol(symbol.clone())).filter(|&batch| batch > 0)?;
         let threads = model.team.threads();
         let of_thread = batch / threads;
         let bytes_of_one = (whole.bytes / batch).max(1);
         let count = of_thread.div_ceil((SLICE_BYTES / bytes_of_one).max(1));
-        let weights = model.steps.iter().map(Prepared::packed_bytes).max().unwrap_or(0);
+        let weights = model.program.steps.iter().map(Prepared::packed_bytes).max().unwrap_or(0);
         let least = (weights / 2).max(LEAST_SLICE_BYTES);
         if count * threads < 2 || of_thread / count * bytes_of_one < least {
             return None;
@@ -85,12 +85,12 @@ impl Slices {
         let mut output_bytes = 0;
         let mut output = |id: &crate::module::Id| {
             let elements = whole.shapes[id.0].iter().product::<usize>() / batch;
-            let bytes = elements * model.module.value(*id).dtype.size_bytes();
+            let bytes = elements * model.program.module.value(*id).dtype.size_bytes();
             let start = output_bytes;
             output_bytes += (bytes * batch).next_multiple_of(ALIGNMENT);
             (start, bytes)
         };
-        let outputs = model.module.outputs.iter().map(&mut output).collect();
+        let outputs = model.program.module.outputs.iter().map(&mut output).collect();
         let arena_bytes = arena_bytes.next_multiple_of(ALIGNMENT).max(ALIGNMENT);
         Some(Self { batch, threads, plans, list, rest, arena_bytes, outputs, output_bytes })
     }
@@ -124,7 +124,7 @@ impl Slices {
             let run = whole.of_slice(plan, slice.first, self.batch);
             let arena = &mut arena[..plan.bytes];
             poison(arena);
-            match run.steps(&model.steps, arena, |_| ()) {
+            match run.steps(arena, |_| ()) {
                 Ok(()) => self.gather(&run, slice.first, arena, &mut lock(&outputs)),
                 Err(error) => {
                     // Those that have not begun all lie behind.

@@ -7,8 +7,9 @@ use std::num::NonZeroUsize;
 use graph::bert::{BertConfig, BertLayer, build, initial_weights};
 use graph::op::{
     Activation, ActivationKind, Binary, Cast, Cell, Col2Im, Conv, DeformConv, Dequantize,
-    Direction, Gather, GlobalPool, InstanceNorm, Pad, PadMode, Padding, Quantize, Recurrent,
-    RecurrentOutput, Reduce, ReduceKind, Reshape, RmsNorm, ShapeOf, Unary, Window,
+    Direction, Gather, GlobalPool, InstanceNorm, Loop, Pad, PadMode, Padding, Quantize, Recurrent,
+    RecurrentOutput, Reduce, ReduceKind, Reshape, RmsNorm, ShapeOf, Subgraph, SubgraphNode, Unary,
+    Window,
 };
 use graph::rewrite::quantize::{QuantizeOptions, fold, insert};
 use graph::{DType, Dim, Graph, Op, Tensor};
@@ -203,6 +204,49 @@ fn windows() -> Graph {
     graph
 }
 
+/// A recurrence over rows, written as a loop whose states are collected.
+fn rounds() -> Graph {
+    let mut graph = Graph::new("rounds");
+    let shape = vec![Dim::symbol("time"), Dim::symbol("batch"), 64.into()];
+    let x = graph.add_input("x", DType::F32, shape).unwrap();
+    let node = |name: &str, op: Op, inputs: &[&str]| {
+        let inputs = inputs.iter().map(|&name| name.to_owned()).collect();
+        SubgraphNode { name: name.to_owned(), op, inputs }
+    };
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    let body = Subgraph {
+        inputs: names(&["t", "going", "h", "x", "w"]),
+        nodes: vec![
+            node("entry", Op::Gather(Gather { axis: 0 }), &["x", "t"]),
+            node("product", Op::MatMul, &["h", "w"]),
+            node("sum", Op::Add, &["product", "entry"]),
+            node("next", Op::Tanh, &["sum"]),
+        ],
+        outputs: names(&["going", "next", "next"]),
+    };
+    let w = Tensor::from_fn(&[64, 64], |i| (i % 13) as f32 / 100.0);
+    let w = graph.add_weight("w", w).unwrap();
+    let [zero, going] = [
+        graph.add_weight("zero", Tensor::scalar(0i64)).unwrap(),
+        graph.add_weight("going", Tensor::scalar(true)).unwrap(),
+    ];
+    let gather = || Op::Gather(Gather { axis: 0 });
+    let first = graph.add_node("first", gather(), &[x, zero]).unwrap();
+    let sizes = graph.add_node("sizes", Op::ShapeOf(ShapeOf { start: 0, end: 1 }), &[x]).unwrap();
+    let time = graph.add_node("time", gather(), &[sizes, zero]).unwrap();
+    let op = Op::Loop(Loop { body, carried: 1, output: 1 });
+    let y = graph.add_node("y", op, &[time, going, first, x, w]).unwrap();
+    graph.set_outputs(&[y]);
+    graph
+}
+
+fn sequences() -> Vec<Inputs> {
+    let sequence = |[time, batch]: [usize; 2]| {
+        vec![("x", Tensor::from_fn(&[time, batch, 64], |i| (i % 7) as f32))]
+    };
+    [[3, 1], [20, 50]].map(sequence).to_vec()
+}
+
 type Inputs = Vec<(&'static str, Tensor)>;
 
 /// Sizes below and above what the kernels cut for threads.
@@ -261,6 +305,7 @@ fn runs_allocate_nothing_in_the_steady_state() {
         ("integers", integer_images(), pictures(&[[1, 40], [5, 40]])),
         ("others", others(), pictures(&[[1, 40], [5, 40]])),
         ("windows", windows(), pictures(&[[1, 40], [5, 40]])),
+        ("rounds", rounds(), sequences()),
     ] {
         let inputs: Vec<Vec<_>> = inputs
             .iter()

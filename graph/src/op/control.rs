@@ -5,8 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::{Argument, OnnxForm, Operator, Subgraph, elements_of};
 use crate::{Bindings, DType, Dim, Shape, Tensor, ValueType};
 
-/// Most rounds of a loop that are evaluated.
-const ROUND_LIMIT: i64 = 100_000;
+/// Most rounds of a loop that are run.
+pub const ROUND_LIMIT: i64 = 100_000;
+
+/// Levels of subgraphs up to which a value that grows is followed, instead of taken for one of any sizes.
+const FOLLOWED_DEPTH: usize = 2;
 
 /// One of two subgraphs, each with one output: `(condition, what the first branch reads…, what the
 /// second reads…)`.
@@ -124,6 +127,45 @@ impl Loop {
         self.body.infer(&own.chain(outside.iter().copied()).collect::<Vec<_>>())
     }
 
+    /// Types of what is carried that hold in every round, and of the body's outputs then.
+    fn steady(&self, rest: &[Argument<'_>]) -> Result<(Vec<ValueType>, Vec<ValueType>), String> {
+        let (first, outside) = rest.split_at(self.carried);
+        let mut carried: Vec<ValueType> =
+            first.iter().map(|argument| argument.value_type.clone()).collect();
+        // Each try infers the body again, and that of every loop in it: a growing value is followed
+        // where that is cheap.
+        let tries = if self.body.depth() <= FOLLOWED_DEPTH { 2 } else { 1 };
+        for last in (0..=tries).rev() {
+            let types = self.types(&carried, outside)?;
+            let after = types.get(1..=self.carried).ok_or("expected what the body carries on")?;
+            let both = carried.iter().zip(after);
+            let both = both.map(|(a, b)| joined(a, b)).collect::<Result<Vec<_>, _>>()?;
+            if last == 0 || both == carried {
+                types[0].expect(DType::Bool)?;
+                return Ok((carried, types));
+            }
+            carried = both;
+            if last == 1 {
+                carried.iter_mut().for_each(|value_type| value_type.shape.fill(Dim::Unknown));
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
+    /// Types of what the body gets, in every round.
+    ///
+    /// # Errors
+    ///
+    /// When a node of the body refuses its inputs, or what is carried changes its type.
+    pub fn given(&self, inputs: &[Argument<'_>]) -> Result<Vec<ValueType>, String> {
+        let (rounds, condition, rest) = self.parts(inputs)?;
+        let (carried, _) = self.steady(rest)?;
+        let own = [rounds, condition]
+            .map(|own| ValueType { shape: Shape::new(), ..own.value_type.clone() });
+        let outside = rest[self.carried..].iter().map(|argument| argument.value_type.clone());
+        Ok(own.into_iter().chain(carried).chain(outside).collect())
+    }
+
     /// Number of rounds, where the body does not end them.
     fn rounds(&self, rounds: &Argument<'_>, condition: &Argument<'_>) -> Dim {
         let passes_on = self.body.outputs.first() == self.body.inputs.get(1);
@@ -152,21 +194,7 @@ impl Operator for Loop {
         let (rounds, condition, rest) = self.parts(inputs)?;
         rounds.expect(DType::I64)?;
         condition.expect(DType::Bool)?;
-        let (carried, outside) = rest.split_at(self.carried);
-        let mut carried: Vec<ValueType> =
-            carried.iter().map(|argument| argument.value_type.clone()).collect();
-        let mut types = self.types(&carried, outside)?;
-        if types.get(1..=self.carried) != Some(carried.as_slice()) {
-            // Sizes change from round to round: which, would take as many tries as there are.
-            for value_type in &mut carried {
-                value_type.shape.fill(Dim::Unknown);
-            }
-            types = self.types(&carried, outside)?;
-            for (before, after) in carried.iter().zip(&types[1..]) {
-                joined(before, after)?;
-            }
-        }
-        types[0].expect(DType::Bool)?;
+        let (mut carried, mut types) = self.steady(rest)?;
         if self.output < self.carried {
             return Ok(carried.swap_remove(self.output));
         }
@@ -279,6 +307,25 @@ mod tests {
         let none = Tensor::scalar(0i64);
         assert_eq!(run(0, &none).elements::<f32>().unwrap(), [10.0]);
         assert_eq!(run(1, &none).shape(), [0, 1]);
+    }
+
+    #[test]
+    fn only_what_grows_has_unknown_sizes() {
+        let concat = Op::Concat(crate::op::Concat { axis: 0 });
+        let node = SubgraphNode { name: "list".into(), op: concat, inputs: names(&["all", "x"]) };
+        let body = Subgraph {
+            inputs: names(&["round", "going", "all", "x"]),
+            nodes: vec![node],
+            outputs: names(&["going", "list", "x"]),
+        };
+        let [rounds, going] =
+            [DType::I64, DType::Bool].map(|dtype| ValueType { dtype, shape: Shape::new() });
+        let x = ValueType { dtype: DType::F32, shape: vec![1.into(), 4.into()] };
+        let argument = |value_type| Argument { value_type, constant: None, integers: None };
+        let inputs = [&rounds, &going, &x, &x].map(argument);
+        let given = Loop { body, carried: 2, output: 0 }.given(&inputs).unwrap();
+        assert_eq!(given[2].shape, [Dim::Unknown, 4.into()]);
+        assert_eq!(given[3], x);
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Known<'_> {
 
 impl Subgraph {
     /// Levels of subgraphs, this one included.
-    fn depth(&self) -> usize {
+    pub(super) fn depth(&self) -> usize {
         let inner = self.nodes.iter().flat_map(|node| node.op.subgraphs());
         1 + inner.map(Self::depth).max().unwrap_or(0)
     }

@@ -1,6 +1,5 @@
 //! One run on a GPU.
 
-use graph::Tensor;
 use kernels::gpu::{Buffer, Gpu, GpuError, MOST_ELEMENTS, Recording};
 
 use super::{Call, GpuKernel, GpuModel, Kept, Operand};
@@ -69,20 +68,20 @@ impl Memory {
     /// Writes the inputs, and says where what belongs to their sizes is and whether it is new.
     fn inputs(&mut self, run: &Run<'_>) -> (usize, bool) {
         let gpu = &self.gpu;
-        let tensors = || run.module.inputs.iter().map(|&id| run.input(id));
-        let alike =
-            |known: &Known| tensors().map(Tensor::shape).eq(known.shapes.iter().map(Vec::as_slice));
+        let alike = |known: &Known| {
+            run.inputs().map(|(shape, _)| shape).eq(known.shapes.iter().map(Vec::as_slice))
+        };
         if let Some(index) = self.known.iter().position(alike) {
-            for (tensor, buffer) in tensors().zip(&self.known[index].inputs) {
-                gpu.write(buffer, tensor.bytes());
+            for ((_, bytes), buffer) in run.inputs().zip(&self.known[index].inputs) {
+                gpu.write(buffer, bytes);
             }
             return (index, false);
         }
         if self.known.len() == MOST_RECORDINGS {
             self.known.remove(0);
         }
-        let shapes = tensors().map(|tensor| tensor.shape().to_vec()).collect();
-        let inputs = tensors().map(|tensor| gpu.upload(tensor.bytes())).collect();
+        let shapes = run.inputs().map(|(shape, _)| shape.to_vec()).collect();
+        let inputs = run.inputs().map(|(_, bytes)| gpu.upload(bytes)).collect();
         self.known.push(Known { shapes, inputs, recording: None });
         (self.known.len() - 1, true)
     }
@@ -193,7 +192,7 @@ impl OnGpu<'_, '_> {
         let run = self.run;
         for (index, (node, step)) in run.module.nodes.iter().zip(steps).enumerate() {
             match step {
-                Prepared::View { .. } => {}
+                Prepared::View { .. } | Prepared::Part { .. } => {}
                 Prepared::OnGpu(kernel) => {
                     node.inputs.iter().for_each(|&input| self.send(input, host));
                     self.launch(node, &**kernel)?;

@@ -5,7 +5,8 @@ use graph::op::NonMaxSuppression;
 use graph::{DType, Element, Op, Tensor};
 use kernels::{BoxForm, Cpu, Suppression, suppress_boxes};
 
-use super::{Call, Kernel, KernelEntry, MOST_DIMENSIONS, Operand, few_dimensions, run};
+use super::{Call, Free, Kernel, KernelEntry, MOST_DIMENSIONS, Operand, few_dimensions, run};
+use crate::dynamic::operand;
 use crate::module::Operation;
 
 pub(super) const KERNELS: &[KernelEntry] = &[
@@ -29,6 +30,10 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         prepare: |_, _, _| run(NonZero),
     },
 ];
+
+fn operands<'a>(free: &Free<'a>) -> Vec<Operand<'a>> {
+    free.inputs.iter().map(|tensor| operand(tensor)).collect()
+}
 
 /// Writes an output whose sizes the graph happens to say.
 fn write(found: Result<Tensor, String>, call: Call<'_>) -> Result<(), String> {
@@ -92,8 +97,8 @@ impl Kernel for Suppress {
         write(self.find(call.inputs), call)
     }
 
-    fn of_values(&self, inputs: &[Operand<'_>]) -> Option<Result<Tensor, String>> {
-        Some(self.find(inputs))
+    fn compute(&self, free: Free<'_>) -> Option<Result<Vec<Tensor>, String>> {
+        Some(self.find(&operands(&free)).map(|found| vec![found]))
     }
 }
 
@@ -143,7 +148,7 @@ impl Kernel for NonZero {
         write(Self::find(call.inputs), call)
     }
 
-    fn of_values(&self, inputs: &[Operand<'_>]) -> Option<Result<Tensor, String>> {
-        Some(Self::find(inputs))
+    fn compute(&self, free: Free<'_>) -> Option<Result<Vec<Tensor>, String>> {
+        Some(Self::find(&operands(&free)).map(|found| vec![found]))
     }
 }

@@ -32,6 +32,7 @@ mod recurrent;
 mod reduce;
 mod reference;
 mod region;
+mod repeat;
 pub(crate) mod resize;
 mod rotary;
 mod rows;
@@ -44,8 +45,10 @@ use graph::{Bindings, DType, Dim, Element, Shape, Tensor};
 use kernels::{Cpu, Tier};
 
 use crate::cost::Rate;
+use crate::dynamic::Admit;
 use crate::explain::RejectedKernel;
 use crate::module::{Id, Module, Node, Operation};
+use crate::plan::SizeTerm;
 
 pub(crate) use function::function_of;
 pub(crate) use reference::from_operand;
@@ -88,6 +91,15 @@ pub(crate) struct Call<'a> {
     pub(crate) bindings: &'a Bindings,
 }
 
+/// One run of a node whose output gets memory of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Free<'a> {
+    pub(crate) inputs: &'a [&'a Tensor],
+    pub(crate) bindings: &'a Bindings,
+    /// Whether there is room for what is written.
+    pub(crate) admit: Admit<'a>,
+}
+
 impl<'a> Call<'a> {
     pub(crate) fn f32(&self, input: usize) -> &'a [f32] {
         self.inputs[input].elements()
@@ -126,8 +138,22 @@ pub(crate) trait Kernel: Send + Sync {
         None
     }
 
-    /// Computes an output whose sizes only the values say, where it is made for such.
-    fn of_values(&self, _inputs: &[Operand<'_>]) -> Option<Result<Tensor, String>> {
+    /// Sizes of what it writes behind its output.
+    fn others(&self) -> &[SizeTerm] {
+        &[]
+    }
+
+    /// [`Kernel::scratch`] for a kernel that runs a program of its own: a sum.
+    fn arena(&self) -> &[SizeTerm] {
+        &[]
+    }
+
+    /// Computes the output, and those behind it, where a run goes node by node: for a kernel whose
+    /// output's sizes only computing it tells. `None` for all others.
+    ///
+    /// # Errors
+    /// When the values of an input are out of range, or there is no room for what is written.
+    fn compute(&self, _: Free<'_>) -> Option<Result<Vec<Tensor>, String>> {
         None
     }
 
@@ -136,14 +162,29 @@ pub(crate) trait Kernel: Send + Sync {
         None
     }
 
+    /// Whether the content of an input was packed, and is not read again.
+    fn has_packed(&self, input: usize) -> bool {
+        self.packed_input() == Some(input)
+    }
+
     /// How fast it works at best.
     fn rate(&self) -> Rate {
         Rate::default()
     }
 
-    /// Bytes of packed weights.
+    /// Bytes of packed weights, and of the constants of a program of its own.
     fn packed_bytes(&self) -> usize {
         0
+    }
+
+    /// Whether it is the graph's own definition of the operator.
+    fn is_definition(&self) -> bool {
+        false
+    }
+
+    /// What explanations say of a program of its own.
+    fn summary(&self) -> Option<String> {
+        None
     }
 }
 
@@ -151,6 +192,8 @@ pub(crate) trait Kernel: Send + Sync {
 pub(crate) enum Prepared {
     /// It is a part of its first input, from index `start` of the outermost dimension on.
     View { start: usize },
+    /// It is a part of what its first input's node writes, behind so many bytes.
+    Part { behind: Vec<SizeTerm> },
     /// A kernel computes it.
     Run(Box<dyn Kernel>),
     /// A kernel computes it on a GPU.
@@ -167,17 +210,22 @@ impl Prepared {
         }
     }
 
-    /// Whether nothing is computed.
-    pub(crate) fn is_view(&self) -> bool {
-        matches!(self, Self::View { .. })
+    /// See [`Kernel::is_definition`].
+    pub(crate) fn is_definition(&self) -> bool {
+        self.kernel().is_some_and(|kernel| kernel.is_definition())
     }
 
-    /// See [`Kernel::packed_input`].
-    pub(crate) fn packed_input(&self) -> Option<usize> {
+    /// Whether nothing is computed.
+    pub(crate) fn is_view(&self) -> bool {
+        matches!(self, Self::View { .. } | Self::Part { .. })
+    }
+
+    /// Whether the content of an input was packed, see [`Kernel::packed_input`].
+    pub(crate) fn has_packed(&self, input: usize) -> bool {
         match self {
             #[cfg(feature = "gpu")]
-            Self::OnGpu(kernel) => kernel.packed_input(),
-            _ => self.kernel().and_then(|kernel| kernel.packed_input()),
+            Self::OnGpu(kernel) => kernel.packed_input() == Some(input),
+            _ => self.kernel().is_some_and(|kernel| kernel.has_packed(input)),
         }
     }
 
@@ -247,6 +295,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     recurrent::KERNELS,
     reduce::KERNELS,
     region::KERNELS,
+    repeat::KERNELS,
     resize::KERNELS,
     rotary::KERNELS,
     rows::KERNELS,
@@ -300,12 +349,15 @@ pub(crate) fn choose(module: &Module, node: &Node, cpu: Cpu) -> Choice {
         }
     }
     let (entry, cpu) = best.expect("every operation has a kernel that accepts all its nodes");
-    let reason = match (usable_entries, rejected.len()) {
+    let mut reason = match (usable_entries, rejected.len()) {
         (_, 0) => "the only kernel for the operation".to_owned(),
         (1, others) => format!("the only one of {} kernels that can run here", others + 1),
         (usable, _) => format!("the cheapest of {usable} that can run, cost {}", entry.cost),
     };
     let prepared = (entry.prepare)(module, node, cpu);
+    if let Some(summary) = prepared.kernel().and_then(|kernel| kernel.summary()) {
+        reason = format!("{reason}; {summary}");
+    }
     Choice { name: entry.name, prepared, reason, rejected, fallback: None }
 }
 

@@ -36,6 +36,10 @@ impl Kernel for Reference {
         Ok(())
     }
 
+    fn is_definition(&self) -> bool {
+        true
+    }
+
     /// In doubles, one after another.
     fn rate(&self) -> Rate {
         Rate { numbers: Numbers::F32, share: 0.002, parallel: Parallel::Never }

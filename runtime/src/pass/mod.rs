@@ -24,6 +24,7 @@ mod integer_linear;
 mod integer_sum;
 mod layer_norm;
 mod linear;
+mod loop_outputs;
 mod merge_qkv;
 mod narrow;
 mod no_ops;
@@ -43,6 +44,7 @@ pub(crate) use activation::activation_of;
 #[cfg(feature = "gpu")]
 pub(crate) use activation::activation_of_node;
 pub(crate) use integer_linear::per_tensor;
+pub(crate) use sizes::{Numbers, integers};
 
 use crate::compile::Level;
 use crate::module::Module;
@@ -98,6 +100,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
     Pass { name: "quantize-prologue", level: Level::O2, run: quantize_prologue::run },
     Pass { name: "residual-layer-norm", level: Level::O2, run: residual_layer_norm::run },
+    Pass { name: "loop-outputs", level: Level::O1, run: loop_outputs::run },
     Pass { name: "narrow", level: Level::O2, run: narrow::run },
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
@@ -105,14 +108,15 @@ pub(crate) const PASSES: &[Pass] = &[
 /// Passes that a GPU does without. What it launches does not depend on values. It has no kernels for
 /// integer convolutions and sums and root-mean-square norms, and its attention reads heads in rows. A
 /// layer that rounds as it reads does so once for each tile of columns there; a launch that rounds once
-/// is cheaper. Its kernels see for themselves what may be bf16, and its threads share every launch.
-const ON_CPUS_ONLY: [&str; 8] = [
+/// is cheaper. Loops run on the CPU, each for the output that is copied back. Its kernels see for themselves what may be bf16, and its threads share every launch.
+const ON_CPUS_ONLY: [&str; 9] = [
     "choices",
     "integer-conv",
     "integer-sum",
     "attention-heads",
     "rms-norm",
     "quantize-prologue",
+    "loop-outputs",
     "narrow",
     "slice-batch",
 ];

@@ -36,10 +36,10 @@ pub(super) fn run(module: &mut Module) -> usize {
 }
 
 /// Known numbers by value, see [`Integer`].
-pub(super) type Numbers = BTreeMap<Id, Vec<Integer>>;
+pub(crate) type Numbers = BTreeMap<Id, Vec<Integer>>;
 
 /// The short integer values whose numbers follow from constants and the sizes of the inputs.
-pub(super) fn integers(module: &Module) -> Numbers {
+pub(crate) fn integers(module: &Module) -> Numbers {
     infer(module).1
 }
 

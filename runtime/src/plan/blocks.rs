@@ -33,15 +33,15 @@ pub(crate) fn blocks(
     shared: &Shared,
     bindings: &Bindings,
 ) -> Result<Vec<ArenaBlock>, RuntimeError> {
-    let requests = requests(&shared.module, &shared.buffers, bindings)?;
+    let requests = requests(&shared.program.module, &shared.program.buffers, bindings)?;
     let found = layout(&requests);
-    let scratch: Vec<usize> = shared.buffers.scratch.iter().flatten().copied().collect();
+    let scratch: Vec<usize> = shared.program.buffers.scratch.iter().flatten().copied().collect();
     let block = |(buffer, (request, offset)): (usize, (&Request, &usize))| ArenaBlock {
         offset: *offset,
         size_bytes: request.bytes,
         first: request.first,
         last: request.last,
-        name: shared.module.nodes[request.first].name.clone(),
+        name: shared.program.module.nodes[request.first].name.clone(),
         scratch: scratch.contains(&buffer),
     };
     Ok(requests.iter().zip(&found.offsets).enumerate().map(block).collect())

@@ -42,7 +42,7 @@ impl MemoryUse {
     pub(crate) fn new(shared: &Shared, bindings: &Bindings) -> Result<Self, RuntimeError> {
         let plan = shared.unlimited_plan(bindings.clone())?;
         let mut without_reuse_bytes = 0usize;
-        for term in shared.buffers.written() {
+        for term in shared.program.buffers.written() {
             let bytes = term.evaluate(bindings).map_err(sizes_error)?;
             without_reuse_bytes =
                 without_reuse_bytes.saturating_add(bytes.next_multiple_of(ALIGNMENT));

@@ -12,7 +12,8 @@ use crate::module::{Id, Module, Node};
 /// Memory that one value after another lies in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Buffer {
-    pub(crate) size: SizeTerm,
+    /// A sum.
+    pub(crate) size: Vec<SizeTerm>,
     /// The step that writes it first.
     pub(crate) first: usize,
     /// The last step that needs it; the number of steps where it holds an output.
@@ -61,8 +62,12 @@ impl Buffers {
             let size = size(module, node.output)?;
             let last = last_reads[output].max(step);
             buffers.written.push(size.clone());
-            if let Some(scratch) = scratch(module, node, prepared.kernel())? {
-                buffers.written.push(scratch.clone());
+            if let Some(kernel) = prepared.kernel() {
+                buffers.written.extend_from_slice(kernel.others());
+            }
+            let scratch = scratch(module, node, prepared.kernel())?;
+            if !scratch.is_empty() {
+                buffers.written.extend_from_slice(&scratch);
                 buffers.scratch[step] = Some(buffers.add(scratch, step, step));
             }
             let free = |id: Id| last_reads[bases[id.0].0] == step;
@@ -78,13 +83,16 @@ impl Buffers {
                     buffers.list[buffer].last = last;
                     buffer
                 }
-                None => buffers.add(size, step, last),
+                None => {
+                    let others = prepared.kernel().map_or(&[][..], |kernel| kernel.others());
+                    buffers.add([&[size], others].concat(), step, last)
+                }
             });
         }
         Ok(buffers)
     }
 
-    fn add(&mut self, size: SizeTerm, first: usize, last: usize) -> usize {
+    fn add(&mut self, size: Vec<SizeTerm>, first: usize, last: usize) -> usize {
         self.list.push(Buffer { size, first, last });
         self.list.len() - 1
     }
@@ -104,7 +112,7 @@ impl Buffers {
         let others = node.inputs.iter().enumerate().filter(|&(other, _)| other != input);
         let alone = others.map(|(_, other)| bases[other.0]).all(|base| base != bases[id.0]);
         let term = |id| self::size(module, id).ok();
-        alone && self.list[buffer].size == *size && term(id).as_ref() == Some(size)
+        alone && self.list[buffer].size == [size.clone()] && term(id).as_ref() == Some(size)
     }
 
     /// The lower bound as a formula.
@@ -112,7 +120,7 @@ impl Buffers {
         let steps = self.list.iter().map(|buffer| buffer.last + 1).max().unwrap_or(0);
         PeakFormula::new((0..steps).map(|step| {
             let alive = |buffer: &&Buffer| (buffer.first..=buffer.last).contains(&step);
-            self.list.iter().filter(alive).map(|buffer| buffer.size.clone()).collect()
+            self.list.iter().filter(alive).flat_map(|buffer| buffer.size.iter().cloned()).collect()
         }))
     }
 
@@ -157,12 +165,14 @@ fn scratch(
     module: &Module,
     node: &Node,
     kernel: Option<&dyn Kernel>,
-) -> Result<Option<SizeTerm>, RuntimeError> {
-    let Some(kernel) = kernel else { return Ok(None) };
+) -> Result<Vec<SizeTerm>, RuntimeError> {
+    let Some(kernel) = kernel else { return Ok(Vec::new()) };
     let inputs: Vec<&[Dim]> =
         node.inputs.iter().map(|&id| module.value(id).shape.as_slice()).collect();
     let wanted = kernel.scratch(&inputs, &module.value(node.output).shape);
-    wanted.map(|wanted| term(&node.name, wanted.element_bytes, &wanted.shape)).transpose()
+    let own = wanted.map(|wanted| term(&node.name, wanted.element_bytes, &wanted.shape));
+    let arena = kernel.arena().iter().cloned().map(Ok);
+    own.into_iter().chain(arena).collect()
 }
 
 fn term(name: &str, element_bytes: usize, shape: &Shape) -> Result<SizeTerm, RuntimeError> {

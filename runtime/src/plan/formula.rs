@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use graph::{Bindings, Dim};
+use graph::{Bindings, Dim, ValueType};
 use serde::Serialize;
 
 use super::layout::ALIGNMENT;
@@ -33,6 +33,11 @@ impl SizeTerm {
         Some(term)
     }
 
+    /// The same for a value of this type.
+    pub(crate) fn of_type(value_type: &ValueType) -> Option<Self> {
+        Self::new(value_type.dtype.size_bytes(), &value_type.shape)
+    }
+
     /// Bytes for these sizes; says which symbol is not bound, or that the result does not fit.
     pub(crate) fn evaluate(&self, bindings: &Bindings) -> Result<usize, String> {
         let mut bytes = self.bytes;
@@ -53,6 +58,14 @@ impl fmt::Display for SizeTerm {
         write!(formatter, "{}", self.bytes)?;
         self.symbols.iter().try_for_each(|symbol| write!(formatter, "·{symbol}"))
     }
+}
+
+/// The bytes of what lies side by side, each but the last rounded up to 64.
+pub(crate) fn sum(terms: &[SizeTerm], bindings: &Bindings) -> Result<usize, String> {
+    terms.iter().try_fold(0usize, |bytes, term| {
+        let bytes = bytes.next_multiple_of(ALIGNMENT).checked_add(term.evaluate(bindings)?);
+        bytes.ok_or_else(|| "what lies side by side does not fit memory".to_owned())
+    })
 }
 
 /// The live lower bound of a model's arena as a formula: the maximum, over the steps of a run, of

@@ -56,7 +56,7 @@ fn check(module: &Module, steps: &[Prepared], buffers: &Buffers, plan: &Plan) {
 /// A model as it would run at this level.
 fn prepared(graph: &Graph, level: Level) -> (Module, Vec<Prepared>, Buffers) {
     let cpu = kernels::Cpu::best();
-    let mut module = Module::new(graph, crate::Precision::F32, cpu);
+    let mut module = Module::new(graph, &crate::CompileOptions::default(), cpu);
     pass::run(&mut module, level, &[], crate::Device::Cpu).unwrap();
     let choose = |node| choose(&module, node, cpu).prepared;
     let steps: Vec<Prepared> = module.nodes.iter().map(choose).collect();

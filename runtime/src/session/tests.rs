@@ -19,7 +19,7 @@ fn encoder_session() -> (Session, [Tensor; 2]) {
 /// Ranges of the arena that are free when the run ends, and that nothing was written to since.
 fn free_at_end(session: &Session) -> Vec<Range<usize>> {
     let plan = &session.plans[0].plan;
-    let nodes = || session.model.module.nodes.iter().enumerate();
+    let nodes = || session.model.program.module.nodes.iter().enumerate();
     let written_later = |step: usize, freed: &Range<usize>| {
         nodes().skip(step + 1).any(|(index, node)| {
             let Place::Arena(output) = plan.places[node.output.0].clone() else { return false };

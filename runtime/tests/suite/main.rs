@@ -13,6 +13,7 @@ mod gpu;
 mod heads;
 mod hostile;
 mod images;
+mod loops;
 mod masks;
 mod memory;
 mod opsets;
