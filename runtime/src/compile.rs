@@ -32,8 +32,8 @@ pub enum Level {
     O3,
 }
 
-/// The numbers that linear layers with constant float weights and fused attention multiply. Sums are
-/// `f32` either way; quantized layers run in integers.
+/// The numbers that linear layers and convolutions with constant float weights and fused attention
+/// multiply. Sums are `f32` either way; quantized layers run in integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
@@ -41,7 +41,8 @@ pub enum Precision {
     #[default]
     F32,
     /// Rounded to bf16, 8 bits of precision in half the bytes, where the CPU multiplies them faster:
-    /// each node's kernel says. What only such products read is kept in bf16.
+    /// each node's kernel says. What only such products read is kept in bf16, and so are images that
+    /// convolutions read, where they are added to others or pooled as well.
     Bf16,
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The channels of a pixel lie together there, and so do those of neighbours, so that a window is a
 //! few segments of the image, or of a copy with its padding around it: it is multiplied where it lies, by
-//! the kernels of [`crate::float`], and what works channel by channel has registers full of them whatever the size of an image. The
-//! twins for channels first are [`crate::conv2d`] and [`crate::pool2d`].
+//! the kernels of [`crate::float`], or as a row that is rounded or laid out for those of [`crate::bf16`] and
+//! [`crate::int8`], and what works channel by channel has registers full of them whatever the size of an
+//! image. The twins for channels first are [`crate::conv2d`] and [`crate::pool2d`].
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
