@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
-use super::conv::{is_every_pixel, needs_copy, pad, padded_len, places, segments, turned};
+use super::conv::{
+    for_each_image, is_every_pixel, needs_copy, pad, padded_len, places, segments, turned,
+};
 use super::depthwise::{Depthwise, depthwise};
 use crate::activation::Activation;
 use crate::bf16::{
@@ -211,21 +213,9 @@ impl Products<'_> {
             return;
         }
         let of_image = positions.saturating_mul(outputs).saturating_mul(self.weights.inputs());
-        if of_image >= PARALLEL_WORK || of_image.saturating_mul(batch) < PARALLEL_WORK {
-            for (image, y) in y.chunks_mut(positions * outputs).enumerate() {
-                self.image(image, y, &output, scratch);
-            }
-            return;
-        }
-        // Each is too small for many threads: they take images.
-        let at_once = PARALLEL_WORK.div_ceil(of_image.max(1));
-        parallel::for_each_chunk(y, at_once * positions * outputs, |piece, y| {
-            let is_rounded = matches!(self.x, Input::Bf16(_));
-            lend(&PADDED, bf16_scratch_len(self.conv, is_rounded), |scratch| {
-                for (image, y) in y.chunks_mut(positions * outputs).enumerate() {
-                    self.image(piece * at_once + image, y, &output, scratch);
-                }
-            });
+        let (len, work) = (positions * outputs, [of_image, PARALLEL_WORK]);
+        for_each_image(y, len, work, (scratch, &PADDED), |image, y, scratch| {
+            self.image(image, y, &output, scratch);
         });
     }
 

@@ -11,7 +11,7 @@ use crate::bf16::Input;
 use crate::conv::{Conv2d, PARALLEL_WORK};
 use crate::float::{Grid, Left, PANEL, PackedWeights, Rectangle, Start, for_each_block};
 use crate::parallel::{self, Shared, check_len, check_shape, rows_per_chunk};
-use crate::scratch::lend;
+use crate::scratch::{Kept, lend};
 use crate::tier::Cpu;
 use crate::window::Slide;
 
@@ -240,6 +240,32 @@ pub fn conv2d(
 
 thread_local! {
     static PADDED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Runs `image` with the index of each image, its result of `len` elements, and scratch. An image takes
+/// `work` multiply-adds: from `least` on it finds threads itself. Where only all of them together reach
+/// that, threads take images, with scratch of their own.
+pub(super) fn for_each_image<T: Send, S: Copy + Default>(
+    y: &mut [T],
+    len: usize,
+    [work, least]: [usize; 2],
+    (scratch, kept): (&mut [S], &'static Kept<S>),
+    image: impl Fn(usize, &mut [T], &mut [S]) + Sync,
+) {
+    if work >= least || work.saturating_mul(y.len() / len) < least {
+        for (index, y) in y.chunks_mut(len).enumerate() {
+            image(index, y, scratch);
+        }
+        return;
+    }
+    let (at_once, scratch_len) = (least.div_ceil(work.max(1)), scratch.len());
+    parallel::for_each_chunk(y, at_once * len, |piece, y| {
+        lend(kept, scratch_len, |scratch| {
+            for (index, y) in y.chunks_mut(len).enumerate() {
+                image(piece * at_once + index, y, scratch);
+            }
+        });
+    });
 }
 
 /// Copies an image with its padding, elements `fill`, as far as windows reach.

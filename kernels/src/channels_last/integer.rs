@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 
-use super::conv::{is_every_pixel, needs_copy, pad, padded_len, places, segments, turned};
+use super::conv::{
+    for_each_image, is_every_pixel, needs_copy, pad, padded_len, places, segments, turned,
+};
 use crate::conv::Conv2d;
 use crate::float::{Grid, Left};
 use crate::int8::{Input, Layer, Output, PARALLEL_WORK, PackedWeights, linear, linear_of_windows};
-use crate::parallel::{self, check_len, check_shape};
-use crate::scratch::lend;
+use crate::parallel::{check_len, check_shape};
 use crate::tier::{Cpu, Tier};
 use crate::window::Slide;
 
@@ -115,20 +116,9 @@ impl Integers<'_> {
             return;
         }
         let of_image = positions.saturating_mul(outputs).saturating_mul(k);
-        if of_image >= PARALLEL_WORK || of_image.saturating_mul(batch) < PARALLEL_WORK {
-            for (image, y) in y.chunks_mut(positions * outputs).enumerate() {
-                self.image(image, y, &output, scratch);
-            }
-            return;
-        }
-        // Each is too small for many threads: they take images.
-        let at_once = PARALLEL_WORK.div_ceil(of_image.max(1));
-        parallel::for_each_chunk(y, at_once * positions * outputs, |piece, y| {
-            lend(&PADDED, integer_scratch_len(self.conv), |scratch| {
-                for (image, y) in y.chunks_mut(positions * outputs).enumerate() {
-                    self.image(piece * at_once + image, y, &output, scratch);
-                }
-            });
+        let (len, work) = (positions * outputs, [of_image, PARALLEL_WORK]);
+        for_each_image(y, len, work, (scratch, &PADDED), |image, y, scratch| {
+            self.image(image, y, &output, scratch);
         });
     }
 
