@@ -192,7 +192,7 @@ fn split_to_sequence(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> 
         return single_entries(node, x, axis);
     };
     let lengths = lengths(node, size)?;
-    let drops = node.optional(1).is_none() && !node.flag("keepdims", true);
+    let drops = drops_dimension(node);
     if drops {
         node.will_add(lengths.len())?;
     }
@@ -209,23 +209,32 @@ fn split_to_sequence(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> 
     set(node, parts)
 }
 
+/// Whether the size of every part is given, as 1.
+fn are_single(node: &NodeContext<'_, '_>) -> bool {
+    let is_one = |id| node.rank(id) == 0 && node.known_integers(id) == Some(vec![1]);
+    node.optional(1).is_some_and(is_one)
+}
+
+/// Whether parts lack the dimension that was split. ONNX keeps it where a size is given, of 1, too;
+/// onnxruntime does not, and PyTorch writes `unbind` so.
+fn drops_dimension(node: &NodeContext<'_, '_>) -> bool {
+    !node.flag("keepdims", true) && (node.optional(1).is_none() || are_single(node))
+}
+
 /// Parts of one entry each of a dimension of any size.
 fn single_entries(
     node: &mut NodeContext<'_, '_>,
     x: ValueId,
     axis: usize,
 ) -> Result<(), ImportError> {
-    let sizes = node.optional(1);
-    let is_one =
-        sizes.is_none_or(|id| node.rank(id) == 0 && node.known_integers(id) == Some(vec![1]));
-    if !is_one {
+    if node.optional(1).is_some() && !are_single(node) {
         return Err(node.unsupported("a number of parts that is not known"));
     }
     let rank = node.rank(x);
     let mut permutation: Vec<usize> = (0..rank).filter(|&other| other != axis).collect();
     permutation.insert(0, axis);
     let mut all = node.add(Op::Transpose(Transpose { permutation }), &[x])?;
-    if sizes.is_some() || node.flag("keepdims", true) {
+    if !drops_dimension(node) {
         all = alone(node, all, 1 + axis)?;
     }
     node.set_item(0, Item::Sequence(Sequence::Stacked(all)))
