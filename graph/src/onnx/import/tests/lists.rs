@@ -218,3 +218,28 @@ fn other_lists_in_loops_are_refused_by_name() {
     let nothing = body(&["round", "going", "h", "list"], vec![], &[]);
     assert!(refused(looped(empty(), nothing, vec![join(0, 1)])).contains("no condition"));
 }
+
+/// Ranges from lists of a length that only a run says, one for each of the first dimensions, as they
+/// are taken in the bodies of loops.
+#[test]
+fn as_many_dimensions_are_cut_as_a_run_says() {
+    let nodes = vec![
+        node("NonZero", &["marks"], &["places"]),
+        node("Squeeze", &["places", "first"], &["starts"]),
+        node("Add", &["starts", "1"], &["ends"]),
+        node("Slice", &["x", "starts", "ends"], &["y"]),
+    ];
+    let mut model = of(nodes);
+    let message = model.graph.as_mut().unwrap();
+    message.input[1] = typed("marks", INT64, &[2]);
+    message.initializer.push(TensorMessage { dims: vec![1], ..integer("first", 0) });
+    message.initializer.push(integer("1", 1));
+    let graph = import(&model).unwrap();
+    let cut = |marks: [i64; 2]| {
+        let x = Tensor::from_fn(&[2, 3], |index| index as f32);
+        let marks = Tensor::new(&[2], marks.to_vec()).unwrap();
+        reference::evaluate(&graph, &[("x", x), ("marks", marks)]).unwrap().remove(0)
+    };
+    assert_eq!(cut([0, 1]), Tensor::new(&[1, 3], vec![3f32, 4.0, 5.0]).unwrap());
+    assert_eq!(cut([1, 1]), Tensor::new(&[1, 1], vec![1f32]).unwrap());
+}
