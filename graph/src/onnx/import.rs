@@ -18,7 +18,7 @@ use prost::Message;
 
 pub use error::ImportError;
 use function::{FunctionKey, Functions};
-pub(in crate::onnx) use node::{Branch, NodeContext};
+pub(in crate::onnx) use node::{Branch, NodeContext, picked};
 
 use super::export::SIZE_LIMIT;
 use super::{proto, tensor, type_name, value_type};
@@ -187,7 +187,7 @@ pub(in crate::onnx) struct Importer<'a> {
 #[derive(Clone, Default)]
 pub(in crate::onnx) struct Scope {
     values: BTreeMap<String, ValueId>,
-    /// Sequences of tensors, which are known while reading.
+    /// Sequences of tensors, which are gone when the model has been read.
     sequences: BTreeMap<String, Sequence>,
     /// Constants of integers of four bits, which only operators of [`READS_FOUR_BITS`] can tell from
     /// those of eight.
@@ -204,8 +204,26 @@ pub(in crate::onnx) struct Scope {
     repeats: bool,
 }
 
-/// The tensors of a sequence.
-pub(in crate::onnx) type Sequence = Rc<[ValueId]>;
+/// A sequence of tensors.
+#[derive(Clone)]
+pub(in crate::onnx) enum Sequence {
+    /// These.
+    Entries(Rc<[ValueId]>),
+    /// As many as a run says, all of one shape: the entries of a value's first dimension.
+    Stacked(ValueId),
+    /// What a loop carries at this place, in the body that only adds to it, and what is added.
+    Growing(usize, Rc<[ValueId]>),
+}
+
+impl Sequence {
+    /// Number of tensors that are held for it.
+    fn len(&self) -> usize {
+        match self {
+            Self::Entries(entries) | Self::Growing(_, entries) => entries.len(),
+            Self::Stacked(_) => 1,
+        }
+    }
+}
 
 /// What a name stands for.
 #[derive(Clone)]

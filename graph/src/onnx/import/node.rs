@@ -4,7 +4,7 @@ mod branch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(in crate::onnx) use branch::Branch;
+pub(in crate::onnx) use branch::{Branch, picked};
 
 use super::{ImportError, Importer, Item, READS_FOUR_BITS, Scope, Sequence, own_domain};
 use crate::onnx::{proto, tensor};
@@ -144,6 +144,16 @@ impl<'c, 'a> NodeContext<'c, 'a> {
                 Err(self.invalid(format!("expected a sequence at {index}")))
             }
         }
+    }
+
+    /// What to say of a sequence that does more than its kind can.
+    pub(in crate::onnx) fn refuse_sequence(&self, sequence: &Sequence) -> ImportError {
+        self.unsupported(match sequence {
+            Sequence::Growing(..) => "reading a sequence in the loop that adds to it",
+            Sequence::Entries(_) | Sequence::Stacked(_) => {
+                "a sequence whose number of entries a run says"
+            }
+        })
     }
 
     /// Whether the node is inside a loop.

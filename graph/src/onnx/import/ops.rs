@@ -28,7 +28,8 @@ use super::OperatorEntry;
 
 /// Whether an operator may read a sequence.
 pub(super) fn takes_sequences(name: &str) -> bool {
-    name == "Identity" || sequences::OPERATORS.iter().any(|entry| entry.name == name)
+    ["Identity", "Loop"].contains(&name)
+        || sequences::OPERATORS.iter().any(|entry| entry.name == name)
 }
 
 /// The operators of one domain, by family.

@@ -4,6 +4,7 @@ mod detection;
 mod einsum;
 mod functions;
 mod hostile;
+mod lists;
 mod losses;
 mod memory;
 mod models;

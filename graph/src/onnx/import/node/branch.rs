@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::function::deeper;
-use super::super::{ImportError, Item, Scope, shortened};
+use super::super::{ImportError, Item, Scope, Sequence, shortened};
 use super::{NodeContext, free_names};
 use crate::onnx::proto;
-use crate::op::{Op, Subgraph, SubgraphNode};
-use crate::{Graph, ValueId, ValueType};
+use crate::op::{Concat, Op, Subgraph, SubgraphNode, Unsqueeze};
+use crate::{Dim, Graph, ValueId, ValueType};
 
 /// A graph of a node while it is read.
 pub(in crate::onnx) struct Branch {
@@ -85,15 +85,91 @@ impl<'a> NodeContext<'_, 'a> {
         Ok(id)
     }
 
+    /// A sequence from outside in a branch; as one tensor where a loop's body picks entries of those
+    /// `picked`, so that they are put together once.
+    pub(in crate::onnx) fn capture_sequence(
+        &mut self,
+        branch: &mut Branch,
+        name: &str,
+        mut outer: Sequence,
+        picked: &BTreeSet<&str>,
+    ) -> Result<Sequence, ImportError> {
+        self.importer.count_entries(outer.len())?;
+        if picked.contains(name)
+            && let Some(all) = self.stack(&outer)?
+        {
+            outer = Sequence::Stacked(all);
+        }
+        match &outer {
+            Sequence::Entries(entries) => {
+                let entry =
+                    |(index, &id)| self.capture(branch, &format!("{name}/entry/{index}"), id);
+                let own = entries.iter().enumerate().map(entry).collect::<Result<_, _>>()?;
+                Ok(Sequence::Entries(own))
+            }
+            Sequence::Stacked(id) => Ok(Sequence::Stacked(self.capture(branch, name, *id)?)),
+            Sequence::Growing(..) => Err(self.refuse_sequence(&outer)),
+        }
+    }
+
+    /// All entries under a new first dimension, where their shapes are known to be one.
+    pub(in crate::onnx) fn stack(
+        &mut self,
+        sequence: &Sequence,
+    ) -> Result<Option<ValueId>, ImportError> {
+        let entries = match sequence {
+            Sequence::Stacked(id) => return Ok(Some(*id)),
+            Sequence::Growing(..) => return Err(self.refuse_sequence(sequence)),
+            Sequence::Entries(entries) => entries,
+        };
+        let types: BTreeSet<_> =
+            entries.iter().map(|&id| (self.dtype(id) as u8, self.shape(id))).collect();
+        let is_one = types.len() == 1
+            && (entries.len() == 1
+                || types.iter().all(|(_, shape)| !shape.contains(&Dim::Unknown)));
+        if !is_one {
+            return Ok(None);
+        }
+        // A node that reads many is as much as many nodes.
+        self.importer.count_nodes(entries.len())?;
+        let part = |&id: &ValueId| self.add(Op::Unsqueeze(Unsqueeze { axes: vec![0] }), &[id]);
+        let parts = entries.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+        self.add(Op::Concat(Concat { axis: 0 }), &parts).map(Some)
+    }
+
     /// Reads a graph into a branch; `given` is what stands for its inputs.
     pub(in crate::onnx) fn read_branch(
         &mut self,
         branch: &mut Branch,
         message: &'a proto::GraphMessage,
-        given: &[ValueId],
+        given: &[Item],
     ) -> Result<(), ImportError> {
+        let outputs = self.read_items(branch, message, given)?;
+        let outputs = outputs.iter().map(|item| self.tensor_of(item));
+        branch.outputs = outputs.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// What a graph gives, which has to be a tensor.
+    pub(in crate::onnx) fn tensor_of(&self, item: &Item) -> Result<ValueId, ImportError> {
+        match item {
+            Item::Tensor(id) => Ok(*id),
+            Item::Sequence(_) | Item::Absent => {
+                Err(self.unsupported("a graph that gives a sequence or an optional value"))
+            }
+        }
+    }
+
+    /// As [`Self::read_branch`], and gives what the graph does, which may be sequences.
+    pub(in crate::onnx) fn read_items(
+        &mut self,
+        branch: &mut Branch,
+        message: &'a proto::GraphMessage,
+        given: &[Item],
+    ) -> Result<Vec<Item>, ImportError> {
         let mut scope = self.inner_scope(message, given)?;
         scope.repeats |= !given.is_empty();
+        let picked = if given.is_empty() { BTreeSet::new() } else { picked(message) };
         for name in free_names(message) {
             // A name that nothing has is reported by the node that reads it.
             match self.scope.item(&name) {
@@ -102,10 +178,7 @@ impl<'a> NodeContext<'_, 'a> {
                     scope.values.insert(name, id);
                 }
                 Some(Item::Sequence(outer)) => {
-                    self.importer.count_entries(outer.len())?;
-                    let entry =
-                        |(index, &id)| self.capture(branch, &format!("{name}/entry/{index}"), id);
-                    let own = outer.iter().enumerate().map(entry).collect::<Result<_, _>>()?;
+                    let own = self.capture_sequence(branch, &name, outer, &picked)?;
                     scope.sequences.insert(name, own);
                 }
                 Some(Item::Absent) => {}
@@ -120,14 +193,7 @@ impl<'a> NodeContext<'_, 'a> {
         std::mem::swap(&mut self.importer.graph, &mut branch.graph);
         let outputs = self.importer.body(message, &mut scope);
         std::mem::swap(&mut self.importer.graph, &mut branch.graph);
-        let tensor = |item: Item| match item {
-            Item::Tensor(id) => Ok(id),
-            Item::Sequence(_) | Item::Absent => {
-                Err(self.unsupported("a graph that gives a sequence or an optional value"))
-            }
-        };
-        branch.outputs = outputs?.into_iter().map(tensor).collect::<Result<_, _>>()?;
-        Ok(())
+        outputs
     }
 
     /// Writes the nodes of a graph without inputs in the place of this node.
@@ -154,7 +220,7 @@ impl<'a> NodeContext<'_, 'a> {
     fn inner_scope(
         &self,
         message: &proto::GraphMessage,
-        given: &[ValueId],
+        given: &[Item],
     ) -> Result<Scope, ImportError> {
         let (expected, found) = (given.len(), message.input.len());
         if expected != found {
@@ -162,9 +228,7 @@ impl<'a> NodeContext<'_, 'a> {
                 self.invalid(format!("expected a graph of {expected} inputs, found {found}"))
             );
         }
-        let names = message.input.iter().map(|info| info.name().to_owned());
-        Ok(Scope {
-            values: names.zip(given.iter().copied()).collect(),
+        let mut scope = Scope {
             four_bits: BTreeMap::new(),
             absent: self.scope.absent.clone(),
             opsets: self.scope.opsets.clone(),
@@ -173,7 +237,11 @@ impl<'a> NodeContext<'_, 'a> {
             depth: deeper(self.scope.depth)?,
             repeats: self.scope.repeats,
             ..Scope::default()
-        })
+        };
+        for (info, item) in message.input.iter().zip(given) {
+            scope.insert(info.name().to_owned(), item.clone());
+        }
+        Ok(scope)
     }
 
     /// The subgraph that computes `outputs` of a branch, and what it reads from outside.
@@ -215,4 +283,23 @@ impl<'a> NodeContext<'_, 'a> {
         }
         Ok((Subgraph { inputs, nodes, outputs }, outside))
     }
+}
+
+/// The sequences of which a graph takes an entry at a place that it computes or is given.
+pub(in crate::onnx) fn picked(graph: &proto::GraphMessage) -> BTreeSet<&str> {
+    let constants = graph.node.iter().filter(|node| node.op_type() == "Constant");
+    let constants = constants.flat_map(|node| &node.output).map(String::as_str);
+    let known: BTreeSet<&str> =
+        constants.chain(graph.initializer.iter().map(|tensor| tensor.name())).collect();
+    let mut picked = BTreeSet::new();
+    for node in &graph.node {
+        if let ("SequenceAt", [sequence, place]) = (node.op_type(), node.input.as_slice())
+            && !known.contains(place.as_str())
+        {
+            picked.insert(sequence.as_str());
+        }
+        let graphs = node.attribute.iter().filter_map(|attribute| attribute.g.as_ref());
+        picked.extend(graphs.flat_map(self::picked));
+    }
+    picked
 }

@@ -1,7 +1,10 @@
 //! Choice and repetition.
 
-use super::super::{Branch, ImportError, NodeContext, OperatorEntry};
-use crate::op::{Gather, If, Loop, Op, ShapeOf, SliceBy, Squeeze, Transpose};
+use std::collections::BTreeSet;
+
+use super::super::{Branch, ImportError, Item, NodeContext, OperatorEntry, Sequence, picked};
+use crate::onnx::proto::GraphMessage;
+use crate::op::{Concat, Gather, If, Loop, Op, ShapeOf, SliceBy, Squeeze, Transpose};
 use crate::{DType, Dim, Shape, Tensor, ValueId, ValueType};
 
 pub(super) const OPERATORS: &[OperatorEntry] = &[
@@ -45,8 +48,103 @@ fn own_types() -> [ValueType; 2] {
     [DType::I64, DType::Bool].map(|dtype| ValueType { dtype, shape: Shape::new() })
 }
 
+/// What a loop carries at one place.
+enum Slot {
+    Tensor(ValueId),
+    /// A sequence that the body passes on.
+    Passed(Sequence),
+    /// A sequence to which each round adds an entry, which is what the loop collects.
+    Grown(Sequence),
+}
+
+/// What is carried, by what it is at first and what the body makes of it.
+fn slots<'a>(
+    node: &NodeContext<'_, '_>,
+    message: &'a GraphMessage,
+) -> Result<Vec<Slot>, ImportError> {
+    let copies = message.node.iter().filter(|node| node.op_type() == "Identity");
+    let name = |names: &'a [String]| names.first().map_or("", String::as_str);
+    let copies: BTreeSet<_> = copies.map(|node| (name(&node.input), name(&node.output))).collect();
+    let slot = |index: usize| match node.item(index) {
+        Item::Tensor(id) => Ok(Slot::Tensor(id)),
+        Item::Sequence(sequence) => {
+            let before = message.input.get(index).map_or("", |info| info.name());
+            let after = message.output.get(index - 1).map_or("", |info| info.name());
+            let passes_on = before == after || copies.contains(&(before, after));
+            Ok(if passes_on { Slot::Passed(sequence) } else { Slot::Grown(sequence) })
+        }
+        Item::Absent => Err(node.invalid("a carried value has no first state")),
+    };
+    if (0..2).any(|index| matches!(node.item(index), Item::Sequence(_))) {
+        return Err(node.invalid("expected a number of rounds and a condition, found a sequence"));
+    }
+    let slots = (2..node.inputs().len()).map(slot).collect::<Result<Vec<_>, _>>()?;
+    if message.input.len() != 2 + slots.len() {
+        return Err(node.invalid("the body has another number of inputs"));
+    }
+    Ok(slots)
+}
+
+/// A loop's body, where what is carried has these types at first: it gives its condition, the tensors
+/// that it carries, what it collects, and the entries that it adds to sequences.
+fn body<'a>(
+    node: &mut NodeContext<'_, 'a>,
+    message: &'a GraphMessage,
+    slots: &[Slot],
+    types: &[ValueType],
+) -> Result<Branch, ImportError> {
+    let mut branch = Branch::new();
+    let (mut types, picked) = (types.iter().cloned(), picked(message));
+    let mut given = Vec::new();
+    for (info, value_type) in message.input.iter().zip(own_types()) {
+        given.push(Item::Tensor(branch.formal(info.name(), value_type)?));
+    }
+    for (index, (slot, info)) in slots.iter().zip(&message.input[2..]).enumerate() {
+        given.push(match slot {
+            Slot::Tensor(_) => {
+                let value_type = types.next().ok_or_else(|| node.invalid("a type is missing"))?;
+                Item::Tensor(branch.formal(info.name(), value_type)?)
+            }
+            Slot::Passed(outer) => Item::Sequence(node.capture_sequence(
+                &mut branch,
+                info.name(),
+                outer.clone(),
+                &picked,
+            )?),
+            Slot::Grown(_) => Item::Sequence(Sequence::Growing(index, [].into())),
+        });
+    }
+    let mut items = node.read_items(&mut branch, message, &given)?.into_iter();
+    let (mut added, mut collected) = (Vec::new(), Vec::new());
+    let condition = items.next().ok_or_else(|| node.invalid("the body gives no condition"))?;
+    branch.outputs.push(node.tensor_of(&condition)?);
+    for (index, slot) in slots.iter().enumerate() {
+        let item = items.next();
+        let item = item.ok_or_else(|| node.invalid(format!("the body gives no output {index}")))?;
+        match (slot, item) {
+            (Slot::Tensor(_), item) => branch.outputs.push(node.tensor_of(&item)?),
+            (Slot::Passed(_), _) => {}
+            (Slot::Grown(_), Item::Sequence(Sequence::Growing(place, entries)))
+                if place == index && entries.len() == 1 =>
+            {
+                added.push(entries[0]);
+            }
+            (Slot::Grown(_), _) => {
+                let rest = "a sequence to which a round does not add one entry, at its end,";
+                return Err(node.unsupported(rest));
+            }
+        }
+    }
+    for item in items {
+        collected.push(node.tensor_of(&item)?);
+    }
+    branch.outputs.extend(collected.into_iter().chain(added));
+    Ok(branch)
+}
+
 fn repetition<'a, 'b>(node: &mut NodeContext<'a, 'b>) -> Result<(), ImportError> {
     let message = node.graph("body")?;
+    let slots = slots(node, message)?;
     let rounds = match node.optional(0) {
         Some(rounds) => rounds,
         None => node.weight(Tensor::scalar(i64::MAX))?,
@@ -55,31 +153,74 @@ fn repetition<'a, 'b>(node: &mut NodeContext<'a, 'b>) -> Result<(), ImportError>
         Some(condition) => condition,
         None => node.weight(Tensor::scalar(true))?,
     };
-    let first = node.inputs().iter().skip(2).copied().collect::<Option<Vec<ValueId>>>();
-    let first = first.ok_or_else(|| node.invalid("a carried value has no first state"))?;
-    let read = |node: &mut NodeContext<'a, 'b>, types: &[ValueType]| {
-        let mut branch = Branch::new();
-        let types = own_types().into_iter().chain(types.iter().cloned());
-        let given = message.input.iter().zip(types);
-        let given = given
-            .map(|(info, value_type)| branch.formal(info.name(), value_type))
-            .collect::<Result<Vec<_>, _>>()?;
-        if given.len() != 2 + first.len() {
-            return Err(node.invalid("the body has another number of inputs"));
-        }
-        node.read_branch(&mut branch, message, &given)?;
-        Ok(branch)
+    let tensor = |slot: &Slot| match slot {
+        Slot::Tensor(id) => Some(*id),
+        Slot::Passed(_) | Slot::Grown(_) => None,
     };
+    let first: Vec<ValueId> = slots.iter().filter_map(tensor).collect();
     let types: Vec<ValueType> =
         first.iter().map(|&id| node.argument(id).value_type.clone()).collect();
+    let read =
+        |node: &mut NodeContext<'a, 'b>, types: &[ValueType]| body(node, message, &slots, types);
     let mut branch = steady(node, &types, 1, read)?;
-    let inputs = [vec![rounds, condition], first.clone()].concat();
+    let inputs = [vec![rounds, condition], first].concat();
     let carried = types.len();
-    for index in (0..node.output_count()).filter(|&index| node.wants(index)).collect::<Vec<_>>() {
-        let (op, inputs) = loop_for(node, &mut branch, carried, index, &inputs)?;
-        node.output(index, op, &inputs)?;
+    let added = slots.iter().filter(|slot| matches!(slot, Slot::Grown(_))).count();
+    let (mut tensors, mut lists) = (0..carried, branch.outputs.len() - 1 - added..);
+    for (index, slot) in slots.iter().enumerate() {
+        match slot {
+            Slot::Tensor(_) => {
+                let place = tensors.next().unwrap_or(0);
+                write(node, &mut branch, carried, (index, place), &inputs)?;
+            }
+            Slot::Passed(sequence) => node.set_item(index, Item::Sequence(sequence.clone()))?,
+            Slot::Grown(first) => {
+                let place = lists.next().unwrap_or(0);
+                if node.wants(index) {
+                    let (op, inputs) = loop_for(node, &mut branch, carried, place, &inputs)?;
+                    let all = node.add(op, &inputs)?;
+                    grown(node, first, all, index)?;
+                }
+            }
+        }
+    }
+    branch.outputs.truncate(branch.outputs.len() - added);
+    for index in slots.len()..node.output_count() {
+        let place = carried + index - slots.len();
+        write(node, &mut branch, carried, (index, place), &inputs)?;
     }
     Ok(())
+}
+
+/// Writes the output at `index`, which is that of the loop at `place`.
+fn write(
+    node: &mut NodeContext<'_, '_>,
+    branch: &mut Branch,
+    carried: usize,
+    (index, place): (usize, usize),
+    inputs: &[ValueId],
+) -> Result<(), ImportError> {
+    if !node.wants(index) {
+        return Ok(());
+    }
+    let (op, inputs) = loop_for(node, branch, carried, place, inputs)?;
+    node.output(index, op, &inputs)
+}
+
+/// Makes what is collected, behind the entries that were there at first, the output at `index`.
+fn grown(
+    node: &mut NodeContext<'_, '_>,
+    first: &Sequence,
+    mut all: ValueId,
+    index: usize,
+) -> Result<(), ImportError> {
+    if !matches!(first, Sequence::Entries(entries) if entries.is_empty()) {
+        let Some(first) = node.stack(first)? else {
+            return Err(node.unsupported("a first sequence of entries of several shapes"));
+        };
+        all = node.add(Op::Concat(Concat { axis: 0 }), &[first, all])?;
+    }
+    node.set_item(index, Item::Sequence(Sequence::Stacked(all)))
 }
 
 /// A body whose carried values keep their types from round to round: with the sizes at first, or
@@ -168,7 +309,8 @@ fn scan<'a, 'b>(node: &mut NodeContext<'a, 'b>) -> Result<(), ImportError> {
         let condition = branch.formal("scan/condition", condition)?;
         let mut given = Vec::new();
         for (index, value_type) in types.iter().enumerate() {
-            given.push(branch.formal(&format!("scan/state/{index}"), value_type.clone())?);
+            let state = branch.formal(&format!("scan/state/{index}"), value_type.clone())?;
+            given.push(Item::Tensor(state));
         }
         let last = node.capture(&mut branch, "scan/last", last)?;
         let backwards = branch.add("scan/backwards", Op::Sub, &[last, round])?;
@@ -176,7 +318,8 @@ fn scan<'a, 'b>(node: &mut NodeContext<'a, 'b>) -> Result<(), ImportError> {
             let sequence = node.capture(&mut branch, &format!("scan/sequence/{index}"), id)?;
             let place = if reverse { backwards } else { round };
             let name = format!("scan/entry/{index}");
-            given.push(branch.add(&name, Op::Gather(Gather { axis }), &[sequence, place])?);
+            let entry = branch.add(&name, Op::Gather(Gather { axis }), &[sequence, place])?;
+            given.push(Item::Tensor(entry));
         }
         node.read_branch(&mut branch, message, &given)?;
         branch.outputs.insert(0, condition);

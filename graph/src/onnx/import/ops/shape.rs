@@ -44,7 +44,7 @@ fn constant(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
 
 fn identity(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let item = match node.item(0) {
-        Item::Sequence(entries) => Item::Sequence(entries),
+        Item::Sequence(sequence) => Item::Sequence(sequence),
         Item::Tensor(_) | Item::Absent => Item::Tensor(node.input(0)?),
     };
     node.set_item(0, item)
@@ -95,9 +95,37 @@ fn reshape(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
         None => node.input(1)?,
     };
     let op = ReshapeTo { allow_zero: node.flag("allowzero", false) };
+    reshape_to(node, x, sizes, op)
+}
+
+/// Writes the output: `x` in other sizes.
+fn reshape_to(
+    node: &mut NodeContext<'_, '_>,
+    x: ValueId,
+    sizes: ValueId,
+    op: ReshapeTo,
+) -> Result<(), ImportError> {
     let op = static_reshape(node, x, sizes, op).unwrap_or(Op::ReshapeTo(op));
     let inputs: &[ValueId] = if matches!(op, Op::Reshape(_)) { &[x] } else { &[x, sizes] };
     node.output(0, op, inputs)
+}
+
+/// Writes the output: the dimensions of `x` at `axis` and after it as one.
+pub(super) fn join_dimensions(
+    node: &mut NodeContext<'_, '_>,
+    x: ValueId,
+    axis: usize,
+) -> Result<(), ImportError> {
+    let (rank, end) = (node.rank(x), axis + 2);
+    let mut sizes = vec![product_of_sizes(node, x, axis, end)?];
+    if axis > 0 {
+        sizes.insert(0, node.add(Op::ShapeOf(ShapeOf { start: 0, end: axis }), &[x])?);
+    }
+    if end < rank {
+        sizes.push(node.add(Op::ShapeOf(ShapeOf { start: end, end: rank }), &[x])?);
+    }
+    let sizes = node.add(Op::Concat(Concat { axis: 0 }), &sizes)?;
+    reshape_to(node, x, sizes, ReshapeTo { allow_zero: true })
 }
 
 /// The reshape without its second input, where the new shape can be written with copied dimensions

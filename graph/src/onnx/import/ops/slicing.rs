@@ -3,7 +3,7 @@
 use super::super::{ImportError, NodeContext, OperatorEntry};
 use crate::op::{
     Binary, Concat, Entries, Expand, Integer, Op, Pad, PadMode, ShapeOf, Slice, SliceBy, Split,
-    Tile,
+    Squeeze, Tile,
 };
 use crate::{DType, Dim, Tensor, ValueId};
 
@@ -32,24 +32,42 @@ fn slice(node: &mut NodeContext<'_, '_>) -> Result<(), ImportError> {
     let [Some(starts), Some(ends), axes, steps] = lists else {
         return Err(node.invalid("it lacks starts or ends"));
     };
-    let shape = node.shape(starts);
-    let [Dim::Fixed(count)] = shape.as_slice() else {
-        return Err(node.unsupported("starts of unknown length"));
-    };
-    // A range for one dimension at most: longer lists fail below.
-    let count = (*count).min(node.rank(x)) as i64;
-    let axes = match axes {
-        Some(axes) => axes,
-        None => node.list(&(0..count).collect::<Vec<_>>())?,
-    };
-    let steps = match steps {
-        Some(steps) => steps,
-        None => node.list(&vec![1; count as usize])?,
+    let (axes, steps) = match (axes, steps) {
+        (Some(axes), Some(steps)) => (axes, steps),
+        given => {
+            let defaults = default_ranges(node, starts, node.rank(x))?;
+            (given.0.unwrap_or(defaults.0), given.1.unwrap_or(defaults.1))
+        }
     };
     let lists = [starts, ends, axes, steps];
     match fixed_ranges(node, x, lists) {
         Some(ranges) => sliced(node, x, &ranges),
         None => node.output(0, Op::SliceBy(SliceBy {}), &[x, starts, ends, axes, steps]),
+    }
+}
+
+/// The axes and steps of ranges that start at `starts`, where none are given.
+fn default_ranges(
+    node: &mut NodeContext<'_, '_>,
+    starts: ValueId,
+    rank: usize,
+) -> Result<(ValueId, ValueId), ImportError> {
+    match node.shape(starts)[..] {
+        [Dim::Fixed(count)] => {
+            // A range for one dimension at most: longer lists fail below.
+            let count = count.min(rank) as i64;
+            let axes = node.list(&(0..count).collect::<Vec<_>>())?;
+            Ok((axes, node.list(&vec![1; count as usize])?))
+        }
+        [_] => {
+            let sizes = node.add(Op::ShapeOf(ShapeOf { start: 0, end: 1 }), &[starts])?;
+            let count = node.add(Op::Squeeze(Squeeze { axes: vec![0] }), &[sizes])?;
+            let [zero, one] = [0i64, 1].map(|number| node.weight(Tensor::scalar(number)));
+            let (zero, one) = (zero?, one?);
+            let axes = node.add(Op::Range, &[zero, count, one])?;
+            Ok((axes, node.add(Op::Expand(Expand {}), &[one, sizes])?))
+        }
+        _ => Err(node.unsupported("starts that are no list")),
     }
 }
 

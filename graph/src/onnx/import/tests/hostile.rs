@@ -243,12 +243,13 @@ fn fused() -> crate::onnx::proto::Model {
     model
 }
 
-/// Models with a branch, a loop's constants, a transformer's nodes, and fused ones.
+/// Models with a branch, a loop's constants, a transformer's nodes, fused ones, and lists in loops.
 fn samples() -> Vec<Vec<u8>> {
     let inner = body(&[], vec![node("Relu", &["x"], &["y0"])], &["y0"]);
     let inputs = vec![typed("x", 1, &[2]), typed("c", 9, &[])];
     let branch = model(inputs, vec![choice(inner)], &["y"]);
-    vec![onnx::export(&encoder()).unwrap(), branch.encode_to_vec(), fused().encode_to_vec()]
+    let lists = super::lists::sample().encode_to_vec();
+    vec![onnx::export(&encoder()).unwrap(), branch.encode_to_vec(), fused().encode_to_vec(), lists]
 }
 
 proptest! {
@@ -256,7 +257,7 @@ proptest! {
 
     #[test]
     fn flipped_bytes_never_panic(
-        which in 0usize..3,
+        which in 0usize..4,
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut bytes = samples().swap_remove(which);
@@ -268,7 +269,7 @@ proptest! {
     }
 
     #[test]
-    fn truncation_never_panics(which in 0usize..3, length in any::<prop::sample::Index>()) {
+    fn truncation_never_panics(which in 0usize..4, length in any::<prop::sample::Index>()) {
         let bytes = samples().swap_remove(which);
         let length = length.index(bytes.len());
         let _ = import_bytes(&bytes[..length], None, &ImportOptions::default());

@@ -75,6 +75,8 @@ fn parts_have_the_sizes_asked_for() {
     assert_eq!(floats_of(&part(&["x", "[1,4]"], "0", 0)), [0.0, 5.0]);
     assert_eq!(part(&["x"], "3", 1).shape(), [2, 1]);
     assert_eq!(part(&["x"], "3", 0).shape(), [2]);
+    assert_eq!(part(&["x", "1"], "3", 0).shape(), [2]);
+    assert_eq!(part(&["x", "1"], "3", 1).shape(), [2, 1]);
     let wrong = with(node("SplitToSequence", &["x", "[1,3]"], &["s"]), int("axis", 1));
     assert!(refused(vec![wrong]).contains("do not fill 5 entries"));
     let zero = with(node("SplitToSequence", &["x", "0"], &["s"]), int("axis", 1));
