@@ -64,7 +64,7 @@ pub use channel_norm::{
 };
 pub use choose::Clip;
 pub use col2im::Col2Im;
-pub use control::{If, Loop, ROUND_LIMIT};
+pub use control::{If, Loop, ROUND_LIMIT, stacked};
 pub use conv::{Conv, ConvInteger, ConvTranspose};
 pub use deform::DeformConv;
 pub use depth_space::{DepthOrder, DepthToSpace, SpaceToDepth};

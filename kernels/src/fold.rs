@@ -3,14 +3,6 @@
 use crate::parallel::{check_shape, for_each_row, rows_per_chunk};
 use crate::window::Slide;
 
-/// The windows whose entry `entry` lies in the input.
-fn windows_inside(slide: &Slide, entry: usize) -> std::ops::Range<usize> {
-    let within = entry * slide.dilation;
-    let first = slide.before.saturating_sub(within).div_ceil(slide.stride);
-    let end = (slide.input + slide.before).saturating_sub(within).div_ceil(slide.stride);
-    first..end.clamp(first, slide.output.max(first))
-}
-
 /// Adds up windows where they lie in an image.
 ///
 /// # Shapes
@@ -34,8 +26,8 @@ pub fn fold2d(planes: usize, slides: &[Slide; 2], x: &[f32], y: &mut [f32]) {
         for entry in 0..entries {
             let x = &x[entry * windows..][..windows];
             let (down, across) = (entry / columns.kernel, entry % columns.kernel);
-            let inside = windows_inside(columns, across);
-            for row in windows_inside(rows, down) {
+            let inside = columns.windows(across);
+            for row in rows.windows(down) {
                 let place = row * rows.stride + down * rows.dilation - rows.before;
                 let y = &mut y[place * columns.input..][..columns.input];
                 let x = &x[row * columns.output..][..columns.output][inside.clone()];

@@ -174,9 +174,15 @@ impl Cpu {
     }
 
     /// Whether the tier rounds to bf16 in one instruction (AVX512-BF16).
-    #[cfg(target_arch = "x86_64")]
     pub(crate) fn rounds_to_bf16(self) -> bool {
-        self.tier >= Tier::Avx512 && is_x86_feature_detected!("avx512bf16")
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.tier >= Tier::Avx512 && is_x86_feature_detected!("avx512bf16")
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
     }
 
     /// Whether the tier has the dot product of bf16 (AVX512-BF16), and gains by it. On Intel's CPUs it

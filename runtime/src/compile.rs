@@ -60,8 +60,9 @@ pub struct CompileOptions {
     /// Most bytes that the weights and the arena of one session may take together, see
     /// [`MemoryUse::total_bytes`]; a run that needs more is refused before its arena is allocated, or
     /// at the node that writes too much where sizes depend on values. Not counted are the inputs,
-    /// what threads keep to lay out operands, and copies that the kernel `reference` makes. `None`
-    /// for no limit of ours. [`crate::memory_fraction`] gives a part of the machine's.
+    /// what threads keep to lay out operands, copies that the kernel `reference` makes, and what loops
+    /// write in a round whose sizes depend on values where those of the rest do not. `None` for no
+    /// limit of ours. [`crate::memory_fraction`] gives a part of the machine's.
     pub memory_budget: Option<usize>,
     /// What float layers multiply.
     pub precision: Precision,

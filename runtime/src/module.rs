@@ -321,8 +321,10 @@ impl Module {
 
     /// Whether a size depends on values, so that memory cannot be planned before a run.
     pub(crate) fn is_dynamic(&self) -> bool {
-        let mut outputs = self.nodes.iter().map(|node| &self.value(node.output).shape);
-        outputs.any(|shape| shape.contains(&Dim::Unknown))
+        // What a body of a loop is given may be of unknown sizes where nothing that it computes is.
+        let mut values =
+            self.nodes.iter().map(|node| node.output).chain(self.inputs.iter().copied());
+        values.any(|id| self.value(id).shape.contains(&Dim::Unknown))
     }
 
     /// Whether a node's sizes are known before a run, or a run can tell them from those of its inputs.

@@ -263,7 +263,10 @@ impl Loop {
 }
 
 /// Tensors of one shape under a new first dimension.
-fn stacked(parts: &[Tensor]) -> Result<Tensor, String> {
+///
+/// # Errors
+/// When there is none, or one has another shape.
+pub fn stacked(parts: &[Tensor]) -> Result<Tensor, String> {
     let [first, ..] = parts else { return Err("expected a part".to_owned()) };
     if parts.iter().any(|part| part.shape() != first.shape()) {
         return Err("a collected value changes its shape".to_owned());

@@ -222,7 +222,6 @@ impl<X: Element> Line<'_, X> {
     }
 
     /// `W` windows of some channels: all of a register and of pixels of the image, where they are `WHOLE`.
-    /// What is padding counts as zeros.
     ///
     /// # Safety
     /// As for [`Self::shared_by`].
@@ -264,8 +263,14 @@ impl<X: Element> Line<'_, X> {
             });
             for (window, sum) in sums.iter_mut().enumerate() {
                 for (across, &weight) in weights.iter().enumerate() {
-                    let pixel = pixels[window * S + across];
-                    *sum = _mm512_add_ps(*sum, _mm512_mul_ps(weight, pixel));
+                    let index = window * S + across;
+                    let product = _mm512_mul_ps(weight, pixels[index]);
+                    *sum = if WHOLE {
+                        _mm512_add_ps(*sum, product)
+                    } else {
+                        // Padding is left out: a weight may be no number.
+                        _mm512_mask_add_ps(*sum, masks[index], *sum, product)
+                    };
                 }
             }
         }

@@ -97,8 +97,10 @@ pub(crate) fn transpose_rows(cpu: Cpu, rows: Rows<'_>, columns: &mut [f32]) {
 
 /// Eight rows as columns, from where the slices begin.
 fn square(cpu: Cpu, rows: [&[f32]; SIDE], places: [&mut [f32]; SIDE]) {
-    let rows = rows.map(|row| row.first_chunk().expect("a row has a side of elements"));
-    let places = places.map(|place| place.first_chunk_mut().expect("so has a place"));
+    let rows: [&[f32; SIDE]; SIDE] =
+        rows.map(|row| row.first_chunk().expect("a row has a side of elements"));
+    let places: [&mut [f32; SIDE]; SIDE] =
+        places.map(|place| place.first_chunk_mut().expect("so has a place"));
     #[cfg(target_arch = "x86_64")]
     if cpu.tier() >= Tier::Avx2 {
         // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX2.

@@ -258,6 +258,26 @@ proptest! {
         Sample::new(conv(2, [channels, channels, channels.max(1)], [rows, columns]), seed).check_last(TOLERANCE);
     }
 
+    /// Padding is left out, not multiplied by what may be no number.
+    #[test]
+    fn infinite_filters_of_single_channels(width in 1usize..24, channels in 1usize..20, stride in 1usize..3, kernel in prop::sample::select(vec![3usize, 5])) {
+        let windows = [Slide::ONE, slide(width, kernel, stride, 1, [kernel / 2; 2])];
+        let conv = conv(1, [channels, channels, channels], windows);
+        let mut weight = vec![1.0; channels * kernel];
+        weight.iter_mut().step_by(kernel).for_each(|first| *first = f32::INFINITY);
+        let packed = PackedFilters::new(&weight, [channels, 1, kernel], channels);
+        let activation = Activation::Identity;
+        let filters = channels_last::Filters { weight: &packed, bias: None, addend: None, activation };
+        let x = vec![1.0; width * channels];
+        let y = on_every_tier(|cpu| {
+            let mut y = vec![f32::NAN; windows[1].output * channels];
+            channels_last::conv2d(cpu, &conv, &x, &filters, &mut y, &mut []);
+            y
+        });
+        let inside = (kernel / 2 + 1).min(width) as f32;
+        prop_assert_eq!(&y[..channels], &vec![inside; channels]);
+    }
+
     #[test]
     fn pools_may_have_channels_last(batch in 0usize..3, channels in 1usize..90, rows in slides(), columns in slides(), seed: u64) {
         let slides = [rows, columns];

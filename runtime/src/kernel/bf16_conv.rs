@@ -109,12 +109,12 @@ impl Kernel for Convolution {
         Ok(())
     }
 
-    /// Filters of one channel reuse nothing between channels.
+    /// Filters of a channel each reuse nothing between channels.
     fn rate(&self) -> Rate {
         let parallel = Parallel::MultiplyAdds(PARALLEL_WORK);
-        match self.weight.get(1) {
-            Some(1) => Rate { numbers: Numbers::F32, share: 0.1, parallel },
-            _ => Rate { numbers: Numbers::Bf16, share: 0.6, parallel },
+        match self.conv.op.groups {
+            1 => Rate { numbers: Numbers::Bf16, share: 0.6, parallel },
+            _ => Rate { numbers: Numbers::F32, share: 0.1, parallel },
         }
     }
 

@@ -17,10 +17,11 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     cost: 1,
     accepts: |module, node| {
         floats(module, node)?;
-        let image = module.value(node.inputs[0]).shape.iter().skip(1);
-        match module.is_dynamic() || image.into_iter().all(|dim| dim.fixed().is_some()) {
+        let [x, weight] = [0, 1].map(|input| module.value(node.inputs[input]).shape.as_slice());
+        let mut sizes = x.iter().skip(1).chain(weight);
+        match module.is_dynamic() || sizes.all(|dim| dim.fixed().is_some()) {
             true => Ok(()),
-            false => Err("takes images of known sizes".to_owned()),
+            false => Err("takes images and filters of known sizes".to_owned()),
         }
     },
     prepare: |_, node, cpu| match &node.operation {

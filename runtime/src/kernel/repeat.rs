@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use graph::op::{Loop, Operator as _, ROUND_LIMIT};
+use graph::op::{Loop, Operator as _, ROUND_LIMIT, stacked};
 use graph::{Bindings, Op, Shape, Tensor, ValueType};
 use kernels::Cpu;
 
@@ -128,7 +128,10 @@ impl Repeat {
         let (op, others) = loop_of(node);
         let body = Body::new(module, node, op).expect("`accepts` saw the body");
         let Body { module: mut inner, sources, captured, types } = body;
-        let (level, disabled) = (inner.level, inner.disabled_passes.clone());
+        let level = inner.level;
+        // A body that no plan fits hands on tensors, which know no bf16.
+        let narrow = std::iter::once("narrow".to_owned());
+        let disabled: Vec<String> = inner.disabled_passes.iter().cloned().chain(narrow).collect();
         pass::run(&mut inner, level, &disabled, Device::Cpu).expect("the model's passes ran");
         let steps = inner.nodes.iter().map(|node| choose(&inner, node, cpu).prepared).collect();
         let mut body = Program::new(inner, steps);
@@ -485,16 +488,4 @@ impl Inputs for Round<'_> {
             },
         }
     }
-}
-
-/// Tensors of one shape under a new first dimension.
-fn stacked(parts: &[Tensor]) -> Result<Tensor, String> {
-    let [first, ..] = parts else { return Err("expected a part".to_owned()) };
-    if parts.iter().any(|part| part.shape() != first.shape()) {
-        return Err("a collected value changes its shape".to_owned());
-    }
-    let mut bytes = Vec::new();
-    parts.iter().for_each(|part| bytes.extend_from_slice(part.bytes()));
-    let shape = [&[parts.len()], first.shape()].concat();
-    Tensor::from_bytes(first.dtype(), &shape, &bytes).map_err(|error| error.to_string())
 }

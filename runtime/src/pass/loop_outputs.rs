@@ -29,8 +29,10 @@ fn merge(module: &mut Module, first: usize, second: usize) -> bool {
     let Operation::Graph(Op::Loop(other)) = &module.nodes[second].operation else { return false };
     let [a, b] = [first, second].map(|index| module.nodes[index].inputs.as_slice());
     let given = 2 + other.carried;
-    let same = a.get(..given) == b.get(..given);
-    let Some(several) = several(&module.nodes[first]).filter(|_| same) else { return false };
+    if a.get(..given) != b.get(..given) {
+        return false;
+    }
+    let Some(several) = several(&module.nodes[first]) else { return false };
     if several.op.carried != other.carried {
         return false;
     }

@@ -106,9 +106,10 @@ pub(crate) const PASSES: &[Pass] = &[
 ];
 
 /// Passes that a GPU does without. What it launches does not depend on values. It has no kernels for
-/// integer convolutions and sums and root-mean-square norms, and its attention reads heads in rows. A
-/// layer that rounds as it reads does so once for each tile of columns there; a launch that rounds once
-/// is cheaper. Loops run on the CPU, each for the output that is copied back. Its kernels see for themselves what may be bf16, and its threads share every launch.
+/// integer convolutions and sums and root-mean-square norms, and its attention reads heads in rows. Loops
+/// run on the CPU, each for the output that is copied back. A layer that rounds as it reads does so once
+/// for each tile of columns there; a launch that rounds once is cheaper. Its kernels see for themselves
+/// what may be bf16, and its threads share every launch.
 const ON_CPUS_ONLY: [&str; 9] = [
     "choices",
     "integer-conv",

@@ -14,13 +14,17 @@ pub(super) fn run(module: &mut Module) -> usize {
     if !is_wanted || module.is_dynamic() {
         return 0;
     }
-    let outputs = module.nodes.iter().filter(|node| can_round(module, node));
-    let narrow: Vec<Id> =
-        outputs.map(|node| node.output).filter(|&id| all_round(module, id)).collect();
-    for id in &narrow {
-        module.values[id.0].as_bf16 = true;
+    let mut narrowed = 0;
+    // From the last on, for what a pool reads is rounded where what it writes is.
+    for index in (0..module.nodes.len()).rev() {
+        let node = &module.nodes[index];
+        let id = node.output;
+        if can_round(module, node) && all_round(module, id) {
+            module.values[id.0].as_bf16 = true;
+            narrowed += 1;
+        }
     }
-    narrow.len()
+    narrowed
 }
 
 /// Whether the kernel of a node can write bf16.
@@ -38,23 +42,44 @@ fn can_round(module: &Module, node: &Node) -> bool {
     }
 }
 
-/// Whether all who read a value round it to bf16 before they do anything else, or take it so as an image.
+/// What a reader of a value makes of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// It rounds it to bf16 before it does anything else, or applies filters of single channels to it,
+    /// which stand between such.
+    Rounds,
+    /// It takes it so as an image.
+    Takes,
+    /// It knows no bf16.
+    Other,
+}
+
+/// Whether all who read a value may have it in bf16, and one of them rounds it anyway.
 fn all_round(module: &Module, id: Id) -> bool {
-    let rounds = |node: &Node, position: usize| match &node.operation {
-        Operation::Attention(_) => position < 3,
-        Operation::Linear { .. } => position == 0 && takes_weights(module, node).is_ok(),
-        Operation::ChannelsLast(ChannelsLast::Conv { .. }) => {
-            matches!(position, 0 | 3) && bf16_conv::accepts(module, node).is_ok()
+    let made = |node: &Node, position: usize| match &node.operation {
+        Operation::Attention(_) if position < 3 => Use::Rounds,
+        Operation::Linear { .. } if position == 0 && takes_weights(module, node).is_ok() => {
+            Use::Rounds
         }
-        Operation::ChannelsLast(ChannelsLast::Pool(_) | ChannelsLast::GlobalPool(_)) => true,
-        _ => false,
+        Operation::ChannelsLast(ChannelsLast::Conv { .. })
+            if bf16_conv::accepts(module, node).is_ok() =>
+        {
+            match position {
+                0 => Use::Rounds,
+                3 => Use::Takes,
+                _ => Use::Other,
+            }
+        }
+        Operation::ChannelsLast(ChannelsLast::Pool(_)) if module.value(node.output).as_bf16 => {
+            Use::Rounds
+        }
+        Operation::ChannelsLast(ChannelsLast::Pool(_) | ChannelsLast::GlobalPool(_)) => Use::Takes,
+        _ => Use::Other,
     };
-    let mut reads = module.nodes.iter().flat_map(|node| {
-        node.inputs
-            .iter()
-            .enumerate()
-            .filter(|(_, input)| **input == id)
-            .map(move |(i, _)| (node, i))
+    let reads = module.nodes.iter().flat_map(|node| {
+        let positions = (0..node.inputs.len()).filter(|&position| node.inputs[position] == id);
+        positions.map(move |position| made(node, position))
     });
-    !module.outputs.contains(&id) && reads.all(|(node, position)| rounds(node, position))
+    let uses: Vec<Use> = reads.collect();
+    !module.outputs.contains(&id) && uses.contains(&Use::Rounds) && !uses.contains(&Use::Other)
 }

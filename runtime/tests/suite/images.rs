@@ -107,34 +107,55 @@ fn a_small_network_answers_the_same_at_every_level() {
     }
 }
 
+/// What is pooled, added to and filtered channel by channel between convolutions of all channels.
+fn residual() -> Graph {
+    let (mut sketch, x) = sketch(3, 12);
+    let stem = conv(&mut sketch, x, [3, 8, 1], 1);
+    let stem = sketch.node(Op::Relu, &[stem]);
+    let pool =
+        Pool { kind: PoolKind::Max, window: window(&[3, 3], 2, 1), rounding: Rounding::Floor };
+    let pooled = sketch.node(Op::Pool(pool), &[stem]);
+    let inner = conv(&mut sketch, pooled, [8, 8, 8], 1);
+    let inner = sketch.node(Op::Relu, &[inner]);
+    let inner = conv(&mut sketch, inner, [8, 8, 1], 1);
+    let sum = sketch.node(Op::Add, &[inner, pooled]);
+    let last = conv(&mut sketch, sum, [8, 16, 1], 1);
+    let mean = sketch.node(Op::GlobalPool(GlobalPool::Average), &[last]);
+    sketch.finish(&[mean])
+}
+
 /// What a convolution reads, adds and writes is bf16 where all who read it know such images.
 #[test]
 fn convolutions_in_bf16() {
-    let precision = Precision::Bf16;
-    for tier in Tier::ALL.into_iter().filter(|tier| tier.is_available()) {
-        let options = |level| CompileOptions { precision, tier: Some(tier), ..options(level) };
-        let model = compile(&network(), &options(Level::O3)).unwrap();
-        let count = |kernel| kernels(&model).into_iter().filter(|name| *name == kernel).count();
-        let in_bf16 = Cpu::with_tier(tier).unwrap().multiplies_bf16();
-        // The groups of four channels have no kernel in bf16.
-        assert_eq!(count("channels-last.conv.bf16"), if in_bf16 { 4 } else { 0 }, "{tier}");
-        let narrow = model.explain().nodes.iter().filter(|node| node.output.starts_with("bf16"));
-        assert_eq!(narrow.count() >= 2, in_bf16, "{tier}");
+    let tiers = || Tier::ALL.into_iter().filter(|tier| tier.is_available());
+    // Of the stem, the pool, the filters of single channels and the sum.
+    for (graph, narrow) in [(network(), 1), (residual(), 4)] {
+        tiers().for_each(|tier| check_bf16(&graph, tier, narrow));
+    }
+}
 
-        let whole = CompileOptions {
-            disabled_passes: vec!["slice-batch".to_owned()],
-            ..options(Level::O3)
-        };
-        let whole = compile(&network(), &whole).unwrap();
-        for batch in [1, 3, 9] {
-            let inputs = images(batch, 3, 12);
-            let found = &run(&model, &inputs)[0];
-            assert_eq!(found, &run(&whole, &inputs)[0], "{tier}: slices");
-            let expected = &graph::reference::evaluate(&network(), &inputs).unwrap()[0];
-            let most = floats(expected).iter().fold(0f32, |most, y| most.max(y.abs()));
-            for (found, expected) in floats(found).iter().zip(floats(expected)) {
-                assert!((found - expected).abs() < 0.02 * most, "{tier}: {found} for {expected}");
-            }
+fn check_bf16(graph: &Graph, tier: Tier, images_in_bf16: usize) {
+    let precision = Precision::Bf16;
+    let options = |level| CompileOptions { precision, tier: Some(tier), ..options(level) };
+    let model = compile(graph, &options(Level::O3)).unwrap();
+    let count = |kernel| kernels(&model).into_iter().filter(|name| *name == kernel).count();
+    let in_bf16 = Cpu::with_tier(tier).unwrap().multiplies_bf16();
+    // The groups of four channels have no kernel in bf16.
+    assert_eq!(count("channels-last.conv.bf16"), if in_bf16 { 4 } else { 0 }, "{tier}");
+    let narrow = model.explain().nodes.iter().filter(|node| node.output.starts_with("bf16"));
+    assert_eq!(narrow.count(), if in_bf16 { images_in_bf16 } else { 0 }, "{tier}");
+
+    let whole =
+        CompileOptions { disabled_passes: vec!["slice-batch".to_owned()], ..options(Level::O3) };
+    let whole = compile(graph, &whole).unwrap();
+    for batch in [1, 3, 9] {
+        let inputs = images(batch, 3, 12);
+        let found = &run(&model, &inputs)[0];
+        assert_eq!(found, &run(&whole, &inputs)[0], "{tier}: slices");
+        let expected = &graph::reference::evaluate(graph, &inputs).unwrap()[0];
+        let most = floats(expected).iter().fold(0f32, |most, y| most.max(y.abs()));
+        for (found, expected) in floats(found).iter().zip(floats(expected)) {
+            assert!((found - expected).abs() < 0.02 * most, "{tier}: {found} for {expected}");
         }
     }
 }

@@ -355,6 +355,57 @@ fn carried_values_change_places() {
     }
 }
 
+/// What is carried changes its size, though no node of the body writes what does.
+#[test]
+fn sizes_may_change_without_nodes() {
+    let mut sketch = Sketch::new();
+    let (a, b) = (sketch.input("a", vec![3.into()]), sketch.input("b", vec![5.into()]));
+    let inputs = ["t", "going", "p", "q"];
+    let (kind, axes) = (ReduceKind::Sum, Some(vec![0]));
+    let sum = Op::Reduce(Reduce { kind, axes, keep_dims: false, empty_means_none: false });
+    let nodes: Nodes<'_> = &[("sum", sum, &["p"])];
+    let op = |output| repeat(body(&inputs, nodes, &["going", "q", "p", "sum"]), 2, output);
+    let outputs = [0, 1, 2].map(|output| {
+        let name = format!("output{output}");
+        sketch.repeat(&name, op(output), &[a, b])
+    });
+    let graph = sketch.finish(&outputs);
+    for rounds in [0, 1, 2, 5] {
+        let values = vec![("a", numbers(&[3], 1, 1.0)), ("b", numbers(&[5], 2, 1.0))];
+        check(&graph, &given(rounds, true, values), 1e-6);
+    }
+}
+
+/// Two sizes that only a run tells have to be equal in the body.
+#[test]
+fn sizes_from_outside_may_meet_in_the_body() {
+    let mut sketch = Sketch::new();
+    let (x, h) = (sketch.input("x", vec![6.into()]), sketch.input("h", vec![1.into(), 1.into()]));
+    let zero = sketch.weight("zero", Tensor::scalar(0f32));
+    let graph = &mut sketch.graph;
+    let mut some = |name: &str| {
+        let is_more =
+            graph.add_node(&format!("{name}/is"), Op::Binary(Binary::Greater), &[x, zero]);
+        let op = Op::Compress(Compress { axis: Some(0) });
+        graph.add_node(name, op, &[x, is_more.unwrap()]).unwrap()
+    };
+    let (u, v) = (some("u"), some("v"));
+    let mut unsqueezed = |name: &str, id, axis| {
+        graph.add_node(name, Op::Unsqueeze(Unsqueeze { axes: vec![axis] }), &[id]).unwrap()
+    };
+    let (row, column) = (unsqueezed("row", u, 0), unsqueezed("column", v, 1));
+    let nodes: Nodes<'_> =
+        &[("product", Op::MatMul, &["u", "w"]), ("next", Op::Add, &["product", "h"])];
+    let inputs = ["t", "going", "h", "u", "w"];
+    let op = repeat(body(&inputs, nodes, &["going", "next"]), 1, 0);
+    let y = sketch.repeat("y", op, &[h, row, column]);
+    let graph = sketch.finish(&[y]);
+    for rounds in [0, 1, 3] {
+        let values = vec![("x", numbers(&[6], 1, 1.0)), ("h", numbers(&[1, 1], 2, 1.0))];
+        check(&graph, &given(rounds, true, values), 1e-5);
+    }
+}
+
 /// Quantized values go through bodies bit for bit.
 #[test]
 fn quantized_bodies_run_in_integers() {
