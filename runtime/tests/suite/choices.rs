@@ -1,20 +1,14 @@
 //! Branches that run when they are chosen.
 
-use graph::op::{Cast, Gather, If, Reduce, ReduceKind, Slice, Subgraph, SubgraphNode};
+use graph::op::{Cast, Gather, If, Reduce, ReduceKind, Slice, Subgraph};
 use graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueId, reference};
 use runtime::{CompileOptions, Level, compile};
 
+use crate::loops::{Nodes, body};
 use crate::{assert_close, fired, numbers, options, run};
 
-fn branch(inputs: &[&str], nodes: &[(&str, Op, &[&str])], output: &str) -> Subgraph {
-    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    let node = |(name, op, inputs): &(&str, Op, &[&str])| SubgraphNode {
-        name: (*name).to_owned(),
-        op: op.clone(),
-        inputs: owned(inputs),
-    };
-    let nodes = nodes.iter().map(node).collect();
-    Subgraph { inputs: owned(inputs), nodes, outputs: vec![output.to_owned()] }
+fn branch(inputs: &[&str], nodes: Nodes<'_>, output: &str) -> Subgraph {
+    body(inputs, nodes, &[output])
 }
 
 /// Inputs `x`, `f32[batch, 8]`, and truth values `a` and `b`; weights `w`, `f32[8, 8]`, and `v`.

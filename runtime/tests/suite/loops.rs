@@ -10,9 +10,10 @@ use runtime::{CompileOptions, Level, Precision, RuntimeError, compile};
 
 use crate::{assert_close, check, fired, numbers, options, run};
 
-type Nodes<'a> = &'a [(&'a str, Op, &'a [&'a str])];
+pub(crate) type Nodes<'a> = &'a [(&'a str, Op, &'a [&'a str])];
 
-fn body(inputs: &[&str], nodes: Nodes<'_>, outputs: &[&str]) -> Subgraph {
+/// A subgraph of named nodes.
+pub(crate) fn body(inputs: &[&str], nodes: Nodes<'_>, outputs: &[&str]) -> Subgraph {
     let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
     let node = |(name, op, inputs): &(&str, Op, &[&str])| SubgraphNode {
         name: (*name).to_owned(),

@@ -14,18 +14,22 @@ use crate::{Sketch, check, numbers};
 /// Kernels sum in f32 what the definitions sum in f64.
 const FLOAT: f32 = 2e-6;
 
+/// A graph under construction whose inputs have the types of these.
+fn sketch_of(inputs: &[(&str, Tensor)]) -> (Sketch, Vec<ValueId>) {
+    let mut sketch = Sketch { graph: Graph::new("sketch") };
+    let ids = inputs.iter().map(|(name, tensor)| {
+        let shape = tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect();
+        sketch.graph.add_input(name, tensor.dtype(), shape).unwrap()
+    });
+    let ids = ids.collect();
+    (sketch, ids)
+}
+
 /// Compares a node, alone and of values that nothing else reads, with its definition; checks which
 /// kernel ran it.
 #[track_caller]
 fn check_node(op: Op, inputs: &[(&str, Tensor)], kernel: &str) {
-    let mut sketch = Sketch { graph: Graph::new("sketch") };
-    let ids: Vec<ValueId> = inputs
-        .iter()
-        .map(|(name, tensor)| {
-            let shape = tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect();
-            sketch.graph.add_input(name, tensor.dtype(), shape).unwrap()
-        })
-        .collect();
+    let (mut sketch, ids) = sketch_of(inputs);
     let alone = sketch.node(op.clone(), &ids);
     let mut outputs = vec![alone];
     if inputs[0].1.dtype() == DType::F32 {
@@ -412,14 +416,7 @@ fn bent_windows() {
         inputs.extend(mask.then(|| ("mask", numbers(&moved(1), 5, 1.0))));
         let op = Op::DeformConv(DeformConv { window, groups, offset_groups, bias, mask });
         // Places are found in f32, and the definition's in f64.
-        let mut sketch = Sketch { graph: Graph::new("sketch") };
-        let ids: Vec<ValueId> = inputs
-            .iter()
-            .map(|(name, tensor)| {
-                let shape = tensor.shape().iter().map(|&size| Dim::Fixed(size)).collect();
-                sketch.graph.add_input(name, tensor.dtype(), shape).unwrap()
-            })
-            .collect();
+        let (mut sketch, ids) = sketch_of(&inputs);
         let y = sketch.node(op, &ids);
         let model = check(&sketch.finish(&[y]), &inputs, 1e-5);
         assert_eq!(model.explain().nodes.last().unwrap().kernel, "deform-conv.f32");
