@@ -41,6 +41,7 @@ pub(crate) fn write_package(folder: &Path) {
         model: ModelFolder { graph, tokenizer_json: Vec::new(), info },
         golden: golden.expect("the encoder runs"),
         provenance: BTreeMap::new(),
+        tolerance: None,
         slo: None,
     };
     package.write(folder).expect("an empty folder takes a package");

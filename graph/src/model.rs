@@ -329,6 +329,11 @@ impl Graph {
         self.nodes.get_mut(&id).expect("a node of this graph").inputs[position] = value;
     }
 
+    /// Changes all that a node reads. [`Self::refresh`] has to follow.
+    pub fn set_node_inputs(&mut self, id: NodeId, inputs: Vec<ValueId>) {
+        self.nodes.get_mut(&id).expect("a node of this graph").inputs = inputs;
+    }
+
     /// Makes every reader of `old`, and every output that is `old`, read `new`.
     /// [`Self::refresh`] has to follow.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {

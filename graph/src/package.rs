@@ -34,6 +34,9 @@ pub struct Package {
     pub model: ModelFolder,
     /// Inputs with the outputs that the model has to give for them on every machine.
     pub golden: Golden,
+    /// How far from them an output may be, as a share of the greatest magnitude expected of it, where
+    /// that is more than usual: of models in which a last bit decides more.
+    pub tolerance: Option<f32>,
     /// Where the model comes from: free facts by name, such as digests of data and checkpoint.
     pub provenance: BTreeMap<String, String>,
     /// What the service promises, if anything.
@@ -66,6 +69,9 @@ pub struct PackageManifest {
     pub outputs: Vec<Port>,
     /// How much of the model is integers.
     pub quantization: Quantization,
+    /// How far from golden outputs one may be, where that is more than usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f32>,
     /// What the service promises, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<Slo>,
@@ -200,6 +206,7 @@ impl Package {
             inputs: ports(graph.inputs()),
             outputs: ports(graph.outputs()),
             quantization: Quantization::of(graph),
+            tolerance: self.tolerance,
             slo: self.slo,
             provenance: self.provenance.clone(),
             digests: BTreeMap::new(),
@@ -227,8 +234,8 @@ impl Package {
         let model = ModelFolder::read_parts(directory, info)?;
         model.check_labels(&path)?;
         let golden = Golden::read(&directory.join(GOLDEN_FILE), &model.graph)?;
-        let PackageManifest { name, provenance, slo, digests, .. } = manifest.clone();
-        let package = Self { name, model, golden, provenance, slo };
+        let PackageManifest { name, provenance, tolerance, slo, digests, .. } = manifest.clone();
+        let package = Self { name, model, golden, tolerance, provenance, slo };
         if (PackageManifest { digests, ..package.manifest() }) != manifest {
             let reason = "expected the inputs, outputs and quantization of the graph, found others";
             return Err(PackageError::Manifest { path, reason: reason.to_owned() });

@@ -8,12 +8,14 @@
 //! - [`masks`]: sparsity formats that zero weights without removing them.
 //! - [`quantize`]: inserts, folds and reverts quantize/dequantize pairs.
 //! - [`observer`]: scales for activations from numbers seen.
+//! - [`scaling`]: filters take in norms, factors and summands by channel.
 
 pub mod importance;
 pub mod masks;
 pub mod observer;
 pub mod prune;
 pub mod quantize;
+pub mod scaling;
 
 #[cfg(test)]
 pub(crate) mod samples;

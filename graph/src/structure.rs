@@ -63,6 +63,21 @@ pub struct Linear {
     pub outputs: usize,
 }
 
+/// A convolution with constant filters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Convolution {
+    /// The node's name.
+    pub name: String,
+    /// The `Conv`.
+    pub node: NodeId,
+    /// The images, before a quantize/dequantize pair, `[batch, channels, …]`.
+    pub input: ValueId,
+    /// The filters, `[outputs, channels / groups, …]`: `f32`, or `i8` once quantization is folded.
+    pub filters: ValueId,
+    /// Groups of channels.
+    pub groups: usize,
+}
+
 /// The table that token ids are looked up in, and what follows up to the first layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Embedding {
@@ -85,6 +100,20 @@ pub fn linears(graph: &Graph) -> Vec<Linear> {
     let mut names = BTreeSet::new();
     let products = graph.nodes().filter(|(_, node)| node.op == Op::MatMul);
     products.filter_map(|(id, _)| linear(graph, id, &mut names)).collect()
+}
+
+/// The convolutions whose filters are constants and whose images are not, in the order of their nodes.
+pub fn convolutions(graph: &Graph) -> Vec<Convolution> {
+    let found = graph.nodes().filter_map(|(node, operation)| {
+        let (Op::Conv(conv), [input, filters, ..]) = (&operation.op, &operation.inputs[..]) else {
+            return None;
+        };
+        let [input, filters] = [*input, *filters].map(|value| float_source(graph, value));
+        let (name, groups) = (operation.name.clone(), conv.groups);
+        let fits = graph.weight(filters).is_some() && graph.weight(input).is_none();
+        fits.then_some(Convolution { name, node, input, filters, groups })
+    });
+    found.collect()
 }
 
 fn linear(graph: &Graph, product: NodeId, names: &mut BTreeSet<String>) -> Option<Linear> {

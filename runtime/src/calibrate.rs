@@ -1,13 +1,23 @@
 //! int8 without training, for any graph: ranges of activations from runs on sample inputs.
 
-use graph::rewrite::observer::{Method, Observer};
-use graph::rewrite::quantize::{self, PointKind, QuantizeOptions, set_activation_scale};
-use graph::{Graph, Tensor, ValueId};
+use std::collections::BTreeMap;
 
-use crate::{CompileOptions, Level, RuntimeError, compile};
+use graph::rewrite::observer::{Method, Observer, RangeObserver};
+use graph::rewrite::quantize::{
+    self, PointKind, QuantizeOptions, QuantizePoint, set_activation_range, set_activation_scale,
+};
+use graph::rewrite::{RewriteError, scaling};
+use graph::{DType, Graph, Tensor, ValueId};
+use serde::Serialize;
 
-/// `graph` in int8: quantize/dequantize pairs around its linear layers and embeddings, with the
-/// activations' scales from what `samples` make of them, and weights rounded.
+use crate::{CompileOptions, CompiledModel, Level, RuntimeError, compile};
+
+/// `graph` in int8: norms folded into filters, quantize/dequantize pairs around its linear layers,
+/// convolutions and embeddings, with the activations' scales from what `samples` make of them, and
+/// weights rounded.
+///
+/// Activations of linear layers are symmetric, their clipping point chosen by `method`; images have
+/// the range of the least mean squared error.
 ///
 /// # Errors
 /// When the graph has no layer to quantize, no samples are given, or a sample does not run.
@@ -17,40 +27,173 @@ pub fn quantized(
     method: Method,
     samples: impl IntoIterator<Item = Vec<(String, Tensor)>>,
 ) -> Result<Graph, RuntimeError> {
-    let fail =
-        |error: graph::rewrite::RewriteError| RuntimeError::Quantize { reason: error.to_string() };
-    let mut quantized = graph.clone();
+    let mut float = graph.clone();
+    scaling::fold_scalings(&mut float).map_err(fail)?;
+    let mut quantized = float.clone();
     quantize::insert(&mut quantized, options).map_err(fail)?;
-    let points: Vec<(String, String)> = quantize::points(&quantized)
-        .iter()
-        .filter(|point| point.kind == PointKind::Activation)
-        .map(|point| {
-            let name = |id: ValueId| quantized.value_name(id).to_owned();
-            (name(point.input), name(point.scale))
-        })
-        .collect();
-    let mut observers = Vec::new();
-    for _ in &points {
-        observers.push(Observer::new(method).map_err(fail)?);
+    if quantize::points(&quantized).is_empty() {
+        let reason = format!("no layer of `{}` is left to quantize", graph.name);
+        return Err(RuntimeError::Quantize { reason });
     }
-    let mut tapped = graph.clone();
-    let taps: Vec<ValueId> = points.iter().filter_map(|(value, _)| graph.find(value)).collect();
-    tapped.set_outputs(&taps);
-    // Outputs may not be fused away, so every tap can be read.
-    let compiled =
-        compile(&tapped, &CompileOptions { level: Level::O1, ..CompileOptions::default() })?;
-    let mut session = compiled.session();
+    let mut activations = Activations::of(&quantized, method).map_err(fail)?;
+    activations.observe(&float, samples)?;
+    activations.set_scales(&mut quantized).map_err(fail)?;
+    quantize::fold(&mut quantized).map_err(fail)?;
+    Ok(quantized)
+}
+
+fn fail(error: RewriteError) -> RuntimeError {
+    RuntimeError::Quantize { reason: error.to_string() }
+}
+
+/// What watches the values of one scale.
+enum Watch {
+    Symmetric(Observer),
+    Unsigned(RangeObserver),
+}
+
+/// Observers of a graph's activations, by the name of the scale.
+struct Activations {
+    watches: BTreeMap<String, Watch>,
+    /// Names of the values that are quantized, and of their scales.
+    values: Vec<(String, String)>,
+}
+
+impl Activations {
+    fn of(quantized: &Graph, method: Method) -> Result<Self, RewriteError> {
+        let points = quantize::points(quantized);
+        let activations = points.iter().filter(|point| point.kind == PointKind::Activation);
+        let (mut watches, mut values) = (BTreeMap::new(), Vec::new());
+        for QuantizePoint { input, scale, zero_point, .. } in activations {
+            let name = |id: ValueId| quantized.value_name(id).to_owned();
+            let watch = match quantized.value_type(*zero_point).dtype {
+                DType::U8 => Watch::Unsigned(RangeObserver::default()),
+                _ => Watch::Symmetric(Observer::new(method)?),
+            };
+            watches.entry(name(*scale)).or_insert(watch);
+            values.push((name(*input), name(*scale)));
+        }
+        Ok(Self { watches, values })
+    }
+
+    /// Runs the graph as it was before on each sample, and shows its values to their observers.
+    fn observe(
+        &mut self,
+        graph: &Graph,
+        samples: impl IntoIterator<Item = Vec<(String, Tensor)>>,
+    ) -> Result<(), RuntimeError> {
+        let mut tapped = graph.clone();
+        let find =
+            |value: &String| graph.find(value).expect("pairs stand behind the graph's values");
+        let taps: Vec<ValueId> = self.values.iter().map(|(value, _)| find(value)).collect();
+        tapped.set_outputs(&taps);
+        // Outputs may not be fused away, so every tap can be read.
+        let options = CompileOptions { level: Level::O1, ..CompileOptions::default() };
+        let compiled = compile(&tapped, &options)?;
+        let mut session = compiled.session();
+        for sample in samples {
+            let inputs: Vec<(&str, &Tensor)> =
+                sample.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            let outputs = session.run_borrowed(&inputs)?;
+            for ((_, scale), output) in self.values.iter().zip(outputs.iter()) {
+                let numbers = output.elements::<f32>()?;
+                match self.watches.get_mut(scale).expect("every value's scale is watched") {
+                    Watch::Symmetric(observer) => observer.observe(numbers).map_err(fail)?,
+                    Watch::Unsigned(observer) => observer.observe(numbers).map_err(fail)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_scales(&self, quantized: &mut Graph) -> Result<(), RewriteError> {
+        for (name, watch) in &self.watches {
+            match watch {
+                Watch::Symmetric(observer) => {
+                    set_activation_scale(quantized, name, observer.scale()?)?;
+                }
+                Watch::Unsigned(observer) => {
+                    set_activation_range(quantized, name, observer.range()?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How an output of the quantized graph differs from the float graph's on the same samples.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutputDifference {
+    /// Name of the output.
+    pub name: String,
+    /// Root of the mean squared difference, by that of the float output's numbers.
+    pub relative: f64,
+    /// Share of the rows along the last dimension whose greatest entry is in the same place, where
+    /// rows have several entries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_greatest: Option<f64>,
+}
+
+/// Runs both graphs on each sample, and compares their outputs of type f32.
+///
+/// # Errors
+/// When a sample does not run.
+pub fn compare(
+    graph: &Graph,
+    quantized: &Graph,
+    samples: &[Vec<(String, Tensor)>],
+) -> Result<Vec<OutputDifference>, RuntimeError> {
+    let options = CompileOptions::default();
+    let models = [compile(graph, &options)?, compile(quantized, &options)?];
+    let mut sessions = models.each_ref().map(CompiledModel::session);
+    let mut sums = BTreeMap::new();
     for sample in samples {
         let inputs: Vec<(&str, &Tensor)> =
             sample.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        for (observer, output) in observers.iter_mut().zip(session.run_borrowed(&inputs)?.iter()) {
-            observer.observe(output.elements::<f32>()?).map_err(fail)?;
+        let [float, int8] = sessions.each_mut().map(|session| session.run_borrowed(&inputs));
+        for (float, int8) in float?.iter().zip(int8?.iter()) {
+            if float.dtype() == DType::F32 {
+                let sum: &mut Sum = sums.entry(float.name().to_owned()).or_default();
+                let row = float.shape().last().copied().unwrap_or(1);
+                sum.add(float.elements()?, int8.elements()?, row);
+            }
         }
     }
-    for (observer, (_, scale)) in observers.iter().zip(&points) {
-        let step = observer.scale().map_err(fail)?;
-        set_activation_scale(&mut quantized, scale, step).map_err(fail)?;
+    Ok(sums.into_iter().map(|(name, sum)| sum.difference(name)).collect())
+}
+
+/// What is summed over samples.
+#[derive(Default)]
+struct Sum {
+    squared_error: f64,
+    squares: f64,
+    rows: u64,
+    same: u64,
+}
+
+impl Sum {
+    fn add(&mut self, float: &[f32], int8: &[f32], row: usize) {
+        for (a, b) in float.iter().zip(int8).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
+            self.squared_error += (a - b) * (a - b);
+            self.squares += a * a;
+        }
+        if row < 2 {
+            return;
+        }
+        let greatest =
+            |row: &[f32]| (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a });
+        for (float, int8) in float.chunks(row).zip(int8.chunks(row)) {
+            self.rows += 1;
+            self.same += u64::from(greatest(float) == greatest(int8));
+        }
     }
-    quantize::fold(&mut quantized).map_err(fail)?;
-    Ok(quantized)
+
+    fn difference(&self, name: String) -> OutputDifference {
+        let relative = match self.squared_error {
+            0.0 => 0.0,
+            error => (error / self.squares).sqrt(),
+        };
+        let same_greatest = (self.rows > 0).then(|| self.same as f64 / self.rows as f64);
+        OutputDifference { name, relative, same_greatest }
+    }
 }

@@ -62,4 +62,4 @@ pub use pass::{PassReport, pass_names};
 pub use plan::{ArenaBlock, MemoryUse, PeakFormula, SizeTerm, SlicedUse};
 pub use profile::{MachinePeaks, NodeCost, NodeProfile, PeakFact, Profile, profile};
 pub use session::{OutputView, Outputs, Session};
-pub use verified::{FailedTier, VerifiedModel, load, self_test};
+pub use verified::{FailedTier, VerifiedModel, golden_tolerance, load, self_test};

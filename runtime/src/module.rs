@@ -427,6 +427,13 @@ impl Module {
         self.remove(|index| index != last && order.contains(&index));
     }
 
+    /// Makes every node that reads `old` read `new`.
+    pub(crate) fn replace_uses(&mut self, old: Id, new: Id) {
+        for node in &mut self.nodes {
+            node.inputs.iter_mut().filter(|id| **id == old).for_each(|id| *id = new);
+        }
+    }
+
     /// Removes the nodes whose index fits.
     pub(crate) fn remove(&mut self, fits: impl Fn(usize) -> bool) {
         let mut index = 0;

@@ -4,15 +4,19 @@
 mod tests;
 
 use graph::Tensor;
-use graph::package::{GoldenExample, Package};
+use graph::package::{Golden, GoldenExample, Package};
 use kernels::{Cpu, Tier};
 use serde::{Serialize, Serializer};
 
 use crate::{CompileOptions, CompiledModel, Device, RuntimeError, compile};
 
-/// Greatest difference from an expected output that the kernels of this machine may make, as a
-/// share of the greatest magnitude that is expected of it: about two steps of an int8 activation.
+/// Greatest difference from an expected output that the kernels of this machine may make where a
+/// package does not say, as a share of the greatest magnitude that is expected of it: about two steps
+/// of an int8 activation.
 const TOLERANCE: f32 = 2e-2;
+
+/// How much larger the difference of two machines may be than that of inputs that differ in last bits.
+const MARGIN: f32 = 4.0;
 
 /// A tier whose kernels failed the self-test here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -108,5 +112,52 @@ pub fn self_test(package: &Package, model: &CompiledModel) -> Result<f32, Runtim
             example.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         session.run(&inputs)
     };
-    package.golden.verify(TOLERANCE, run).map_err(|error| fail(error.to_string()))
+    let tolerance = package.tolerance.unwrap_or(TOLERANCE);
+    package.golden.verify(tolerance, run).map_err(|error| fail(error.to_string()))
+}
+
+/// The tolerance that a model's golden examples need, where that is more than usual: four times what it
+/// makes of inputs that differ in their last bits. Where floats are rounded to integers layer after
+/// layer, such a bit decides now and then, and the next layer goes on from there.
+///
+/// # Errors
+/// When an example does not run.
+pub fn golden_tolerance(
+    model: &CompiledModel,
+    golden: &Golden,
+) -> Result<Option<f32>, RuntimeError> {
+    let mut session = model.session();
+    let mut run = |inputs: &[(&str, &Tensor)]| session.run(inputs);
+    let mut most = 0f32;
+    for GoldenExample { inputs, .. } in &golden.examples {
+        let nudged: Vec<Tensor> = inputs.iter().map(|(_, tensor)| nudged(tensor)).collect();
+        let names = inputs.iter().map(|(name, _)| name.as_str());
+        let nudged: Vec<(&str, &Tensor)> = names.zip(&nudged).collect();
+        let inputs: Vec<(&str, &Tensor)> =
+            inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        for (output, other) in run(&inputs)?.iter().zip(&run(&nudged)?) {
+            most = most.max(greatest_difference(output, other));
+        }
+    }
+    let tolerance = MARGIN * most;
+    Ok((tolerance > TOLERANCE && tolerance.is_finite()).then_some(tolerance))
+}
+
+/// Floats that differ in their last bits, up and down in turn.
+fn nudged(tensor: &Tensor) -> Tensor {
+    const NUDGE: f32 = 8.0 * f32::EPSILON;
+    let Ok(elements) = tensor.elements::<f32>() else { return tensor.clone() };
+    // Steps of 3 are no period of rows and channels.
+    let nudge = |index: usize| if index.is_multiple_of(3) { 1.0 - NUDGE } else { 1.0 + NUDGE };
+    Tensor::from_fn(tensor.shape(), |index| elements[index] * nudge(index))
+}
+
+/// The greatest difference of floats, by their greatest magnitude.
+fn greatest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    let (Ok(a), Ok(b)) = (a.elements::<f32>(), b.elements::<f32>()) else { return 0.0 };
+    let greatest = |numbers: &mut dyn Iterator<Item = f32>| {
+        numbers.map(f32::abs).filter(|number| number.is_finite()).fold(0f32, f32::max)
+    };
+    let difference = greatest(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    difference / greatest(&mut a.iter().copied()).max(f32::MIN_POSITIVE)
 }

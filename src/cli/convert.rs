@@ -1,35 +1,26 @@
 //! `pipeline convert INPUT -o PACKAGE`.
 
+mod int8;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use graph::package::{Golden, Package};
-use graph::rewrite::observer::Method;
-use graph::rewrite::quantize::QuantizeOptions;
-use graph::{Bindings, ModelFolder, Tensor, samples};
+use graph::{Bindings, ModelFolder, samples};
 use runtime::{CompileOptions, FailedTier};
 use serde::Serialize;
-use training::tokenizer::Tokenizer;
 
+use self::int8::{Quantization, Quantized};
 use super::answer::{Answer, Facts};
 use super::failure::{Failure, WRONG};
 use super::model::{Compilation, Source, failed_tiers, sizes};
 use super::quantity::bytes;
 
-/// Texts that ranges are found on when the file has more.
-const CALIBRATION_TEXTS: usize = 320;
 /// The dimension that rows of a batch lie along.
 const BATCH: &str = "batch";
 /// Sizes of the open dimensions in the golden examples: one alone, and a few that differ.
 const GOLDEN_SIZES: [usize; 2] = [1, 3];
-
-/// How a model's numbers are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// 8-bit integers, with scales from calibration.
-    Int8,
-}
 
 /// Makes a package of a model: a checkpoint, an ONNX file, a model folder.
 #[derive(Debug, clap::Args)]
@@ -39,16 +30,8 @@ pub(super) struct Convert {
     /// Folder of the package; it must not be there
     #[arg(short, long, value_name = "PACKAGE")]
     output: PathBuf,
-    /// Store linear layers and embeddings as this
-    #[arg(long, value_enum, requires = "calibrate")]
-    quantize: Option<Format>,
-    /// A TSV file of texts like those the model will see (plain or .gz), for the ranges of
-    /// activations
-    #[arg(long, value_name = "FILE", requires = "quantize")]
-    calibrate: Option<PathBuf>,
-    /// Column of the texts
-    #[arg(long, value_name = "COLUMN", default_value = "text", requires = "calibrate")]
-    text_column: String,
+    #[command(flatten)]
+    quantization: Quantization,
     /// Rows that have to fit the memory budget together, at the most word pieces or the sizes bound
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
@@ -69,6 +52,8 @@ struct Report {
     /// Faster tiers whose kernels failed the self-test on this machine, and why.
     failed_tiers: Vec<FailedTier>,
     worst_difference: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantized: Option<Quantized>,
     /// Rows that fit the memory budget together, where there is a budget and a `batch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     largest_batch: Option<usize>,
@@ -82,12 +67,7 @@ impl Convert {
         }
         let opened = self.source.open()?;
         let wrong = |error| Failure::Other(error, WRONG);
-        let model = match (self.quantize, &self.calibrate) {
-            (Some(Format::Int8), Some(file)) => {
-                self.quantized(opened.model, file).map_err(wrong)?
-            }
-            _ => opened.model,
-        };
+        let (model, quantized) = self.quantization.apply(opened.model).map_err(wrong)?;
         let largest_batch = self.largest_batch(&model)?;
         match (self.batch_size, largest_batch) {
             (Some(wanted), Some(most)) if wanted > most => {
@@ -103,28 +83,8 @@ impl Convert {
             }
             _ => {}
         }
-        let report = Report { largest_batch, ..self.pack(model)? };
+        let report = Report { largest_batch, quantized, ..self.pack(model)? };
         Ok(self.facts.answer(&report, || text(&report)))
-    }
-
-    fn quantized(&self, model: ModelFolder, file: &Path) -> Result<ModelFolder> {
-        let options = QuantizeOptions { float: Vec::new(), embeddings: true };
-        ensure!(
-            !model.tokenizer_json.is_empty(),
-            "calibration takes texts, and the model has no tokenizer: give one with --tokenizer"
-        );
-        let tokenizer = Tokenizer::from_bytes(&model.tokenizer_json, model.info.max_length)?;
-        let mut texts = training::data::texts(file, &self.text_column)?;
-        texts.truncate(CALIBRATION_TEXTS);
-        ensure!(!texts.is_empty(), "{} has no texts", file.display());
-        let names: Vec<&str> =
-            model.graph.inputs().iter().map(|&id| model.graph.value_name(id)).collect();
-        let mut rows = Vec::new();
-        for ids in tokenizer.encode_batch(&texts)? {
-            rows.push(text_inputs(&names, &ids)?);
-        }
-        let graph = runtime::calibrate::quantized(&model.graph, &options, Method::Mse, rows)?;
-        Ok(ModelFolder { graph, ..model })
     }
 
     /// The most rows that fit the memory budget; `None` without a budget or a `batch`.
@@ -150,8 +110,11 @@ impl Convert {
         let file_name = self.output.file_name().unwrap_or_default().to_string_lossy();
         let tool = concat!("pipeline ", env!("CARGO_PKG_VERSION")).to_owned();
         let provenance = BTreeMap::from([("tool".to_owned(), tool)]);
-        let package =
-            Package { name: file_name.into_owned(), model, golden, provenance, slo: None };
+        let tolerance = runtime::compile(&model.graph, &CompileOptions::default())
+            .and_then(|compiled| runtime::golden_tolerance(&compiled, &golden))
+            .map_err(|error| wrong(error.into()))?;
+        let name = file_name.into_owned();
+        let package = Package { name, model, golden, tolerance, provenance, slo: None };
         // What was written is read back and tested before it has a name that anyone may rely on.
         let beside = self.folder_beside().map_err(wrong)?;
         let untested = beside.path().join("package");
@@ -170,6 +133,7 @@ impl Convert {
             tier: verified.model.explain().tier.clone(),
             failed_tiers: verified.failed,
             worst_difference: verified.worst_difference,
+            quantized: None,
             largest_batch: None,
         })
     }
@@ -184,23 +148,6 @@ impl Convert {
             .and_then(|()| tempfile::Builder::new().prefix(".convert-").tempdir_in(parent))
             .with_context(|| format!("cannot write in the folder {}", parent.display()))
     }
-}
-
-/// The inputs of a text model for one text.
-fn text_inputs(names: &[&str], ids: &[u32]) -> Result<Vec<(String, Tensor)>> {
-    let shape = [1, ids.len()];
-    let input = |&name: &&str| {
-        let tensor = match name {
-            "input_ids" => Tensor::from_fn(&shape, |index| i64::from(ids[index])),
-            "attention_mask" => Tensor::from_fn(&shape, |_| 1i64),
-            "token_type_ids" => Tensor::from_fn(&shape, |_| 0i64),
-            other => anyhow::bail!(
-                "expected the inputs input_ids, attention_mask and token_type_ids, found `{other}`"
-            ),
-        };
-        Ok((name.to_owned(), tensor))
-    };
-    names.iter().map(input).collect()
 }
 
 /// What the reference answers on made-up inputs.
@@ -229,8 +176,9 @@ fn text(report: &Report) -> String {
         format!("at most {most} rows together fit the memory budget\n")
     });
     let failed = failed_tiers(&report.failed_tiers, &report.tier);
+    let int8 = report.quantized.as_ref().map(int8::text).unwrap_or_default();
     format!(
-        "{}: {} weights, {}, {} nodes\n{failed}self-test passed with kernels for {}: at most {:.1e} from the reference\n{batch}",
+        "{}: {} weights, {}, {} nodes\n{int8}{failed}self-test passed with kernels for {}: at most {:.1e} from the reference\n{batch}",
         report.package.display(),
         report.weights,
         bytes(report.weight_bytes),

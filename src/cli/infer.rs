@@ -1,7 +1,6 @@
 //! `pipeline infer MODEL`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use anyhow::{Context as _, Result, ensure};
 use graph::{ModelFolder, Tensor};
@@ -11,24 +10,7 @@ use training::tokenizer::Tokenizer;
 
 use super::answer::{Answer, Facts, columns};
 use super::failure::Failure;
-use super::model::{Compilation, Source, failed_tiers, place, read_npy, write_npy};
-
-/// A name and a file, `input_ids=ids.npy`.
-#[derive(Clone, Debug)]
-struct NamedFile {
-    name: String,
-    file: PathBuf,
-}
-
-impl FromStr for NamedFile {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, file) = text
-            .split_once('=')
-            .ok_or_else(|| format!("expected NAME=FILE.npy, found `{text}`"))?;
-        Ok(Self { name: name.to_owned(), file: file.into() })
-    }
-}
+use super::model::{Compilation, NamedFile, Source, failed_tiers, place, read_npy, write_npy};
 
 /// Runs a model once, on texts or on tensors.
 #[derive(Debug, clap::Args)]

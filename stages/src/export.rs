@@ -66,7 +66,7 @@ impl Stage for Export {
         ]);
         let name = params.name.unwrap_or_else(|| context.name().to_owned());
         let slo = params.slo_p99_ms.map(|limit| Slo { p99_ms: limit.get() });
-        let package = Package { name, model, golden, provenance, slo };
+        let package = Package { name, model, golden, tolerance: None, provenance, slo };
         let folder = context.output("package");
         package.write(&folder)?;
 

@@ -29,6 +29,7 @@ fn package() -> Package {
             tokenizer_json: b"{}".to_vec(),
             info: ModelInfo { labels: vec!["great".to_owned(), "other".to_owned()], max_length: 8 },
         },
+        tolerance: Some(0.03),
         provenance: BTreeMap::from([("data".to_owned(), "blake3:12ab".to_owned())]),
         slo: Some(Slo { p99_ms: 12.5 }),
     }

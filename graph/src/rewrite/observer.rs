@@ -1,4 +1,8 @@
-//! Scales for activations, from numbers seen in calibration: slices in, one scale out.
+//! Scales for activations, from numbers seen in calibration: slices in, one scale or range out.
+
+mod range;
+
+pub use range::RangeObserver;
 
 use super::RewriteError;
 use super::quantize::{LEVELS, scale_for};
@@ -61,7 +65,7 @@ impl Observer {
             let (expected, found) = (expected.to_owned(), number.to_string());
             return Err(RewriteError::Range { what, expected, found });
         }
-        let histogram = Histogram { width: 0.0, counts: Vec::new(), zeros: 0 };
+        let histogram = Histogram::default();
         Ok(Self { method, greatest: 0.0, average: 0.0, seen: 0, histogram })
     }
 
@@ -71,11 +75,7 @@ impl Observer {
     ///
     /// When a number is not finite; nothing of the slice counts then.
     pub fn observe(&mut self, numbers: &[f32]) -> Result<(), RewriteError> {
-        if let Some((at, number)) = numbers.iter().enumerate().find(|(_, x)| !x.is_finite()) {
-            let expected = "finite numbers".to_owned();
-            let found = format!("{number} at {at}");
-            return Err(RewriteError::Range { what: "activation", expected, found });
-        }
+        check_finite(numbers)?;
         if numbers.is_empty() {
             return Ok(());
         }
@@ -98,10 +98,7 @@ impl Observer {
     ///
     /// When nothing was seen.
     pub fn scale(&self) -> Result<f32, RewriteError> {
-        if self.seen == 0 {
-            let (expected, found) = ("at least one number".to_owned(), "none".to_owned());
-            return Err(RewriteError::Range { what: "calibration", expected, found });
-        }
+        check_seen(self.seen)?;
         let clip = match self.method {
             Method::MinMax => self.greatest,
             Method::MovingAverage { .. } => self.average as f32,
@@ -117,15 +114,34 @@ impl Observer {
     fn least_error(&self) -> f32 {
         let candidates = (1..=CANDIDATES).rev().map(|part| {
             let clip = f64::from(self.greatest) * part as f64 / CANDIDATES as f64;
-            (self.histogram.squared_error(clip), clip)
+            let levels = f64::from(LEVELS);
+            (self.histogram.squared_error(clip / levels, levels), clip)
         });
         let best = candidates.reduce(|best, next| if next.0 < best.0 { next } else { best });
         best.map_or(0.0, |(_, clip)| clip as f32)
     }
 }
 
+fn check_finite(numbers: &[f32]) -> Result<(), RewriteError> {
+    match numbers.iter().enumerate().find(|(_, number)| !number.is_finite()) {
+        None => Ok(()),
+        Some((at, number)) => {
+            let (expected, found) = ("finite numbers".to_owned(), format!("{number} at {at}"));
+            Err(RewriteError::Range { what: "activation", expected, found })
+        }
+    }
+}
+
+fn check_seen(numbers: u64) -> Result<(), RewriteError> {
+    if numbers > 0 {
+        return Ok(());
+    }
+    let (expected, found) = ("at least one number".to_owned(), "none".to_owned());
+    Err(RewriteError::Range { what: "calibration", expected, found })
+}
+
 /// Counts of magnitudes in equal bins from 0. The bins widen as greater numbers come.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Histogram {
     width: f64,
     counts: Vec<u64>,
@@ -135,13 +151,16 @@ struct Histogram {
 impl Histogram {
     fn add(&mut self, numbers: &[f32], greatest: f32) {
         self.reach(f64::from(greatest));
-        for number in numbers {
-            if *number == 0.0 {
-                self.zeros += 1;
-            } else {
-                let bin = (f64::from(number.abs()) / self.width) as usize;
-                self.counts[bin.min(BINS - 1)] += 1;
-            }
+        numbers.iter().for_each(|&number| self.count(number));
+    }
+
+    /// Counts a number that the bins reach.
+    fn count(&mut self, number: f32) {
+        if number == 0.0 {
+            self.zeros += 1;
+        } else {
+            let bin = (f64::from(number.abs()) / self.width) as usize;
+            self.counts[bin.min(BINS - 1)] += 1;
         }
     }
 
@@ -173,10 +192,8 @@ impl Histogram {
         (bin.unwrap_or(BINS - 1) + 1) as f64 * self.width
     }
 
-    /// Sum of squared errors of the bins' centres quantized with clipping point `clip`.
-    fn squared_error(&self, clip: f64) -> f64 {
-        let levels = f64::from(LEVELS);
-        let scale = clip / levels;
+    /// Sum of squared errors of the bins' centres as so many steps of `scale` at most.
+    fn squared_error(&self, scale: f64, levels: f64) -> f64 {
         let error = |(bin, &count): (usize, &u64)| {
             let centre = (bin as f64 + 0.5) * self.width;
             let quantized = (centre / scale).round_ties_even().min(levels) * scale;

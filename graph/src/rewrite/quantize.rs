@@ -1,24 +1,30 @@
 //! Quantization as quantize/dequantize pairs: inserted, folded into integers, reverted.
 //!
-//! Everything is symmetric 8-bit: zero points are 0. Activations have one scale, matrices one an
-//! output column, word tables one a row. A pair stands between the float value and what reads it;
-//! [`fold`] replaces the pairs of weights by their integers.
+//! Everything is 8-bit. Activations have one scale, matrices one an output column, filters one an
+//! output channel, word tables one a row. Zero points are 0, but for images: they are unsigned, with
+//! a range of their own, since most of them have no numbers below 0. A pair stands between the float
+//! value and what reads it; [`fold`] replaces the pairs of weights by their integers.
+
+mod images;
 
 use std::collections::BTreeMap;
 
 use super::{RewriteError, floats};
 use crate::op::{Dequantize, Quantize};
-use crate::structure::{Embedding, Linear, float_source, linears, word_embedding};
-use crate::{Graph, NodeId, Op, Tensor, ValueId};
+use crate::structure::{Convolution, Linear, convolutions, float_source, linears, word_embedding};
+use crate::{DType, Graph, NodeId, Op, Tensor, ValueId};
 
 /// Greatest magnitude that scales are made for. What lies below saturates at −128, which a weight
 /// reaches only where its scale was learned.
 pub const LEVELS: f32 = 127.0;
 
+/// Steps from the least to the greatest number of 8 bits without a sign.
+const UNSIGNED_STEPS: f32 = 255.0;
+
 /// What [`insert`] quantizes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QuantizeOptions {
-    /// Names of linear layers that stay float.
+    /// Names of linear layers and convolutions that stay float.
     pub float: Vec<String>,
     /// Whether the word embedding table is quantized.
     pub embeddings: bool,
@@ -38,7 +44,7 @@ pub enum PointKind {
 pub struct QuantizePoint {
     /// What is quantized.
     pub kind: PointKind,
-    /// Names of the linear layers (or the embedding) that read the pair, in order.
+    /// Names of the layers (linear, convolutions, or the embedding) that read the pair, in order.
     pub readers: Vec<String>,
     /// The float value; the integers once folded.
     pub input: ValueId,
@@ -46,28 +52,37 @@ pub struct QuantizePoint {
     pub quantize: Option<NodeId>,
     /// The dequantize node.
     pub dequantize: NodeId,
-    /// The scale, a weight: `f32[]`, or `f32[channels]` along `axis`.
+    /// The scale, a weight: `f32[]`, or `f32[channels]` along `axis`. Values that are put together
+    /// share one.
     pub scale: ValueId,
+    /// The zero point, a weight of the scale's shape: `i8`, 0, or `u8` where the range is free.
+    pub zero_point: ValueId,
     /// Dimension of the input that has a scale an entry.
     pub axis: Option<usize>,
 }
 
-/// Inserts a pair before each input and each weight of the linear layers, and behind the word
-/// table. Linear layers that read the same value share its pair. Scales of activations are 1 until
-/// they are set: [`set_activation_scale`]. What is quantized already stays.
+/// Inserts a pair before each input and each weight of the linear layers and convolutions, and behind
+/// the word table. What reads the same value shares its pair. Images keep to integers between
+/// convolutions: sums of them, their greatest elements and what only moves read and write pairs too.
+/// Scales of activations are 1 until they are set: [`set_activation_scale`],
+/// [`set_activation_range`]. What is quantized already stays.
 ///
-/// New names: `LINEAR.input.scale` with the first reader's name, `WEIGHT.scale`; beside each
-/// `.zero_point`, `.quantized` and `.dequantized`.
+/// New names: `LINEAR.input.scale` with the first reader's name, `VALUE.scale` for images,
+/// `WEIGHT.scale`; beside each `.zero_point`, `.quantized` and `.dequantized`.
 ///
 /// # Errors
 ///
-/// When a name in `options` is not a linear layer's, or a weight has no finite scale.
+/// When a name in `options` is no layer's, or a weight has no finite scale.
 pub fn insert(graph: &mut Graph, options: &QuantizeOptions) -> Result<(), RewriteError> {
-    let linears = linears(graph);
+    let (linears, convolutions) = (linears(graph), convolutions(graph));
     for name in &options.float {
-        check_name(name, linears.iter().map(|linear| linear.name.as_str()))?;
+        let convolutions = convolutions.iter().map(|convolution| convolution.name.as_str());
+        let names = linears.iter().map(|linear| linear.name.as_str()).chain(convolutions);
+        check_name("linear layer or convolution", name, names)?;
     }
     let mut insertion = Insertion { graph: graph.clone(), pairs: existing_pairs(graph) };
+    let wanted = |convolution: &&Convolution| !options.float.contains(&convolution.name);
+    insertion.images(&convolutions.iter().filter(wanted).collect::<Vec<_>>())?;
     for linear in linears.iter().filter(|linear| !options.float.contains(&linear.name)) {
         insertion.linear(linear)?;
     }
@@ -127,7 +142,11 @@ pub fn revert(graph: &mut Graph, name: &str) -> Result<(), RewriteError> {
         sources.push((embedding.lookup, 0, embedding.table));
     } else {
         let names = linears.iter().map(|linear| linear.name.as_str());
-        check_name(name, names.chain(embedding.iter().map(|embedding| embedding.name.as_str())))?;
+        check_name(
+            "linear layer",
+            name,
+            names.chain(embedding.iter().map(|embedding| embedding.name.as_str())),
+        )?;
     }
     let mut edited = graph.clone();
     for (node, position, source) in sources {
@@ -147,8 +166,12 @@ pub fn revert(graph: &mut Graph, name: &str) -> Result<(), RewriteError> {
 
 /// The pairs of a graph, in order of their dequantize nodes; folded weights included.
 pub fn points(graph: &Graph) -> Vec<QuantizePoint> {
-    let linears = linears(graph);
+    let (linears, convolutions) = (linears(graph), convolutions(graph));
     let embedding = word_embedding(graph).ok();
+    let layers = linears.iter().map(|linear| (linear.product, &linear.name));
+    let layers = layers.chain(convolutions.iter().map(|found| (found.node, &found.name)));
+    let layers = embedding.iter().map(|found| (found.lookup, &found.name)).chain(layers);
+    let layers: Vec<(NodeId, &String)> = layers.collect();
     graph
         .nodes()
         .filter_map(|(dequantize, node)| {
@@ -157,11 +180,12 @@ pub fn points(graph: &Graph) -> Vec<QuantizePoint> {
             let constant = graph.weight(input).is_some();
             Some(QuantizePoint {
                 kind: if constant { PointKind::Weight } else { PointKind::Activation },
-                readers: reader_names(graph, node.output, &linears, embedding.as_ref()),
+                readers: reader_names(graph, node.output, &layers),
                 input,
                 quantize: graph.producer_id(node.inputs[0]),
                 dequantize,
                 scale: node.inputs[1],
+                zero_point: node.inputs[2],
                 axis: op.axis,
             })
         })
@@ -178,19 +202,53 @@ pub fn set_activation_scale(graph: &mut Graph, name: &str, scale: f32) -> Result
         let (expected, found) = ("a finite number above 0".to_owned(), scale.to_string());
         return Err(RewriteError::Range { what: "activation scale", expected, found });
     }
+    let [id, _] = activation(graph, name)?;
+    graph.set_weight(id, Tensor::scalar(scale));
+    Ok(())
+}
+
+/// Sets scale and zero point of an activation that is unsigned, by the name of the scale, so that its 255
+/// steps go from `range[0]`, ≤ 0, to `range[1]`, ≥ 0.
+///
+/// # Errors
+///
+/// When no unsigned activation has a scale of that name, or the range is not one of finite numbers
+/// around 0.
+pub fn set_activation_range(
+    graph: &mut Graph,
+    name: &str,
+    range @ [least, greatest]: [f32; 2],
+) -> Result<(), RewriteError> {
+    if !(least <= 0.0 && greatest >= 0.0 && (greatest - least).is_finite()) {
+        let (expected, found) = ("finite numbers around 0".to_owned(), format!("{range:?}"));
+        return Err(RewriteError::Range { what: "activation range", expected, found });
+    }
+    let [scale_id, zero_point] = activation(graph, name)?;
+    if graph.value_type(zero_point).dtype != DType::U8 {
+        let (expected, found) = ("an unsigned activation".to_owned(), name.to_owned());
+        return Err(RewriteError::Range { what: "activation range", expected, found });
+    }
+    let scale = (greatest - least) / UNSIGNED_STEPS;
+    let scale = if scale.is_normal() { scale } else { 1.0 / UNSIGNED_STEPS };
+    let zero = (-least / scale).round_ties_even() as u8;
+    graph.set_weight(scale_id, Tensor::scalar(scale));
+    graph.set_weight(zero_point, Tensor::scalar(zero));
+    Ok(())
+}
+
+/// Scale and zero point of an activation, by the name of the scale.
+fn activation(graph: &Graph, name: &str) -> Result<[ValueId; 2], RewriteError> {
     let points = points(graph);
     let activations = points.iter().filter(|point| point.kind == PointKind::Activation);
-    let scales: Vec<ValueId> = activations.map(|point| point.scale).collect();
-    match scales.iter().find(|&&id| graph.value_name(id) == name) {
-        Some(&id) => graph.set_weight(id, Tensor::scalar(scale)),
-        None => {
-            let known: Vec<&str> = scales.iter().map(|&id| graph.value_name(id)).collect();
-            let known = known.join(", ");
-            let name = name.to_owned();
-            return Err(RewriteError::Unknown { what: "activation scale", name, known });
-        }
-    }
-    Ok(())
+    let found: Vec<[ValueId; 2]> =
+        activations.map(|point| [point.scale, point.zero_point]).collect();
+    found.iter().find(|[scale, _]| graph.value_name(*scale) == name).copied().ok_or_else(|| {
+        let mut known: Vec<&str> =
+            found.iter().map(|[scale, _]| graph.value_name(*scale)).collect();
+        known.dedup();
+        let known = known.join(", ");
+        RewriteError::Unknown { what: "activation scale", name: name.to_owned(), known }
+    })
 }
 
 /// One scale an entry of dimension `axis`: the greatest magnitude there, by 127, `f32[entries]`.
@@ -223,26 +281,23 @@ pub(super) fn scale_for(greatest: f32) -> f32 {
     if scale.is_normal() { scale } else { 1.0 / LEVELS }
 }
 
-fn check_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Result<(), RewriteError> {
+fn check_name<'a>(
+    what: &'static str,
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Result<(), RewriteError> {
     let known: Vec<&str> = known.collect();
     if known.contains(&name) {
         return Ok(());
     }
     let (name, known) = (name.to_owned(), known.join(", "));
-    Err(RewriteError::Unknown { what: "linear layer", name, known })
+    Err(RewriteError::Unknown { what, name, known })
 }
 
-fn reader_names(
-    graph: &Graph,
-    value: ValueId,
-    linears: &[Linear],
-    embedding: Option<&Embedding>,
-) -> Vec<String> {
+fn reader_names(graph: &Graph, value: ValueId, layers: &[(NodeId, &String)]) -> Vec<String> {
     let readers = graph.consumers(value);
-    let lookup = embedding.filter(|embedding| readers.contains(&embedding.lookup));
-    let linears = linears.iter().filter(|linear| readers.contains(&linear.product));
-    let names = lookup.map(|embedding| &embedding.name).into_iter();
-    names.chain(linears.map(|linear| &linear.name)).cloned().collect()
+    let names = layers.iter().filter(|(node, _)| readers.contains(node)).map(|(_, name)| *name);
+    names.cloned().collect()
 }
 
 /// The output of each pair, by the value it quantizes and the dimension with its own scales.
@@ -262,7 +317,8 @@ impl Insertion {
     fn linear(&mut self, linear: &Linear) -> Result<(), RewriteError> {
         if self.graph.node(linear.product).inputs[0] == linear.input {
             let name = format!("{}.input", linear.name);
-            let pair = self.pair(&name, linear.input, None, |_| Ok(Tensor::scalar(1f32)))?;
+            let unset = |_: &Graph| Ok((Tensor::scalar(1f32), Tensor::scalar(0i8)));
+            let pair = self.pair(&name, linear.input, None, unset)?;
             self.graph.set_node_input(linear.product, 0, pair);
         }
         self.weight(linear.product, 1, linear.weight, 1)
@@ -281,41 +337,61 @@ impl Insertion {
         }
         let name = self.graph.value_name(weight).to_owned();
         let pair = self.pair(&name, weight, Some(axis), |graph| {
-            let tensor = graph.weight(weight).expect("linear layers and tables are constants");
+            let tensor = graph.weight(weight).expect("layers and tables have constant weights");
             floats(&name, tensor)?;
-            weight_scales(tensor, axis).map_err(|error| match error {
+            let scale = weight_scales(tensor, axis).map_err(|error| match error {
                 RewriteError::Weight { reason, .. } => {
                     RewriteError::Weight { name: name.clone(), reason }
                 }
                 other => other,
-            })
+            })?;
+            let zeros = Tensor::from_fn(scale.shape(), |_| 0i8);
+            Ok((scale, zeros))
         })?;
         self.graph.set_node_input(node, position, pair);
         Ok(())
     }
 
-    /// The dequantized value of the pair after `value`, made unless there is one.
+    /// The dequantized value of the pair after `value`, made unless there is one, with new scales and
+    /// zero points.
     fn pair(
         &mut self,
         name: &str,
         value: ValueId,
         axis: Option<usize>,
-        scale: impl FnOnce(&Graph) -> Result<Tensor, RewriteError>,
+        parameters: impl FnOnce(&Graph) -> Result<(Tensor, Tensor), RewriteError>,
     ) -> Result<ValueId, RewriteError> {
         if let Some(&pair) = self.pairs.get(&(value, axis)) {
             return Ok(pair);
         }
-        let scale = scale(&self.graph)?;
-        let zeros = Tensor::from_fn(scale.shape(), |_| 0i8);
-        let graph = &mut self.graph;
-        let scale = graph.add_weight(&format!("{name}.scale"), scale)?;
-        let zero_point = graph.add_weight(&format!("{name}.zero_point"), zeros)?;
-        let op = Op::Quantize(Quantize { axis });
-        let integers =
-            graph.add_node(&format!("{name}.quantized"), op, &[value, scale, zero_point])?;
-        let op = Op::Dequantize(Dequantize { axis });
-        let inputs = [integers, scale, zero_point];
-        let pair = graph.add_node(&format!("{name}.dequantized"), op, &inputs)?;
+        let parameters = parameters(&self.graph)?;
+        let parameters = self.parameters(name, parameters)?;
+        self.pair_of(name, value, axis, parameters)
+    }
+
+    /// Scales and zero points as weights.
+    fn parameters(
+        &mut self,
+        name: &str,
+        (scale, zero_point): (Tensor, Tensor),
+    ) -> Result<[ValueId; 2], RewriteError> {
+        let scale = self.graph.add_weight(&format!("{name}.scale"), scale)?;
+        Ok([scale, self.graph.add_weight(&format!("{name}.zero_point"), zero_point)?])
+    }
+
+    /// The dequantized value of a new pair after `value`.
+    fn pair_of(
+        &mut self,
+        name: &str,
+        value: ValueId,
+        axis: Option<usize>,
+        [scale, zero_point]: [ValueId; 2],
+    ) -> Result<ValueId, RewriteError> {
+        let mut add = |what: &str, op: Op, x: ValueId| {
+            self.graph.add_node(&format!("{name}.{what}"), op, &[x, scale, zero_point])
+        };
+        let integers = add("quantized", Op::Quantize(Quantize { axis }), value)?;
+        let pair = add("dequantized", Op::Dequantize(Dequantize { axis }), integers)?;
         self.pairs.insert((value, axis), pair);
         Ok(pair)
     }

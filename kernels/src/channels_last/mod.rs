@@ -19,6 +19,7 @@ mod integer;
 mod integer_depthwise;
 #[cfg(target_arch = "x86_64")]
 mod interleaved;
+mod maximum;
 mod pool;
 mod scale;
 
@@ -28,5 +29,6 @@ pub use conv_transpose::{conv_transpose2d, pack_transposed, transposed_scratch_l
 pub use element::Element;
 pub use integer::{integer_conv2d, integer_scratch_len, pack_integer_filters};
 pub use integer_depthwise::{DEPTHWISE_PIECE, PackedDepthwise, integer_depthwise};
+pub use maximum::greatest2d;
 pub use pool::{global_pool, pool2d};
 pub use scale::scale_shift;

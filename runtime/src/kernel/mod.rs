@@ -19,6 +19,7 @@ mod generate;
 mod grid;
 mod integer;
 mod integer_conv;
+mod integer_pool;
 mod linear;
 mod matmul;
 pub(crate) mod movement;
@@ -283,6 +284,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     grid::KERNELS,
     integer::KERNELS,
     integer_conv::KERNELS,
+    integer_pool::KERNELS,
     linear::KERNELS,
     matmul::KERNELS,
     movement::KERNELS,

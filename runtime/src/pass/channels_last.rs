@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use graph::op::{Concat, ConvTranspose, GlobalPool, Reshape, Resize, Transpose};
+use graph::op::{Concat, ConvTranspose, GlobalPool, Pool, PoolKind, Reshape, Resize, Transpose};
+use graph::rewrite::scaling::by_channel;
 use graph::{DType, Dim, Op, Tensor};
 use kernels::Activation;
 
-use super::batch_norm::{Scaling, by_channel};
+use super::batch_norm;
 use super::transposes::reshape;
 use crate::kernel::pool::pooling;
 use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation};
@@ -74,6 +75,10 @@ impl Rewriter<'_> {
             }
             Operation::Conv(conv) => self.convolution(node, conv.clone()),
             Operation::Graph(Op::ConvTranspose(conv)) => self.transposed(node, conv),
+            Operation::Graph(Op::Pool(pool)) if self.is_maximum_of_integers(node, pool) => {
+                let x = self.with_channels_last(node.inputs[0]);
+                Some((Operation::ChannelsLast(ChannelsLast::Pool(pool.clone())), vec![x]))
+            }
             Operation::Graph(op) => self.follower(node, op),
             _ => None,
         };
@@ -139,6 +144,12 @@ impl Rewriter<'_> {
         Some((Operation::ChannelsLast(operation), [&[x, *weight], bias].concat()))
     }
 
+    /// Whether a pool takes the greatest of int8 images, for which there is a kernel with channels last alone.
+    fn is_maximum_of_integers(&self, node: &Node, pool: &Pool) -> bool {
+        let x = self.module.value(node.inputs[0]);
+        pool.kind == PoolKind::Max && x.dtype == DType::I8 && has_known_images(&x.shape)
+    }
+
     /// An operation that works on channels last where its input has them there.
     fn follower(&mut self, node: &Node, op: &Op) -> Option<(Operation, Vec<Id>)> {
         let (x, twin) = node.inputs.iter().find_map(|&id| Some((id, self.plain(id)?)))?;
@@ -168,7 +179,7 @@ impl Rewriter<'_> {
                 node.inputs[1..].iter().all(is_constant).then_some((operation, inputs))
             }
             Op::BatchNorm(norm) if node.inputs.first() == Some(&x) => {
-                let scaling = Scaling::of_norm(self.module, node, *norm)?;
+                let scaling = batch_norm::of_norm(self.module, node, *norm)?;
                 let mut constant = |what: &str, numbers: &[f64]| {
                     let tensor = Tensor::from_fn(&[numbers.len()], |i| numbers[i] as f32);
                     self.module.add_constant(format!("{}/{what}", node.name), tensor)

@@ -21,6 +21,7 @@ mod index_gather;
 mod integer_conv;
 mod integer_gather;
 mod integer_linear;
+mod integer_movement;
 mod integer_sum;
 mod layer_norm;
 mod linear;
@@ -83,6 +84,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "dynamic-quantization", level: Level::O2, run: dynamic_quantization::run },
     Pass { name: "float-products", level: Level::O1, run: dynamic_quantization::run_floats },
     Pass { name: "integer-gather", level: Level::O2, run: integer_gather::run },
+    Pass { name: "integer-movement", level: Level::O2, run: integer_movement::run },
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
     Pass { name: "integer-conv", level: Level::O2, run: integer_conv::run },
     Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },
@@ -106,12 +108,13 @@ pub(crate) const PASSES: &[Pass] = &[
 ];
 
 /// Passes that a GPU does without. What it launches does not depend on values. It has no kernels for
-/// integer convolutions and sums and root-mean-square norms, and its attention reads heads in rows. Loops
+/// integer convolutions, sums and pools and root-mean-square norms, and its attention reads heads in rows. Loops
 /// run on the CPU, each for the output that is copied back. A layer that rounds as it reads does so once
 /// for each tile of columns there; a launch that rounds once is cheaper. Its kernels see for themselves
 /// what may be bf16, and its threads share every launch.
-const ON_CPUS_ONLY: [&str; 9] = [
+const ON_CPUS_ONLY: [&str; 10] = [
     "choices",
+    "integer-movement",
     "integer-conv",
     "integer-sum",
     "attention-heads",

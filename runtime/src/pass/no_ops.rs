@@ -18,11 +18,7 @@ pub(super) fn drop_same(module: &mut Module, index: usize) -> bool {
     if module.outputs.contains(&output) {
         return false;
     }
-    for node in &mut module.nodes {
-        for id in node.inputs.iter_mut().filter(|id| **id == output) {
-            *id = input;
-        }
-    }
+    module.replace_uses(output, input);
     module.remove(|other| other == index);
     true
 }

@@ -23,7 +23,8 @@ fn package() -> Package {
     let golden = Golden::evaluate(&graph, vec![vec![("x".to_owned(), x)]]).unwrap();
     let info = ModelInfo { labels: Vec::new(), max_length: 0 };
     let model = ModelFolder { graph, tokenizer_json: Vec::new(), info };
-    Package { name: "product".to_owned(), model, golden, provenance: BTreeMap::new(), slo: None }
+    let (name, provenance) = ("product".to_owned(), BTreeMap::new());
+    Package { name, model, golden, tolerance: None, provenance, slo: None }
 }
 
 /// Loads the package on a machine where the kernels of tiers that `fails` names multiply wrongly.

@@ -26,7 +26,7 @@ pub(crate) fn window(kernel: &[usize], stride: usize, pad: usize) -> Window {
 }
 
 /// A convolution with 3×3 weights of its own.
-fn conv(
+pub(crate) fn conv(
     sketch: &mut Sketch,
     x: ValueId,
     [channels, outputs, groups]: [usize; 3],
@@ -37,7 +37,7 @@ fn conv(
     sketch.node(Op::Conv(Conv { window: window(&[3, 3], stride, 1), groups }), &[x, weight])
 }
 
-fn batch_norm(sketch: &mut Sketch, x: ValueId, channels: usize) -> ValueId {
+pub(crate) fn batch_norm(sketch: &mut Sketch, x: ValueId, channels: usize) -> ValueId {
     let parameters = [11, 12, 13].map(|seed| sketch.weight(numbers(&[channels], seed, 1.0)));
     let variance = Tensor::from_fn(&[channels], |index| 0.5 + index as f32 / 8.0);
     let variance = sketch.weight(variance);

@@ -3,6 +3,7 @@
 
 mod attention;
 mod bert;
+mod calibration;
 mod choices;
 mod dynamic;
 mod dynamic_quantization;

@@ -6,5 +6,5 @@ mod npy;
 mod source;
 
 pub(super) use compilation::{Compilation, failed_tiers, place};
-pub(super) use npy::{read_npy, write_npy};
+pub(super) use npy::{NamedFile, read_npy, write_npy};
 pub(super) use source::{Opened, Source, sizes};

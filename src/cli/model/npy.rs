@@ -2,12 +2,30 @@
 
 use std::fs;
 use std::io::{BufReader, BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use graph::{DType, Element, Tensor};
 use half::f16;
 use npyz::{DType as Layout, NpyFile, WriterBuilder as _};
+
+/// A name and a file, `input_ids=ids.npy`.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct NamedFile {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) file: PathBuf,
+}
+
+impl FromStr for NamedFile {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, file) = text
+            .split_once('=')
+            .ok_or_else(|| format!("expected NAME=FILE.npy, found `{text}`"))?;
+        Ok(Self { name: name.to_owned(), file: file.into() })
+    }
+}
 
 /// The tensor of a `.npy` file; floats of 16 bits become f32, as those of models do.
 ///
