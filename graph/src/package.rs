@@ -63,15 +63,15 @@ pub struct PackageManifest {
     pub labels: Vec<String>,
     /// Most word pieces of a text; 0 for a model that takes no texts.
     pub max_length: usize,
+    /// How far from golden outputs one may be, where that is more than usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f32>,
     /// What the model takes, in order.
     pub inputs: Vec<Port>,
     /// What the model gives, in order.
     pub outputs: Vec<Port>,
     /// How much of the model is integers.
     pub quantization: Quantization,
-    /// How far from golden outputs one may be, where that is more than usual.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tolerance: Option<f32>,
     /// What the service promises, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<Slo>,

@@ -128,10 +128,10 @@ pub struct OutputDifference {
     pub name: String,
     /// Root of the mean squared difference, by that of the float output's numbers.
     pub relative: f64,
-    /// Share of the rows along the last dimension whose greatest entry is in the same place, where
-    /// rows have several entries.
+    /// Share of the places whose greatest class is the same: along the second dimension of images, the
+    /// last of others, where that has several entries.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub same_greatest: Option<f64>,
+    pub same_class: Option<f64>,
 }
 
 /// Runs both graphs on each sample, and compares their outputs of type f32.
@@ -154,8 +154,7 @@ pub fn compare(
         for (float, int8) in float?.iter().zip(int8?.iter()) {
             if float.dtype() == DType::F32 {
                 let sum: &mut Sum = sums.entry(float.name().to_owned()).or_default();
-                let row = float.shape().last().copied().unwrap_or(1);
-                sum.add(float.elements()?, int8.elements()?, row);
+                sum.add(float.elements()?, int8.elements()?, float.shape());
             }
         }
     }
@@ -167,24 +166,33 @@ pub fn compare(
 struct Sum {
     squared_error: f64,
     squares: f64,
-    rows: u64,
+    places: u64,
     same: u64,
 }
 
 impl Sum {
-    fn add(&mut self, float: &[f32], int8: &[f32], row: usize) {
+    fn add(&mut self, float: &[f32], int8: &[f32], shape: &[usize]) {
         for (a, b) in float.iter().zip(int8).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
             self.squared_error += (a - b) * (a - b);
             self.squares += a * a;
         }
-        if row < 2 {
+        let (classes, inner) = match shape {
+            [_, channels, height, width] => (*channels, height * width),
+            [.., last] => (*last, 1),
+            [] => return,
+        };
+        if classes < 2 || inner == 0 {
             return;
         }
-        let greatest =
-            |row: &[f32]| (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a });
-        for (float, int8) in float.chunks(row).zip(int8.chunks(row)) {
-            self.rows += 1;
-            self.same += u64::from(greatest(float) == greatest(int8));
+        // The greatest of `classes` numbers that lie `inner` apart.
+        let class = |numbers: &[f32], place: usize| {
+            let at = |class: usize| numbers[class * inner + place];
+            (0..classes).reduce(|a, b| if at(b) > at(a) { b } else { a })
+        };
+        for (float, int8) in float.chunks(classes * inner).zip(int8.chunks(classes * inner)) {
+            self.places += inner as u64;
+            let same = (0..inner).filter(|&place| class(float, place) == class(int8, place));
+            self.same += same.count() as u64;
         }
     }
 
@@ -193,7 +201,7 @@ impl Sum {
             0.0 => 0.0,
             error => (error / self.squares).sqrt(),
         };
-        let same_greatest = (self.rows > 0).then(|| self.same as f64 / self.rows as f64);
-        OutputDifference { name, relative, same_greatest }
+        let same_class = (self.places > 0).then(|| self.same as f64 / self.places as f64);
+        OutputDifference { name, relative, same_class }
     }
 }

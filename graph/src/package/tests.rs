@@ -69,6 +69,7 @@ labels = [
     "other",
 ]
 max-length = 8
+tolerance = 0.03
 
 [[inputs]]
 name = "input_ids"

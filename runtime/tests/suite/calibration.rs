@@ -67,7 +67,7 @@ fn images_stay_integers_from_the_first_filters_to_the_head() {
     let [logits] = differences.as_slice() else { panic!("{differences:?}") };
     // Eight layers, each of which rounds to 1/255 of its range.
     assert!(logits.relative > 0.0 && logits.relative < 0.04, "{logits:?}");
-    assert!(logits.same_greatest.unwrap() > 0.85, "{logits:?}");
+    assert!(logits.same_class.unwrap() > 0.85, "{logits:?}");
 
     let points = points(&graph);
     let weights = points.iter().filter(|point| point.kind == PointKind::Weight).count();

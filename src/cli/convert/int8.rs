@@ -212,9 +212,9 @@ fn cut(graph: &Graph, tensors: &BTreeMap<&str, Tensor>) -> Result<Vec<Sample>> {
 pub(super) fn text(quantized: &Quantized) -> String {
     let Quantized { layers, samples, differences } = quantized;
     let mut text = format!("int8: {layers} weights, ranges from {samples} samples\n");
-    for OutputDifference { name, relative, same_greatest } in differences {
-        let same = same_greatest.map_or_else(String::new, |share| {
-            format!(", the same greatest entry in {:.1} % of the rows", 100.0 * share)
+    for OutputDifference { name, relative, same_class } in differences {
+        let same = same_class.map_or_else(String::new, |share| {
+            format!(", the same greatest class in {:.1} %", 100.0 * share)
         });
         text.push_str(&format!(
             "{name}: differs from float by {:.2} % (root mean square){same}\n",
