@@ -93,8 +93,9 @@ tiered! {
 }
 
 impl Activation {
-    /// What [`math::clamp`] keeps numbers between, where that is all that is done.
-    pub(crate) const fn limits(self) -> Option<[f32; 2]> {
+    /// What numbers are kept between, where that is all that is done.
+    #[must_use]
+    pub const fn limits(self) -> Option<[f32; 2]> {
         match self {
             Self::Relu => Some([0.0, f32::INFINITY]),
             Self::Map(Function::Clip { low, high }) => Some([low, high]),

@@ -1,9 +1,13 @@
-#![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
+#![allow(unsafe_code, reason = "calls code for detected instruction sets")]
 //! Functions of single numbers, applied to every element.
 
 use crate::math;
 use crate::parallel::{self, CHUNK, check_len};
+#[cfg(target_arch = "x86_64")]
+use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
+#[cfg(target_arch = "x86_64")]
+use crate::wide;
 
 /// A function of one number. NaN stays NaN.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -131,6 +135,16 @@ functions! {
     clip(x, low, high) = math::clamp(x, low, high);
 }
 
+fn swish_in_place(cpu: Cpu, y: &mut [f32], alpha: f32) {
+    #[cfg(target_arch = "x86_64")]
+    if cpu.tier() >= Tier::Avx512 {
+        // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
+        unsafe { wide::swish_in_place(y, alpha) };
+        return;
+    }
+    swish(cpu, y, alpha);
+}
+
 impl Function {
     /// Applies to a small slice, on this thread.
     pub(crate) fn apply(self, cpu: Cpu, y: &mut [f32]) {
@@ -145,7 +159,7 @@ impl Function {
             Self::Log => log(cpu, y),
             Self::Erf => erf(cpu, y),
             Self::Sigmoid => sigmoid(cpu, y),
-            Self::Swish { alpha } => swish(cpu, y, alpha),
+            Self::Swish { alpha } => swish_in_place(cpu, y, alpha),
             Self::HardSigmoid { alpha, beta } => hard_sigmoid(cpu, y, alpha, beta),
             Self::HardSwish => hard_swish(cpu, y),
             Self::LeakyRelu { alpha } => leaky_relu(cpu, y, alpha),

@@ -54,6 +54,7 @@ pub mod channels_last;
 mod conv;
 mod deform;
 mod depthwise;
+mod element;
 mod elementwise;
 pub mod float;
 mod fold;

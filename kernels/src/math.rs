@@ -59,17 +59,23 @@ fn exp_of_rest(x: f32, n: f32) -> f32 {
     fused(polynomial(EXP, r), r * r, r) + 1.0
 }
 
+/// Where [`exp`] is 0 below, and infinite above; and a little beyond, where arithmetic stays in range.
+pub(crate) const EXP_ZERO: f32 = -87.4;
+pub(crate) const EXP_INFINITE: f32 = 88.722_84;
+pub(crate) const EXP_LIMITS: [f32; 2] = [-87.5, 89.0];
+
 /// eˣ with a relative error below 2e-7 for x in −87..88; 0 below, infinity above 88.73.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    let clamped = clamp(x, -87.5, 89.0);
+    let [low, high] = EXP_LIMITS;
+    let clamped = clamp(x, low, high);
     let n = round_even(clamped * std::f32::consts::LOG2_E);
     let y = exp_of_rest(clamped, n);
     let n = round_even_to_int(n);
     let half = n >> 1;
     let y = y * power_of_two(half) * power_of_two(n - half);
-    let y = if x < -87.4 { 0.0 } else { y };
-    if x > 88.722_84 { f32::INFINITY } else { y }
+    let y = if x < EXP_ZERO { 0.0 } else { y };
+    if x > EXP_INFINITE { f32::INFINITY } else { y }
 }
 
 /// eˣ for x ≤ 0, as a softmax needs it: a relative error below 2e-7 down to −87, 0 below.

@@ -6,8 +6,12 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use crate::bf16::Input;
+use crate::element::lanes::Lanes;
 use crate::int8::{Quantization, has_exact_reciprocal};
-use crate::math::{ERF_DENOMINATOR, ERF_NUMERATOR, EXP, EXP_LEAST, LN_2, PHI, ROUNDER};
+use crate::math::{
+    ERF_DENOMINATOR, ERF_NUMERATOR, EXP, EXP_INFINITE, EXP_LEAST, EXP_LIMITS, EXP_ZERO, LN_2, PHI,
+    ROUNDER,
+};
 
 /// Rows that are activated together, step by step: each waits for its own last step, and a CPU looks
 /// only so far ahead.
@@ -66,12 +70,29 @@ pub(crate) fn coarse_gelu<const N: usize>(x: [__m512; N]) -> [__m512; N] {
 /// [`gelu`] of each element.
 #[target_feature(enable = "avx512f")]
 pub(crate) fn gelu_in_place(x: &mut [f32]) {
+    in_place(x, |rows| gelu(rows), |[row]| gelu([row]));
+}
+
+/// x / (1 + e^(−alpha · x)) of each element.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn swish_in_place(x: &mut [f32], alpha: f32) {
+    in_place(x, |rows| swish(rows, alpha), |row| swish(row, alpha));
+}
+
+/// What is made of several rows at once, or of one, in place of them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn in_place(
+    x: &mut [f32],
+    of_several: impl Fn([__m512; AT_ONCE]) -> [__m512; AT_ONCE],
+    of_one: impl Fn([__m512; 1]) -> [__m512; 1],
+) {
     let (rows, rest) = x.as_chunks_mut::<16>();
     let (several, others) = rows.as_chunks_mut::<AT_ONCE>();
     for rows in several {
         // SAFETY: a row has the 64 bytes that are read and written.
         unsafe {
-            let values = gelu(rows.each_ref().map(|row| _mm512_loadu_ps(row.as_ptr())));
+            let values = of_several(rows.each_ref().map(|row| _mm512_loadu_ps(row.as_ptr())));
             for (row, values) in rows.iter_mut().zip(values) {
                 _mm512_storeu_ps(row.as_mut_ptr(), values);
             }
@@ -82,10 +103,43 @@ pub(crate) fn gelu_in_place(x: &mut [f32]) {
         let lanes = ((1u32 << x.len()) - 1) as u16;
         // SAFETY: no more elements are read and written than there are.
         unsafe {
-            let [values] = gelu([_mm512_maskz_loadu_ps(lanes, x.as_ptr())]);
+            let [values] = of_one([_mm512_maskz_loadu_ps(lanes, x.as_ptr())]);
             _mm512_mask_storeu_ps(x.as_mut_ptr(), lanes, values);
         }
     }
+}
+
+/// [`Function::Swish`](crate::Function::Swish) of several rows, step by step.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn swish<const N: usize>(x: [__m512; N], alpha: f32) -> [__m512; N] {
+    let (alpha, one) = (_mm512_set1_ps(-alpha), _mm512_set1_ps(1.0));
+    let gates = exp(x.map(|x| _mm512_mul_ps(alpha, x)));
+    from_fn(|i| _mm512_div_ps(x[i], _mm512_add_ps(one, gates[i])))
+}
+
+/// [`math::exp`](crate::math::exp) of several rows, step by step.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exp<const N: usize>(x: [__m512; N]) -> [__m512; N] {
+    let set = |value: f32| _mm512_set1_ps(value);
+    let (rounder, one) = (set(ROUNDER), set(1.0));
+    let clamped = x.map(|x| clamp(x, EXP_LIMITS[0], EXP_LIMITS[1]));
+    let n: [__m512; N] = from_fn(|i| {
+        let n = _mm512_mul_ps(clamped[i], set(std::f32::consts::LOG2_E));
+        _mm512_sub_ps(_mm512_add_ps(n, rounder), rounder)
+    });
+    let [high, low] = LN_2.map(set);
+    let rest: [__m512; N] = from_fn(|i| _mm512_fnmadd_ps(n[i], high, clamped[i]));
+    let rest: [__m512; N] = from_fn(|i| _mm512_fnmadd_ps(n[i], low, rest[i]));
+    let sums = polynomials(&EXP, rest);
+    from_fn(|i| {
+        let y = _mm512_fmadd_ps(sums[i], _mm512_mul_ps(rest[i], rest[i]), rest[i]);
+        let y = _mm512_scalef_ps(_mm512_add_ps(y, one), n[i]);
+        let counts = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x[i], set(EXP_ZERO));
+        let is_infinite = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x[i], set(EXP_INFINITE));
+        _mm512_mask_mov_ps(_mm512_maskz_mov_ps(counts, y), is_infinite, set(f32::INFINITY))
+    })
 }
 
 /// [`math::exp_of_negative`](crate::math::exp_of_negative) of several rows, step by step.
@@ -157,37 +211,84 @@ fn polynomials<const N: usize>(coefficients: &[f32], x: [__m512; N]) -> [__m512;
         .fold(first, |sums, coefficient| from_fn(|i| _mm512_fmadd_ps(sums[i], x[i], coefficient)))
 }
 
-/// What becomes of sums before they are written.
-#[derive(Clone, Copy, Default)]
+/// What becomes of sums before they are written: of the first `columns` of each row.
+#[derive(Clone, Copy)]
 pub(crate) struct Finish<'a> {
-    /// Added to each row.
-    pub(crate) bias: Option<&'a [f32; 16]>,
-    /// Added then.
-    pub(crate) addend: Option<Addend>,
-    /// What [`clamp`] keeps them between.
-    pub(crate) limits: Option<[f32; 2]>,
+    lanes: __mmask16,
+    bias: Option<&'a [f32]>,
+    addend: Option<Addend>,
+    limits: Option<[f32; 2]>,
 }
 
-impl Finish<'_> {
-    /// What becomes of a row of sums.
+impl<'a> Finish<'a> {
+    /// Whether it is of all 16 columns.
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.lanes == !0
+    }
+
+    /// Nothing, in so many columns, at most 16.
+    pub(crate) const fn nothing(columns: usize) -> Self {
+        assert!(columns <= 16);
+        let lanes = !(0xffff_u32 << columns) as __mmask16;
+        Self { lanes, bias: None, addend: None, limits: None }
+    }
+
+    /// Adds a bias to so many columns, at most 16, then the addend, and keeps them between limits as
+    /// [`clamp`] does.
+    ///
+    /// # Panics
+    /// When the bias has not so many elements.
+    pub(crate) fn new(
+        columns: usize,
+        bias: Option<&'a [f32]>,
+        addend: Option<Addend>,
+        limits: Option<[f32; 2]>,
+    ) -> Self {
+        let bias = bias.map(|bias| &bias[..columns]);
+        Self { bias, addend, limits, ..Self::nothing(columns) }
+    }
+
+    /// What becomes of a row of sums, but for limits.
     ///
     /// # Safety
-    /// An addend has the row.
+    /// The CPU has what [`Lanes::load`] asks for, and an addend has the row.
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(crate) unsafe fn of(&self, row: usize, mut sums: __m512) -> __m512 {
-        if let Some(bias) = self.bias {
-            // SAFETY: the bias has the 64 bytes that are read.
-            sums = _mm512_add_ps(sums, unsafe { _mm512_loadu_ps(bias.as_ptr()) });
-        }
-        if let Some(addend) = &self.addend {
-            // SAFETY: the caller's promise.
-            sums = _mm512_add_ps(sums, unsafe { addend.row(row) });
-        }
-        if let Some([low, high]) = self.limits {
-            sums = clamp(sums, low, high);
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn added(&self, row: usize, mut sums: __m512, lanes: __mmask16) -> __m512 {
+        // SAFETY: the bias has an element for each lane (`Finish::new`); the rest is the caller's promise.
+        unsafe {
+            if let Some(bias) = self.bias {
+                sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(lanes, bias.as_ptr()));
+            }
+            if let Some(addend) = &self.addend {
+                sums = _mm512_add_ps(sums, addend.row(row, lanes));
+            }
         }
         sums
+    }
+
+    /// Writes what becomes of a row of sums. `WHOLE`: of all 16 columns, which takes less.
+    ///
+    /// # Safety
+    /// The CPU has what [`Lanes::store`] asks for, an addend has the row, and its columns can be written.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(crate) unsafe fn write<const WHOLE: bool, T: Lanes>(
+        &self,
+        row: usize,
+        sums: __m512,
+        y: *mut T,
+    ) {
+        let lanes = if WHOLE { !0 } else { self.lanes };
+        debug_assert_eq!(lanes, self.lanes);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = self.added(row, sums, lanes);
+            if let Some([low, high]) = self.limits {
+                sums = clamp(sums, low, high);
+            }
+            T::store(y, lanes, sums);
+        }
     }
 }
 
@@ -215,18 +316,16 @@ impl Addend {
     }
 
     /// # Safety
-    /// The row has 16 elements.
+    /// The CPU has what [`Lanes::load`] asks for, and the row has an element for each lane.
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn row(&self, row: usize) -> __m512 {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn row(&self, row: usize, lanes: __mmask16) -> __m512 {
         // SAFETY: the caller's promise.
         unsafe {
             match self.at {
-                Numbers::F32(at) => _mm512_loadu_ps(at.add(row * self.stride)),
-                Numbers::Bf16(at) => {
-                    let bits = at.add(row * self.stride).cast::<__m256i>().read_unaligned();
-                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
-                }
+                Numbers::F32(at) => Lanes::load_some(lanes, at.add(row * self.stride)),
+                Numbers::Bf16(at) if lanes == !0 => Lanes::load(at.add(row * self.stride)),
+                Numbers::Bf16(at) => Lanes::load_some(lanes, at.add(row * self.stride)),
             }
         }
     }
@@ -236,50 +335,71 @@ impl Addend {
 /// gathers here.
 ///
 /// # Safety
-/// For each row r of the sums, 16 elements from `y + r·stride` on can be written, and an addend has a row.
-#[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn write_rows(
+/// For each row r of the sums, what [`Finish::write`] asks for holds of `y + r·stride`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(crate) unsafe fn write_rows<T: Lanes>(
     sums: &[[f32; 16]],
     finish: &Finish<'_>,
-    y: *mut f32,
+    y: *mut T,
     stride: usize,
 ) {
-    // SAFETY: the caller's promise.
-    let write = |row: usize, value| unsafe { _mm512_storeu_ps(y.add(row * stride), value) };
-    // SAFETY: the caller's promise.
-    unsafe { for_each_sum(sums, finish, write) };
+    for (row, sums) in sums.iter().enumerate() {
+        // SAFETY: a row of sums has the 64 bytes that are read; the rest is the caller's promise.
+        unsafe {
+            let (sums, y) = (_mm512_loadu_ps(sums.as_ptr()), y.add(row * stride));
+            match finish.is_whole() {
+                true => finish.write::<true, T>(row, sums, y),
+                false => finish.write::<false, T>(row, sums, y),
+            }
+        }
+    }
 }
 
-/// The same, rounded to bf16.
+/// `y[r·stride + c] = swish(sums[r, c] + bias[c] + addend[r, c])`, several rows at once.
 ///
 /// # Safety
 /// As for [`write_rows`].
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(crate) unsafe fn write_rounded_rows(
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(crate) unsafe fn write_swish_rows<T: Lanes>(
     sums: &[[f32; 16]],
     finish: &Finish<'_>,
-    y: *mut u16,
+    alpha: f32,
+    y: *mut T,
     stride: usize,
 ) {
-    let write = |row: usize, value| {
-        let rounded = _mm512_cvtneps_pbh(value);
-        // SAFETY: the caller's promise, for 16 elements of 2 bytes.
-        unsafe { y.add(row * stride).cast::<__m256bh>().write_unaligned(rounded) };
-    };
-    // SAFETY: the caller's promise.
-    unsafe { for_each_sum(sums, finish, write) };
+    let (several, _) = sums.as_chunks::<AT_ONCE>();
+    let rest = several.len() * AT_ONCE;
+    // SAFETY: each row is one of the sums; the rest is the caller's promise.
+    unsafe {
+        for index in 0..several.len() {
+            write_swish::<AT_ONCE, T>(sums, index * AT_ONCE, finish, alpha, (y, stride));
+        }
+        for row in rest..sums.len() {
+            write_swish::<1, T>(sums, row, finish, alpha, (y, stride));
+        }
+    }
 }
 
-/// Calls `write` with what becomes of each row of sums.
+/// `N` of the rows of [`write_swish_rows`], from `first` on.
 ///
 /// # Safety
-/// An addend has as many rows.
+/// As for [`write_rows`], and the sums have the rows.
 #[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn for_each_sum(sums: &[[f32; 16]], finish: &Finish<'_>, write: impl Fn(usize, __m512)) {
-    for (row, sums) in sums.iter().enumerate() {
-        // SAFETY: a row of sums has the 64 bytes that are read; the rest is the caller's promise.
-        write(row, unsafe { finish.of(row, _mm512_loadu_ps(sums.as_ptr())) });
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn write_swish<const N: usize, T: Lanes>(
+    sums: &[[f32; 16]],
+    first: usize,
+    finish: &Finish<'_>,
+    alpha: f32,
+    (y, stride): (*mut T, usize),
+) {
+    // SAFETY: a row of sums has the 64 bytes that are read; the rest is the caller's promise.
+    let values: [__m512; N] = from_fn(|i| unsafe {
+        finish.added(first + i, _mm512_loadu_ps(sums[first + i].as_ptr()), finish.lanes)
+    });
+    for (i, values) in swish(values, alpha).into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { T::store(y.add((first + i) * stride), finish.lanes, values) };
     }
 }
 
@@ -436,6 +556,26 @@ mod tests {
             let range = 2f32.powi(-27).to_bits()..6f32.to_bits();
             check_bits(range.clone(), true, one_gelu, math::gelu);
             check_bits(range, true, one_coarse_gelu, math::coarse_gelu);
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn one_exp(x: __m512) -> __m512 {
+        exp([x])[0]
+    }
+
+    #[test]
+    fn exp_has_the_bits_of_the_scalar_one() {
+        if has_registers() {
+            let range = 2f32.powi(-27).to_bits()..95f32.to_bits();
+            check_bits(range, true, one_exp, math::exp);
+            for x in [0.0, -0.0, 1e9, f32::MAX, f32::INFINITY, -1e9, f32::MIN, f32::NEG_INFINITY] {
+                let range = f32::to_bits(x)..f32::to_bits(x) + 1;
+                check_bits(range, false, one_exp, math::exp);
+            }
+            // SAFETY: the tier was found.
+            let of_nan = unsafe { on_row(one_exp, &[f32::NAN; 16]) };
+            assert!(of_nan.iter().all(|y| y.is_nan()));
         }
     }
 

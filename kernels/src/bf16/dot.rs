@@ -6,6 +6,7 @@ use std::array;
 use std::marker::PhantomData;
 
 use super::pack::{GROUP, PANEL};
+use crate::element::lanes::Lanes;
 use crate::wide::Finish;
 
 /// Rows of a tile: 12 rows × 2 panels of sums, 2 registers of weights and one of x use 27 of the 32
@@ -76,37 +77,24 @@ impl Sink for Sums<'_> {
     }
 }
 
-/// Results: what becomes of sums, as `f32` or rounded.
-pub(crate) struct Finished<'a, T> {
-    /// What becomes of them, a bias for each panel.
-    pub(crate) finish: [Finish<'a>; PANELS],
+/// Results: what becomes of sums, as `f32` or rounded. `WHOLE`: all panels have all columns.
+struct Finished<'a, T, const WHOLE: bool> {
+    /// What becomes of them in each panel.
+    finish: [Finish<'a>; PANELS],
     /// The first result.
-    pub(crate) y: *mut T,
+    y: *mut T,
     /// Elements from a row to the next.
-    pub(crate) stride: usize,
+    stride: usize,
 }
 
-impl Sink for Finished<'_, f32> {
+impl<T: Lanes, const WHOLE: bool> Sink for Finished<'_, T, WHOLE> {
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn put(&self, row: usize, panel: usize, sums: __m512) {
         // SAFETY: the caller's promise.
         unsafe {
-            let results = self.finish[panel].of(row, sums);
-            _mm512_storeu_ps(self.y.add(row * self.stride + panel * PANEL), results);
-        }
-    }
-}
-
-impl Sink for Finished<'_, u16> {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn put(&self, row: usize, panel: usize, sums: __m512) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let rounded = _mm512_cvtneps_pbh(self.finish[panel].of(row, sums));
             let y = self.y.add(row * self.stride + panel * PANEL);
-            y.cast::<__m256bh>().write_unaligned(rounded);
+            self.finish[panel].write::<WHOLE, T>(row, sums, y);
         }
     }
 }
@@ -130,6 +118,30 @@ pub(crate) unsafe fn tile<L>(
         match panels {
             2 => of_panels::<2, L>(x, w, sink),
             _ => of_panels::<1, L>(x, w, sink),
+        }
+    }
+}
+
+/// The results of such, what becomes of sums written from `y` on.
+///
+/// # Shapes
+/// `y`: rows `stride` elements apart.
+///
+/// # Safety
+/// What [`Finish::write`] asks for holds of each row and panel.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(crate) unsafe fn finish<L, T: Lanes>(
+    x: (&[u16], usize),
+    (w, panels): (Panels<'_, L>, usize),
+    finish: [Finish<'_>; PANELS],
+    (y, stride): (*mut T, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if finish[..panels].iter().all(Finish::is_whole) {
+            tile(x, (w, panels), &Finished::<T, true> { finish, y, stride });
+        } else {
+            tile(x, (w, panels), &Finished::<T, false> { finish, y, stride });
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::array;
 use std::cell::Cell;
 use std::ops::Range;
+use std::slice::from_ref;
 
 use super::pack::{GROUP, Line, PANEL, PackedBf16, TILE_INPUTS};
 use super::portable;
@@ -17,6 +18,7 @@ use super::{amx, avx2, avx512, dot};
 use crate::activation::{Activation, coarse_gelu_in_place};
 use crate::elementwise::add_assign_piece;
 use crate::float::Left;
+use crate::function::Function;
 use crate::int8::{Output, Target};
 use crate::parallel::{self, check_len, for_each_chunk, rows_per_chunk};
 use crate::scratch::lend;
@@ -57,6 +59,34 @@ pub struct Layer<'a> {
     pub addend: Option<Input<'a>>,
     /// Applied last.
     pub activation: Activation,
+}
+
+/// Layers side by side: each multiplies elements of its own of a row, and what they make lies side by side.
+#[derive(Clone, Copy)]
+pub(crate) struct Groups<'a> {
+    /// The weights of each, all of the same `[k, n / groups]`.
+    pub(crate) weights: &'a [PackedBf16],
+    /// Elements from where a row starts for one of them to where it does for the next.
+    pub(crate) step: usize,
+    /// Added to the products, `[n]`.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// What is added to the sums then, laid out like the result.
+    pub(crate) addend: Option<Input<'a>>,
+    /// Applied last.
+    pub(crate) activation: Activation,
+}
+
+impl<'a> From<&Layer<'a>> for Groups<'a> {
+    fn from(&Layer { weights, bias, addend, activation }: &Layer<'a>) -> Self {
+        Self { weights: from_ref(weights), step: 0, bias, addend, activation }
+    }
+}
+
+impl Groups<'_> {
+    /// Elements of a row of the result.
+    fn outputs(&self) -> usize {
+        self.weights.iter().map(PackedBf16::outputs).sum()
+    }
 }
 
 /// `y = activation(x·w + bias + addend)` with x and w rounded to bf16 and sums in `f32`; see [`super`] for
@@ -115,6 +145,14 @@ enum Source<'a> {
 }
 
 impl Source<'_> {
+    /// Rows that start so many elements further on.
+    fn behind(self, elements: usize) -> Self {
+        match self {
+            Self::Windows(x) if elements > 0 => Self::Windows(x.behind(elements)),
+            others => others,
+        }
+    }
+
     /// Writes the numbers of rows of `k` as bf16, each filled up with zeros to `stride`.
     fn round(&self, cpu: Cpu, rows: Range<usize>, [k, stride]: [usize; 2], to: &mut [u16]) {
         match *self {
@@ -156,75 +194,115 @@ const LONG: usize = 32;
 /// When a length differs.
 pub fn linear_bf16_into(cpu: Cpu, x: Input<'_>, rows: usize, layer: &Layer<'_>, y: Output<'_>) {
     check_len("bf16 linear: x", x.len(), rows * layer.weights.inputs());
-    multiply(cpu, Source::Rows(x), rows, layer, y);
+    multiply(cpu, Source::Rows(x), rows, &layer.into(), y);
 }
 
-/// [`linear_bf16_into`] of windows.
+/// [`linear_bf16_into`] of windows, with several groups of those of the first.
 ///
 /// # Panics
 /// When a length differs.
-pub(crate) fn linear_of_windows(cpu: Cpu, x: Left<'_, u16>, layer: &Layer<'_>, y: Output<'_>) {
-    check_len("bf16 windows: k", x.k(), layer.weights.inputs());
-    multiply(cpu, Source::Windows(x), x.count(), layer, y);
+pub(crate) fn linear_of_windows(cpu: Cpu, x: Left<'_, u16>, groups: &Groups<'_>, y: Output<'_>) {
+    for weights in groups.weights {
+        check_len("bf16 windows: k", x.k(), weights.inputs());
+    }
+    multiply(cpu, Source::Windows(x), x.count(), groups, y);
 }
 
-fn multiply(cpu: Cpu, x: Source<'_>, rows: usize, layer: &Layer<'_>, y: Output<'_>) {
-    let (k, n) = (layer.weights.inputs(), layer.weights.outputs());
-    if let Some(bias) = layer.bias {
+fn multiply(cpu: Cpu, x: Source<'_>, rows: usize, groups: &Groups<'_>, y: Output<'_>) {
+    let (n, count) = (groups.outputs(), groups.weights.len());
+    if let Some(bias) = groups.bias {
         check_len("bf16 linear: bias", bias.len(), n);
     }
-    if let Some(addend) = layer.addend {
+    if let Some(addend) = groups.addend {
         check_len("bf16 linear: addend", addend.len(), rows * n);
     }
-    let job = Job { cpu, layer, y: Target::new(y, rows * n) };
+    let y = Target::new(y, rows * n);
     if rows * n == 0 {
         return;
     }
-    let panels = layer.weights.panels();
+    let job = |group: usize| {
+        let weights = &groups.weights[group];
+        Job {
+            cpu,
+            x: x.behind(group * groups.step),
+            weights,
+            groups,
+            column: group * weights.outputs(),
+            n,
+            y: &y,
+        }
+    };
+    let k = groups.weights[0].inputs();
     let strips = rows.div_ceil(STRIP_ROWS);
-    let strip_rows = |strip: usize| strip * STRIP_ROWS..rows.min((strip + 1) * STRIP_ROWS);
     let parallel =
         parallel::is_worth_sharing(rows.saturating_mul(n).saturating_mul(k), PARALLEL_WORK);
-    if parallel && strips < MANY_STRIPS {
-        job.with_rounded(x, 0..rows, |rounded| {
-            let sizes = [STRIP_ROWS, tile_panels(cpu)];
-            parallel::for_each_rectangle([rows, panels], sizes, |rows, panels| {
-                job.run(rounded, rows, 0, panels);
-            });
-        });
+    if parallel && strips * count < MANY_STRIPS {
+        (0..count).map(job).for_each(|job| job.share(rows));
         return;
     }
-    let strip = |strip| {
-        let rows = strip_rows(strip);
-        job.with_rounded(x, rows.clone(), |rounded| {
-            job.run(rounded, rows.clone(), rows.start, 0..panels);
-        });
+    // The groups of some rows one after another, which write the same lines.
+    let strip = |index: usize| {
+        let start = index / count * STRIP_ROWS;
+        job(index % count).strip(start..rows.min(start + STRIP_ROWS));
     };
     if parallel {
-        parallel::for_each(strips, strip);
+        parallel::for_each(strips * count, strip);
     } else {
-        (0..strips).for_each(strip);
+        (0..strips * count).for_each(strip);
     }
 }
 
-/// What the threads share.
+/// The layer of a group, as the threads share it.
 struct Job<'a> {
     cpu: Cpu,
-    layer: &'a Layer<'a>,
-    y: Target,
+    x: Source<'a>,
+    weights: &'a PackedBf16,
+    groups: &'a Groups<'a>,
+    /// The column of the result where the group's begin.
+    column: usize,
+    /// Columns of the result.
+    n: usize,
+    y: &'a Target,
 }
 
 impl Job<'_> {
+    /// Computes all rows on all threads.
+    fn share(&self, rows: usize) {
+        self.with_rounded(0..rows, |rounded| {
+            let sizes = [STRIP_ROWS, tile_panels(self.cpu)];
+            parallel::for_each_rectangle([rows, self.weights.panels()], sizes, |rows, panels| {
+                self.run(rounded, rows, 0, panels);
+            });
+        });
+    }
+
+    /// Computes some rows on this thread.
+    fn strip(&self, rows: Range<usize>) {
+        self.with_rounded(rows.clone(), |rounded| {
+            self.run(rounded, rows.clone(), rows.start, 0..self.weights.panels());
+        });
+    }
+
     /// Elements of a rounded row: whole tiles, or whole groups.
     fn stride(&self) -> usize {
         let unit = if self.cpu.tier() == Tier::Amx { TILE_INPUTS } else { GROUP };
-        self.layer.weights.inputs().next_multiple_of(unit)
+        self.weights.inputs().next_multiple_of(unit)
+    }
+
+    /// Where a row of a panel lies in the result.
+    const fn place(&self, row: usize, panel: usize) -> usize {
+        row * self.n + self.column + panel * PANEL
+    }
+
+    /// Columns of a panel.
+    fn width(&self, panel: usize) -> usize {
+        self.weights.outputs().saturating_sub(panel * PANEL).min(PANEL)
     }
 
     /// Calls `work` with the rows of x, rounded and each filled up with zeros to the stride.
-    fn with_rounded(&self, x: Source<'_>, rows: Range<usize>, work: impl FnOnce(&[u16])) {
-        let (k, stride) = (self.layer.weights.inputs(), self.stride());
-        if let Source::Rows(Input::Bf16(x)) = x
+    fn with_rounded(&self, rows: Range<usize>, work: impl FnOnce(&[u16])) {
+        let (k, stride) = (self.weights.inputs(), self.stride());
+        if let Source::Rows(Input::Bf16(x)) = self.x
             && k == stride
         {
             work(&x[rows.start * k..rows.end * k]);
@@ -238,7 +316,7 @@ impl Job<'_> {
                 for_each_chunk(rounded, at_once * stride, |piece, rounded| {
                     let first = rows.start + piece * at_once;
                     let rows = first..first + rounded.len() / stride;
-                    x.round(self.cpu, rows, [k, stride], rounded);
+                    self.x.round(self.cpu, rows, [k, stride], rounded);
                 });
             }
             work(rounded);
@@ -263,7 +341,7 @@ impl Job<'_> {
             // SAFETY: a `Cpu` of this tier exists only where `Tier::is_available` found AMX.
             unsafe {
                 let prefetch = rows.start == 0;
-                amx::multiply((x, stride), self.layer.weights, panels, prefetch, finish);
+                amx::multiply((x, stride), self.weights, panels, prefetch, finish);
             }
             return;
         }
@@ -287,7 +365,7 @@ impl Job<'_> {
     /// the weights of a few panels stay in the cache, and the first rows fetch those of the next.
     #[cfg(target_arch = "x86_64")]
     fn run_dot(&self, x: &[u16], first_row: usize, panels: Range<usize>) {
-        let (stride, weights) = (self.stride(), self.layer.weights);
+        let (stride, weights) = (self.stride(), self.weights);
         let panel_lines = weights.panel_lines();
         for panel in panels.clone().step_by(dot::PANELS) {
             let count = dot::PANELS.min(panels.end - panel);
@@ -308,23 +386,16 @@ impl Job<'_> {
         row: usize,
         (w, panel, count): (dot::Panels<'_, Line>, usize, usize),
     ) {
-        let (n, column) = (self.layer.weights.outputs(), panel * PANEL);
-        let start = row * n + column;
-        if self.is_finished_in_registers() && column + count * PANEL <= n {
-            let finish = array::from_fn(|offset| self.finishing(row, column + offset * PANEL));
+        if self.is_finished_in_registers() {
+            let (start, stride) = (self.place(row, panel), self.n);
+            let finish = array::from_fn(|offset| self.finishing(row, panel + offset));
             // SAFETY: the CPU has the instruction, as `has_fast_bf16_dot` said. The rows and columns are
             // in y and in an addend, whose lengths were checked at the start; jobs cover disjoint
             // rectangles, so no other thread touches those of y.
             unsafe {
-                match &self.y {
-                    Target::F32(y) => {
-                        let y = y.at(start);
-                        dot::tile(x, (w, count), &dot::Finished { finish, y, stride: n });
-                    }
-                    Target::Bf16(y) => {
-                        let y = y.at(start);
-                        dot::tile(x, (w, count), &dot::Finished { finish, y, stride: n });
-                    }
+                match self.y {
+                    Target::F32(y) => dot::finish(x, (w, count), finish, (y.at(start), stride)),
+                    Target::Bf16(y) => dot::finish(x, (w, count), finish, (y.at(start), stride)),
                     Target::Int8(..) => unreachable!("int8 is not finished in registers"),
                 }
             }
@@ -340,32 +411,30 @@ impl Job<'_> {
         }
     }
 
-    /// What becomes of sums from a row on in a panel, if it has all its columns.
+    /// What becomes of sums from a row on in a panel, which may be behind the last.
     #[cfg(target_arch = "x86_64")]
-    fn finishing(&self, row: usize, column: usize) -> wide::Finish<'_> {
-        let Layer { weights, bias, addend, activation } = *self.layer;
-        let n = weights.outputs();
-        if column + PANEL > n {
-            return wide::Finish::default();
+    fn finishing(&self, row: usize, panel: usize) -> wide::Finish<'_> {
+        let Groups { bias, addend, activation, .. } = *self.groups;
+        let (width, place) = (self.width(panel), self.place(row, panel));
+        if width == 0 {
+            return wide::Finish::nothing(0);
         }
-        wide::Finish {
-            bias: bias.and_then(|bias| bias[column..].first_chunk()),
-            addend: addend.map(|addend| wide::Addend::new(addend, row * n + column, n)),
-            limits: activation.limits(),
-        }
+        let bias = bias.map(|bias| &bias[self.column + panel * PANEL..]);
+        let addend = addend.map(|addend| wide::Addend::new(addend, place, self.n));
+        wide::Finish::new(width, bias, addend, activation.limits())
     }
 
     /// Whether [`wide::Finish`] is all that becomes of sums.
     #[cfg(target_arch = "x86_64")]
     fn is_finished_in_registers(&self) -> bool {
-        let activation = self.layer.activation;
+        let activation = self.groups.activation;
         let is_plain = activation == Activation::Identity || activation.limits().is_some();
         is_plain && !matches!(self.y, Target::Int8(..))
     }
 
     /// The products of one tile.
     fn multiply(&self, x: &[u16], panel: usize, sums: &mut [[f32; PANEL]]) {
-        let (stride, lines) = (self.stride(), self.layer.weights.panel(panel));
+        let (stride, lines) = (self.stride(), self.weights.panel(panel));
         match self.cpu.tier() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Cpu` of these tiers exists only where `Tier::is_available` found AVX-512.
@@ -379,39 +448,44 @@ impl Job<'_> {
         }
     }
 
-    /// [`Self::finish`] for CPUs with AVX-512, without copies where a tile has all its columns.
+    /// [`Self::finish`] for CPUs with AVX-512.
     #[cfg(target_arch = "x86_64")]
     fn finish_rows(&self, sums: &mut [[f32; PANEL]], row: usize, panel: usize) {
-        let (n, column) = (self.layer.weights.outputs(), panel * PANEL);
-        if column + PANEL > n {
-            self.finish(sums, row, panel);
-            return;
-        }
-        let start = row * n + column;
-        let finish = self.finishing(row, column);
+        let (start, n, width) = (self.place(row, panel), self.n, self.width(panel));
+        let finish = self.finishing(row, panel);
         let is_done = self.is_finished_in_registers();
-        // SAFETY: the rows and column + 16 ≤ n are in y and in the addend, whose lengths were checked
-        // at the start; jobs cover disjoint rectangles, so no other thread touches those of y. Only
-        // tiers that have AVX-512 come here, and AVX512-BF16.
+        let swish = match self.groups.activation {
+            Activation::Map(Function::Swish { alpha }) => Some(alpha),
+            _ => None,
+        };
+        // SAFETY: the rows and columns are in y and in the addend, whose lengths were checked at the
+        // start; jobs cover disjoint rectangles, so no other thread touches those of y. Only tiers that
+        // have AVX-512 come here, and AVX512-BF16.
         unsafe {
-            match &self.y {
-                Target::F32(y) if is_done => wide::write_rows(sums, &finish, y.at(start), n),
-                Target::Bf16(y) if is_done => {
-                    wide::write_rounded_rows(sums, &finish, y.at(start), n);
+            match (self.y, swish) {
+                (Target::F32(y), Some(alpha)) => {
+                    wide::write_swish_rows(sums, &finish, alpha, y.at(start), n);
                 }
-                y => {
-                    let mut values = [[0.0; PANEL]; MOST_ROWS];
+                (Target::Bf16(y), Some(alpha)) => {
+                    wide::write_swish_rows(sums, &finish, alpha, y.at(start), n);
+                }
+                (Target::F32(y), None) if is_done => {
+                    wide::write_rows(sums, &finish, y.at(start), n)
+                }
+                (Target::Bf16(y), None) if is_done => {
+                    wide::write_rows(sums, &finish, y.at(start), n)
+                }
+                (y, _) => {
+                    let mut values = [[0.0f32; PANEL]; MOST_ROWS];
                     let values = &mut values[..sums.len()];
                     let place = values.as_flattened_mut().as_mut_ptr();
                     wide::write_rows(sums, &finish, place, PANEL);
                     self.activate(values.as_flattened_mut());
-                    let finish = wide::Finish::default();
+                    let finish = wide::Finish::nothing(width);
                     match y {
                         Target::F32(y) => wide::write_rows(values, &finish, y.at(start), n),
-                        Target::Bf16(y) => {
-                            wide::write_rounded_rows(values, &finish, y.at(start), n);
-                        }
-                        Target::Int8(..) => y.write_tile(self.cpu, (start, n), values, PANEL),
+                        Target::Bf16(y) => wide::write_rows(values, &finish, y.at(start), n),
+                        Target::Int8(..) => y.write_tile(self.cpu, (start, n), values, width),
                     }
                 }
             }
@@ -419,7 +493,7 @@ impl Job<'_> {
     }
 
     fn activate(&self, values: &mut [f32]) {
-        match (&self.y, self.layer.activation) {
+        match (self.y, self.groups.activation) {
             (Target::Bf16(_), Activation::Gelu) => coarse_gelu_in_place(self.cpu, values),
             (_, activation) => activation.apply(self.cpu, values),
         }
@@ -427,29 +501,26 @@ impl Job<'_> {
 
     /// Adds the bias, activates and writes one tile, from `row` on.
     fn finish(&self, sums: &mut [[f32; PANEL]], row: usize, panel: usize) {
-        let n = self.layer.weights.outputs();
-        let column = panel * PANEL;
-        let width = PANEL.min(n - column);
-        if let Some(bias) = self.layer.bias {
+        let width = self.width(panel);
+        if let Some(bias) = self.groups.bias {
             let mut padded = [0.0; PANEL];
-            padded[..width].copy_from_slice(&bias[column..column + width]);
+            padded[..width].copy_from_slice(&bias[self.column + panel * PANEL..][..width]);
             // A row for each row of sums: one long loop, where short ones make a compiler gather.
             let padded = [padded; MOST_ROWS];
             let padded = &padded.as_flattened()[..sums.len() * PANEL];
             add_assign_piece(self.cpu, sums.as_flattened_mut(), padded);
         }
-        let start = |offset: usize| (row + offset) * n + column;
-        if let Some(addend) = self.layer.addend {
+        if let Some(addend) = self.groups.addend {
             for (offset, sums) in sums.iter_mut().enumerate() {
-                addend.add_to(start(offset), &mut sums[..width]);
+                addend.add_to(self.place(row + offset, panel), &mut sums[..width]);
             }
         }
         self.activate(sums.as_flattened_mut());
         for (offset, sums) in sums.iter().enumerate() {
-            // SAFETY: row + offset < rows and column + width ≤ n, so the range lies in y, whose
+            // SAFETY: row + offset < rows and the columns lie before n, so the range lies in y, whose
             // length was checked at the start; jobs cover disjoint rectangles, so no other thread
             // touches it.
-            unsafe { self.y.write(self.cpu, start(offset), &sums[..width]) };
+            unsafe { self.y.write(self.cpu, self.place(row + offset, panel), &sums[..width]) };
         }
     }
 }

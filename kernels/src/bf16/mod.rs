@@ -23,7 +23,8 @@ mod pack;
 mod portable;
 mod round;
 
-pub(crate) use linear::linear_of_windows;
+pub(crate) use linear::{Groups, linear_of_windows};
 pub use linear::{Input, Layer, PARALLEL_WORK, linear_bf16, linear_bf16_into};
 pub use pack::PackedBf16;
+pub use round::relu;
 pub(crate) use round::{round_piece, widen_piece, widened};

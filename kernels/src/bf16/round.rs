@@ -2,7 +2,8 @@
 #![allow(clippy::inline_always, reason = "compiled inside each tier's copy of the kernel")]
 //! `f32` to bf16: the upper half of the bits.
 
-use crate::tier::tiered;
+use crate::parallel::{CHUNK, map};
+use crate::tier::{Cpu, tiered};
 
 /// The nearest bf16, halves to even; NaN stays a NaN.
 #[inline(always)]
@@ -36,6 +37,22 @@ tiered! {
             *y = widened(x);
         }
     }
+}
+
+tiered! {
+    fn relu_piece(x: &[u16], y: &mut [u16]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = if widened(x) < 0.0 { 0 } else { x };
+        }
+    }
+}
+
+/// [`Activation::Relu`](crate::Activation::Relu) of each number.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn relu(cpu: Cpu, x: &[u16], y: &mut [u16]) {
+    map(x, y, CHUNK, |x, y| relu_piece(cpu, x, y));
 }
 
 #[cfg(test)]

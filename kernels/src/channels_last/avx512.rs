@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 use std::ops::Range;
 
-use super::element::Element;
+use crate::element::Element;
 use crate::parallel::{check_len, check_shape};
 use crate::wide::clamp;
 use crate::window::Slide;

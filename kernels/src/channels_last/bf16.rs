@@ -1,5 +1,6 @@
 //! Convolution with images and filters rounded to bf16: the linear layer of [`crate::bf16`] on windows.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 
 use super::conv::{
@@ -8,7 +9,8 @@ use super::conv::{
 use super::depthwise::{Depthwise, depthwise};
 use crate::activation::Activation;
 use crate::bf16::{
-    Input, Layer, PARALLEL_WORK, PackedBf16, linear_bf16_into, linear_of_windows, round_piece,
+    Groups, Input, Layer, PARALLEL_WORK, PackedBf16, linear_bf16_into, linear_of_windows,
+    round_piece,
 };
 use crate::conv::Conv2d;
 use crate::float::Left;
@@ -25,19 +27,20 @@ thread_local! {
     static ROUNDED: Cell<Vec<u16>> = const { Cell::new(Vec::new()) };
 }
 
-/// Filters of one group, or of a channel each, laid out for [`bf16_conv2d`].
+/// Filters, laid out for [`bf16_conv2d`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bf16Filters {
     outputs: usize,
     inner: usize,
     taps: usize,
+    groups: usize,
     layout: Layout,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Layout {
-    /// `[taps·inner, outputs]`
-    Products(PackedBf16),
+    /// For each group, or several that are taken for one, the weights `[taps·inner, outputs]`.
+    Products(Vec<PackedBf16>),
     /// `[taps, outputs]`, where every output sees one channel of its own. In `f32`: they are few.
     Depthwise(Vec<f32>),
 }
@@ -50,37 +53,63 @@ impl Bf16Filters {
     /// window in one of them.
     ///
     /// # Panics
-    /// When the length differs, or there are several groups that are not as many as outputs and see more
-    /// than a channel.
+    /// When the length differs, or `groups` does not divide the outputs.
     #[must_use]
     pub fn new(weight: &[f32], [outputs, inner, taps]: [usize; 3], groups: usize) -> Self {
         check_len("filters: weight", weight.len(), outputs * inner * taps);
+        assert!(
+            groups > 0 && outputs.is_multiple_of(groups),
+            "expected outputs in {groups} groups, found {outputs}"
+        );
         let layout = if inner == 1 && groups == outputs {
             let tap_of = |place: usize| weight[place % outputs * taps + place / outputs];
             Layout::Depthwise((0..taps * outputs).map(tap_of).collect())
         } else {
-            assert_eq!(groups, 1, "expected one group, or one for each output and channel");
+            let of_group = outputs / groups;
+            let together = together(groups, of_group);
+            let (outputs, inner) = (of_group * together, inner * together);
             let k = inner * taps;
-            Layout::Products(PackedBf16::new(&turned(weight, inner, taps), [k, outputs], [1, k]))
+            let len = of_group * k;
+            let pack = |index: usize| {
+                let filters = &weight[index * len..][..len];
+                let filters = side_by_side(filters, [of_group, k / together], together);
+                PackedBf16::new(&turned(&filters, inner, taps), [k, outputs], [1, k])
+            };
+            Layout::Products((0..groups / together).map(pack).collect())
         };
-        Self { outputs, inner, taps, layout }
+        Self { outputs, inner, taps, groups, layout }
     }
 
     /// Bytes held.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         match &self.layout {
-            Layout::Products(weights) => weights.size_bytes(),
+            Layout::Products(groups) => groups.iter().map(PackedBf16::size_bytes).sum(),
             Layout::Depthwise(weights) => size_of_val(weights.as_slice()),
         }
     }
+}
 
-    const fn groups(&self) -> usize {
-        match self.layout {
-            Layout::Products(_) => 1,
-            Layout::Depthwise(_) => self.outputs,
-        }
+/// Outputs from which on a group has panels of weights of its own.
+const PANEL: usize = 16;
+
+/// How many groups are taken for one, whose filters are 0 where they see channels of others: a panel of
+/// products takes as long with fewer outputs.
+fn together(groups: usize, outputs: usize) -> usize {
+    let fit = |&count: &usize| groups.is_multiple_of(count) && count * outputs <= PANEL;
+    (1..=groups.min(PANEL)).filter(fit).max().unwrap_or(1)
+}
+
+/// The filters of several groups, so many of so many elements, as filters of all their channels.
+fn side_by_side(filters: &[f32], [outputs, len]: [usize; 2], groups: usize) -> Cow<'_, [f32]> {
+    if groups == 1 {
+        return filters.into();
     }
+    let mut all = vec![0.0; filters.len() * groups];
+    for (index, filter) in filters.chunks_exact(len.max(1)).enumerate() {
+        all[(index * groups + index / outputs) * len..][..len].copy_from_slice(filter);
+    }
+    all.into()
 }
 
 /// What [`bf16_conv2d`] applies to each window.
@@ -100,8 +129,8 @@ pub struct Bf16Conv<'a> {
 /// rounded or padded before it is multiplied. Does not depend on the batch.
 #[must_use]
 pub fn bf16_scratch_len(conv: &Conv2d, is_rounded: bool) -> usize {
-    let is_depthwise = conv.groups > 1;
-    if is_depthwise || is_every_pixel(conv) {
+    let is_depthwise = conv.channels == conv.groups && conv.outputs == conv.groups;
+    if is_depthwise || conv.groups == 1 && is_every_pixel(conv) {
         0
     } else if needs_copy(conv) {
         padded_len(conv)
@@ -135,7 +164,7 @@ pub fn bf16_conv2d(
     let weight = filters.weight;
     assert_eq!(
         [conv.outputs, conv.channels, conv.groups, conv.taps()],
-        [weight.outputs, weight.inner * weight.groups(), weight.groups(), weight.taps],
+        [weight.outputs, weight.inner * weight.groups, weight.groups, weight.taps],
         "bf16_conv2d: outputs, channels, groups and taps"
     );
     let [rows, columns] = &conv.windows;
@@ -186,16 +215,15 @@ struct Products<'a> {
     cpu: Cpu,
     conv: &'a Conv2d,
     x: Input<'a>,
-    weights: &'a PackedBf16,
+    /// Of one group after another.
+    weights: &'a [PackedBf16],
     filters: &'a Bf16Conv<'a>,
 }
 
 impl Products<'_> {
-    /// The layer of windows whose results start at `start`, so many.
-    fn layer(&self, start: usize, len: usize) -> Layer<'_> {
-        let Bf16Conv { bias, addend, activation, .. } = *self.filters;
-        let addend = addend.map(|addend| part(addend, start, len));
-        Layer { weights: self.weights, bias, addend, activation }
+    /// Elements of a window that a filter sees.
+    fn k(&self) -> usize {
+        self.weights.first().map_or(0, PackedBf16::inputs)
     }
 
     fn images<T: Send>(
@@ -206,13 +234,16 @@ impl Products<'_> {
     ) {
         let Conv2d { batch, outputs, .. } = *self.conv;
         let positions = self.conv.positions();
-        if is_every_pixel(self.conv) {
+        if let [weights] = self.weights
+            && is_every_pixel(self.conv)
+        {
             // The pixels of all images, one after another.
-            let layer = self.layer(0, y.len());
+            let Bf16Conv { bias, addend, activation, .. } = *self.filters;
+            let layer = Layer { weights, bias, addend, activation };
             linear_bf16_into(self.cpu, self.x, batch * positions, &layer, output(y));
             return;
         }
-        let of_image = positions.saturating_mul(outputs).saturating_mul(self.weights.inputs());
+        let of_image = positions.saturating_mul(outputs).saturating_mul(self.k());
         let (len, work) = (positions * outputs, [of_image, PARALLEL_WORK]);
         for_each_image(y, len, work, (scratch, &PADDED), |image, y, scratch| {
             self.image(image, y, &output, scratch);
@@ -246,11 +277,13 @@ impl Products<'_> {
                 scratch
             }
         };
-        let segments = segments(conv, conv.channels);
-        let windows =
-            Left::new(image, places(conv), conv.positions(), segments, self.weights.inputs());
-        let layer = self.layer(index * y.len(), y.len());
-        linear_of_windows(self.cpu, windows, &layer, output(y));
+        let inner = conv.channels / self.weights.len().max(1);
+        let segments = segments(conv, inner);
+        let windows = Left::new(image, places(conv), conv.positions(), segments, self.k());
+        let Bf16Conv { bias, addend, activation, .. } = *self.filters;
+        let addend = addend.map(|addend| part(addend, index * y.len(), y.len()));
+        let groups = Groups { weights: self.weights, step: inner, bias, addend, activation };
+        linear_of_windows(self.cpu, windows, &groups, output(y));
     }
 }
 

@@ -5,11 +5,11 @@ use std::array::from_fn;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, Folding};
-use super::element::Element;
 use super::fold::{Fold, fold_row};
 use crate::activation::Activation;
 use crate::bf16::{Input, widened};
 use crate::conv::Conv2d;
+use crate::element::Element;
 use crate::parallel::{for_each_row, rows_per_chunk};
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;

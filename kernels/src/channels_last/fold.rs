@@ -3,7 +3,7 @@
 
 use std::array::from_fn;
 
-use super::element::Element;
+use crate::element::Element;
 use crate::window::{Count, Slide};
 
 /// Makes one number of the elements of a window in one channel, which come row by row.

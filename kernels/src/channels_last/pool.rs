@@ -5,8 +5,8 @@ use std::array::from_fn;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, Folding};
-use super::element::Element;
 use super::fold::{Fold, fold_row};
+use crate::element::Element;
 use crate::parallel::{CHUNK, Shared, check_shape, for_each, for_each_row, rows_per_chunk};
 use crate::pool::{Greatest, Mean, Pooling};
 use crate::tier::{Cpu, tiered};

@@ -89,6 +89,11 @@ impl<'a, T: Copy> Left<'a, T> {
         Self { k: part.len(), skipped: self.skipped + part.start, ..*self }
     }
 
+    /// Rows that start so many elements further on.
+    pub(crate) fn behind(&self, elements: usize) -> Self {
+        Self { data: &self.data[elements..], ..*self }
+    }
+
     pub(crate) const fn count(&self) -> usize {
         self.count
     }

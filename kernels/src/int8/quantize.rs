@@ -29,6 +29,14 @@ impl Quantization {
     pub const fn symmetric(scale: f32) -> Self {
         Self { scale, zero_point: 0, min: i8::MIN, max: i8::MAX }
     }
+
+    /// What writes numbers that are kept between `low` and `high` first: rounding keeps their order.
+    /// `None` where a limit is no number.
+    #[must_use]
+    pub fn limited(self, [low, high]: [f32; 2]) -> Option<Self> {
+        let step = |x: f32| integer(x, math::clamp(x / self.scale, -MOST_STEPS, MOST_STEPS), self);
+        (!low.is_nan() && !high.is_nan()).then(|| Self { min: step(low), max: step(high), ..self })
+    }
 }
 
 /// Rounds `x` to int8, see [`quantize()`].

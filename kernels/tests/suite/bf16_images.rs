@@ -30,11 +30,12 @@ fn widened(x: &[u16]) -> Vec<f32> {
     x.iter().map(|&x| f32::from_bits(u32::from(x) << 16)).collect()
 }
 
-const ACTIVATIONS: [Activation; 4] = [
+const ACTIVATIONS: [Activation; 5] = [
     Activation::Identity,
     Activation::Relu,
     Activation::Map(Function::Clip { low: -3.0, high: 6.0 }),
     Activation::Map(Function::LeakyRelu { alpha: 0.5 }),
+    Activation::Map(Function::Swish { alpha: 1.5 }),
 ];
 
 /// Compares all that inputs, addends and results may be, on every tier.
@@ -81,7 +82,7 @@ proptest! {
     #[test]
     fn filters_of_all_channels(
         batch in 0usize..3, channels in 0usize..40, outputs in 0usize..40,
-        rows in slides(), columns in slides(), activation in 0usize..4, seed: u64,
+        rows in slides(), columns in slides(), activation in 0usize..5, seed: u64,
     ) {
         let conv = Conv2d { batch, channels, outputs, groups: 1, windows: [rows, columns] };
         check(&conv, ACTIVATIONS[activation], seed);
@@ -90,7 +91,7 @@ proptest! {
     #[test]
     fn pixels(
         batch in 0usize..3, channels in 0usize..70, outputs in 0usize..70, height in 0usize..9,
-        width in 0usize..30, stride in 1usize..3, activation in 0usize..4, seed: u64,
+        width in 0usize..30, stride in 1usize..3, activation in 0usize..5, seed: u64,
     ) {
         let windows = [height, width].map(|size| slide(size, 1, stride, 1, [0, 0]));
         let conv = Conv2d { batch, channels, outputs, groups: 1, windows };
@@ -98,8 +99,30 @@ proptest! {
     }
 
     #[test]
+    fn filters_of_groups(
+        batch in 0usize..3, groups in 2usize..10, channels in 1usize..40, outputs in 1usize..40,
+        rows in slides(), columns in slides(), activation in 0usize..5, seed: u64,
+    ) {
+        let (channels, outputs) = (channels * groups, outputs * groups);
+        let conv = Conv2d { batch, channels, outputs, groups, windows: [rows, columns] };
+        check(&conv, ACTIVATIONS[activation], seed);
+    }
+
+    /// Groups whose pixels are multiplied where they lie.
+    #[test]
+    fn pixels_of_groups(
+        groups in 2usize..10, channels in 1usize..40, outputs in 1usize..40, height in 1usize..5,
+        width in 1usize..30, activation in 0usize..5, seed: u64,
+    ) {
+        let windows = [height, width].map(|size| slide(size, 1, 1, 1, [0, 0]));
+        let (channels, outputs) = (channels * groups, outputs * groups);
+        let conv = Conv2d { batch: 1, channels, outputs, groups, windows };
+        check(&conv, ACTIVATIONS[activation], seed);
+    }
+
+    #[test]
     fn filters_of_a_channel(
-        channels in 1usize..70, rows in slides(), columns in slides(), activation in 0usize..4, seed: u64,
+        channels in 1usize..70, rows in slides(), columns in slides(), activation in 0usize..5, seed: u64,
     ) {
         let windows = [rows, columns];
         let conv = Conv2d { batch: 2, channels, outputs: channels, groups: channels, windows };
@@ -110,11 +133,68 @@ proptest! {
     #[test]
     fn filters_of_a_channel_that_share_pixels(
         channels in 1usize..40, width in 1usize..24, kernel in prop::sample::select(vec![3usize, 5]),
-        stride in 1usize..3, before in 0usize..4, after in 0usize..4, activation in 0usize..4, seed: u64,
+        stride in 1usize..3, before in 0usize..4, after in 0usize..4, activation in 0usize..5, seed: u64,
     ) {
         let windows = [slide(6, 3, 1, 1, [1, 1]), slide(width, kernel, stride, 1, [before, after])];
         let conv = Conv2d { batch: 1, channels, outputs: channels, groups: channels, windows };
         check(&conv, ACTIVATIONS[activation], seed);
+    }
+
+    /// Whatever images and results are, with a factor and a summand for each channel.
+    #[test]
+    fn channels_are_scaled(pixels in 0usize..50, channels in 1usize..70, seed: u64) {
+        let x = widened(&rounded(&numbers(pixels * channels, seed)));
+        let (scale, shift) = (numbers(channels, seed ^ 1), numbers(channels, seed ^ 2));
+        let element = |(place, x): (usize, &f32)| {
+            (x * scale[place % channels] + shift[place % channels]).max(0.0)
+        };
+        let expected: Vec<f32> = x.iter().enumerate().map(element).collect();
+        for cpu in Cpu::every() {
+            let activation = Activation::Relu;
+            let mut y = vec![0x7fffu16; x.len()];
+            channels_last::scale_shift(cpu, &x, &scale, &shift, activation, &mut y);
+            prop_assert_eq!(&y, &rounded(&expected), "{}", cpu.tier());
+            channels_last::scale_shift(cpu, &rounded(&x), &scale, &shift, activation, &mut y);
+            prop_assert_eq!(&y, &rounded(&expected), "{}", cpu.tier());
+            let mut y = vec![f32::NAN; x.len()];
+            channels_last::scale_shift(cpu, &rounded(&x), &scale, &shift, activation, &mut y);
+            prop_assert_eq!(&y, &expected, "{}", cpu.tier());
+        }
+    }
+
+    #[test]
+    fn images_are_scaled(
+        batch in 0usize..4, pixels in 0usize..300, channels in 0usize..70, seed: u64,
+    ) {
+        let x = widened(&rounded(&numbers(batch * pixels * channels, seed)));
+        let scale = numbers(batch * channels, seed ^ 1);
+        let factor = |place: usize| scale[place / (pixels * channels) * channels + place % channels];
+        let expected: Vec<f32> = x.iter().enumerate().map(|(place, x)| x * factor(place)).collect();
+        let sizes = [batch, pixels, channels];
+        for cpu in Cpu::every() {
+            let mut y = vec![0x7fffu16; x.len()];
+            channels_last::scale_images(cpu, sizes, &x, &scale, &mut y);
+            prop_assert_eq!(&y, &rounded(&expected), "{}", cpu.tier());
+            channels_last::scale_images(cpu, sizes, &rounded(&x), &scale, &mut y);
+            prop_assert_eq!(&y, &rounded(&expected), "{}", cpu.tier());
+            let mut y = vec![f32::NAN; x.len()];
+            channels_last::scale_images(cpu, sizes, &x, &scale, &mut y);
+            prop_assert_eq!(&y, &expected, "{}", cpu.tier());
+        }
+    }
+
+    #[test]
+    fn negative_numbers_become_zero(len in 0usize..100, seed: u64) {
+        let mut x = numbers(len, seed);
+        x.extend([-0.0, 0.0, f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+        let x = rounded(&x);
+        let relu = |&x: &u16| if f32::from_bits(u32::from(x) << 16) < 0.0 { 0 } else { x };
+        let expected: Vec<u16> = x.iter().map(relu).collect();
+        for cpu in Cpu::every() {
+            let mut y = vec![0x7fff; x.len()];
+            kernels::bf16::relu(cpu, &x, &mut y);
+            prop_assert_eq!(&y, &expected, "{}", cpu.tier());
+        }
     }
 
     #[test]
@@ -153,5 +233,10 @@ fn many_images() {
         &Conv2d { batch: 1, channels: 32, outputs: 48, groups: 1, windows: window },
         Activation::Relu,
         6,
+    );
+    check(
+        &Conv2d { batch: 1, channels: 96, outputs: 48, groups: 3, windows: window },
+        Activation::Relu,
+        7,
     );
 }

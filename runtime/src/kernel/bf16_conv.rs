@@ -39,12 +39,11 @@ pub(crate) fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     let (ChannelsLast::Conv { conv, .. }, Some([outputs, inner, ..])) = (of(node), filters) else {
         return Err("takes a convolution with constant filters".to_owned());
     };
-    match conv.op.groups {
-        groups if *inner == 1 && groups == *outputs => Ok(()),
-        1 if *outputs >= LEAST_OUTPUTS => Ok(()),
-        1 => Err(format!("takes {LEAST_OUTPUTS} outputs at least, found {outputs}")),
-        groups => Err(format!("takes one group or one for each channel, found {groups}")),
+    let is_depthwise = *inner == 1 && conv.op.groups == *outputs;
+    if is_depthwise || *outputs >= LEAST_OUTPUTS {
+        return Ok(());
     }
+    Err(format!("takes {LEAST_OUTPUTS} outputs at least, found {outputs}"))
 }
 
 struct Convolution {
@@ -112,9 +111,9 @@ impl Kernel for Convolution {
     /// Filters of a channel each reuse nothing between channels.
     fn rate(&self) -> Rate {
         let parallel = Parallel::MultiplyAdds(PARALLEL_WORK);
-        match self.conv.op.groups {
-            1 => Rate { numbers: Numbers::Bf16, share: 0.6, parallel },
-            _ => Rate { numbers: Numbers::F32, share: 0.1, parallel },
+        match self.weight[1] {
+            1 => Rate { numbers: Numbers::F32, share: 0.1, parallel },
+            _ => Rate { numbers: Numbers::Bf16, share: 0.6, parallel },
         }
     }
 

@@ -11,7 +11,7 @@ use super::conv::{bias, sizes, slides};
 use super::pool::pooling;
 use super::{Call, Kernel, KernelEntry, Prepared, Scratch, elements_mut, floats, run};
 use crate::cost::{Parallel, Rate};
-use crate::module::{ActivatedConv, ChannelsLast, Module, Node, Operation};
+use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation, same_sizes};
 
 pub(super) const KERNELS: &[KernelEntry] = &[
     KernelEntry { cost: 2, ..entry("channels-last.conv.f32", "ChannelsLastConv", prepare_conv) },
@@ -19,6 +19,10 @@ pub(super) const KERNELS: &[KernelEntry] = &[
     entry("channels-last.pool.f32", "ChannelsLastPool", prepare_pool),
     entry("channels-last.global-pool.f32", "ChannelsLastGlobalPool", prepare_global),
     entry("scale-shift.f32", "ScaleShift", prepare_scale),
+    KernelEntry {
+        accepts: accepts_image_scale,
+        ..entry("channels-last.scale.bf16", "Mul", prepare_image_scale)
+    },
 ];
 
 const fn entry(
@@ -216,6 +220,28 @@ impl Kernel for Transposed {
     }
 }
 
+/// Whether the images that are an input, and the output, lie in memory as bf16.
+fn as_bf16(module: &Module, node: &Node, input: usize) -> [bool; 2] {
+    [node.inputs[input], node.output].map(|id| module.value(id).as_bf16)
+}
+
+/// Evaluates what is done with the elements of images and of what becomes of them, of whichever types
+/// they are.
+macro_rules! on_elements {
+    ($as_bf16:expr, $images:expr, $output:expr, |$x:ident, $y:ident| $body:expr) => {
+        match $as_bf16 {
+            [false, false] => on_elements!($images.elements::<f32>(), $output, f32, $x, $y, $body),
+            [false, true] => on_elements!($images.elements::<f32>(), $output, u16, $x, $y, $body),
+            [true, false] => on_elements!($images.bf16(), $output, f32, $x, $y, $body),
+            [true, true] => on_elements!($images.bf16(), $output, u16, $x, $y, $body),
+        }
+    };
+    ($images:expr, $output:expr, $type:ty, $x:ident, $y:ident, $body:expr) => {{
+        let ($x, $y) = ($images, elements_mut::<$type>($output));
+        $body
+    }};
+}
+
 struct Windows {
     cpu: Cpu,
     op: Pool,
@@ -229,8 +255,7 @@ fn prepare_pool(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
         unreachable!("the table pairs this kernel with pools")
     };
     let pooling = pooling(op.kind).expect("the pass takes no other kinds");
-    let as_bf16 = [node.inputs[0], node.output].map(|id| module.value(id).as_bf16);
-    run(Windows { cpu, op: op.clone(), pooling, as_bf16 })
+    run(Windows { cpu, op: op.clone(), pooling, as_bf16: as_bf16(module, node, 0) })
 }
 
 impl Kernel for Windows {
@@ -240,21 +265,9 @@ impl Kernel for Windows {
         };
         let slides = slides(&self.op.window, self.op.rounding, spatial)?;
         let (cpu, pooling, sizes) = (self.cpu, self.pooling, [*batch, *channels]);
-        let (x, y) = (&call.inputs[0], call.output);
-        match self.as_bf16 {
-            [false, false] => {
-                pool2d::<f32, f32>(cpu, pooling, sizes, &slides, x.elements(), elements_mut(y));
-            }
-            [false, true] => {
-                pool2d::<f32, u16>(cpu, pooling, sizes, &slides, x.elements(), elements_mut(y));
-            }
-            [true, false] => {
-                pool2d::<u16, f32>(cpu, pooling, sizes, &slides, x.bf16(), elements_mut(y));
-            }
-            [true, true] => {
-                pool2d::<u16, u16>(cpu, pooling, sizes, &slides, x.bf16(), elements_mut(y));
-            }
-        }
+        on_elements!(self.as_bf16, call.inputs[0], call.output, |x, y| {
+            pool2d(cpu, pooling, sizes, &slides, x, y);
+        });
         Ok(())
     }
 }
@@ -298,23 +311,75 @@ impl Kernel for Images {
 struct Scale {
     cpu: Cpu,
     activation: Activation,
+    /// Whether the images, and what becomes of them, lie in memory as bf16.
+    as_bf16: [bool; 2],
 }
 
-fn prepare_scale(_: &Module, node: &Node, cpu: Cpu) -> Prepared {
+fn prepare_scale(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let ChannelsLast::ScaleShift { activation } = *of(node) else {
         unreachable!("the table pairs this kernel with factors and summands")
     };
-    run(Scale { cpu, activation })
+    run(Scale { cpu, activation, as_bf16: as_bf16(module, node, 0) })
 }
 
 impl Kernel for Scale {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let [x, scale, shift] = [0, 1, 2].map(|input| call.f32(input));
+        let [scale, shift] = [1, 2].map(|input| call.f32(input));
         if [scale.len(), shift.len()].map(Some) != [call.shape.last().copied(); 2] {
             return Err(format!("expected a factor and a summand for each of {:?}", call.shape));
         }
-        let y = elements_mut(call.output);
-        channels_last::scale_shift(self.cpu, x, scale, shift, self.activation, y);
+        let Self { cpu, activation, as_bf16 } = *self;
+        on_elements!(as_bf16, call.inputs[0], call.output, |x, y| {
+            channels_last::scale_shift(cpu, x, scale, shift, activation, y);
+        });
+        Ok(())
+    }
+}
+
+/// The images among the inputs of a product of such with a factor for each image and channel: which of
+/// the two they are.
+pub(crate) fn scaled_images(module: &Module, node: &Node) -> Option<usize> {
+    let [a, b] = *node.inputs.as_slice() else { return None };
+    let is_scaled = |images: Id, factors: Id| {
+        let mut shape = module.value(images).shape.clone();
+        let pixels = shape.len().saturating_sub(1);
+        let spatial = shape.get_mut(1..pixels).unwrap_or_default();
+        spatial.fill(Dim::Fixed(1));
+        !spatial.is_empty() && same_sizes(&shape, &module.value(factors).shape)
+    };
+    [(a, b), (b, a)].iter().position(|&(images, factors)| is_scaled(images, factors))
+}
+
+struct ImageScale {
+    cpu: Cpu,
+    images: usize,
+    as_bf16: [bool; 2],
+}
+
+fn accepts_image_scale(module: &Module, node: &Node) -> Result<(), String> {
+    floats(module, node)?;
+    let images = scaled_images(module, node).ok_or("takes images and a factor for each channel")?;
+    match as_bf16(module, node, images) {
+        [false, false] => Err("takes or writes images that lie in memory as bf16".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn prepare_image_scale(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
+    let images = scaled_images(module, node).expect("`accepts` saw images");
+    run(ImageScale { cpu, images, as_bf16: as_bf16(module, node, images) })
+}
+
+impl Kernel for ImageScale {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        let (cpu, scale) = (self.cpu, call.f32(1 - self.images));
+        let [batch, spatial @ .., channels] = call.shape else {
+            return Err("expected a batch of images".to_owned());
+        };
+        let sizes = [*batch, spatial.iter().product(), *channels];
+        on_elements!(self.as_bf16, call.inputs[self.images], call.output, |x, y| {
+            channels_last::scale_images(cpu, sizes, x, scale, y);
+        });
         Ok(())
     }
 }

@@ -20,7 +20,18 @@ const fn activation(name: &'static str, operation: &'static str) -> KernelEntry 
 pub(super) const KERNELS: &[KernelEntry] = &[
     same_shape("add.f32", "Add"),
     same_shape("mul.f32", "Mul"),
-    activation("relu.f32", "Relu"),
+    KernelEntry { accepts: in_f32, ..activation("relu.f32", "Relu") },
+    KernelEntry {
+        name: "relu.bf16",
+        operation: "Relu",
+        tier: None,
+        cost: 1,
+        accepts: |module, node| match in_f32(module, node) {
+            Ok(()) => Err("takes what lies in memory as bf16".to_owned()),
+            Err(_) => floats(module, node),
+        },
+        prepare: |_, _, cpu| run(NarrowRelu(cpu)),
+    },
     activation("tanh.f32", "Tanh"),
     activation("gelu.f32", "Gelu"),
 ];
@@ -30,6 +41,14 @@ fn operator(node: &Node) -> &Op {
         Operation::Graph(op) => op,
         _ => unreachable!("the table pairs this kernel with operators of the graph"),
     }
+}
+
+fn in_f32(module: &Module, node: &Node) -> Result<(), String> {
+    floats(module, node)?;
+    if module.value(node.output).as_bf16 {
+        return Err("takes what lies in memory as f32".to_owned());
+    }
+    Ok(())
 }
 
 fn equal_shapes(module: &Module, node: &Node) -> Result<(), String> {
@@ -65,6 +84,16 @@ impl Kernel for Same {
 
     fn in_place(&self) -> &'static [usize] {
         &[0, 1]
+    }
+}
+
+/// [`Activation::Relu`] of a value that lies in memory as bf16, to such.
+struct NarrowRelu(Cpu);
+
+impl Kernel for NarrowRelu {
+    fn run(&self, call: Call<'_>) -> Result<(), String> {
+        kernels::bf16::relu(self.0, call.inputs[0].bf16(), elements_mut(call.output));
+        Ok(())
     }
 }
 

@@ -36,7 +36,10 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         tier: None,
         cost: 2,
         accepts: any,
-        prepare: |_, node, _| run(CopySlice(slice(node).clone())),
+        prepare: |module, node, _| {
+            let element_bytes = module.value(node.output).element_bytes();
+            run(CopySlice { op: slice(node).clone(), element_bytes })
+        },
     },
     KernelEntry {
         name: "transpose.f32",
@@ -55,8 +58,11 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         tier: None,
         cost: 2,
         accepts: |module, node| few_dimensions(module, node.inputs[0], MOST_DIMENSIONS),
-        prepare: |_, node, _| match &node.operation {
-            Operation::Graph(Op::Transpose(op)) => run(CopyTransposition(op.clone())),
+        prepare: |module, node, _| match &node.operation {
+            Operation::Graph(Op::Transpose(op)) => {
+                let element_bytes = module.value(node.output).element_bytes();
+                run(CopyTransposition { op: op.clone(), element_bytes })
+            }
             _ => unreachable!("the table pairs this kernel with transpositions"),
         },
     },
@@ -104,18 +110,21 @@ pub(crate) fn slice(node: &Node) -> &Slice {
     }
 }
 
-struct CopySlice(Slice);
+struct CopySlice {
+    op: Slice,
+    element_bytes: usize,
+}
 
 impl Kernel for CopySlice {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let Slice { axis, start, .. } = self.0;
+        let Slice { axis, start, .. } = self.op;
         let input = &call.inputs[0];
         let (size, kept) = (input.shape[axis], call.shape[axis]);
         if start + kept > size {
             let end = start + kept;
             return Err(format!("{start}..{end} is outside dimension {axis} of size {size}"));
         }
-        let inner = input.dtype.size_bytes() * input.shape[axis + 1..].iter().product::<usize>();
+        let inner = self.element_bytes * input.shape[axis + 1..].iter().product::<usize>();
         let blocks = input.bytes.chunks_exact((size * inner).max(1));
         for (output, input) in call.output.chunks_exact_mut((kept * inner).max(1)).zip(blocks) {
             output.copy_from_slice(&input[start * inner..(start + kept) * inner]);
@@ -126,6 +135,9 @@ impl Kernel for CopySlice {
 
 fn accepts_transpose(module: &Module, node: &Node) -> Result<(), String> {
     expect_type(module, node, 0, DType::F32)?;
+    if module.value(node.inputs[0]).as_bf16 {
+        return Err("takes elements of 4 bytes".to_owned());
+    }
     few_dimensions(module, node.inputs[0], MOST_DIMENSIONS)
 }
 
@@ -142,7 +154,10 @@ impl Kernel for Transposition {
     }
 }
 
-struct CopyTransposition(Transpose);
+struct CopyTransposition {
+    op: Transpose,
+    element_bytes: usize,
+}
 
 impl Kernel for CopyTransposition {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
@@ -151,8 +166,8 @@ impl Kernel for CopyTransposition {
             let x = if inputs[0].bytes.is_empty() { &[] } else { cast_slice(inputs[0].bytes) };
             permute_any::<T>(x, inputs[0].shape, permutation, elements_mut(output));
         }
-        let Self(Transpose { permutation }) = self;
-        match call.inputs[0].dtype.size_bytes() {
+        let Transpose { permutation } = &self.op;
+        match self.element_bytes {
             1 => move_all::<u8>(permutation, call),
             2 => move_all::<u16>(permutation, call),
             4 => move_all::<u32>(permutation, call),

@@ -6,18 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use graph::op::{Concat, ConvTranspose, GlobalPool, Pool, PoolKind, Reshape, Resize, Transpose};
+use graph::op::{
+    Concat, ConvTranspose, GlobalPool, Pool, PoolKind, ReduceKind, Reshape, Resize, Transpose,
+};
 use graph::rewrite::scaling::by_channel;
 use graph::{DType, Dim, Op, Tensor};
 use kernels::Activation;
 
 use super::batch_norm;
 use super::transposes::reshape;
+use crate::compile::Precision;
 use crate::kernel::pool::pooling;
 use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation};
 
-/// Channels and outputs of one of several groups below which filters do better with channels first: a
-/// panel has 16 columns, and every element of a window that many channels together.
+/// Channels and outputs of one of several groups below which filters in f32 do better with channels first:
+/// a panel has 16 columns, and every element of a window that many channels together. In bf16 groups
+/// share panels.
 const LEAST_CHANNELS: usize = 8;
 
 pub(super) fn run(module: &mut Module) -> usize {
@@ -110,11 +114,12 @@ impl Rewriter<'_> {
         let groups = conv.op.groups;
         let per_group = outputs.checked_div(groups)?;
         let is_depthwise = *inner == 1 && per_group == 1;
+        let in_bf16 = self.module.precision == Precision::Bf16 && self.module.cpu.multiplies_bf16();
         let floats = |&id: &Id| self.module.value(id).dtype == DType::F32;
         let fits = matches!(kernel.len(), 1 | 2)
             && has_known_images(self.shape(*x))
             && node.inputs.iter().all(floats)
-            && (groups == 1 || is_depthwise || per_group.min(*inner) >= LEAST_CHANNELS);
+            && (groups == 1 || is_depthwise || in_bf16 || per_group.min(*inner) >= LEAST_CHANNELS);
         if !fits {
             return None;
         }
@@ -165,6 +170,11 @@ impl Rewriter<'_> {
             }
             Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) if is_float => {
                 Some((Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)), vec![twin]))
+            }
+            Op::Reduce(reduce) if is_float && reduce.kind == ReduceKind::Mean => {
+                let is_of_pixels = reduce.axes.as_deref() == Some(&axes(rank)[2..]);
+                let operation = ChannelsLast::GlobalPool(GlobalPool::Average);
+                is_of_pixels.then_some((Operation::ChannelsLast(operation), vec![twin]))
             }
             Op::Resize(resize) if is_float && node.inputs.first() == Some(&x) => {
                 let is_constant = |&id: &Id| self.module.constant(id).is_some();

@@ -6,6 +6,7 @@ use kernels::Activation;
 
 use super::activation::activation_at;
 use super::integer_linear::{activation as dequantized, quantization_of};
+use super::quantize_epilogue::limited;
 use super::repeat;
 use crate::module::{Id, IntegerSum, Module, Operation, same_sizes};
 
@@ -38,6 +39,7 @@ fn rewrite(module: &mut Module, index: usize) -> bool {
         let (x, output) = quantization_of(module, last)?;
         let is_next = module.nodes[*absorbed.last()?].output == x;
         absorbed.push(last);
+        let (activation, output) = limited(activation, output);
         let sum = IntegerSum { inputs: [of_a, of_b], activation, output };
         let names = [a, b].map(|source| module.nodes[source.dequantize].name.clone());
         is_next.then_some((last, absorbed, sum, [a.quantized, b.quantized], names))

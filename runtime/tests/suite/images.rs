@@ -2,8 +2,8 @@
 
 use graph::op::{
     AspectRatio, AveragePadding, BatchNorm, Clip, Concat, Conv, ConvTranspose, Coordinates,
-    Dequantize, GlobalPool, Interpolation, Nearest, Outside, Padding, Pool, PoolKind, Reshape,
-    Resize, Rounding, Transpose, Unary, Window,
+    Dequantize, GlobalPool, Interpolation, Nearest, Outside, Padding, Pool, PoolKind, Reduce,
+    ReduceKind, Reshape, Resize, Rounding, Transpose, Unary, Window,
 };
 use graph::{Dim, Graph, Op, Tensor, ValueId};
 use kernels::{Cpu, Tier};
@@ -124,24 +124,52 @@ fn residual() -> Graph {
     sketch.finish(&[mean])
 }
 
+/// What is put together, shuffled, and scaled by channel between convolutions of groups.
+fn shuffled() -> Graph {
+    let (mut sketch, x) = sketch(3, 12);
+    let stem = conv(&mut sketch, x, [3, 8, 1], 1);
+    let branches = [0, 1].map(|_| conv(&mut sketch, stem, [8, 8, 2], 1));
+    let all = sketch.node(Op::Concat(Concat { axis: 1 }), &branches);
+    let all = sketch.node(Op::Relu, &[all]);
+    let split = sketch.node(Op::Reshape(Reshape { shape: vec![-1, 2, 8, 12, 13] }), &[all]);
+    let swap = Transpose { permutation: vec![0, 2, 1, 3, 4] };
+    let swapped = sketch.node(Op::Transpose(swap), &[split]);
+    let all = sketch.node(Op::Reshape(Reshape { shape: vec![-1, 16, 12, 13] }), &[swapped]);
+    let all = conv(&mut sketch, all, [16, 16, 16], 1);
+    let mean = Reduce {
+        kind: ReduceKind::Mean,
+        axes: Some(vec![2, 3]),
+        keep_dims: true,
+        empty_means_none: false,
+    };
+    let mean = sketch.node(Op::Reduce(mean), &[all]);
+    let gate = sketch.node(Op::Unary(Unary::Sigmoid), &[mean]);
+    let scaled = sketch.node(Op::Mul, &[gate, all]);
+    let last = conv(&mut sketch, scaled, [16, 16, 2], 1);
+    let mean = sketch.node(Op::GlobalPool(GlobalPool::Average), &[last]);
+    sketch.finish(&[mean])
+}
+
 /// What a convolution reads, adds and writes is bf16 where all who read it know such images.
 #[test]
 fn convolutions_in_bf16() {
     let tiers = || Tier::ALL.into_iter().filter(|tier| tier.is_available());
-    // Of the stem, the pool, the filters of single channels and the sum.
-    for (graph, narrow) in [(network(), 1), (residual(), 4)] {
-        tiers().for_each(|tier| check_bf16(&graph, tier, narrow));
+    // Of the stem, the pool, the filters of single channels and the sum; what shuffles them are three nodes.
+    for (graph, convolutions, narrow) in
+        [(network(), 5, 4), (residual(), 4, 4), (shuffled(), 5, 10)]
+    {
+        tiers().for_each(|tier| check_bf16(&graph, tier, [convolutions, narrow]));
     }
 }
 
-fn check_bf16(graph: &Graph, tier: Tier, images_in_bf16: usize) {
+fn check_bf16(graph: &Graph, tier: Tier, [convolutions, images_in_bf16]: [usize; 2]) {
     let precision = Precision::Bf16;
     let options = |level| CompileOptions { precision, tier: Some(tier), ..options(level) };
     let model = compile(graph, &options(Level::O3)).unwrap();
     let count = |kernel| kernels(&model).into_iter().filter(|name| *name == kernel).count();
     let in_bf16 = Cpu::with_tier(tier).unwrap().multiplies_bf16();
-    // The groups of four channels have no kernel in bf16.
-    assert_eq!(count("channels-last.conv.bf16"), if in_bf16 { 4 } else { 0 }, "{tier}");
+    let expected = if in_bf16 { convolutions } else { 0 };
+    assert_eq!(count("channels-last.conv.bf16"), expected, "{tier}");
     let narrow = model.explain().nodes.iter().filter(|node| node.output.starts_with("bf16"));
     assert_eq!(narrow.count(), if in_bf16 { images_in_bf16 } else { 0 }, "{tier}");
 

@@ -60,7 +60,7 @@ impl Element for u16 {
     }
 }
 
-pub(super) mod lanes {
+pub(crate) mod lanes {
     #[cfg(target_arch = "x86_64")]
     use super::*;
 
@@ -140,10 +140,10 @@ pub(super) mod lanes {
             // SAFETY: the caller's promise.
             unsafe {
                 let elements = rounded(numbers);
-                if mask == !0 {
-                    _mm256_storeu_si256(to.cast(), elements);
-                } else {
-                    _mm256_mask_storeu_epi16(to.cast(), mask, elements);
+                match mask {
+                    0xffff => _mm256_storeu_si256(to.cast(), elements),
+                    0xff => _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(elements)),
+                    _ => _mm256_mask_storeu_epi16(to.cast(), mask, elements),
                 }
             }
         }
