@@ -5,11 +5,12 @@ use graph::{DType, Dim, Op};
 use kernels::peaks::Numbers;
 use kernels::{Cpu, Recurrence, State, float, recurrent};
 
+use super::several::split;
 use super::{
     Call, Kernel, KernelEntry, Operand, Prepared, Scratch, elements_mut, expect_type, run,
 };
 use crate::cost::{Parallel, Rate};
-use crate::module::{Module, Node, Operation};
+use crate::module::{Module, Node};
 
 pub(super) const KERNELS: &[KernelEntry] =
     &[entry("rnn.f32", "RNN"), entry("gru.f32", "GRU"), entry("lstm.f32", "LSTM")];
@@ -18,11 +19,16 @@ const fn entry(name: &'static str, operation: &'static str) -> KernelEntry {
     KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare }
 }
 
-fn op(node: &Node) -> &Recurrent {
-    match &node.operation {
-        Operation::Graph(Op::Recurrent(op)) => op,
+/// The layer, for each output that is wanted.
+fn ops(node: &Node) -> impl Iterator<Item = &Recurrent> {
+    node.operation.operators().map(|op| match op {
+        Op::Recurrent(op) => op,
         _ => unreachable!("the table pairs this kernel with recurrent layers"),
-    }
+    })
+}
+
+fn op(node: &Node) -> &Recurrent {
+    ops(node).next().expect("the table pairs this kernel with recurrent layers")
 }
 
 /// The equations, where the kernels have them.
@@ -74,6 +80,7 @@ fn place(op: &Recurrent, which: RecurrentInput) -> Option<usize> {
 struct Layer {
     cpu: Cpu,
     op: Recurrent,
+    outputs: Vec<RecurrentOutput>,
     /// One for each direction.
     directions: Vec<Recurrence>,
 }
@@ -95,7 +102,7 @@ fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
         Recurrence::new(cell, [inputs, op.hidden], [of(w), of(r)], bias.map(of))
     };
     let directions = (0..count).map(direction).collect();
-    run(Layer { cpu, op, directions })
+    run(Layer { cpu, op, outputs: ops(node).map(|op| op.output).collect(), directions })
 }
 
 /// One of as many equal parts.
@@ -121,17 +128,28 @@ impl Kernel for Layer {
         let Call { inputs, output, scratch, .. } = call;
         let &[time, batch, _] = inputs[0].shape else { return Err("expected rank 3".to_owned()) };
         let (count, len) = (self.directions.len(), batch * self.op.hidden);
-        let (y, scratch): (&mut [f32], &mut [f32]) = (elements_mut(output), elements_mut(scratch));
+        let sizes = self.outputs.iter().map(|which| match which {
+            RecurrentOutput::States => time * count * len * size_of::<f32>(),
+            RecurrentOutput::LastState | RecurrentOutput::LastCell => {
+                count * len * size_of::<f32>()
+            }
+        });
+        let mut outputs: Vec<&mut [f32]> =
+            split(output, sizes)?.into_iter().map(elements_mut).collect();
+        let scratch: &mut [f32] = elements_mut(scratch);
         for (index, (layer, direction)) in
             self.directions.iter().zip(&self.op.directions).enumerate()
         {
+            let part = index * len..(index + 1) * len;
             if time == 0 {
-                let which = match self.op.output {
-                    RecurrentOutput::States => continue,
-                    RecurrentOutput::LastState => RecurrentInput::InitialState,
-                    RecurrentOutput::LastCell => RecurrentInput::InitialCell,
-                };
-                self.first(inputs, which, index, &mut y[index * len..][..len]);
+                for (which, y) in self.outputs.iter().zip(&mut outputs) {
+                    let first = match which {
+                        RecurrentOutput::States => continue,
+                        RecurrentOutput::LastState => RecurrentInput::InitialState,
+                        RecurrentOutput::LastCell => RecurrentInput::InitialCell,
+                    };
+                    self.first(inputs, first, index, &mut y[part.clone()]);
+                }
                 continue;
             }
             let (products, rest) = scratch.split_at_mut(time * batch * layer.scratch_len());
@@ -143,16 +161,19 @@ impl Kernel for Layer {
             let x = (inputs[0].elements(), [time, batch]);
             let state = State { hidden: &mut *hidden, cell: &mut *cell };
             let reversed = *direction == Direction::Reverse;
-            let states = self.op.output == RecurrentOutput::States;
             recurrent(self.cpu, layer, x, reversed, state, products, |at, h| {
-                if states {
-                    y[(at * count + index) * len..][..len].copy_from_slice(h);
+                for (which, y) in self.outputs.iter().zip(&mut outputs) {
+                    if *which == RecurrentOutput::States {
+                        y[(at * count + index) * len..][..len].copy_from_slice(h);
+                    }
                 }
             });
-            match self.op.output {
-                RecurrentOutput::States => {}
-                RecurrentOutput::LastState => y[index * len..][..len].copy_from_slice(hidden),
-                RecurrentOutput::LastCell => y[index * len..][..len].copy_from_slice(cell),
+            for (which, y) in self.outputs.iter().zip(&mut outputs) {
+                match which {
+                    RecurrentOutput::States => {}
+                    RecurrentOutput::LastState => y[part.clone()].copy_from_slice(hidden),
+                    RecurrentOutput::LastCell => y[part.clone()].copy_from_slice(cell),
+                }
             }
         }
         Ok(())

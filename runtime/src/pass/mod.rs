@@ -24,7 +24,6 @@ mod integer_linear;
 mod integer_sum;
 mod layer_norm;
 mod linear;
-mod loop_outputs;
 mod merge_qkv;
 mod narrow;
 mod no_ops;
@@ -32,6 +31,7 @@ mod quantize_epilogue;
 mod quantize_prologue;
 mod residual_layer_norm;
 mod rms_norm;
+mod several_outputs;
 mod signed_integers;
 mod sizes;
 mod slice_batch;
@@ -100,7 +100,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
     Pass { name: "quantize-prologue", level: Level::O2, run: quantize_prologue::run },
     Pass { name: "residual-layer-norm", level: Level::O2, run: residual_layer_norm::run },
-    Pass { name: "loop-outputs", level: Level::O1, run: loop_outputs::run },
+    Pass { name: "several-outputs", level: Level::O1, run: several_outputs::run },
     Pass { name: "narrow", level: Level::O2, run: narrow::run },
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
@@ -117,7 +117,7 @@ const ON_CPUS_ONLY: [&str; 9] = [
     "attention-heads",
     "rms-norm",
     "quantize-prologue",
-    "loop-outputs",
+    "several-outputs",
     "narrow",
     "slice-batch",
 ];

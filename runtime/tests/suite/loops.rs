@@ -117,7 +117,7 @@ fn recurrences_are_planned_and_fused() {
     for (time, batch) in [(7, 3), (1, 1), (5, 2), (0, 2)] {
         let model = check(&named, &sequence(time, batch), 1e-5);
         assert!(!model.explain().dynamic);
-        assert_eq!(fired(&model, "loop-outputs"), 1);
+        assert_eq!(fired(&model, "several-outputs"), 1);
         let fixed = recurrent(time.into(), batch.into());
         check(&fixed, &sequence(time, batch), 1e-5);
     }
@@ -190,8 +190,14 @@ fn conditions_and_limits_end_loops() {
     for (rounds, going) in [(1000, true), (2, true), (0, true), (-3, true), (5, false)] {
         let model = check(&graph, &given(rounds, going, x()), 1e-6);
         assert!(model.explain().dynamic);
-        assert!(model.explain().nodes.iter().all(|node| node.kernel.starts_with("loop")));
-        assert_eq!(fired(&model, "loop-outputs"), 1);
+        assert!(
+            model
+                .explain()
+                .nodes
+                .iter()
+                .all(|node| ["loop", "part"].contains(&node.kernel.as_str()))
+        );
+        assert_eq!(fired(&model, "several-outputs"), 1);
     }
 }
 
@@ -352,7 +358,7 @@ fn carried_values_change_places() {
         let values = ["a", "b", "c"].iter().zip(1..);
         let values = values.map(|(&name, seed)| (name, numbers(&[3], seed, 1.0))).collect();
         let model = check(&graph, &given(rounds, true, values), 0.0);
-        assert_eq!(fired(&model, "loop-outputs"), 3);
+        assert_eq!(fired(&model, "several-outputs"), 3);
     }
 }
 
@@ -461,7 +467,7 @@ fn loops_of_other_bodies_stay_apart() {
     let difference = sketch.repeat("difference", op, &[x, late.unwrap()]);
     let graph = sketch.finish(&[sum, product, difference]);
     let inputs = given(3, true, vec![("x", numbers(&[3], 1, 1.0))]);
-    assert_eq!(fired(&check(&graph, &inputs, 1e-6), "loop-outputs"), 0);
+    assert_eq!(fired(&check(&graph, &inputs, 1e-6), "several-outputs"), 0);
 }
 
 #[test]
@@ -469,7 +475,7 @@ fn passes_may_be_disabled_in_bodies() {
     let graph = recurrent(Dim::symbol("time"), Dim::symbol("batch"));
     let inputs = sequence(5, 2);
     let expected = reference::evaluate(&graph, &inputs).unwrap();
-    for (pass, loops) in [("activation", 1), ("linear", 1), ("loop-outputs", 2)] {
+    for (pass, loops) in [("activation", 1), ("linear", 1), ("several-outputs", 2)] {
         let disabled_passes = vec![pass.to_owned()];
         let options = CompileOptions { disabled_passes, ..options(Level::O3) };
         let model = compile(&graph, &options).unwrap();
