@@ -24,6 +24,7 @@ mod integer_linear;
 mod integer_sum;
 mod layer_norm;
 mod linear;
+mod loop_invariants;
 mod merge_qkv;
 mod narrow;
 mod no_ops;
@@ -67,6 +68,7 @@ pub(crate) struct Pass {
 pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "choices", level: Level::O1, run: choices::run },
     Pass { name: "dead-code", level: Level::O1, run: dead_code::run },
+    Pass { name: "loop-invariants", level: Level::O1, run: loop_invariants::run },
     Pass { name: "index-gather", level: Level::O1, run: index_gather::run },
     Pass { name: "sizes", level: Level::O1, run: sizes::run },
     Pass { name: "no-ops", level: Level::O1, run: no_ops::run },
