@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use graph::op::{Concat, ConvTranspose, GlobalPool, Reshape, Resize, Transpose};
+use graph::op::{
+    Concat, ConvTranspose, GlobalPool, Reduce, ReduceKind, Reshape, Resize, Transpose,
+};
 use graph::{DType, Dim, Op, Tensor};
 use kernels::Activation;
 
@@ -154,6 +156,10 @@ impl Rewriter<'_> {
             }
             Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) if is_float => {
                 Some((Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)), vec![twin]))
+            }
+            Op::Reduce(reduce) if is_float && is_mean_of_images(reduce, rank) => {
+                let pool = ChannelsLast::GlobalPool(GlobalPool::Average);
+                Some((Operation::ChannelsLast(pool), vec![twin]))
             }
             Op::Resize(resize) if is_float && node.inputs.first() == Some(&x) => {
                 let is_constant = |&id: &Id| self.module.constant(id).is_some();
@@ -432,6 +438,15 @@ fn transposed(tensor: &Tensor) -> Option<Tensor> {
         (pixel / pixels * channels + channel) * pixels + pixel % pixels
     };
     Some(Tensor::from_fn(&shape, |index| elements[place(index)]))
+}
+
+/// Whether a reduction is what a pool over whole images is.
+fn is_mean_of_images(reduce: &Reduce, rank: usize) -> bool {
+    let axes = reduce.axes.as_deref().unwrap_or_default();
+    reduce.kind == ReduceKind::Mean
+        && reduce.keep_dims
+        && rank > 2
+        && axes.iter().copied().eq(2..rank)
 }
 
 /// Whether a shape is one of images or sequences whose sizes are numbers, but for the batch.

@@ -14,6 +14,7 @@ mod dead_code;
 mod dequantize_weights;
 mod dynamic_quantization;
 mod factors;
+mod filter_borders;
 mod fold_constants;
 mod gelu;
 mod group_norm;
@@ -88,6 +89,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
     Pass { name: "integer-conv", level: Level::O2, run: integer_conv::run },
     Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },
+    Pass { name: "filter-borders", level: Level::O1, run: filter_borders::run },
     Pass { name: "batch-norm", level: Level::O2, run: batch_norm::run },
     Pass { name: "conv-activation", level: Level::O2, run: conv_activation::run },
     Pass { name: "channels-last", level: Level::O2, run: channels_last::run },

@@ -2,8 +2,8 @@
 
 use graph::op::{
     AspectRatio, AveragePadding, BatchNorm, Clip, Concat, Conv, ConvTranspose, Coordinates,
-    Dequantize, GlobalPool, Interpolation, Nearest, Outside, Padding, Pool, PoolKind, Reshape,
-    Resize, Rounding, Transpose, Unary, Window,
+    Dequantize, GlobalPool, Interpolation, Nearest, Outside, Padding, Pool, PoolKind, Reduce,
+    ReduceKind, Reshape, Resize, Rounding, Transpose, Unary, Window,
 };
 use graph::{Dim, Graph, Op, Tensor, ValueId};
 use kernels::{Cpu, Tier};
@@ -594,5 +594,57 @@ fn pools_of_every_kind() {
         let y = sketch.node(Op::GlobalPool(op), &[x]);
         let model = check(&sketch.finish(&[y]), &images(2, 3, 20), FLOAT);
         assert_eq!(kernels(&model), [kernel]);
+    }
+}
+
+/// Borders of filters that only ever meet padding are left out, and no others.
+#[test]
+fn filters_wider_than_images() {
+    let padded = |before: [usize; 2], after: [usize; 2]| Padding::Explicit {
+        before: before.to_vec(),
+        after: after.to_vec(),
+    };
+    let cases = [
+        // One entry is left, then one of each row, of each column, and all.
+        (5, 1, padded([5, 6], [5, 6]), 1),
+        (6, 1, padded([6, 6], [6, 6]), 1),
+        (5, 1, padded([5, 5], [5, 5]), 1),
+        (4, 1, padded([4, 4], [4, 4]), 0),
+        // Not so much padding that an image could be met without the border.
+        (7, 1, padded([6, 6], [8, 8]), 1),
+        (6, 3, padded([9, 7], [5, 9]), 1),
+        (9, 2, Padding::SameUpper, 1),
+        (9, 2, Padding::SameLower, 1),
+        // Nothing is met at all.
+        (1, 30, padded([20, 20], [0, 0]), 0),
+    ];
+    for (dilation, stride, padding, expected) in cases {
+        for groups in [1, 8] {
+            let (mut sketch, x) = sketch(8, 5);
+            let weight = sketch.weight(numbers(&[16, 8 / groups, 3, 3], 1, 0.3));
+            let window = Window {
+                dilations: vec![dilation; 2],
+                padding: padding.clone(),
+                ..window(&[3, 3], stride, 0)
+            };
+            let y = sketch.node(Op::Conv(Conv { window, groups }), &[x, weight]);
+            let y = sketch.node(Op::Relu, &[y]);
+            check_pass(&sketch.finish(&[y]), &images(2, 8, 5), "filter-borders", expected);
+        }
+    }
+}
+
+/// A mean over whole images is a pool, whatever it is written as.
+#[test]
+fn means_of_images_keep_channels_last() {
+    let kind = ReduceKind::Mean;
+    for (axes, kernel) in [(vec![2, 3], "channels-last.global-pool.f32"), (vec![3], "reduce.f32")] {
+        let (mut sketch, x) = sketch(3, 6);
+        let stem = conv(&mut sketch, x, [3, 16, 1], 1);
+        let op = Reduce { kind, axes: Some(axes), keep_dims: true, empty_means_none: false };
+        let mean = sketch.node(Op::Reduce(op), &[stem]);
+        let y = sketch.node(Op::Mul, &[stem, mean]);
+        let model = check(&sketch.finish(&[y]), &images(2, 3, 6), FLOAT);
+        assert!(kernels(&model).contains(&kernel), "{:?}", kernels(&model));
     }
 }
