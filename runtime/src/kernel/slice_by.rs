@@ -4,7 +4,9 @@ use bytemuck::{Pod, cast_slice};
 use graph::op::Entries;
 use graph::{DType, Tensor};
 
-use super::{Call, Kernel, KernelEntry, MOST_DIMENSIONS, elements_mut, few_dimensions, run};
+use super::{
+    Call, Kernel, KernelEntry, MOST_DIMENSIONS, Operand, elements_mut, few_dimensions, run,
+};
 use crate::module::{Module, Node};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
@@ -12,54 +14,61 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     operation: "SliceBy",
     tier: None,
     cost: 1,
-    accepts: |module, node| ranges(module, node).map(|_| ()),
-    prepare: |module, node, _| run(Steps(ranges(module, node).expect("`accepts` saw them"))),
+    accepts: |module, node| Steps::new(module, node).map(|_| ()),
+    prepare: |module, node, _| run(Steps::new(module, node).expect("`accepts` saw the axes")),
 }];
 
-/// What is taken of a dimension, as the operator has it.
+/// A dimension that is cut.
 #[derive(Clone, Copy)]
-struct Range {
-    start: i64,
-    end: i64,
+struct Cut {
+    axis: usize,
     step: i64,
 }
 
-/// For each dimension, where it is cut.
-struct Steps(Vec<Option<Range>>);
+/// What is cut, in the order of the starts and the ends.
+struct Steps(Vec<Cut>);
 
-/// Reads the ranges, which have to be constants.
-fn ranges(module: &Module, node: &Node) -> Result<Vec<Option<Range>>, String> {
-    let numbers = |input: usize| -> Result<Vec<i64>, String> {
-        let tensor = node.inputs.get(input).and_then(|&id| module.constant(id));
-        let numbers = tensor.and_then(|tensor| match tensor.dtype() {
-            DType::I64 => tensor.elements().ok().map(<[i64]>::to_vec),
-            _ => whole(tensor),
-        });
-        numbers.ok_or_else(|| format!("takes a constant for input {input}"))
-    };
-    let (starts, ends, axes, steps) = (numbers(1)?, numbers(2)?, numbers(3)?, numbers(4)?);
-    few_dimensions(module, node.inputs[0], MOST_DIMENSIONS)?;
-    let rank = module.value(node.inputs[0]).shape.len();
-    if [&starts, &ends, &steps].iter().any(|list| list.len() != axes.len()) {
-        return Err("takes ranges of one length".to_owned());
-    }
-    let mut ranges = vec![None; rank];
-    for (index, &axis) in axes.iter().enumerate() {
-        let from_end = if axis < 0 { axis + rank as i64 } else { axis };
-        let place = usize::try_from(from_end).ok().and_then(|axis| ranges.get_mut(axis));
-        match place {
-            Some(range @ None) => {
-                let [start, end, step] = [starts[index], ends[index], steps[index]];
-                *range = Some(Range { start, end, step });
-            }
-            _ => return Err(format!("takes every axis once, found {axes:?}")),
+impl Steps {
+    /// Reads the axes and the distances, which have to be constants.
+    fn new(module: &Module, node: &Node) -> Result<Self, String> {
+        let numbers = |input: usize| -> Result<Vec<i64>, String> {
+            let tensor = node.inputs.get(input).and_then(|&id| module.constant(id));
+            let numbers = tensor.and_then(|tensor| match tensor.dtype() {
+                DType::I64 => tensor.elements().ok().map(<[i64]>::to_vec),
+                _ => whole(tensor),
+            });
+            numbers.ok_or_else(|| format!("takes a constant for input {input}"))
+        };
+        let (axes, steps) = (numbers(3)?, numbers(4)?);
+        few_dimensions(module, node.inputs[0], MOST_DIMENSIONS)?;
+        let rank = module.value(node.inputs[0]).shape.len();
+        if axes.len() != steps.len() {
+            return Err("takes as many distances as axes".to_owned());
         }
+        let mut cuts: Vec<Cut> = Vec::new();
+        for (&axis, &step) in axes.iter().zip(&steps) {
+            let from_end = if axis < 0 { axis + rank as i64 } else { axis };
+            match usize::try_from(from_end).ok().filter(|&axis| axis < rank) {
+                Some(axis) if cuts.iter().all(|cut| cut.axis != axis) => {
+                    cuts.push(Cut { axis, step });
+                }
+                _ => return Err(format!("takes every axis once, found {axes:?}")),
+            }
+        }
+        Ok(Self(cuts))
     }
-    Ok(ranges)
 }
 
 fn whole(tensor: &Tensor) -> Option<Vec<i64>> {
     Some(tensor.elements::<i32>().ok()?.iter().map(|&number| number.into()).collect())
+}
+
+/// One of a list of numbers in i64 or i32, which the operator takes.
+fn number(list: &Operand<'_>, index: usize) -> i64 {
+    match list.dtype {
+        DType::I64 => list.elements::<i64>()[index],
+        _ => list.elements::<i32>()[index].into(),
+    }
 }
 
 impl Kernel for Steps {
@@ -68,12 +77,15 @@ impl Kernel for Steps {
         let whole = |size: usize| Entries { start: 0, step: 1, length: size };
         let mut axes = [(1, whole(1)); MOST_DIMENSIONS];
         let axes = &mut axes[..x.shape.len()];
-        for ((axis, &size), range) in axes.iter_mut().zip(x.shape).zip(&self.0) {
-            let entries = match *range {
-                Some(Range { start, end, step }) => Entries::new(size, start, end, step)?,
-                None => whole(size),
-            };
-            *axis = (size, entries);
+        for (axis, &size) in axes.iter_mut().zip(x.shape) {
+            *axis = (size, whole(size));
+        }
+        if call.inputs[1..3].iter().any(|list| list.shape != [self.0.len()]) {
+            return Err("expected a start and an end for each axis".to_owned());
+        }
+        for (index, &Cut { axis, step }) in self.0.iter().enumerate() {
+            let [start, end] = [1, 2].map(|input| number(&call.inputs[input], index));
+            axes[axis].1 = Entries::new(x.shape[axis], start, end, step)?;
         }
         if !axes.iter().map(|(_, entries)| entries.length).eq(call.shape.iter().copied()) {
             return Err(format!("the ranges do not make {:?} of {:?}", call.shape, x.shape));

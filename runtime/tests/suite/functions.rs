@@ -545,19 +545,29 @@ fn entries_at_distances() {
         [&[0], &[far], &[0], &[2]],
         [&[], &[], &[], &[]],
     ];
-    for lists in cases {
+    for (lists, is_known) in cases.into_iter().flat_map(|lists| [(lists, true), (lists, false)]) {
         for dtype in [DType::F32, DType::I64] {
             let mut graph = Graph::new("steps");
             let x = graph.add_input("x", dtype, vec![3.into(), 5.into(), 7.into()]).unwrap();
-            let list = |list: &[i64]| Tensor::new(&[list.len()], list.to_vec()).unwrap();
-            let mut sketch = Sketch { graph };
-            let [starts, ends, axes, steps] = lists.map(|numbers| sketch.weight(list(numbers)));
-            let y = sketch.node(Op::SliceBy(SliceBy {}), &[x, starts, ends, axes, steps]);
-            let x = match dtype {
+            let [starts, ends, axes, steps] =
+                lists.map(|list| Tensor::new(&[list.len()], list.to_vec()).unwrap());
+            let values = match dtype {
                 DType::F32 => numbers(&[3, 5, 7], 8, 1.0),
                 _ => Tensor::from_fn(&[3, 5, 7], |index| index as i64),
             };
-            check_kernel(sketch, y, &[("x", x)], "slice.steps");
+            let mut inputs = vec![("x", values)];
+            let mut sketch = Sketch { graph };
+            let [starts, ends] = [("starts", starts), ("ends", ends)].map(|(name, list)| {
+                if is_known {
+                    return sketch.weight(list);
+                }
+                let shape = vec![list.shape()[0].into()];
+                inputs.push((name, list));
+                sketch.graph.add_input(name, DType::I64, shape).unwrap()
+            });
+            let [axes, steps] = [axes, steps].map(|list| sketch.weight(list));
+            let y = sketch.node(Op::SliceBy(SliceBy {}), &[x, starts, ends, axes, steps]);
+            check_kernel(sketch, y, &inputs, "slice.steps");
         }
     }
 }
