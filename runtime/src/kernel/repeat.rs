@@ -377,10 +377,16 @@ impl Kernel for Repeat {
 
     fn summary(&self) -> Option<String> {
         let Program { module, steps, dynamic, .. } = &self.body;
-        let by_definition = steps.iter().filter(|step| step.is_definition()).count();
+        let nodes = module.nodes.iter().zip(steps);
+        let by_definition = nodes.filter(|(_, step)| step.is_definition());
+        let mut kinds: Vec<&str> = by_definition.map(|(node, _)| node.operation.kind()).collect();
+        let count = kinds.len();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let kinds = if count > 0 { format!(" ({})", kinds.join(", ")) } else { String::new() };
         let sizes = if *dynamic { ", sizes depend on values" } else { "" };
         let nodes = module.nodes.len();
-        Some(format!("{nodes} nodes in the body, {by_definition} by definition{sizes}"))
+        Some(format!("{nodes} nodes in the body, {count} by definition{kinds}{sizes}"))
     }
 }
 
