@@ -210,11 +210,22 @@ impl Running<'_> {
                 _ => Err(format!("expected one truth value, found {condition:?}")),
             };
         }
-        let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
-            return match &node.operation {
-                Operation::Graph(op) => op.operator().evaluate(inputs, self.bindings),
-                _ => Err("fused operations take sizes that are known before a run".to_owned()),
-            };
+        let (kernel, shape) = match (step, sizes) {
+            (Prepared::Run(kernel), Some(shape)) if !kernel.is_definition() => (kernel, shape),
+            (_, sizes) => {
+                let Operation::Graph(op) = &node.operation else {
+                    return Err(
+                        "fused operations take sizes that are known before a run".to_owned()
+                    );
+                };
+                let output = op.operator().evaluate(inputs, self.bindings)?;
+                return match sizes {
+                    Some(sizes) if sizes != output.shape() => {
+                        Err(format!("expected sizes {sizes:?}, found {:?}", output.shape()))
+                    }
+                    _ => Ok(output),
+                };
+            }
         };
         let scratch_bytes = scratch_bytes(&**kernel, inputs, &shape);
         let found = Known { shape, scratch_bytes };

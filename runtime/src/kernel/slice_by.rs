@@ -1,67 +1,23 @@
 //! Entries of a tensor at constant distances, of any element type.
 
 use bytemuck::{Pod, cast_slice};
+use graph::DType;
 use graph::op::Entries;
-use graph::{DType, Tensor};
 
 use super::{
     Call, Kernel, KernelEntry, MOST_DIMENSIONS, Operand, elements_mut, few_dimensions, run,
 };
-use crate::module::{Module, Node};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "slice.steps",
     operation: "SliceBy",
     tier: None,
     cost: 1,
-    accepts: |module, node| Steps::new(module, node).map(|_| ()),
-    prepare: |module, node, _| run(Steps::new(module, node).expect("`accepts` saw the axes")),
+    accepts: |module, node| few_dimensions(module, node.inputs[0], MOST_DIMENSIONS),
+    prepare: |_, _, _| run(Steps),
 }];
 
-/// A dimension that is cut.
-#[derive(Clone, Copy)]
-struct Cut {
-    axis: usize,
-    step: i64,
-}
-
-/// What is cut, in the order of the starts and the ends.
-struct Steps(Vec<Cut>);
-
-impl Steps {
-    /// Reads the axes and the distances, which have to be constants.
-    fn new(module: &Module, node: &Node) -> Result<Self, String> {
-        let numbers = |input: usize| -> Result<Vec<i64>, String> {
-            let tensor = node.inputs.get(input).and_then(|&id| module.constant(id));
-            let numbers = tensor.and_then(|tensor| match tensor.dtype() {
-                DType::I64 => tensor.elements().ok().map(<[i64]>::to_vec),
-                _ => whole(tensor),
-            });
-            numbers.ok_or_else(|| format!("takes a constant for input {input}"))
-        };
-        let (axes, steps) = (numbers(3)?, numbers(4)?);
-        few_dimensions(module, node.inputs[0], MOST_DIMENSIONS)?;
-        let rank = module.value(node.inputs[0]).shape.len();
-        if axes.len() != steps.len() {
-            return Err("takes as many distances as axes".to_owned());
-        }
-        let mut cuts: Vec<Cut> = Vec::new();
-        for (&axis, &step) in axes.iter().zip(&steps) {
-            let from_end = if axis < 0 { axis + rank as i64 } else { axis };
-            match usize::try_from(from_end).ok().filter(|&axis| axis < rank) {
-                Some(axis) if cuts.iter().all(|cut| cut.axis != axis) => {
-                    cuts.push(Cut { axis, step });
-                }
-                _ => return Err(format!("takes every axis once, found {axes:?}")),
-            }
-        }
-        Ok(Self(cuts))
-    }
-}
-
-fn whole(tensor: &Tensor) -> Option<Vec<i64>> {
-    Some(tensor.elements::<i32>().ok()?.iter().map(|&number| number.into()).collect())
-}
+struct Steps;
 
 /// One of a list of numbers in i64 or i32, which the operator takes.
 fn number(list: &Operand<'_>, index: usize) -> i64 {
@@ -71,22 +27,47 @@ fn number(list: &Operand<'_>, index: usize) -> i64 {
     }
 }
 
+/// Which entries of each dimension of a shape are taken, after its size.
+fn entries(
+    shape: &[usize],
+    lists: &[Operand<'_>],
+) -> Result<[(usize, Entries); MOST_DIMENSIONS], String> {
+    let [starts, ends, axes, steps] = lists else {
+        return Err("expected starts, ends, axes and steps".to_owned());
+    };
+    if [starts, ends, steps].iter().any(|list| list.shape != axes.shape) {
+        return Err("expected starts, ends, axes and steps of one length".to_owned());
+    }
+    let whole = |size: usize| (size, Entries { start: 0, step: 1, length: size });
+    let mut found = [whole(1); MOST_DIMENSIONS];
+    for (entries, &size) in found.iter_mut().zip(shape) {
+        *entries = whole(size);
+    }
+    let rank = shape.len();
+    for index in 0..axes.shape.iter().product() {
+        let axis = number(axes, index);
+        let from_start = if axis < 0 { axis.wrapping_add(rank as i64) } else { axis };
+        let place = usize::try_from(from_start).ok().filter(|&axis| axis < rank);
+        let place = place.ok_or_else(|| format!("axis {axis} is none of {rank}"))?;
+        let [start, end, step] = [starts, ends, steps].map(|list| number(list, index));
+        let (_, known) = &mut found[place];
+        let of_known = Entries::new(known.length, start, end, step)?;
+        *known = Entries {
+            start: known
+                .start
+                .wrapping_add_signed(known.step.wrapping_mul(of_known.start as i64) as isize),
+            step: known.step.wrapping_mul(of_known.step),
+            length: of_known.length,
+        };
+    }
+    Ok(found)
+}
+
 impl Kernel for Steps {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let x = call.inputs[0];
-        let whole = |size: usize| Entries { start: 0, step: 1, length: size };
-        let mut axes = [(1, whole(1)); MOST_DIMENSIONS];
-        let axes = &mut axes[..x.shape.len()];
-        for (axis, &size) in axes.iter_mut().zip(x.shape) {
-            *axis = (size, whole(size));
-        }
-        if call.inputs[1..3].iter().any(|list| list.shape != [self.0.len()]) {
-            return Err("expected a start and an end for each axis".to_owned());
-        }
-        for (index, &Cut { axis, step }) in self.0.iter().enumerate() {
-            let [start, end] = [1, 2].map(|input| number(&call.inputs[input], index));
-            axes[axis].1 = Entries::new(x.shape[axis], start, end, step)?;
-        }
+        let axes = entries(x.shape, &call.inputs[1..])?;
+        let axes = &axes[..x.shape.len()];
         if !axes.iter().map(|(_, entries)| entries.length).eq(call.shape.iter().copied()) {
             return Err(format!("the ranges do not make {:?} of {:?}", call.shape, x.shape));
         }
