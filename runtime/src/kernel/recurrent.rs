@@ -112,6 +112,20 @@ fn part(list: &[f32], index: usize, count: usize) -> &[f32] {
 }
 
 impl Layer {
+    /// Each output in what the node writes: so many elements are states, and so many last ones.
+    fn outputs<'a>(
+        &'a self,
+        written: &'a mut [u8],
+        states: usize,
+        last: usize,
+    ) -> impl Iterator<Item = (RecurrentOutput, &'a mut [f32])> {
+        let sizes = self.outputs.iter().map(move |which| match which {
+            RecurrentOutput::States => states * size_of::<f32>(),
+            RecurrentOutput::LastState | RecurrentOutput::LastCell => last * size_of::<f32>(),
+        });
+        self.outputs.iter().copied().zip(split(written, sizes).map(elements_mut))
+    }
+
     /// The first state of a direction, zeros where none is given.
     fn first(&self, inputs: &[Operand<'_>], which: RecurrentInput, index: usize, y: &mut [f32]) {
         match place(&self.op, which) {
@@ -128,21 +142,14 @@ impl Kernel for Layer {
         let Call { inputs, output, scratch, .. } = call;
         let &[time, batch, _] = inputs[0].shape else { return Err("expected rank 3".to_owned()) };
         let (count, len) = (self.directions.len(), batch * self.op.hidden);
-        let sizes = self.outputs.iter().map(|which| match which {
-            RecurrentOutput::States => time * count * len * size_of::<f32>(),
-            RecurrentOutput::LastState | RecurrentOutput::LastCell => {
-                count * len * size_of::<f32>()
-            }
-        });
-        let mut outputs: Vec<&mut [f32]> =
-            split(output, sizes)?.into_iter().map(elements_mut).collect();
+        let states = time * count * len;
         let scratch: &mut [f32] = elements_mut(scratch);
         for (index, (layer, direction)) in
             self.directions.iter().zip(&self.op.directions).enumerate()
         {
             let part = index * len..(index + 1) * len;
             if time == 0 {
-                for (which, y) in self.outputs.iter().zip(&mut outputs) {
+                for (which, y) in self.outputs(output, states, count * len) {
                     let first = match which {
                         RecurrentOutput::States => continue,
                         RecurrentOutput::LastState => RecurrentInput::InitialState,
@@ -162,13 +169,13 @@ impl Kernel for Layer {
             let state = State { hidden: &mut *hidden, cell: &mut *cell };
             let reversed = *direction == Direction::Reverse;
             recurrent(self.cpu, layer, x, reversed, state, products, |at, h| {
-                for (which, y) in self.outputs.iter().zip(&mut outputs) {
-                    if *which == RecurrentOutput::States {
+                for (which, y) in self.outputs(output, states, count * len) {
+                    if which == RecurrentOutput::States {
                         y[(at * count + index) * len..][..len].copy_from_slice(h);
                     }
                 }
             });
-            for (which, y) in self.outputs.iter().zip(&mut outputs) {
+            for (which, y) in self.outputs(output, states, count * len) {
                 match which {
                     RecurrentOutput::States => {}
                     RecurrentOutput::LastState => y[part.clone()].copy_from_slice(hidden),

@@ -49,17 +49,17 @@ pub(crate) fn side_by_side(sizes: impl Iterator<Item = usize>) -> (Vec<Range<usi
 }
 
 /// The outputs of these sizes in what a node writes.
+///
+/// # Panics
+/// When it has no room for one of them.
 pub(super) fn split(
     mut written: &mut [u8],
     sizes: impl Iterator<Item = usize>,
-) -> Result<Vec<&mut [u8]>, String> {
-    let mut start = 0;
-    let output = |place: Range<usize>| {
-        let (_, rest) = std::mem::take(&mut written).split_at_mut_checked(place.start - start)?;
-        let (output, rest) = rest.split_at_mut_checked(place.len())?;
-        (written, start) = (rest, place.end);
-        Some(output)
-    };
-    let outputs: Option<Vec<_>> = side_by_side(sizes).0.into_iter().map(output).collect();
-    outputs.ok_or_else(|| "expected room for all outputs".to_owned())
+) -> impl Iterator<Item = &mut [u8]> {
+    sizes.map(move |bytes| {
+        let (output, rest) = std::mem::take(&mut written).split_at_mut(bytes);
+        let between = bytes.next_multiple_of(ALIGNMENT) - bytes;
+        written = rest.get_mut(between..).unwrap_or_default();
+        output
+    })
 }
