@@ -6,9 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use graph::op::{
-    Concat, ConvTranspose, GlobalPool, Reduce, ReduceKind, Reshape, Resize, Transpose,
-};
+use graph::op::{Concat, ConvTranspose, GlobalPool, Reduce, Reshape, Resize, Transpose};
 use graph::{DType, Dim, Op, Tensor};
 use kernels::Activation;
 
@@ -157,18 +155,10 @@ impl Rewriter<'_> {
             Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) if is_float => {
                 Some((Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)), vec![twin]))
             }
-            Op::Reduce(reduce) if is_float && is_mean_of_images(reduce, rank) => {
-                let pool = ChannelsLast::GlobalPool(GlobalPool::Average);
-                Some((Operation::ChannelsLast(pool), vec![twin]))
-            }
+            Op::Reduce(reduce) => Some((graph(&Op::Reduce(reduced(reduce, rank)?)), vec![twin])),
             Op::Resize(resize) if is_float && node.inputs.first() == Some(&x) => {
                 let is_constant = |&id: &Id| self.module.constant(id).is_some();
-                let axis = |&axis: &usize| match axis {
-                    0 => 0,
-                    1 => rank - 1,
-                    spatial => spatial - 1,
-                };
-                let axes = resize.axes.iter().map(axis).collect();
+                let axes = resize.axes.iter().map(|&axis| last_axis(axis, rank)).collect();
                 let operation = Operation::Graph(Op::Resize(Resize { axes, ..resize.clone() }));
                 let inputs = [&[twin], &node.inputs[1..]].concat();
                 node.inputs[1..].iter().all(is_constant).then_some((operation, inputs))
@@ -440,13 +430,22 @@ fn transposed(tensor: &Tensor) -> Option<Tensor> {
     Some(Tensor::from_fn(&shape, |index| elements[place(index)]))
 }
 
-/// Whether a reduction is what a pool over whole images is.
-fn is_mean_of_images(reduce: &Reduce, rank: usize) -> bool {
-    let axes = reduce.axes.as_deref().unwrap_or_default();
-    reduce.kind == ReduceKind::Mean
-        && reduce.keep_dims
-        && rank > 2
-        && axes.iter().copied().eq(2..rank)
+/// Where a dimension is when channels are last.
+fn last_axis(axis: usize, rank: usize) -> usize {
+    match axis {
+        0 => 0,
+        1 => rank - 1,
+        spatial => spatial - 1,
+    }
+}
+
+/// A reduction of what has its channels last, along neighbouring dimensions, which stay.
+fn reduced(reduce: &Reduce, rank: usize) -> Option<Reduce> {
+    let axes = reduce.axes.as_ref().filter(|_| reduce.keep_dims)?;
+    let mut axes: Vec<usize> = axes.iter().map(|&axis| last_axis(axis, rank)).collect();
+    axes.sort_unstable();
+    let are_neighbours = axes.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    are_neighbours.then(|| Reduce { axes: Some(axes), ..reduce.clone() })
 }
 
 /// Whether a shape is one of images or sequences whose sizes are numbers, but for the batch.

@@ -634,17 +634,25 @@ fn filters_wider_than_images() {
     }
 }
 
-/// A mean over whole images is a pool, whatever it is written as.
+/// Reductions of images leave their channels last, where they are along neighbours then.
 #[test]
-fn means_of_images_keep_channels_last() {
-    let kind = ReduceKind::Mean;
-    for (axes, kernel) in [(vec![2, 3], "channels-last.global-pool.f32"), (vec![3], "reduce.f32")] {
+fn reductions_of_images() {
+    let kinds = [ReduceKind::Mean, ReduceKind::Max];
+    let cases: [(&[usize], usize); 6] =
+        [(&[2, 3], 2), (&[3], 2), (&[1], 2), (&[1, 3], 2), (&[1, 2, 3], 2), (&[1, 2], 4)];
+    for (kind, (axes, transposes)) in
+        kinds.into_iter().flat_map(|kind| cases.map(|case| (kind, case)))
+    {
         let (mut sketch, x) = sketch(3, 6);
         let stem = conv(&mut sketch, x, [3, 16, 1], 1);
-        let op = Reduce { kind, axes: Some(axes), keep_dims: true, empty_means_none: false };
-        let mean = sketch.node(Op::Reduce(op), &[stem]);
-        let y = sketch.node(Op::Mul, &[stem, mean]);
+        let axes = Some(axes.to_vec());
+        let op = Reduce { kind, axes, keep_dims: true, empty_means_none: false };
+        let reduced = sketch.node(Op::Reduce(op), &[stem]);
+        let y = sketch.node(Op::Mul, &[stem, reduced]);
         let model = check(&sketch.finish(&[y]), &images(2, 3, 6), FLOAT);
-        assert!(kernels(&model).contains(&kernel), "{:?}", kernels(&model));
+        let kernels = kernels(&model);
+        assert!(kernels.contains(&"reduce.f32"), "{kernels:?}");
+        let found = kernels.iter().filter(|kernel| kernel.starts_with("transpose")).count();
+        assert_eq!(found, transposes, "{:#?}", model.explain().nodes);
     }
 }
