@@ -117,13 +117,23 @@ fn fold_columns(
     for (block, y) in y.chunks_mut(COLUMNS).enumerate() {
         let first = block * COLUMNS;
         let mut values = [start; COLUMNS];
-        let values = &mut values[..y.len()];
         for row in x.chunks_exact(columns) {
-            for (value, &x) in values.iter_mut().zip(&row[first..]) {
-                *value = combine(*value, map(f64::from(x)));
+            let row = &row[first..];
+            // As many as fit registers stay there.
+            match row.first_chunk::<COLUMNS>() {
+                Some(row) => {
+                    for (value, &x) in values.iter_mut().zip(row) {
+                        *value = combine(*value, map(f64::from(x)));
+                    }
+                }
+                None => {
+                    for (value, &x) in values.iter_mut().zip(row) {
+                        *value = combine(*value, map(f64::from(x)));
+                    }
+                }
             }
         }
-        for (y, &value) in y.iter_mut().zip(&*values) {
+        for (y, &value) in y.iter_mut().zip(&values) {
             *y = finish(value);
         }
     }

@@ -5,7 +5,7 @@ use graph::Op;
 use kernels::peaks::{Numbers, Peaks};
 use kernels::{Activation, Tier};
 
-use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation};
+use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation, SeveralOutputs};
 
 /// How fast a kernel works at best, as each declares.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,7 +101,9 @@ fn product(shape: &[usize]) -> usize {
 fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 {
     let elements = product(output) as u64;
     match operation {
-        Operation::Graph(op) => op.operator().flops(inputs, output),
+        Operation::Graph(op) | Operation::Several(SeveralOutputs { op, .. }) => {
+            op.operator().flops(inputs, output)
+        }
         Operation::Linear { activation } => {
             linear(inputs, elements) + activation_flops(*activation) * elements
         }
@@ -139,8 +141,7 @@ fn flops(operation: &Operation, inputs: &[Vec<usize>], output: &[usize]) -> u64 
         Operation::ResidualLayerNorm { .. } => 9 * elements,
         Operation::IntegerSum(sum) => (1 + activation_flops(sum.activation)) * elements,
         Operation::IntegerGather { .. } => elements,
-        Operation::Loop(several) => Op::Loop(several.op.clone()).operator().flops(inputs, output),
-        Operation::Choose | Operation::LoopOutput { .. } => 0,
+        Operation::Choose | Operation::OtherOutput { .. } => 0,
     }
 }
 

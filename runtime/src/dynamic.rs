@@ -4,14 +4,15 @@
 //! Kernels still run wherever the inputs say how large the output is; the rest is the graph's own
 //! definition of the operator.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use graph::op::Argument;
-use graph::{Bindings, Dim, Shape, Tensor, ValueType, dim};
+use graph::{Bindings, DType, Dim, Op, Shape, Tensor, ValueType, dim};
 
 use crate::RuntimeError;
-use crate::kernel::{Call, Free, Kernel, Operand, Prepared, Scratch};
-use crate::module::{Id, Module, Node, Operation};
+use crate::kernel::{Call, Free, Kernel, Operand, Prepared, Scratch, side_by_side};
+use crate::module::{Id, Module, Node, Operation, SeveralOutputs};
 use crate::program::Program;
 
 /// Says whether there is room for so many bytes that are there at a node of this name.
@@ -83,12 +84,12 @@ impl<'p> Values<'p> {
 /// What a node writes, in the order of [`Kernel::compute`].
 fn outputs_of(module: &Module, index: usize) -> impl Iterator<Item = Id> {
     let output = module.nodes[index].output;
-    let several = matches!(module.nodes[index].operation, Operation::Loop(_));
+    let several = matches!(module.nodes[index].operation, Operation::Several(_));
     let behind = if several { &module.nodes[index + 1..] } else { &[] };
     let other = move |place| {
         let is_it = |node: &&Node| {
             node.inputs.first() == Some(&output)
-                && node.operation == Operation::LoopOutput { place }
+                && node.operation == Operation::OtherOutput { place }
         };
         behind.iter().find(is_it).map(|node| node.output)
     };
@@ -154,7 +155,13 @@ impl Running<'_> {
             let (before, admit) = (self.bytes, self.admit);
             let admit = |node: &str, bytes: usize| admit(node, before.saturating_add(bytes));
             let free = Free { inputs: &inputs, bindings: self.bindings, admit: &admit };
-            if let Some(outputs) = kernel.compute(free) {
+            let outputs = match (kernel.compute(free), &node.operation) {
+                (None, Operation::Several(several)) => {
+                    Some(self.several(node, &**kernel, several, &inputs))
+                }
+                (outputs, _) => outputs,
+            };
+            if let Some(outputs) = outputs {
                 let outputs = outputs.map_err(fail)?;
                 let bytes = outputs.iter().map(Tensor::size_bytes).sum();
                 self.admit(node, bytes)?;
@@ -203,11 +210,22 @@ impl Running<'_> {
                 _ => Err(format!("expected one truth value, found {condition:?}")),
             };
         }
-        let (Prepared::Run(kernel), Some(shape)) = (step, sizes) else {
-            return match &node.operation {
-                Operation::Graph(op) => op.operator().evaluate(inputs, self.bindings),
-                _ => Err("fused operations take sizes that are known before a run".to_owned()),
-            };
+        let (kernel, shape) = match (step, sizes) {
+            (Prepared::Run(kernel), Some(shape)) if !kernel.is_definition() => (kernel, shape),
+            (_, sizes) => {
+                let Operation::Graph(op) = &node.operation else {
+                    return Err(
+                        "fused operations take sizes that are known before a run".to_owned()
+                    );
+                };
+                let output = op.operator().evaluate(inputs, self.bindings)?;
+                return match sizes {
+                    Some(sizes) if sizes != output.shape() => {
+                        Err(format!("expected sizes {sizes:?}, found {:?}", output.shape()))
+                    }
+                    _ => Ok(output),
+                };
+            }
         };
         let scratch_bytes = scratch_bytes(&**kernel, inputs, &shape);
         let found = Known { shape, scratch_bytes };
@@ -218,35 +236,77 @@ impl Running<'_> {
         Ok(output)
     }
 
+    /// What a node with several outputs writes, each in memory of its own.
+    fn several(
+        &self,
+        node: &Node,
+        kernel: &dyn Kernel,
+        several: &SeveralOutputs,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, String> {
+        let own = self.module.value(node.output).value_type();
+        let types = std::iter::once(&own).chain(several.others.iter().map(|(_, other)| other));
+        let output = |(op, ValueType { dtype, shape }): (&Op, &ValueType)| {
+            let sizes = inferred(op, shape, inputs, self.bindings)?;
+            Ok((*dtype, sizes.ok_or("expected sizes that follow from the inputs")?))
+        };
+        let outputs = node.operation.operators().zip(types).map(output);
+        let outputs = outputs.collect::<Result<Vec<(DType, Vec<usize>)>, String>>()?;
+        let bytes = outputs.iter().map(|(dtype, sizes)| bytes_of(*dtype, sizes));
+        let (places, end) = side_by_side(bytes);
+        self.admit(node, end).map_err(|error| error.to_string())?;
+        let mut written = zeros(end)?;
+        let written: &mut [u8] = bytemuck::cast_slice_mut(&mut written);
+        let shape = outputs[0].1.clone();
+        let known = Known { scratch_bytes: scratch_bytes(kernel, inputs, &shape), shape };
+        self.call(kernel, inputs, &known, written)?;
+        let tensor = |((dtype, sizes), place): (&(DType, Vec<usize>), Range<usize>)| {
+            Tensor::from_bytes(*dtype, sizes, &written[place]).map_err(|error| error.to_string())
+        };
+        outputs.iter().zip(places).map(tensor).collect()
+    }
+
     /// Runs a node's kernel.
     fn run(
         &self,
         node: &Node,
         kernel: &dyn Kernel,
         inputs: &[&Tensor],
-        Known { shape, scratch_bytes }: &Known,
+        known: &Known,
     ) -> Result<Tensor, String> {
+        let dtype = self.module.value(node.output).dtype;
+        Tensor::written(dtype, &known.shape, |output| self.call(kernel, inputs, known, output))
+    }
+
+    /// Has a kernel write its output.
+    fn call(
+        &self,
+        kernel: &dyn Kernel,
+        inputs: &[&Tensor],
+        Known { shape, scratch_bytes }: &Known,
+        output: &mut [u8],
+    ) -> Result<(), String> {
         let operands: Vec<Operand<'_>> = inputs.iter().map(|tensor| operand(tensor)).collect();
         let mut scratch = zeros(*scratch_bytes)?;
         let scratch = &mut bytemuck::cast_slice_mut(&mut scratch)[..*scratch_bytes];
-        let dtype = self.module.value(node.output).dtype;
-        Tensor::written(dtype, shape, |output| {
-            let (inputs, bindings) = (operands.as_slice(), self.bindings);
-            kernel.run(Call { inputs, shape, output, in_place: None, scratch, bindings })
-        })
+        let (inputs, bindings) = (operands.as_slice(), self.bindings);
+        kernel.run(Call { inputs, shape, output, in_place: None, scratch, bindings })
     }
 }
 
 /// What a node reads. A weight that a kernel packed is not there any more: the kernel does not read it.
 fn operands<'v>(node: &Node, values: &'v [Option<Tensor>]) -> Vec<&'v Tensor> {
-    static EMPTY: LazyLock<Tensor> = LazyLock::new(|| Tensor::zeros(graph::DType::F32, &[0]));
+    static EMPTY: LazyLock<Tensor> = LazyLock::new(|| Tensor::zeros(DType::F32, &[0]));
     node.inputs.iter().map(|id| values[id.0].as_ref().unwrap_or(&EMPTY)).collect()
 }
 
-/// Saturates: what does not fit a number fits no memory either.
 fn output_bytes(module: &Module, node: &Node, sizes: &[usize]) -> usize {
-    let element = module.value(node.output).dtype.size_bytes();
-    sizes.iter().fold(element, |bytes, &size| bytes.saturating_mul(size))
+    bytes_of(module.value(node.output).dtype, sizes)
+}
+
+/// Saturates: what does not fit a number fits no memory either.
+fn bytes_of(dtype: DType, sizes: &[usize]) -> usize {
+    sizes.iter().fold(dtype.size_bytes(), |bytes, &size| bytes.saturating_mul(size))
 }
 
 /// Whether the sizes of all that a node reads and writes are known before a run.
@@ -289,13 +349,12 @@ fn sizes(
     bindings: &Bindings,
 ) -> Result<Option<Vec<usize>>, String> {
     let declared = &module.value(node.output).shape;
-    let is_known = |id: &Id| !module.value(*id).shape.contains(&Dim::Unknown);
     // Inputs of unknown sizes may not fit each other.
     if has_known_sizes(module, node) {
         return bindings.sizes(declared).map(Some);
     }
-    let op = match &node.operation {
-        Operation::Graph(op) => op,
+    match &node.operation {
+        Operation::Graph(op) => inferred(op, declared, inputs, bindings),
         Operation::Linear { .. } | Operation::IntegerLinear(_) => {
             let ([rows @ .., inner], [expected, _]) = (inputs[0].shape(), inputs[1].shape()) else {
                 return Err(format!("expected rows and weights, found {:?}", inputs[0]));
@@ -304,10 +363,19 @@ fn sizes(
                 return Err(format!("expected rows of {expected}, found {:?}", inputs[0]));
             }
             let columns = declared.last().and_then(Dim::fixed);
-            return Ok(columns.map(|columns| [rows, &[columns]].concat()));
+            Ok(columns.map(|columns| [rows, &[columns]].concat()))
         }
-        _ => return Ok(None),
-    };
+        _ => Ok(None),
+    }
+}
+
+/// The sizes of what an operator makes of these inputs, as far as they tell; they have to be the declared.
+fn inferred(
+    op: &Op,
+    declared: &[Dim],
+    inputs: &[&Tensor],
+    bindings: &Bindings,
+) -> Result<Option<Vec<usize>>, String> {
     let types: Vec<ValueType> = inputs
         .iter()
         .map(|tensor| ValueType { dtype: tensor.dtype(), shape: dim::fixed(tensor.shape()) })
@@ -325,8 +393,9 @@ fn sizes(
         })
         .collect();
     let inferred = bindings.sizes(&op.operator().infer(&arguments)?.shape).ok();
+    let is_known = !declared.contains(&Dim::Unknown);
     match &inferred {
-        Some(found) if is_known(&node.output) && bindings.sizes(declared)? != *found => {
+        Some(found) if is_known && bindings.sizes(declared)? != *found => {
             let declared = bindings.sizes(declared)?;
             Err(format!("expected sizes {declared:?}, found {found:?}"))
         }

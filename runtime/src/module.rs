@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use graph::op::{Conv, ConvTranspose, GlobalPool, Loop, Pool};
+use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
 use graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueType};
 use kernels::int8::Quantization;
 use kernels::{Activation, Cpu, NoKeys};
@@ -65,11 +65,10 @@ pub(crate) enum Operation {
     IntegerSum(IntegerSum),
     /// One of two values: inputs condition, what it is where that holds, what it is otherwise.
     Choose,
-    /// A loop with several outputs, of which the node's is the first: inputs as those of the graph's
-    /// operator.
-    Loop(SeveralOutputs),
-    /// Another output of a loop with several, its only input: the one of this place among the others.
-    LoopOutput { place: usize },
+    /// An operator of the graph with several outputs, of which the node's is the first.
+    Several(SeveralOutputs),
+    /// Another output of a node with several, its only input: the one of this place among the others.
+    OtherOutput { place: usize },
     /// Rows of an int8 table, dequantized: inputs table, scale, indices.
     IntegerGather { axis: Option<usize> },
 }
@@ -86,12 +85,13 @@ pub(crate) struct IntegerLinear {
     pub(crate) output: Option<Quantization>,
 }
 
-/// A loop that runs once for several of its outputs.
+/// An operator that runs once for several of its outputs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SeveralOutputs {
-    pub(crate) op: Loop,
-    /// Which of its outputs it gives beside [`Loop::output`], and their types.
-    pub(crate) others: Vec<(usize, ValueType)>,
+    /// As it is for the node's own.
+    pub(crate) op: Op,
+    /// As it is for each of the others, and their types.
+    pub(crate) others: Vec<(Op, ValueType)>,
 }
 
 /// How the input of an int8 layer is written as int8.
@@ -194,6 +194,16 @@ impl HeadPlace {
 }
 
 impl Operation {
+    /// The operator of the graph that it is, for each of its outputs; none for a fused one.
+    pub(crate) fn operators(&self) -> impl Iterator<Item = &Op> {
+        let (own, others) = match self {
+            Self::Graph(op) => (Some(op), &[][..]),
+            Self::Several(SeveralOutputs { op, others }) => (Some(op), others.as_slice()),
+            _ => (None, &[][..]),
+        };
+        own.into_iter().chain(others.iter().map(|(op, _)| op))
+    }
+
     /// What kernels are looked up by: the kind, but for operators that share their ONNX type with
     /// one that kernels know and that is not the same.
     pub(crate) fn kernel_kind(&self) -> &'static str {
@@ -211,7 +221,7 @@ impl Operation {
     /// What it is called where it is shown.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::Graph(op) => op.operator().onnx_type(),
+            Self::Graph(op) | Self::Several(SeveralOutputs { op, .. }) => op.operator().onnx_type(),
             Self::Linear { .. } => "Linear",
             Self::IntegerLinear(_) => "IntegerLinear",
             Self::IntegerSum(_) => "IntegerSum",
@@ -228,8 +238,7 @@ impl Operation {
             Self::Attention(_) => "FusedAttention",
             Self::ResidualLayerNorm { .. } => "ResidualLayerNorm",
             Self::Choose => "Choose",
-            Self::Loop(_) => "Loop",
-            Self::LoopOutput { .. } => "LoopOutput",
+            Self::OtherOutput { .. } => "OtherOutput",
             Self::IntegerGather { .. } => "IntegerGather",
         }
     }
@@ -333,8 +342,8 @@ impl Module {
         match node.operation {
             Operation::Graph(_)
             | Operation::Choose
-            | Operation::Loop(_)
-            | Operation::LoopOutput { .. } => true,
+            | Operation::Several(_)
+            | Operation::OtherOutput { .. } => true,
             Operation::Linear { .. } | Operation::IntegerLinear(_) => {
                 self.value(node.output).shape.last().is_some_and(|dim| dim.fixed().is_some())
             }

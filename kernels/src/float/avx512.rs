@@ -193,9 +193,12 @@ unsafe fn sums<const R: usize, const P: usize>(
     loop {
         for inside in 0..len {
             let index = first + inside;
-            for panel in 0..P {
-                let next = w.as_ptr().wrapping_add(panel * k + index + ahead);
-                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            // A row alone is as fast as its weights come, and asks for them in order.
+            if R > 1 {
+                for panel in 0..P {
+                    let next = w.as_ptr().wrapping_add(panel * k + index + ahead);
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                }
             }
             let weights: [__m512; P] = from_fn(|panel| {
                 // SAFETY: panel < P and index < k, so the line lies in w (checked above); it has

@@ -39,6 +39,7 @@ mod rotary;
 mod rows;
 mod scatter;
 mod select;
+mod several;
 mod slice_by;
 pub(crate) mod volume;
 
@@ -53,6 +54,7 @@ use crate::plan::SizeTerm;
 
 pub(crate) use function::function_of;
 pub(crate) use reference::from_operand;
+pub(crate) use several::{side_by_side, written};
 
 /// A value as a kernel sees it.
 #[derive(Clone, Copy, Debug)]
@@ -137,11 +139,6 @@ pub(crate) trait Kernel: Send + Sync {
     /// Memory that it needs while it runs, for inputs and an output of these shapes.
     fn scratch(&self, _inputs: &[&[Dim]], _output: &[Dim]) -> Option<Scratch> {
         None
-    }
-
-    /// Sizes of what it writes behind its output.
-    fn others(&self) -> &[SizeTerm] {
-        &[]
     }
 
     /// [`Kernel::scratch`] for a kernel that runs a program of its own: a sum.
@@ -303,6 +300,7 @@ pub(crate) const KERNELS: &[&[KernelEntry]] = &[
     rows::KERNELS,
     scatter::KERNELS,
     select::KERNELS,
+    several::KERNELS,
     slice_by::KERNELS,
     volume::KERNELS,
     reference::KERNELS,
@@ -365,6 +363,13 @@ pub(crate) fn choose(module: &Module, node: &Node, cpu: Cpu) -> Choice {
 
 fn slower(entry: &KernelEntry, than: &KernelEntry) -> String {
     format!("cost {} against {} of {}", entry.cost, than.cost, than.name)
+}
+
+/// Whether a kernel runs the node that is not the graph's definition.
+pub(crate) fn has_kernel(module: &Module, node: &Node) -> bool {
+    let kind = node.operation.kernel_kind();
+    let mut own = KERNELS.iter().copied().flatten().filter(|entry| entry.operation == kind);
+    own.any(|entry| usable(module, node, module.cpu, entry).is_ok())
 }
 
 /// The instructions to run an entry with, or why it cannot run.

@@ -5,6 +5,7 @@ use graph::op::{ArgExtreme, CumulativeSum, TopK, TopKPart};
 use graph::{DType, Dim, Element, Op};
 use kernels::{Best, Ranked, best_place, top_k};
 
+use super::several::split;
 use super::{Call, Kernel, KernelEntry, Scratch, elements_mut, run};
 use crate::module::{Module, Node, Operation};
 
@@ -36,16 +37,7 @@ pub(super) const KERNELS: &[KernelEntry] = &[
         tier: None,
         cost: 1,
         accepts: ranked,
-        prepare: |module, node, _| match &node.operation {
-            Operation::Graph(Op::TopK(op)) => {
-                let bytes = match module.value(node.inputs[0]).dtype {
-                    DType::I64 => size_of::<<i64 as Ranked>::Key>(),
-                    _ => size_of::<<f32 as Ranked>::Key>(),
-                };
-                run(Top { op: *op, key_bytes: bytes })
-            }
-            _ => unreachable!("the table pairs this kernel with best entries"),
-        },
+        prepare: |module, node, _| run(Top::new(module, node)),
     },
     KernelEntry {
         name: "cumulative-sum",
@@ -101,6 +93,7 @@ impl Kernel for Extreme {
 
 struct Top {
     op: TopK,
+    parts: Vec<TopKPart>,
     key_bytes: usize,
 }
 
@@ -120,6 +113,22 @@ impl Kernel for Top {
 }
 
 impl Top {
+    fn new(module: &Module, node: &Node) -> Self {
+        let ops: Vec<TopK> = node
+            .operation
+            .operators()
+            .map(|op| match op {
+                Op::TopK(op) => *op,
+                _ => unreachable!("the table pairs this kernel with best entries"),
+            })
+            .collect();
+        let key_bytes = match module.value(node.inputs[0]).dtype {
+            DType::I64 => size_of::<<i64 as Ranked>::Key>(),
+            _ => size_of::<<f32 as Ranked>::Key>(),
+        };
+        Self { op: ops[0], parts: ops.iter().map(|op| op.part).collect(), key_bytes }
+    }
+
     fn top<T>(&self, call: Call<'_>) -> Result<(), String>
     where
         T: Ranked<Key: Pod> + Element + Pod,
@@ -137,22 +146,32 @@ impl Top {
         let keys: &mut [T::Key] = elements_mut(call.scratch);
         let best = if self.op.largest { Best::Greatest } else { Best::Least };
         top_k(x, sizes, best, k, keys);
-        let lines = keys.chunks_exact(size).enumerate().flat_map(|(line, keys)| {
-            let (block, column) = (line / inner, line % inner);
-            keys[..k].iter().enumerate().map(move |(rank, &key)| {
-                let place = T::place(key);
-                let from = (block * size + place) * inner + column;
-                ((block * k + rank) * inner + column, place, from)
+        let lines = || {
+            let keys = keys.chunks_exact(size).map(|keys| &keys[..k]).enumerate();
+            keys.flat_map(|(line, keys)| {
+                let (block, column) = (line / inner, line % inner);
+                keys.iter().enumerate().map(move |(rank, &key)| {
+                    let place = T::place(key);
+                    let from = (block * size + place) * inner + column;
+                    ((block * k + rank) * inner + column, place, from)
+                })
             })
+        };
+        let len: usize = call.shape.iter().product();
+        let sizes = self.parts.iter().map(|part| match part {
+            TopKPart::Indices => len * size_of::<i64>(),
+            TopKPart::Values => len * size_of::<T>(),
         });
-        match self.op.part {
-            TopKPart::Indices => {
-                let y: &mut [i64] = elements_mut(call.output);
-                lines.for_each(|(to, place, _)| y[to] = place as i64);
-            }
-            TopKPart::Values => {
-                let y: &mut [T] = elements_mut(call.output);
-                lines.for_each(|(to, _, from)| y[to] = x[from]);
+        for (part, output) in self.parts.iter().zip(split(call.output, sizes)) {
+            match part {
+                TopKPart::Indices => {
+                    let y: &mut [i64] = elements_mut(output);
+                    lines().for_each(|(to, place, _)| y[to] = place as i64);
+                }
+                TopKPart::Values => {
+                    let y: &mut [T] = elements_mut(output);
+                    lines().for_each(|(to, _, from)| y[to] = x[from]);
+                }
             }
         }
         Ok(())

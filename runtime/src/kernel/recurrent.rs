@@ -5,11 +5,12 @@ use graph::{DType, Dim, Op};
 use kernels::peaks::Numbers;
 use kernels::{Cpu, Recurrence, State, float, recurrent};
 
+use super::several::split;
 use super::{
     Call, Kernel, KernelEntry, Operand, Prepared, Scratch, elements_mut, expect_type, run,
 };
 use crate::cost::{Parallel, Rate};
-use crate::module::{Module, Node, Operation};
+use crate::module::{Module, Node};
 
 pub(super) const KERNELS: &[KernelEntry] =
     &[entry("rnn.f32", "RNN"), entry("gru.f32", "GRU"), entry("lstm.f32", "LSTM")];
@@ -18,11 +19,16 @@ const fn entry(name: &'static str, operation: &'static str) -> KernelEntry {
     KernelEntry { name, operation, tier: None, cost: 1, accepts, prepare }
 }
 
-fn op(node: &Node) -> &Recurrent {
-    match &node.operation {
-        Operation::Graph(Op::Recurrent(op)) => op,
+/// The layer, for each output that is wanted.
+fn ops(node: &Node) -> impl Iterator<Item = &Recurrent> {
+    node.operation.operators().map(|op| match op {
+        Op::Recurrent(op) => op,
         _ => unreachable!("the table pairs this kernel with recurrent layers"),
-    }
+    })
+}
+
+fn op(node: &Node) -> &Recurrent {
+    ops(node).next().expect("the table pairs this kernel with recurrent layers")
 }
 
 /// The equations, where the kernels have them.
@@ -74,6 +80,7 @@ fn place(op: &Recurrent, which: RecurrentInput) -> Option<usize> {
 struct Layer {
     cpu: Cpu,
     op: Recurrent,
+    outputs: Vec<RecurrentOutput>,
     /// One for each direction.
     directions: Vec<Recurrence>,
 }
@@ -95,7 +102,7 @@ fn prepare(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
         Recurrence::new(cell, [inputs, op.hidden], [of(w), of(r)], bias.map(of))
     };
     let directions = (0..count).map(direction).collect();
-    run(Layer { cpu, op, directions })
+    run(Layer { cpu, op, outputs: ops(node).map(|op| op.output).collect(), directions })
 }
 
 /// One of as many equal parts.
@@ -105,6 +112,20 @@ fn part(list: &[f32], index: usize, count: usize) -> &[f32] {
 }
 
 impl Layer {
+    /// Each output in what the node writes: so many elements are states, and so many last ones.
+    fn outputs<'a>(
+        &'a self,
+        written: &'a mut [u8],
+        states: usize,
+        last: usize,
+    ) -> impl Iterator<Item = (RecurrentOutput, &'a mut [f32])> {
+        let sizes = self.outputs.iter().map(move |which| match which {
+            RecurrentOutput::States => states * size_of::<f32>(),
+            RecurrentOutput::LastState | RecurrentOutput::LastCell => last * size_of::<f32>(),
+        });
+        self.outputs.iter().copied().zip(split(written, sizes).map(elements_mut))
+    }
+
     /// The first state of a direction, zeros where none is given.
     fn first(&self, inputs: &[Operand<'_>], which: RecurrentInput, index: usize, y: &mut [f32]) {
         match place(&self.op, which) {
@@ -121,17 +142,21 @@ impl Kernel for Layer {
         let Call { inputs, output, scratch, .. } = call;
         let &[time, batch, _] = inputs[0].shape else { return Err("expected rank 3".to_owned()) };
         let (count, len) = (self.directions.len(), batch * self.op.hidden);
-        let (y, scratch): (&mut [f32], &mut [f32]) = (elements_mut(output), elements_mut(scratch));
+        let states = time * count * len;
+        let scratch: &mut [f32] = elements_mut(scratch);
         for (index, (layer, direction)) in
             self.directions.iter().zip(&self.op.directions).enumerate()
         {
+            let part = index * len..(index + 1) * len;
             if time == 0 {
-                let which = match self.op.output {
-                    RecurrentOutput::States => continue,
-                    RecurrentOutput::LastState => RecurrentInput::InitialState,
-                    RecurrentOutput::LastCell => RecurrentInput::InitialCell,
-                };
-                self.first(inputs, which, index, &mut y[index * len..][..len]);
+                for (which, y) in self.outputs(output, states, count * len) {
+                    let first = match which {
+                        RecurrentOutput::States => continue,
+                        RecurrentOutput::LastState => RecurrentInput::InitialState,
+                        RecurrentOutput::LastCell => RecurrentInput::InitialCell,
+                    };
+                    self.first(inputs, first, index, &mut y[part.clone()]);
+                }
                 continue;
             }
             let (products, rest) = scratch.split_at_mut(time * batch * layer.scratch_len());
@@ -143,16 +168,19 @@ impl Kernel for Layer {
             let x = (inputs[0].elements(), [time, batch]);
             let state = State { hidden: &mut *hidden, cell: &mut *cell };
             let reversed = *direction == Direction::Reverse;
-            let states = self.op.output == RecurrentOutput::States;
             recurrent(self.cpu, layer, x, reversed, state, products, |at, h| {
-                if states {
-                    y[(at * count + index) * len..][..len].copy_from_slice(h);
+                for (which, y) in self.outputs(output, states, count * len) {
+                    if which == RecurrentOutput::States {
+                        y[(at * count + index) * len..][..len].copy_from_slice(h);
+                    }
                 }
             });
-            match self.op.output {
-                RecurrentOutput::States => {}
-                RecurrentOutput::LastState => y[index * len..][..len].copy_from_slice(hidden),
-                RecurrentOutput::LastCell => y[index * len..][..len].copy_from_slice(cell),
+            for (which, y) in self.outputs(output, states, count * len) {
+                match which {
+                    RecurrentOutput::States => {}
+                    RecurrentOutput::LastState => y[part.clone()].copy_from_slice(hidden),
+                    RecurrentOutput::LastCell => y[part.clone()].copy_from_slice(cell),
+                }
             }
         }
         Ok(())

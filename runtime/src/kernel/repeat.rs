@@ -4,36 +4,28 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use graph::op::{Loop, Operator as _, ROUND_LIMIT, stacked};
-use graph::{Bindings, Op, Shape, Tensor, ValueType};
+use graph::{Bindings, Op, Shape, Tensor};
 use kernels::Cpu;
 
-use super::{Call, Free, Kernel, KernelEntry, Operand, Prepared, any, choose, from_operand, run};
+use super::{
+    Call, Free, Kernel, KernelEntry, Operand, choose, from_operand, run, side_by_side, written,
+};
 use crate::body::Body;
 use crate::dynamic::{Values, operand, zeros};
-use crate::module::{Id, Module, Node, Operation};
+use crate::module::{Id, Module, Node};
 use crate::plan::{ALIGNMENT, Plan, SizeTerm};
 use crate::program::Program;
 use crate::session::{Given, Inputs, Run};
 use crate::{Device, pass};
 
-pub(super) const KERNELS: &[KernelEntry] = &[
-    KernelEntry {
-        name: "loop",
-        operation: "Loop",
-        tier: None,
-        cost: 1,
-        accepts,
-        prepare: |module, node, cpu| run(Repeat::new(module, node, cpu)),
-    },
-    KernelEntry {
-        name: "loop.output",
-        operation: "LoopOutput",
-        tier: None,
-        cost: 1,
-        accepts: any,
-        prepare: |module, node, _| Prepared::Part { behind: behind(module, node) },
-    },
-];
+pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
+    name: "loop",
+    operation: "Loop",
+    tier: None,
+    cost: 1,
+    accepts: |module, node| Body::new(module, node, loop_of(node)).map(|_| ()),
+    prepare: |module, node, cpu| run(Repeat::new(module, node, cpu)),
+}];
 
 /// Sizes for which a loop keeps plans at the same time.
 const MOST_PLANS: usize = 64;
@@ -41,35 +33,17 @@ const MOST_PLANS: usize = 64;
 /// What holds in every round.
 const HOLDS: &[u8] = &[1];
 
-/// The loop that a node runs, and which of its outputs it gives beside the node's, with their types.
-fn loop_of(node: &Node) -> (&Loop, &[(usize, ValueType)]) {
-    match &node.operation {
-        Operation::Graph(Op::Loop(op)) => (op, &[]),
-        Operation::Loop(several) => (&several.op, &several.others),
+/// The loops of a node, each for another output.
+fn loops_of(node: &Node) -> impl Iterator<Item = &Loop> {
+    node.operation.operators().map(|op| match op {
+        Op::Loop(op) => op,
         _ => unreachable!("the table pairs this kernel with loops"),
-    }
+    })
 }
 
-fn accepts(module: &Module, node: &Node) -> Result<(), String> {
-    Body::new(module, node, loop_of(node).0).map(|_| ())
-}
-
-/// What a loop writes, one output behind the other; nothing where only a run knows its sizes.
-fn written(module: &Module, node: &Node) -> Vec<SizeTerm> {
-    let own = module.value(node.output).value_type();
-    let all = std::iter::once(&own).chain(loop_of(node).1.iter().map(|(_, other)| other));
-    all.map(SizeTerm::of_type).collect::<Option<_>>().unwrap_or_default()
-}
-
-/// What lies before an output in the memory of the loop that gives it.
-fn behind(module: &Module, node: &Node) -> Vec<SizeTerm> {
-    let Operation::LoopOutput { place } = node.operation else {
-        unreachable!("the table pairs this kernel with outputs of loops")
-    };
-    let index = module.producer(node.inputs[0]).expect("the pass wrote the loop before it");
-    let mut terms = written(module, &module.nodes[index]);
-    terms.truncate(1 + place);
-    terms
+/// The loop that a node runs.
+fn loop_of(node: &Node) -> &Loop {
+    loops_of(node).next().expect("the table pairs this kernel with loops")
 }
 
 /// A loop whose body is compiled.
@@ -109,23 +83,12 @@ impl Rounds {
     }
 }
 
-/// Places one behind the other.
-fn side_by_side(sizes: impl Iterator<Item = usize>) -> (Vec<Range<usize>>, usize) {
-    let mut end = 0;
-    let places = sizes.map(|bytes| {
-        let start = end;
-        end = (start + bytes).next_multiple_of(ALIGNMENT);
-        start..start + bytes
-    });
-    (places.collect(), end)
-}
-
 /// What the rounds give: an output, by its place among those that are wanted, in a round or in the end.
 type Give<'a> = &'a mut dyn FnMut(usize, Option<usize>, &[u8]) -> Result<(), String>;
 
 impl Repeat {
     fn new(module: &Module, node: &Node, cpu: Cpu) -> Self {
-        let (op, others) = loop_of(node);
+        let op = loop_of(node);
         let body = Body::new(module, node, op).expect("`accepts` saw the body");
         let Body { module: mut inner, sources, captured, types } = body;
         let level = inner.level;
@@ -144,11 +107,10 @@ impl Repeat {
         let own = body.module.values.iter().enumerate().filter(|(index, _)| !kept_outside(*index));
         let constants = own.filter_map(|(_, value)| value.constant.as_ref());
         let constant_bytes: usize = constants.map(Tensor::size_bytes).sum();
-        let outputs = std::iter::once(op.output).chain(others.iter().map(|(output, _)| *output));
         let mut kernel = Self {
             name: node.name.clone(),
             op: op.clone(),
-            outputs: outputs.collect(),
+            outputs: loops_of(node).map(|op| op.output).collect(),
             sources,
             captured,
             shapes: types.into_iter().map(|value_type| value_type.shape).collect(),
@@ -401,10 +363,6 @@ impl Kernel for Repeat {
         })
     }
 
-    fn others(&self) -> &[SizeTerm] {
-        self.written.get(1..).unwrap_or_default()
-    }
-
     fn arena(&self) -> &[SizeTerm] {
         &self.arena
     }
@@ -419,10 +377,16 @@ impl Kernel for Repeat {
 
     fn summary(&self) -> Option<String> {
         let Program { module, steps, dynamic, .. } = &self.body;
-        let by_definition = steps.iter().filter(|step| step.is_definition()).count();
+        let nodes = module.nodes.iter().zip(steps);
+        let by_definition = nodes.filter(|(_, step)| step.is_definition());
+        let mut kinds: Vec<&str> = by_definition.map(|(node, _)| node.operation.kind()).collect();
+        let count = kinds.len();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let kinds = if count > 0 { format!(" ({})", kinds.join(", ")) } else { String::new() };
         let sizes = if *dynamic { ", sizes depend on values" } else { "" };
         let nodes = module.nodes.len();
-        Some(format!("{nodes} nodes in the body, {by_definition} by definition{sizes}"))
+        Some(format!("{nodes} nodes in the body, {count} by definition{kinds}{sizes}"))
     }
 }
 

@@ -1,80 +1,73 @@
 //! Entries of a tensor at constant distances, of any element type.
 
 use bytemuck::{Pod, cast_slice};
+use graph::DType;
 use graph::op::Entries;
-use graph::{DType, Tensor};
 
-use super::{Call, Kernel, KernelEntry, MOST_DIMENSIONS, elements_mut, few_dimensions, run};
-use crate::module::{Module, Node};
+use super::{
+    Call, Kernel, KernelEntry, MOST_DIMENSIONS, Operand, elements_mut, few_dimensions, run,
+};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "slice.steps",
     operation: "SliceBy",
     tier: None,
     cost: 1,
-    accepts: |module, node| ranges(module, node).map(|_| ()),
-    prepare: |module, node, _| run(Steps(ranges(module, node).expect("`accepts` saw them"))),
+    accepts: |module, node| few_dimensions(module, node.inputs[0], MOST_DIMENSIONS),
+    prepare: |_, _, _| run(Steps),
 }];
 
-/// What is taken of a dimension, as the operator has it.
-#[derive(Clone, Copy)]
-struct Range {
-    start: i64,
-    end: i64,
-    step: i64,
+struct Steps;
+
+/// One of a list of numbers in i64 or i32, which the operator takes.
+fn number(list: &Operand<'_>, index: usize) -> i64 {
+    match list.dtype {
+        DType::I64 => list.elements::<i64>()[index],
+        _ => list.elements::<i32>()[index].into(),
+    }
 }
 
-/// For each dimension, where it is cut.
-struct Steps(Vec<Option<Range>>);
-
-/// Reads the ranges, which have to be constants.
-fn ranges(module: &Module, node: &Node) -> Result<Vec<Option<Range>>, String> {
-    let numbers = |input: usize| -> Result<Vec<i64>, String> {
-        let tensor = node.inputs.get(input).and_then(|&id| module.constant(id));
-        let numbers = tensor.and_then(|tensor| match tensor.dtype() {
-            DType::I64 => tensor.elements().ok().map(<[i64]>::to_vec),
-            _ => whole(tensor),
-        });
-        numbers.ok_or_else(|| format!("takes a constant for input {input}"))
+/// Which entries of each dimension of a shape are taken, after its size.
+fn entries(
+    shape: &[usize],
+    lists: &[Operand<'_>],
+) -> Result<[(usize, Entries); MOST_DIMENSIONS], String> {
+    let [starts, ends, axes, steps] = lists else {
+        return Err("expected starts, ends, axes and steps".to_owned());
     };
-    let (starts, ends, axes, steps) = (numbers(1)?, numbers(2)?, numbers(3)?, numbers(4)?);
-    few_dimensions(module, node.inputs[0], MOST_DIMENSIONS)?;
-    let rank = module.value(node.inputs[0]).shape.len();
-    if [&starts, &ends, &steps].iter().any(|list| list.len() != axes.len()) {
-        return Err("takes ranges of one length".to_owned());
+    if [starts, ends, steps].iter().any(|list| list.shape != axes.shape) {
+        return Err("expected starts, ends, axes and steps of one length".to_owned());
     }
-    let mut ranges = vec![None; rank];
-    for (index, &axis) in axes.iter().enumerate() {
-        let from_end = if axis < 0 { axis + rank as i64 } else { axis };
-        let place = usize::try_from(from_end).ok().and_then(|axis| ranges.get_mut(axis));
-        match place {
-            Some(range @ None) => {
-                let [start, end, step] = [starts[index], ends[index], steps[index]];
-                *range = Some(Range { start, end, step });
-            }
-            _ => return Err(format!("takes every axis once, found {axes:?}")),
-        }
+    let whole = |size: usize| (size, Entries { start: 0, step: 1, length: size });
+    let mut found = [whole(1); MOST_DIMENSIONS];
+    for (entries, &size) in found.iter_mut().zip(shape) {
+        *entries = whole(size);
     }
-    Ok(ranges)
-}
-
-fn whole(tensor: &Tensor) -> Option<Vec<i64>> {
-    Some(tensor.elements::<i32>().ok()?.iter().map(|&number| number.into()).collect())
+    let rank = shape.len();
+    for index in 0..axes.shape.iter().product() {
+        let axis = number(axes, index);
+        let from_start = if axis < 0 { axis.wrapping_add(rank as i64) } else { axis };
+        let place = usize::try_from(from_start).ok().filter(|&axis| axis < rank);
+        let place = place.ok_or_else(|| format!("axis {axis} is none of {rank}"))?;
+        let [start, end, step] = [starts, ends, steps].map(|list| number(list, index));
+        let (_, known) = &mut found[place];
+        let of_known = Entries::new(known.length, start, end, step)?;
+        *known = Entries {
+            start: known
+                .start
+                .wrapping_add_signed(known.step.wrapping_mul(of_known.start as i64) as isize),
+            step: known.step.wrapping_mul(of_known.step),
+            length: of_known.length,
+        };
+    }
+    Ok(found)
 }
 
 impl Kernel for Steps {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
         let x = call.inputs[0];
-        let whole = |size: usize| Entries { start: 0, step: 1, length: size };
-        let mut axes = [(1, whole(1)); MOST_DIMENSIONS];
-        let axes = &mut axes[..x.shape.len()];
-        for ((axis, &size), range) in axes.iter_mut().zip(x.shape).zip(&self.0) {
-            let entries = match *range {
-                Some(Range { start, end, step }) => Entries::new(size, start, end, step)?,
-                None => whole(size),
-            };
-            *axis = (size, entries);
-        }
+        let axes = entries(x.shape, &call.inputs[1..])?;
+        let axes = &axes[..x.shape.len()];
         if !axes.iter().map(|(_, entries)| entries.length).eq(call.shape.iter().copied()) {
             return Err(format!("the ranges do not make {:?} of {:?}", call.shape, x.shape));
         }

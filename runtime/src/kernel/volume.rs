@@ -239,35 +239,75 @@ struct Packed {
     depth: Window,
     activation: Activation,
     filters: PackedFilters,
-    /// Shape of the filters as the graph has them.
+    /// Shape of the filters.
     weight: [usize; RANK],
+    /// Whether the filters lie along the depth alone. Volumes are seen as one image each, as high as they are
+    /// deep, of whose pixels each row has all of a place along the depth; so nothing has to be laid out.
+    is_turned: bool,
 }
 
 fn prepare_packed(module: &Module, node: &Node, cpu: Cpu) -> Prepared {
     let (op, activation) = activated(node);
     let tensor = module.constant(node.inputs[1]).expect("`accepts` saw a constant");
-    let &weight @ [outputs, channels, taps, rows, columns] =
+    let &(mut weight @ [outputs, channels, taps, ..]) =
         <&[usize; RANK]>::try_from(tensor.shape()).expect("`accepts` saw volumes");
     let elements: &[f32] = tensor.elements().expect("`accepts` saw f32 filters");
+    let turned = turned(&op.window);
+    let is_turned = turned.is_some();
+    if is_turned {
+        weight = [outputs, channels, 1, taps, 1];
+    }
+    let window = turned.unwrap_or_else(|| op.window.clone());
+    let [_, _, taps, rows, columns] = weight;
     let mut by_tap = vec![0.0; elements.len()];
     let shape = [outputs, channels, taps, rows * columns];
     permute(cpu, elements, &shape, &[0, 2, 1, 3], &mut by_tap);
     let filters = PackedFilters::new(&by_tap, [outputs, taps * channels, rows * columns], 1);
-    let image = Conv { window: along(&op.window, 1..3), groups: 1 };
-    let depth = along(&op.window, 0..1);
-    run(Packed { cpu, op: image, depth, activation, filters, weight })
+    let image = Conv { window: along(&window, 1..3), groups: 1 };
+    let depth = along(&window, 0..1);
+    run(Packed { cpu, op: image, depth, activation, filters, weight, is_turned })
+}
+
+/// A window along the depth alone, of a volume that is seen as an image, see [`Packed::is_turned`].
+fn turned(window: &Window) -> Option<Window> {
+    let turn = |list: &[usize], other: usize| vec![other, list[0], other];
+    let padding = match &window.padding {
+        Padding::Explicit { before, after } if before[1..] == [0; 2] && after[1..] == [0; 2] => {
+            Padding::Explicit { before: turn(before, 0), after: turn(after, 0) }
+        }
+        Padding::Explicit { .. } => return None,
+        same => same.clone(),
+    };
+    let is_along_depth = window.kernel[1..] == [1; 2] && window.strides[1..] == [1; 2];
+    is_along_depth.then(|| Window {
+        kernel: turn(&window.kernel, 1),
+        strides: turn(&window.strides, 1),
+        dilations: turn(&window.dilations, 1),
+        padding,
+    })
 }
 
 /// Elements of what a run of [`Packed`] takes.
 struct PackedLens {
     volume: usize,
+    /// 0 where they are the volume as it is.
     images: usize,
     results: usize,
     scratch: usize,
 }
 
 impl Packed {
-    /// The convolution of the images that a volume is laid out as, and how they are.
+    /// The shape that volumes are seen in.
+    fn seen(&self, shape: [usize; RANK]) -> [usize; RANK] {
+        match shape {
+            [batch, channels, depth, height, width] if self.is_turned => {
+                [batch, channels, 1, depth, height * width]
+            }
+            shape => shape,
+        }
+    }
+
+    /// The convolution of the images that a volume, as it is seen, is laid out as, and how they are.
     fn sizes(
         &self,
         [_, channels, depth, height, width]: [usize; RANK],
@@ -278,9 +318,11 @@ impl Packed {
         let weight = [outputs, self.weight[1] * taps, rows, columns];
         let sizes = sizes(&self.op, &image, &weight)?;
         let area = |side: fn(&Slide) -> usize| sizes.windows.iter().map(side).product::<usize>();
+        let is_image = (slide.kernel, slide.stride, slide.output) == (1, 1, depth);
+        let images = sizes.batch * sizes.channels * area(|slide| slide.input);
         let lens = PackedLens {
             volume: channels * depth * height * width,
-            images: sizes.batch * sizes.channels * area(|slide| slide.input),
+            images: if is_image { 0 } else { images },
             results: sizes.batch * sizes.outputs * area(|slide| slide.output),
             scratch: channels_last::scratch_len(&sizes),
         };
@@ -290,7 +332,7 @@ impl Packed {
 
 impl Kernel for Packed {
     fn run(&self, call: Call<'_>) -> Result<(), String> {
-        let x = shape_of(call.inputs[0].shape)?;
+        let x = self.seen(shape_of(call.inputs[0].shape)?);
         let (sizes, slide, lens) = self.sizes(x)?;
         let filters = channels_last::Filters {
             weight: &self.filters,
@@ -319,7 +361,8 @@ impl Kernel for Packed {
                     None => pixel.fill(0.0),
                 }
             });
-            channels_last::conv2d(self.cpu, &sizes, laid_out, &filters, found, rest);
+            let images: &[f32] = if lens.images == 0 { last } else { laid_out };
+            channels_last::conv2d(self.cpu, &sizes, images, &filters, found, rest);
             let shape = [lens.results / sizes.outputs.max(1), sizes.outputs];
             permute(self.cpu, found, &shape, &[1, 0], y);
         }
@@ -333,7 +376,7 @@ impl Kernel for Packed {
 
     /// For one volume of a batch.
     fn scratch(&self, inputs: &[&[Dim]], _: &[Dim]) -> Option<Scratch> {
-        let (_, _, lens) = self.sizes(of_one(inputs.first()?)?).ok()?;
+        let (_, _, lens) = self.sizes(self.seen(of_one(inputs.first()?)?)).ok()?;
         let PackedLens { volume, images, results, scratch: inner } = lens;
         Some(scratch(volume + images + results + inner))
     }

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use graph::op::{
-    Concat, ConvTranspose, GlobalPool, Pool, PoolKind, ReduceKind, Reshape, Resize, Transpose,
+    Concat, ConvTranspose, GlobalPool, Pool, PoolKind, Reduce, ReduceKind, Reshape, Resize,
+    Transpose,
 };
 use graph::rewrite::scaling::by_channel;
 use graph::{DType, Dim, Op, Tensor};
@@ -171,19 +172,14 @@ impl Rewriter<'_> {
             Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) if is_float => {
                 Some((Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)), vec![twin]))
             }
-            Op::Reduce(reduce) if is_float && reduce.kind == ReduceKind::Mean => {
-                let is_of_pixels = reduce.axes.as_deref() == Some(&axes(rank)[2..]);
+            Op::Reduce(reduce) if is_float && is_mean_of_pixels(reduce, rank) => {
                 let operation = ChannelsLast::GlobalPool(GlobalPool::Average);
-                is_of_pixels.then_some((Operation::ChannelsLast(operation), vec![twin]))
+                Some((Operation::ChannelsLast(operation), vec![twin]))
             }
+            Op::Reduce(reduce) => Some((graph(&Op::Reduce(reduced(reduce, rank)?)), vec![twin])),
             Op::Resize(resize) if is_float && node.inputs.first() == Some(&x) => {
                 let is_constant = |&id: &Id| self.module.constant(id).is_some();
-                let axis = |&axis: &usize| match axis {
-                    0 => 0,
-                    1 => rank - 1,
-                    spatial => spatial - 1,
-                };
-                let axes = resize.axes.iter().map(axis).collect();
+                let axes = resize.axes.iter().map(|&axis| last_axis(axis, rank)).collect();
                 let operation = Operation::Graph(Op::Resize(Resize { axes, ..resize.clone() }));
                 let inputs = [&[twin], &node.inputs[1..]].concat();
                 node.inputs[1..].iter().all(is_constant).then_some((operation, inputs))
@@ -417,6 +413,11 @@ impl Rewriter<'_> {
     }
 }
 
+/// Whether it takes the mean of all pixels of an image.
+fn is_mean_of_pixels(reduce: &Reduce, rank: usize) -> bool {
+    reduce.kind == ReduceKind::Mean && reduce.axes.as_deref() == Some(&axes(rank)[2..])
+}
+
 /// Where channels go, which are so many dimensions.
 #[derive(Clone, Copy)]
 pub(super) enum Move {
@@ -453,6 +454,24 @@ fn transposed(tensor: &Tensor) -> Option<Tensor> {
         (pixel / pixels * channels + channel) * pixels + pixel % pixels
     };
     Some(Tensor::from_fn(&shape, |index| elements[place(index)]))
+}
+
+/// Where a dimension is when channels are last.
+fn last_axis(axis: usize, rank: usize) -> usize {
+    match axis {
+        0 => 0,
+        1 => rank - 1,
+        spatial => spatial - 1,
+    }
+}
+
+/// A reduction of what has its channels last, along neighbouring dimensions, which stay.
+fn reduced(reduce: &Reduce, rank: usize) -> Option<Reduce> {
+    let axes = reduce.axes.as_ref().filter(|_| reduce.keep_dims)?;
+    let mut axes: Vec<usize> = axes.iter().map(|&axis| last_axis(axis, rank)).collect();
+    axes.sort_unstable();
+    let are_neighbours = axes.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    are_neighbours.then(|| Reduce { axes: Some(axes), ..reduce.clone() })
 }
 
 /// Whether a shape is one of images or sequences whose sizes are numbers, but for the batch.

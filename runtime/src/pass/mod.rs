@@ -14,6 +14,7 @@ mod dead_code;
 mod dequantize_weights;
 mod dynamic_quantization;
 mod factors;
+mod filter_borders;
 mod fold_constants;
 mod gelu;
 mod group_norm;
@@ -25,7 +26,7 @@ mod integer_movement;
 mod integer_sum;
 mod layer_norm;
 mod linear;
-mod loop_outputs;
+mod loop_invariants;
 mod merge_qkv;
 mod narrow;
 mod no_ops;
@@ -33,6 +34,7 @@ mod quantize_epilogue;
 mod quantize_prologue;
 mod residual_layer_norm;
 mod rms_norm;
+mod several_outputs;
 mod signed_integers;
 mod sizes;
 mod slice_batch;
@@ -68,6 +70,7 @@ pub(crate) struct Pass {
 pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "choices", level: Level::O1, run: choices::run },
     Pass { name: "dead-code", level: Level::O1, run: dead_code::run },
+    Pass { name: "loop-invariants", level: Level::O1, run: loop_invariants::run },
     Pass { name: "index-gather", level: Level::O1, run: index_gather::run },
     Pass { name: "sizes", level: Level::O1, run: sizes::run },
     Pass { name: "no-ops", level: Level::O1, run: no_ops::run },
@@ -88,6 +91,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "integer-linear", level: Level::O2, run: integer_linear::run },
     Pass { name: "integer-conv", level: Level::O2, run: integer_conv::run },
     Pass { name: "dequantize-weights", level: Level::O1, run: dequantize_weights::run },
+    Pass { name: "filter-borders", level: Level::O1, run: filter_borders::run },
     Pass { name: "batch-norm", level: Level::O2, run: batch_norm::run },
     Pass { name: "conv-activation", level: Level::O2, run: conv_activation::run },
     Pass { name: "channels-last", level: Level::O2, run: channels_last::run },
@@ -102,7 +106,7 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "merge-qkv", level: Level::O3, run: merge_qkv::run },
     Pass { name: "quantize-prologue", level: Level::O2, run: quantize_prologue::run },
     Pass { name: "residual-layer-norm", level: Level::O2, run: residual_layer_norm::run },
-    Pass { name: "loop-outputs", level: Level::O1, run: loop_outputs::run },
+    Pass { name: "several-outputs", level: Level::O1, run: several_outputs::run },
     Pass { name: "narrow", level: Level::O2, run: narrow::run },
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
@@ -120,7 +124,7 @@ const ON_CPUS_ONLY: [&str; 10] = [
     "attention-heads",
     "rms-norm",
     "quantize-prologue",
-    "loop-outputs",
+    "several-outputs",
     "narrow",
     "slice-batch",
 ];

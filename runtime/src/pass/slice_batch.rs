@@ -94,7 +94,7 @@ impl Along<'_> {
             }
             Operation::IntegerSum(_) => return leads(0) && leads(1),
             Operation::Choose => return !leads(0) && leads(1) && leads(2),
-            Operation::Loop(_) | Operation::LoopOutput { .. } => return false,
+            Operation::Several(_) | Operation::OtherOutput { .. } => return false,
             Operation::IntegerGather { .. } => return !leads(0) && !leads(1) && leads(2),
             Operation::Graph(op) => op,
         };

@@ -6,7 +6,7 @@ use graph::{Dim, Shape};
 
 use super::formula::{PeakFormula, SizeTerm};
 use crate::RuntimeError;
-use crate::kernel::{Kernel, Prepared};
+use crate::kernel::{Kernel, Prepared, written};
 use crate::module::{Id, Module, Node};
 
 /// Memory that one value after another lies in.
@@ -61,10 +61,9 @@ impl Buffers {
             }
             let size = size(module, node.output)?;
             let last = last_reads[output].max(step);
+            let others: Vec<SizeTerm> = written(module, node).into_iter().skip(1).collect();
             buffers.written.push(size.clone());
-            if let Some(kernel) = prepared.kernel() {
-                buffers.written.extend_from_slice(kernel.others());
-            }
+            buffers.written.extend_from_slice(&others);
             let scratch = scratch(module, node, prepared.kernel())?;
             if !scratch.is_empty() {
                 buffers.written.extend_from_slice(&scratch);
@@ -83,10 +82,7 @@ impl Buffers {
                     buffers.list[buffer].last = last;
                     buffer
                 }
-                None => {
-                    let others = prepared.kernel().map_or(&[][..], |kernel| kernel.others());
-                    buffers.add([&[size], others].concat(), step, last)
-                }
+                None => buffers.add([vec![size], others].concat(), step, last),
             });
         }
         Ok(buffers)

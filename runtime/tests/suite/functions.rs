@@ -537,27 +537,37 @@ fn reductions() {
 #[test]
 fn entries_at_distances() {
     let far = i64::from(i32::MAX);
-    let cases: [[&[i64]; 4]; 6] = [
+    let cases: [[&[i64]; 4]; 7] = [
         [&[0, 1], &[far, far], &[2, 1], &[2, 2]],
+        [&[5, -1, 0], &[0, -far, far], &[2, -1, 1], &[-1, -2, 1]],
         [&[-1], &[-far], &[1], &[-1]],
         [&[1], &[5], &[-1], &[3]],
         [&[4], &[1], &[2], &[1]],
         [&[0], &[far], &[0], &[2]],
         [&[], &[], &[], &[]],
     ];
-    for lists in cases {
+    for (lists, known) in cases.into_iter().flat_map(|lists| [0, 2, 4].map(|known| (lists, known)))
+    {
         for dtype in [DType::F32, DType::I64] {
             let mut graph = Graph::new("steps");
             let x = graph.add_input("x", dtype, vec![3.into(), 5.into(), 7.into()]).unwrap();
-            let list = |list: &[i64]| Tensor::new(&[list.len()], list.to_vec()).unwrap();
-            let mut sketch = Sketch { graph };
-            let [starts, ends, axes, steps] = lists.map(|numbers| sketch.weight(list(numbers)));
-            let y = sketch.node(Op::SliceBy(SliceBy {}), &[x, starts, ends, axes, steps]);
-            let x = match dtype {
+            let values = match dtype {
                 DType::F32 => numbers(&[3, 5, 7], 8, 1.0),
                 _ => Tensor::from_fn(&[3, 5, 7], |index| index as i64),
             };
-            check_kernel(sketch, y, &[("x", x)], "slice.steps");
+            let (mut inputs, mut sketch) = (vec![("x", values)], Sketch { graph });
+            let names = ["starts", "ends", "axes", "steps"];
+            let lists = [0, 1, 2, 3].map(|index| {
+                let list = Tensor::new(&[lists[index].len()], lists[index].to_vec()).unwrap();
+                if index >= 4 - known {
+                    return sketch.weight(list);
+                }
+                let shape = vec![lists[index].len().into()];
+                inputs.push((names[index], list));
+                sketch.graph.add_input(names[index], DType::I64, shape).unwrap()
+            });
+            let y = sketch.node(Op::SliceBy(SliceBy {}), &[&[x], &lists[..]].concat());
+            check_kernel(sketch, y, &inputs, "slice.steps");
         }
     }
 }

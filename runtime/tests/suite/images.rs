@@ -624,3 +624,63 @@ fn pools_of_every_kind() {
         assert_eq!(kernels(&model), [kernel]);
     }
 }
+
+/// Borders of filters that only ever meet padding are left out, and no others.
+#[test]
+fn filters_wider_than_images() {
+    let padded = |before: [usize; 2], after: [usize; 2]| Padding::Explicit {
+        before: before.to_vec(),
+        after: after.to_vec(),
+    };
+    let cases = [
+        // One entry is left, then one of each row, of each column, and all.
+        (5, 1, padded([5, 6], [5, 6]), 1),
+        (6, 1, padded([6, 6], [6, 6]), 1),
+        (5, 1, padded([5, 5], [5, 5]), 1),
+        (4, 1, padded([4, 4], [4, 4]), 0),
+        // Not so much padding that an image could be met without the border.
+        (7, 1, padded([6, 6], [8, 8]), 1),
+        (6, 3, padded([9, 7], [5, 9]), 1),
+        (9, 2, Padding::SameUpper, 1),
+        (9, 2, Padding::SameLower, 1),
+        // Nothing is met at all.
+        (1, 30, padded([20, 20], [0, 0]), 0),
+    ];
+    for (dilation, stride, padding, expected) in cases {
+        for groups in [1, 8] {
+            let (mut sketch, x) = sketch(8, 5);
+            let weight = sketch.weight(numbers(&[16, 8 / groups, 3, 3], 1, 0.3));
+            let window = Window {
+                dilations: vec![dilation; 2],
+                padding: padding.clone(),
+                ..window(&[3, 3], stride, 0)
+            };
+            let y = sketch.node(Op::Conv(Conv { window, groups }), &[x, weight]);
+            let y = sketch.node(Op::Relu, &[y]);
+            check_pass(&sketch.finish(&[y]), &images(2, 8, 5), "filter-borders", expected);
+        }
+    }
+}
+
+/// Reductions of images leave their channels last, where they are along neighbours then.
+#[test]
+fn reductions_of_images() {
+    let kinds = [ReduceKind::Mean, ReduceKind::Max];
+    let cases: [(&[usize], usize); 6] =
+        [(&[2, 3], 2), (&[3], 2), (&[1], 2), (&[1, 3], 2), (&[1, 2, 3], 2), (&[1, 2], 4)];
+    for (kind, (axes, transposes)) in
+        kinds.into_iter().flat_map(|kind| cases.map(|case| (kind, case)))
+    {
+        let (mut sketch, x) = sketch(3, 6);
+        let stem = conv(&mut sketch, x, [3, 16, 1], 1);
+        let axes = Some(axes.to_vec());
+        let op = Reduce { kind, axes, keep_dims: true, empty_means_none: false };
+        let reduced = sketch.node(Op::Reduce(op), &[stem]);
+        let y = sketch.node(Op::Mul, &[stem, reduced]);
+        let model = check(&sketch.finish(&[y]), &images(2, 3, 6), FLOAT);
+        let kernels = kernels(&model);
+        assert!(kernels.contains(&"reduce.f32"), "{kernels:?}");
+        let found = kernels.iter().filter(|kernel| kernel.starts_with("transpose")).count();
+        assert_eq!(found, transposes, "{:#?}", model.explain().nodes);
+    }
+}

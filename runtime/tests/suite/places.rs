@@ -7,9 +7,10 @@ use graph::op::{
     RegionCoordinates, RegionPooling, RoiAlign, ScatterElements, ScatterNd, Scattering,
     SoftmaxRelative, SpaceToDepth, Tile, TopK, TopKPart, Triangle, Window,
 };
-use graph::{DType, Dim, Element, Graph, Op, Tensor, ValueId};
+use graph::{DType, Dim, Element, Graph, Op, Tensor, ValueId, reference};
+use runtime::{Level, compile};
 
-use crate::{Sketch, check, numbers};
+use crate::{Sketch, check, numbers, options, run};
 
 /// Kernels sum in f32 what the definitions sum in f64.
 const FLOAT: f32 = 2e-6;
@@ -90,6 +91,55 @@ fn best_entries() {
             }
         }
     }
+}
+
+/// Values and places of the best entries come from one ranking, NaN among them.
+#[test]
+fn best_entries_and_their_places() {
+    let op = |part| Op::TopK(TopK { axis: 1, largest: true, part });
+    let odd = [f32::NAN, f32::INFINITY, -f32::NAN, f32::NEG_INFINITY];
+    let floats = Tensor::from_fn(&[3, 19, 5], |index| match index % 7 {
+        3 => odd[index / 7 % 4],
+        other => other as f32,
+    });
+    for x in [floats, whole(&[3, 19, 5], |x| x << 40), whole(&[3, 19, 5], |x| x as i32)] {
+        for (k, known) in [(0, true), (1, true), (4, true), (19, true), (4, false)] {
+            let k = Tensor::new(&[1], vec![k as i64]).unwrap();
+            let inputs = [("x", x.clone()), ("k", k.clone())];
+            let (mut sketch, ids) = sketch_of(if known { &inputs[..1] } else { &inputs });
+            let k = ids.get(1).copied().unwrap_or_else(|| sketch.weight(k));
+            // One of the places is read by nobody.
+            let places = sketch.node(op(TopKPart::Indices), &[ids[0], k]);
+            let values = sketch.node(op(TopKPart::Values), &[ids[0], k]);
+            sketch.node(op(TopKPart::Indices), &[ids[0], k]);
+            let graph = sketch.finish(&[values, places]);
+            let expected = reference::evaluate(&graph, &inputs[..ids.len()]).unwrap();
+            for level in [Level::O0, Level::O3] {
+                let model = compile(&graph, &options(level)).unwrap();
+                let found = run(&model, &inputs[..ids.len()]);
+                assert_eq!(found[1], expected[1]);
+                // NaN is equal to no other.
+                assert_eq!(found[0].bytes(), expected[0].bytes());
+                let rankings =
+                    model.explain().nodes.iter().filter(|node| node.kernel == "top-k").count();
+                assert_eq!(rankings, if level == Level::O3 { 1 } else { 3 });
+                assert_eq!(model.explain().dynamic, !known);
+            }
+        }
+    }
+}
+
+/// The best entries of as many as only a run tells, and more than there are.
+#[test]
+fn too_few_entries_are_an_error() {
+    let inputs = [("x", ranked(&[4])), ("k", Tensor::new(&[1], vec![5i64]).unwrap())];
+    let (mut sketch, ids) = sketch_of(&inputs);
+    let outputs = [TopKPart::Values, TopKPart::Indices]
+        .map(|part| sketch.node(Op::TopK(TopK { axis: 0, largest: false, part }), &ids));
+    let model = compile(&sketch.finish(&outputs), &options(Level::O3)).unwrap();
+    let borrowed: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, x)| (*n, x)).collect();
+    let error = model.session().run(&borrowed).unwrap_err().to_string();
+    assert!(error.contains("at most 4 entries, found k = 5"), "{error}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use graph::op::{
     Activation, ActivationKind, Cell, Direction, Pad, PadMode, Recurrent, RecurrentInput,
     RecurrentOutput, ReshapeTo,
 };
-use graph::{DType, Dim, Graph, Op, Tensor};
+use graph::{DType, Dim, Graph, Op, Tensor, ValueId};
 
 use crate::{Sketch, check, numbers};
 
@@ -18,7 +18,7 @@ fn functions(kinds: &[ActivationKind], directions: usize) -> Vec<Activation> {
 
 /// Compares a layer of two directions with its definition.
 #[track_caller]
-fn check_layer(cell: Cell, output: RecurrentOutput, state: bool, kernel: &str) {
+fn check_layer(cell: Cell, outputs: &[RecurrentOutput], state: bool, kernel: &str) {
     use ActivationKind::{Sigmoid, Tanh};
     let directions = vec![Direction::Forward, Direction::Reverse];
     let (count, rows) = (directions.len(), cell.gates() * HIDDEN);
@@ -42,7 +42,7 @@ fn check_layer(cell: Cell, output: RecurrentOutput, state: bool, kernel: &str) {
             inputs.push(sketch.weight(numbers(&[count, 3, HIDDEN], 4 + seed as u64, 0.4)));
         }
     }
-    let op = Op::Recurrent(Recurrent {
+    let layer = Recurrent {
         cell,
         activations: functions(kinds, count),
         directions,
@@ -50,13 +50,20 @@ fn check_layer(cell: Cell, output: RecurrentOutput, state: bool, kernel: &str) {
         clip: None,
         batch_first: false,
         optional,
-        output,
-    });
-    let y = sketch.node(op, &inputs);
-    let graph = sketch.finish(&[y]);
+        output: RecurrentOutput::States,
+    };
+    let outputs: Vec<ValueId> = outputs
+        .iter()
+        .map(|&output| sketch.node(Op::Recurrent(Recurrent { output, ..layer.clone() }), &inputs))
+        .collect();
+    let graph = sketch.finish(&outputs);
     for time in [4, 1, 0] {
         let model = check(&graph, &[("x", numbers(&[time, 3, INPUTS], 9, 1.0))], 5e-6);
-        assert_eq!(model.explain().nodes.last().unwrap().kernel, kernel);
+        let kernels: Vec<&str> =
+            model.explain().nodes.iter().map(|node| node.kernel.as_str()).collect();
+        let others = if kernel == "reference" { kernel } else { "part" };
+        assert_eq!(kernels[0], kernel);
+        assert!(kernels[1..].iter().all(|&other| other == others), "{kernels:?}");
     }
 }
 
@@ -65,14 +72,31 @@ fn recurrent_layers() {
     use RecurrentOutput::{LastCell, LastState, States};
     for output in [States, LastState] {
         for state in [false, true] {
-            check_layer(Cell::Rnn, output, state, "rnn.f32");
-            check_layer(Cell::Gru { linear_before_reset: true }, output, state, "gru.f32");
-            check_layer(Cell::Gru { linear_before_reset: false }, output, state, "reference");
-            check_layer(Cell::Lstm { input_forget: false }, output, state, "lstm.f32");
-            check_layer(Cell::Lstm { input_forget: true }, output, state, "reference");
+            check_layer(Cell::Rnn, &[output], state, "rnn.f32");
+            check_layer(Cell::Gru { linear_before_reset: true }, &[output], state, "gru.f32");
+            check_layer(Cell::Gru { linear_before_reset: false }, &[output], state, "reference");
+            check_layer(Cell::Lstm { input_forget: false }, &[output], state, "lstm.f32");
+            check_layer(Cell::Lstm { input_forget: true }, &[output], state, "reference");
         }
     }
-    check_layer(Cell::Lstm { input_forget: false }, LastCell, true, "lstm.f32");
+    check_layer(Cell::Lstm { input_forget: false }, &[LastCell], true, "lstm.f32");
+}
+
+/// All outputs of a layer come from one recurrence.
+#[test]
+fn several_outputs() {
+    use RecurrentOutput::{LastCell, LastState, States};
+    for state in [false, true] {
+        check_layer(Cell::Rnn, &[LastState, States], state, "rnn.f32");
+        let gru = |linear_before_reset| Cell::Gru { linear_before_reset };
+        check_layer(gru(true), &[States, LastState], state, "gru.f32");
+        check_layer(gru(false), &[States, LastState], state, "reference");
+        for outputs in
+            [&[States, LastState, LastCell][..], &[LastCell, States], &[LastCell, LastState]]
+        {
+            check_layer(Cell::Lstm { input_forget: false }, outputs, state, "lstm.f32");
+        }
+    }
 }
 
 /// Times that only a run tells, and weights that were packed.
@@ -87,23 +111,28 @@ fn sequences_of_unknown_length() {
     let r = sketch.weight(numbers(&[1, rows, HIDDEN], 2, 0.4));
     let x = sketch.node(Op::ReshapeTo(ReshapeTo { allow_zero: false }), &[x, sizes]);
     let kinds = [ActivationKind::Sigmoid, ActivationKind::Tanh, ActivationKind::Tanh];
-    let op = Op::Recurrent(Recurrent {
-        cell: Cell::Lstm { input_forget: false },
-        directions: vec![Direction::Forward],
-        hidden: HIDDEN,
-        activations: functions(&kinds, 1),
-        clip: None,
-        batch_first: false,
-        optional: Vec::new(),
-        output: RecurrentOutput::States,
-    });
-    let y = sketch.node(op, &[x, w, r]);
-    let graph = sketch.finish(&[y]);
+    let op = |output| {
+        Op::Recurrent(Recurrent {
+            cell: Cell::Lstm { input_forget: false },
+            directions: vec![Direction::Forward],
+            hidden: HIDDEN,
+            activations: functions(&kinds, 1),
+            clip: None,
+            batch_first: false,
+            optional: Vec::new(),
+            output,
+        })
+    };
+    let outputs = [RecurrentOutput::LastCell, RecurrentOutput::States]
+        .map(|output| sketch.node(op(output), &[x, w, r]));
+    let graph = sketch.finish(&outputs);
     let sizes = Tensor::new(&[3], vec![4i64, 2, INPUTS as i64]).unwrap();
     let model =
         check(&graph, &[("x", numbers(&[8 * INPUTS], 3, 1.0)), ("sizes", sizes.clone())], 5e-6);
     assert!(model.explain().dynamic);
-    assert_eq!(model.explain().nodes.last().unwrap().kernel, "lstm.f32");
+    let kernels: Vec<&str> =
+        model.explain().nodes.iter().map(|node| node.kernel.as_str()).collect();
+    assert_eq!(kernels[1..], ["lstm.f32", "part"]);
     // Inputs that do not fit the weights.
     let sizes = Tensor::new(&[3], vec![4i64, INPUTS as i64, 2]).unwrap();
     let x = numbers(&[8 * INPUTS], 3, 1.0);
