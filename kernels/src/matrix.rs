@@ -84,9 +84,9 @@ impl<'a> Matrix<'a> {
         self.data[row * self.row_stride + col * self.col_stride]
     }
 
-    /// Itself, where the elements of a row lie one after another.
+    /// Itself, where the elements of a row lie one after another, and there are some.
     pub(crate) fn as_rows(&self) -> Option<Rows<'a>> {
-        let dense = self.col_stride == 1 || self.cols <= 1;
+        let dense = self.cols == 1 || self.col_stride == 1 && self.cols > 0;
         dense.then(|| Rows::new(self.data, self.rows, self.cols, self.row_stride))
     }
 
