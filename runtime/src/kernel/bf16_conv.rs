@@ -1,6 +1,8 @@
 //! Convolution of images whose channels are last with images and filters rounded to bf16, where the compiler
 //! was asked for it and the CPU gains by it.
 
+use std::ops::Range;
+
 use graph::Dim;
 use kernels::Cpu;
 use kernels::bf16::{Input, PARALLEL_WORK};
@@ -27,6 +29,10 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
 /// Outputs below which tiles are mostly empty.
 const LEAST_OUTPUTS: usize = 8;
 
+/// Channels of a group of which windows of several taps are better multiplied where they lie, in f32: of
+/// fewer, f32 fills no registers either, and of more, copies are a small part.
+const SHORT_ROWS: Range<usize> = 8..32;
+
 pub(crate) fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     if module.precision != Precision::Bf16 {
         return Err("rounds to bf16, and the model was compiled for f32".to_owned());
@@ -36,9 +42,16 @@ pub(crate) fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     }
     floats(module, node)?;
     let filters = module.constant(node.inputs[1]).map(graph::Tensor::shape);
-    let (ChannelsLast::Conv { conv, .. }, Some([outputs, inner, ..])) = (of(node), filters) else {
+    let (ChannelsLast::Conv { conv, .. }, Some([outputs, inner, kernel @ ..])) =
+        (of(node), filters)
+    else {
         return Err("takes a convolution with constant filters".to_owned());
     };
+    if conv.op.groups > 1 && SHORT_ROWS.contains(inner) && kernel.iter().any(|&taps| taps > 1) {
+        return Err(format!(
+            "takes longer to copy windows of {inner} channels than f32 to multiply them"
+        ));
+    }
     let is_depthwise = *inner == 1 && conv.op.groups == *outputs;
     if is_depthwise || *outputs >= LEAST_OUTPUTS {
         return Ok(());
