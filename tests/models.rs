@@ -3,7 +3,8 @@
 use std::fs;
 
 use graph::bert::{self, BertConfig, BertLayer};
-use graph::{DType, Dim, Graph, Op, Tensor, onnx};
+use graph::op::{Conv, GlobalPool, Padding, Window};
+use graph::{DType, Dim, Element, Graph, Op, Tensor, onnx};
 
 use crate::sandbox::Sandbox;
 
@@ -23,8 +24,8 @@ fn an_onnx_file_becomes_a_package_that_answers_the_same() {
     assert!(report["worst_difference"].as_f64().expect("a number") < 1e-3, "{report}");
     assert!(!sandbox.path("encoder/tokenizer.json").exists());
 
-    npy(&sandbox, "ids.npy", &[1, 5], &[1, 7, 39, 2, 0]);
-    npy(&sandbox, "mask.npy", &[1, 5], &[1, 1, 1, 1, 0]);
+    npy(&sandbox, "ids.npy", &[1, 5], &[1i64, 7, 39, 2, 0]);
+    npy(&sandbox, "mask.npy", &[1, 5], &[1i64, 1, 1, 1, 0]);
     let inputs = ["--input", "input_ids=ids.npy", "--input", "attention_mask=mask.npy"];
     let mut answers = Vec::new();
     for (model, level, out) in
@@ -39,6 +40,68 @@ fn an_onnx_file_becomes_a_package_that_answers_the_same() {
     for answer in &answers[1..] {
         let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
         assert!(answer.iter().zip(&answers[0]).all(close), "{answers:?}");
+    }
+}
+
+/// Two convolutions and a mean, as an ONNX file.
+fn images(sandbox: &Sandbox) {
+    let mut graph = Graph::new("images");
+    let shape = vec![Dim::symbol("batch"), 2.into(), 8.into(), 8.into()];
+    let mut x = graph.add_input("x", DType::F32, shape).expect("a new name");
+    for (name, [inputs, outputs]) in [("first", [2, 16]), ("second", [16, 4])] {
+        let weight = |i: usize| ((i * 37 % 29) as f32 - 14.0) * 0.02;
+        let filters = Tensor::from_fn(&[outputs, inputs, 3, 3], weight);
+        let filters = graph.add_weight(&format!("{name}.weight"), filters).expect("a new name");
+        let ones = vec![1, 1];
+        let padding = Padding::Explicit { before: ones.clone(), after: ones.clone() };
+        let kernel = vec![3, 3];
+        let window = Window { kernel, strides: ones.clone(), dilations: ones, padding };
+        let conv = Op::Conv(Conv { window, groups: 1 });
+        let sums = graph.add_node(name, conv, &[x, filters]).expect("it fits");
+        x = graph.add_node(&format!("{name}.relu"), Op::Relu, &[sums]).expect("it fits");
+    }
+    let mean = Op::GlobalPool(GlobalPool::Average);
+    let y = graph.add_node("y", mean, &[x]).expect("it fits");
+    graph.set_outputs(&[y]);
+    sandbox.write("images.onnx", onnx::export(&graph).expect("it has an ONNX form"));
+}
+
+#[test]
+fn images_are_quantized_on_samples() {
+    let sandbox = Sandbox::new();
+    images(&sandbox);
+    let elements: Vec<f32> =
+        (0..6 * 2 * 64).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect();
+    npy(&sandbox, "x.npy", &[6, 2, 8, 8], &elements);
+    let convert = ["convert", "images.onnx", "--quantize", "int8", "--calibrate"];
+    let report = sandbox.json(&[&convert[..], &["x.npy", "-o", "int8"]].concat());
+    let quantized = &report["quantized"];
+    assert_eq!((&quantized["layers"], &quantized["runs"]), (&2.into(), &6.into()), "{report}");
+    let difference = &quantized["differences"][0];
+    let relative = difference["relative"].as_f64().expect("a number");
+    assert!(relative > 0.0 && relative < 0.02, "{report}");
+    assert!(difference["same_class"].as_f64().expect("a share") > 0.5, "{report}");
+    let explained = sandbox.json(&["explain-model", "int8", "--seconds", "0.01"]);
+    assert_eq!(explained["operations_before"]["QuantizeLinear"], 2, "{explained}");
+
+    // The same with a layer left in float; named inputs; what does not fit.
+    let named = ["x=x.npy", "-o", "mixed", "--float", "second"];
+    let report = sandbox.json(&[&convert[..], &named].concat());
+    assert_eq!(report["quantized"]["layers"], 1, "{report}");
+    npy(&sandbox, "wide.npy", &[6, 2, 8, 9], &vec![0f32; 6 * 2 * 72]);
+    npy(&sandbox, "nan.npy", &[1, 2, 8, 8], &[f32::NAN; 128]);
+    for (arguments, expected) in [
+        (vec!["wide.npy"], "samples of the input `x`"),
+        (vec!["y=x.npy"], "inputs of the model (x), found `y`"),
+        (vec!["x.npy", "--calibrate", "x=x.npy"], "found two"),
+        (vec!["nan.npy"], "finite numbers"),
+        (vec!["texts.tsv"], "texts.tsv"),
+        (vec!["x.npy", "--float", "third"], "there are: first, second"),
+    ] {
+        let answer = sandbox.run(&[&convert[..], &arguments, &["-o", "made"]].concat());
+        assert_eq!(answer.code, Some(2), "{arguments:?}: {answer:?}");
+        assert!(answer.stderr.contains(expected), "{arguments:?}: {answer:?}");
+        assert!(!sandbox.path("made").exists(), "{arguments:?}");
     }
 }
 
@@ -108,7 +171,7 @@ fn bad_models_are_refused_and_nothing_is_written() {
     sandbox.write("cut.onnx", &whole[..whole.len() / 2]);
     sandbox.write("text.onnx", "no model");
     sandbox.ask(&["convert", "encoder.onnx", "-o", "good"]);
-    npy(&sandbox, "ids.npy", &[1, 2], &[1, 99]);
+    npy(&sandbox, "ids.npy", &[1, 2], &[1i64, 99]);
     let ids = "input_ids=ids.npy";
     for (arguments, expected) in [
         (vec!["convert", "cut.onnx", "-o", "made"], "cut.onnx"),
@@ -178,8 +241,8 @@ fn sizes_may_be_inputs() {
     let y = graph.add_node("a/y", op, &[x, sizes]).expect("it fits");
     graph.set_outputs(&[y]);
     sandbox.write("reshape.onnx", onnx::export(&graph).expect("it has an ONNX form"));
-    npy(&sandbox, "x.npy", &[6], &[1, 2, 3, 4, 5, 6]);
-    npy(&sandbox, "sizes.npy", &[2], &[2, -1]);
+    npy(&sandbox, "x.npy", &[6], &[1i64, 2, 3, 4, 5, 6]);
+    npy(&sandbox, "sizes.npy", &[2], &[2i64, -1]);
     let arguments = ["infer", "reshape.onnx", "--input", "x=x.npy", "--input", "sizes=sizes.npy"];
     let report = sandbox.json(&[&arguments[..], &["--out", "out"]].concat());
     assert_eq!(report["outputs"][0]["shape"], serde_json::json!([2, 3]));
@@ -196,8 +259,8 @@ fn inputs_of_one_integer_may_be_given_with_the_sizes() {
     let y = graph.add_node("y", op, &[x, row]).expect("it fits");
     graph.set_outputs(&[y]);
     sandbox.write("row.onnx", onnx::export(&graph).expect("it has an ONNX form"));
-    npy(&sandbox, "x.npy", &[3, 2], &[1, 2, 3, 4, 5, 6]);
-    npy(&sandbox, "row.npy", &[], &[1]);
+    npy(&sandbox, "x.npy", &[3, 2], &[1i64, 2, 3, 4, 5, 6]);
+    npy(&sandbox, "row.npy", &[], &[1i64]);
     let x = ["infer", "row.onnx", "--input", "x=x.npy", "--out", "out"];
     let taken = |more: &[&str]| {
         sandbox.json(&[&x[..], more].concat());
@@ -214,11 +277,16 @@ fn inputs_of_one_integer_may_be_given_with_the_sizes() {
     assert!(answer.stderr.contains("`n`, `row`"), "{answer:?}");
 }
 
-/// Writes an i64 tensor as a NumPy file (format version 1.0).
-fn npy(sandbox: &Sandbox, name: &str, shape: &[usize], elements: &[i64]) {
+/// Writes a tensor as a NumPy file (format version 1.0).
+fn npy<T: Element + Clone>(sandbox: &Sandbox, name: &str, shape: &[usize], elements: &[T]) {
     let tensor = Tensor::new(shape, elements.to_vec()).expect("the shape fits");
     let sizes: String = shape.iter().map(|size| format!("{size},")).collect();
-    let mut header = format!("{{'descr': '<i8', 'fortran_order': False, 'shape': ({sizes}), }}");
+    let kind = match T::DTYPE {
+        DType::F32 => "<f4",
+        DType::I64 => "<i8",
+        other => panic!("expected f32 or i64, found {other}"),
+    };
+    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({sizes}), }}");
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
     }

@@ -14,7 +14,7 @@ use crate::onnx::{self, OnnxError};
 use crate::weights::WeightsError;
 use crate::{DType, Graph, ModelError, ModelFolder, Op, Shape, ValueId};
 
-pub use golden::{Golden, GoldenExample, NamedTensors};
+pub use golden::{Golden, GoldenExample, NamedTensors, other_entries};
 
 /// The manifest's file.
 pub const MANIFEST_FILE: &str = "package.toml";
@@ -25,6 +25,9 @@ pub const ONNX_FILE: &str = "model.onnx";
 /// Version of the folder's layout.
 pub const SCHEMA: u32 = 1;
 
+/// The greatest tolerance of golden examples: a self-test that forgives more tells nothing.
+pub const MOST_TOLERANCE: f32 = 0.25;
+
 /// A model ready to be served.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Package {
@@ -34,8 +37,9 @@ pub struct Package {
     pub model: ModelFolder,
     /// Inputs with the outputs that the model has to give for them on every machine.
     pub golden: Golden,
-    /// How far from them an output may be, as a share of the greatest magnitude expected of it, where
-    /// that is more than usual: of models in which a last bit decides more.
+    /// How far from them an output may be, as a share of the greatest magnitude expected of it, and which
+    /// share of integers may be others, where that is more than usual, at most [`MOST_TOLERANCE`]: of models
+    /// in which a last bit decides more.
     pub tolerance: Option<f32>,
     /// Where the model comes from: free facts by name, such as digests of data and checkpoint.
     pub provenance: BTreeMap<String, String>,
@@ -257,6 +261,13 @@ impl PackageManifest {
         let manifest: Self = toml::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
         if manifest.schema != SCHEMA {
             return Err(fail(format!("expected schema {SCHEMA}, found {}", manifest.schema)));
+        }
+        if let Some(found) =
+            manifest.tolerance.filter(|found| !(0.0..=MOST_TOLERANCE).contains(found))
+        {
+            return Err(fail(format!(
+                "expected a tolerance up to {MOST_TOLERANCE}, found {found}"
+            )));
         }
         let files: BTreeSet<&str> = files(manifest.max_length).collect();
         let listed: BTreeSet<&str> = manifest.digests.keys().map(String::as_str).collect();

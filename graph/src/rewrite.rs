@@ -21,7 +21,7 @@ pub mod scaling;
 pub(crate) mod samples;
 
 use crate::structure::StructureError;
-use crate::{GraphError, Tensor};
+use crate::{Graph, GraphError, Tensor};
 
 /// Why an edit was refused; the graph is then as it was.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -97,4 +97,11 @@ fn floats<'a>(name: &str, tensor: &'a Tensor) -> Result<&'a [f32], RewriteError>
     tensor
         .elements()
         .map_err(|error| RewriteError::Weight { name: name.to_owned(), reason: error.to_string() })
+}
+
+/// `name`, or the first of `name-2`, `name-3`, … that no value has.
+fn unused(graph: &Graph, name: &str) -> String {
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered);
+    names.find(|name| graph.find(name).is_none()).expect("there are more names than values")
 }

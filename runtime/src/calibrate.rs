@@ -30,14 +30,14 @@ pub fn quantized(
     let mut float = graph.clone();
     scaling::fold_scalings(&mut float).map_err(fail)?;
     let mut quantized = float.clone();
-    quantize::insert(&mut quantized, options).map_err(fail)?;
-    if quantize::points(&quantized).is_empty() {
+    let moved = quantize::insert(&mut quantized, options).map_err(fail)?;
+    if quantized == float {
         let reason = format!("no layer of `{}` is left to quantize", graph.name);
         return Err(RuntimeError::Quantize { reason });
     }
-    let mut activations = Activations::of(&quantized, method).map_err(fail)?;
+    let mut activations = Activations::of(&quantized, &float, method).map_err(fail)?;
     activations.observe(&float, samples)?;
-    activations.set_scales(&mut quantized).map_err(fail)?;
+    activations.set_scales(&mut quantized, &moved).map_err(fail)?;
     quantize::fold(&mut quantized).map_err(fail)?;
     Ok(quantized)
 }
@@ -46,34 +46,43 @@ fn fail(error: RewriteError) -> RuntimeError {
     RuntimeError::Quantize { reason: error.to_string() }
 }
 
-/// What watches the values of one scale.
+/// How much larger the range of values that integers are moved between may be than that of one of them: two
+/// of its eight bits.
+const WIDEST: f32 = 4.0;
+
+/// What watches a value.
 enum Watch {
     Symmetric(Observer),
     Unsigned(RangeObserver),
 }
 
-/// Observers of a graph's activations, by the name of the scale.
-struct Activations {
-    watches: BTreeMap<String, Watch>,
-    /// Names of the values that are quantized, and of their scales.
-    values: Vec<(String, String)>,
+/// A value that is quantized.
+struct Activation {
+    value: String,
+    /// Name of its scale.
+    scale: String,
+    watch: Watch,
 }
 
+/// The activations that were given scales to be set.
+struct Activations(Vec<Activation>);
+
 impl Activations {
-    fn of(quantized: &Graph, method: Method) -> Result<Self, RewriteError> {
-        let points = quantize::points(quantized);
-        let activations = points.iter().filter(|point| point.kind == PointKind::Activation);
-        let (mut watches, mut values) = (BTreeMap::new(), Vec::new());
-        for QuantizePoint { input, scale, zero_point, .. } in activations {
-            let name = |id: ValueId| quantized.value_name(id).to_owned();
-            let watch = match quantized.value_type(*zero_point).dtype {
+    /// Those of `quantized` that the graph did not have before.
+    fn of(quantized: &Graph, before: &Graph, method: Method) -> Result<Self, RewriteError> {
+        let name = |id: ValueId| quantized.value_name(id).to_owned();
+        let points = quantize::points(quantized).into_iter().filter(|point| {
+            let is_new = before.find(quantized.value_name(point.scale)).is_none();
+            point.kind == PointKind::Activation && is_new
+        });
+        let activation = |QuantizePoint { input, scale, zero_point, .. }: QuantizePoint| {
+            let watch = match quantized.value_type(zero_point).dtype {
                 DType::U8 => Watch::Unsigned(RangeObserver::default()),
                 _ => Watch::Symmetric(Observer::new(method)?),
             };
-            watches.entry(name(*scale)).or_insert(watch);
-            values.push((name(*input), name(*scale)));
-        }
-        Ok(Self { watches, values })
+            Ok(Activation { value: name(input), scale: name(scale), watch })
+        };
+        points.map(activation).collect::<Result<_, _>>().map(Self)
     }
 
     /// Runs the graph as it was before on each sample, and shows its values to their observers.
@@ -82,42 +91,60 @@ impl Activations {
         graph: &Graph,
         samples: impl IntoIterator<Item = Vec<(String, Tensor)>>,
     ) -> Result<(), RuntimeError> {
+        let find = |name: &String| graph.find(name).expect("pairs stand behind the graph's values");
+        let taps: Vec<ValueId> = self.0.iter().map(|activation| find(&activation.value)).collect();
         let mut tapped = graph.clone();
-        let find =
-            |value: &String| graph.find(value).expect("pairs stand behind the graph's values");
-        let taps: Vec<ValueId> = self.values.iter().map(|(value, _)| find(value)).collect();
         tapped.set_outputs(&taps);
         // Outputs may not be fused away, so every tap can be read.
         let options = CompileOptions { level: Level::O1, ..CompileOptions::default() };
         let compiled = compile(&tapped, &options)?;
         let mut session = compiled.session();
-        for sample in samples {
+        for (index, sample) in samples.into_iter().enumerate() {
             let inputs: Vec<(&str, &Tensor)> =
                 sample.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
             let outputs = session.run_borrowed(&inputs)?;
-            for ((_, scale), output) in self.values.iter().zip(outputs.iter()) {
+            for (Activation { value, watch, .. }, output) in self.0.iter_mut().zip(outputs.iter()) {
                 let numbers = output.elements::<f32>()?;
-                match self.watches.get_mut(scale).expect("every value's scale is watched") {
-                    Watch::Symmetric(observer) => observer.observe(numbers).map_err(fail)?,
-                    Watch::Unsigned(observer) => observer.observe(numbers).map_err(fail)?,
-                }
+                let observed = match watch {
+                    Watch::Symmetric(observer) => observer.observe(numbers),
+                    Watch::Unsigned(observer) => observer.observe(numbers),
+                };
+                observed.map_err(|error| RuntimeError::Quantize {
+                    reason: format!("run {index} of the samples, value `{value}`: {error}"),
+                })?;
             }
         }
         Ok(())
     }
 
-    fn set_scales(&self, quantized: &mut Graph) -> Result<(), RewriteError> {
-        for (name, watch) in &self.watches {
+    /// Sets scales; of those that are `moved` between, to one range where it is not much wider than
+    /// theirs.
+    fn set_scales(&self, quantized: &mut Graph, moved: &[Vec<String>]) -> Result<(), RewriteError> {
+        let mut ranges = BTreeMap::new();
+        for Activation { scale, watch, .. } in &self.0 {
             match watch {
                 Watch::Symmetric(observer) => {
-                    set_activation_scale(quantized, name, observer.scale()?)?;
+                    set_activation_scale(quantized, scale, observer.scale()?)?;
                 }
                 Watch::Unsigned(observer) => {
-                    set_activation_range(quantized, name, observer.range()?)?;
+                    ranges.insert(scale.as_str(), observer.range()?);
                 }
             }
         }
-        Ok(())
+        for together in moved {
+            let own = together.iter().filter_map(|scale| ranges.get(scale.as_str()));
+            let wide = own.fold([0f32; 2], |[low, high], own| [low.min(own[0]), high.max(own[1])]);
+            for scale in together {
+                if let Some(own) = ranges.get_mut(scale.as_str())
+                    && wide[1] - wide[0] <= WIDEST * (own[1] - own[0])
+                {
+                    *own = wide;
+                }
+            }
+        }
+        ranges
+            .into_iter()
+            .try_for_each(|(scale, range)| set_activation_range(quantized, scale, range))
     }
 }
 
@@ -132,6 +159,8 @@ pub struct OutputDifference {
     /// last of others, where that has several entries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub same_class: Option<f64>,
+    /// Runs in which the output had another shape; they are not compared.
+    pub other_shapes: usize,
 }
 
 /// Runs both graphs on each sample, and compares their outputs of type f32.
@@ -146,36 +175,48 @@ pub fn compare(
     let options = CompileOptions::default();
     let models = [compile(graph, &options)?, compile(quantized, &options)?];
     let mut sessions = models.each_ref().map(CompiledModel::session);
-    let mut sums = BTreeMap::new();
+    let mut sums: Vec<(String, Sum)> = Vec::new();
     for sample in samples {
         let inputs: Vec<(&str, &Tensor)> =
             sample.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let [float, int8] = sessions.each_mut().map(|session| session.run_borrowed(&inputs));
-        for (float, int8) in float?.iter().zip(int8?.iter()) {
-            if float.dtype() == DType::F32 {
-                let sum: &mut Sum = sums.entry(float.name().to_owned()).or_default();
-                sum.add(float.elements()?, int8.elements()?, float.shape());
+        for (index, (float, int8)) in float?.iter().zip(int8?.iter()).enumerate() {
+            if sums.len() == index {
+                sums.push((float.name().to_owned(), Sum::default()));
+            }
+            let (_, sum) = &mut sums[index];
+            match float.dtype() {
+                _ if float.shape() != int8.shape() => sum.other_shapes += 1,
+                DType::F32 => sum.add(float.elements()?, int8.elements()?, float.shape()),
+                _ => {}
             }
         }
     }
-    Ok(sums.into_iter().map(|(name, sum)| sum.difference(name)).collect())
+    let told = sums.into_iter().filter(|(_, sum)| sum.other_shapes > 0 || sum.numbers > 0);
+    Ok(told.map(|(name, sum)| sum.difference(name)).collect())
 }
 
 /// What is summed over samples.
 #[derive(Default)]
 struct Sum {
+    numbers: u64,
     squared_error: f64,
     squares: f64,
     places: u64,
     same: u64,
+    other_shapes: usize,
 }
 
 impl Sum {
     fn add(&mut self, float: &[f32], int8: &[f32], shape: &[usize]) {
         for (a, b) in float.iter().zip(int8).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
-            self.squared_error += (a - b) * (a - b);
-            self.squares += a * a;
+            // What is infinite or no number in both is the same.
+            if a != b && (a.is_finite() || b.is_finite()) {
+                self.squared_error += (a - b) * (a - b);
+            }
+            self.squares += if a.is_finite() { a * a } else { 0.0 };
         }
+        self.numbers += float.len() as u64;
         let (classes, inner) = match shape {
             [_, channels, height, width] => (*channels, height * width),
             [.., last] => (*last, 1),
@@ -202,6 +243,6 @@ impl Sum {
             error => (error / self.squares).sqrt(),
         };
         let same_class = (self.places > 0).then(|| self.same as f64 / self.places as f64);
-        OutputDifference { name, relative, same_class }
+        OutputDifference { name, relative, same_class, other_shapes: self.other_shapes }
     }
 }

@@ -436,6 +436,11 @@ impl Module {
         self.remove(|index| index != last && order.contains(&index));
     }
 
+    /// Whether products of floats are to be, and are, faster in bf16.
+    pub(crate) fn multiplies_bf16(&self) -> bool {
+        self.precision == Precision::Bf16 && self.cpu.multiplies_bf16()
+    }
+
     /// Makes every node that reads `old` read `new`.
     pub(crate) fn replace_uses(&mut self, old: Id, new: Id) {
         for node in &mut self.nodes {

@@ -3,8 +3,8 @@
 #[cfg(test)]
 mod tests;
 
-use graph::Tensor;
-use graph::package::{Golden, GoldenExample, Package};
+use graph::package::{Golden, GoldenExample, MOST_TOLERANCE, Package, other_entries};
+use graph::{DType, Tensor};
 use kernels::{Cpu, Tier};
 use serde::{Serialize, Serializer};
 
@@ -112,8 +112,9 @@ pub fn self_test(package: &Package, model: &CompiledModel) -> Result<f32, Runtim
             example.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         session.run(&inputs)
     };
-    let tolerance = package.tolerance.unwrap_or(TOLERANCE);
-    package.golden.verify(tolerance, run).map_err(|error| fail(error.to_string()))
+    let (floats, integers) =
+        (package.tolerance.unwrap_or(TOLERANCE), package.tolerance.unwrap_or(0.0));
+    package.golden.verify(floats, integers, run).map_err(|error| fail(error.to_string()))
 }
 
 /// The tolerance that a model's golden examples need, where that is more than usual: four times what it
@@ -128,7 +129,8 @@ pub fn golden_tolerance(
 ) -> Result<Option<f32>, RuntimeError> {
     let mut session = model.session();
     let mut run = |inputs: &[(&str, &Tensor)]| session.run(inputs);
-    let mut most = 0f32;
+    let is_float = |tensor: &Tensor| tensor.dtype() == DType::F32;
+    let (mut most, mut is_usual) = (0f32, true);
     for GoldenExample { inputs, .. } in &golden.examples {
         let nudged: Vec<Tensor> = inputs.iter().map(|(_, tensor)| nudged(tensor)).collect();
         let names = inputs.iter().map(|(name, _)| name.as_str());
@@ -136,11 +138,13 @@ pub fn golden_tolerance(
         let inputs: Vec<(&str, &Tensor)> =
             inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         for (output, other) in run(&inputs)?.iter().zip(&run(&nudged)?) {
-            most = most.max(greatest_difference(output, other));
+            let difference = greatest_difference(output, other);
+            // An integer that changes counts wherever it does, a float from the usual tolerance on.
+            is_usual &= MARGIN * difference <= if is_float(output) { TOLERANCE } else { 0.0 };
+            most = most.max(difference);
         }
     }
-    let tolerance = MARGIN * most;
-    Ok((tolerance > TOLERANCE && tolerance.is_finite()).then_some(tolerance))
+    Ok((!is_usual).then_some((MARGIN * most).clamp(TOLERANCE, MOST_TOLERANCE)))
 }
 
 /// Floats that differ in their last bits, up and down in turn.
@@ -152,12 +156,18 @@ fn nudged(tensor: &Tensor) -> Tensor {
     Tensor::from_fn(tensor.shape(), |index| elements[index] * nudge(index))
 }
 
-/// The greatest difference of floats, by their greatest magnitude.
+/// The greatest difference of floats, by their greatest magnitude, or the share of integers that differ; 1 of
+/// what has another shape, or is no number in one only.
 fn greatest_difference(a: &Tensor, b: &Tensor) -> f32 {
-    let (Ok(a), Ok(b)) = (a.elements::<f32>(), b.elements::<f32>()) else { return 0.0 };
-    let greatest = |numbers: &mut dyn Iterator<Item = f32>| {
-        numbers.map(f32::abs).filter(|number| number.is_finite()).fold(0f32, f32::max)
+    if a.shape() != b.shape() {
+        return 1.0;
+    }
+    let (Ok(left), Ok(right)) = (a.elements::<f32>(), b.elements::<f32>()) else {
+        return other_entries(a, b) as f32 / a.len().max(1) as f32;
     };
-    let difference = greatest(&mut a.iter().zip(b).map(|(a, b)| a - b));
-    difference / greatest(&mut a.iter().copied()).max(f32::MIN_POSITIVE)
+    let finite = left.iter().map(|x| x.abs()).filter(|x| x.is_finite());
+    let greatest = finite.fold(f32::MIN_POSITIVE, f32::max);
+    let pairs = left.iter().zip(right).filter(|(a, b)| a != b && !(a.is_nan() && b.is_nan()));
+    let ratios = pairs.map(|(a, b)| (a - b).abs() / greatest);
+    ratios.map(|ratio| if ratio.is_nan() { 1.0 } else { ratio.min(1.0) }).fold(0.0, f32::max)
 }

@@ -188,7 +188,7 @@ fn golden_examples_must_fit_the_graph() {
 #[test]
 fn golden_outputs_are_compared() {
     let Package { model, golden, .. } = package();
-    let worst = golden.verify(0.0, |example| run(&model.graph, example)).unwrap();
+    let worst = golden.verify(0.0, 0.0, |example| run(&model.graph, example)).unwrap();
     assert_eq!(worst, 0.0);
     let moved = |by: f32| {
         let graph = &model.graph;
@@ -202,15 +202,15 @@ fn golden_outputs_are_compared() {
     let logits = golden.examples.iter().flat_map(|x| x.outputs[0].1.elements::<f32>().unwrap());
     let greatest = logits.fold(0f32, |most, logit| most.max(logit.abs()));
     let by = 0.005 * greatest;
-    let worst = golden.verify(0.01, moved(by)).unwrap();
+    let worst = golden.verify(0.01, 0.0, moved(by)).unwrap();
     assert!((worst - by).abs() < 1e-6, "{worst}");
     for by in [0.02 * greatest, f32::NAN] {
-        let error = golden.verify(0.01, moved(by)).unwrap_err().to_string();
+        let error = golden.verify(0.01, 0.0, moved(by)).unwrap_err().to_string();
         assert!(error.starts_with("golden example 0: output `logits`: expected "), "{error}");
     }
-    let error = golden.verify(0.01, |_| Err::<Vec<Tensor>, _>("no kernel")).unwrap_err();
+    let error = golden.verify(0.01, 0.0, |_| Err::<Vec<Tensor>, _>("no kernel")).unwrap_err();
     assert_eq!(error.to_string(), "golden example 0: no kernel");
-    let error = Golden::default().verify(0.01, moved(0.0)).unwrap_err();
+    let error = Golden::default().verify(0.01, 0.0, moved(0.0)).unwrap_err();
     assert_eq!(error.to_string(), "expected at least one golden example, found none");
 }
 
@@ -223,11 +223,11 @@ fn golden_outputs_may_lack_some_numbers() {
     let given = |numbers: Vec<f32>| vec![("x".to_owned(), Tensor::new(&[4], numbers).unwrap())];
     let golden = Golden::evaluate(&graph, vec![given(vec![-1.0, 0.0, 1.0, 2.0])]).unwrap();
     assert!(golden.tensors(&graph).is_ok());
-    assert_eq!(golden.verify(0.0, |example| run(&graph, example)).unwrap(), 0.0);
+    assert_eq!(golden.verify(0.0, 0.0, |example| run(&graph, example)).unwrap(), 0.0);
     let other = |_: &GoldenExample| {
         Ok::<_, String>(vec![Tensor::new(&[4], vec![0.0, 0.0, 0.0, 2f32.ln()]).unwrap()])
     };
-    assert!(golden.verify(0.0, other).is_err());
+    assert!(golden.verify(0.0, 0.0, other).is_err());
     let golden = Golden::evaluate(&graph, vec![given(vec![-1.0; 4])]).unwrap();
     let error = golden.tensors(&graph).unwrap_err().to_string();
     assert!(error.contains("output `y`: expected finite numbers, found none"), "{error}");
@@ -245,7 +245,7 @@ fn an_output_of_nothing_but_rounding_is_no_difference() {
     };
     let golden = Golden { examples: vec![example([3.0, 0.0])] };
     let found = |values: [f32; 2]| {
-        golden.verify(0.01, |_| Ok::<_, String>(values.map(Tensor::scalar).to_vec()))
+        golden.verify(0.01, 0.0, |_| Ok::<_, String>(values.map(Tensor::scalar).to_vec()))
     };
     assert!(found([3.01, 1e-9]).is_ok());
     assert!(found([3.01, 1e-3]).is_err());

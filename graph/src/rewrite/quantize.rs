@@ -9,7 +9,7 @@ mod images;
 
 use std::collections::BTreeMap;
 
-use super::{RewriteError, floats};
+use super::{RewriteError, floats, unused};
 use crate::op::{Dequantize, Quantize};
 use crate::structure::{Convolution, Linear, convolutions, float_source, linears, word_embedding};
 use crate::{DType, Graph, NodeId, Op, Tensor, ValueId};
@@ -52,8 +52,7 @@ pub struct QuantizePoint {
     pub quantize: Option<NodeId>,
     /// The dequantize node.
     pub dequantize: NodeId,
-    /// The scale, a weight: `f32[]`, or `f32[channels]` along `axis`. Values that are put together
-    /// share one.
+    /// The scale, a weight: `f32[]`, or `f32[channels]` along `axis`.
     pub scale: ValueId,
     /// The zero point, a weight of the scale's shape: `i8`, 0, or `u8` where the range is free.
     pub zero_point: ValueId,
@@ -70,10 +69,16 @@ pub struct QuantizePoint {
 /// New names: `LINEAR.input.scale` with the first reader's name, `VALUE.scale` for images,
 /// `WEIGHT.scale`; beside each `.zero_point`, `.quantized` and `.dequantized`.
 ///
+/// Gives the names of scales of images between which integers are only moved, those together. With the
+/// same range, they need not be rounded anew.
+///
 /// # Errors
 ///
 /// When a name in `options` is no layer's, or a weight has no finite scale.
-pub fn insert(graph: &mut Graph, options: &QuantizeOptions) -> Result<(), RewriteError> {
+pub fn insert(
+    graph: &mut Graph,
+    options: &QuantizeOptions,
+) -> Result<Vec<Vec<String>>, RewriteError> {
     let (linears, convolutions) = (linears(graph), convolutions(graph));
     for name in &options.float {
         let convolutions = convolutions.iter().map(|convolution| convolution.name.as_str());
@@ -82,7 +87,7 @@ pub fn insert(graph: &mut Graph, options: &QuantizeOptions) -> Result<(), Rewrit
     }
     let mut insertion = Insertion { graph: graph.clone(), pairs: existing_pairs(graph) };
     let wanted = |convolution: &&Convolution| !options.float.contains(&convolution.name);
-    insertion.images(&convolutions.iter().filter(wanted).collect::<Vec<_>>())?;
+    let moved = insertion.images(&convolutions.iter().filter(wanted).collect::<Vec<_>>())?;
     for linear in linears.iter().filter(|linear| !options.float.contains(&linear.name)) {
         insertion.linear(linear)?;
     }
@@ -93,7 +98,7 @@ pub fn insert(graph: &mut Graph, options: &QuantizeOptions) -> Result<(), Rewrit
     let mut edited = insertion.graph;
     edited.refresh()?;
     *graph = edited;
-    Ok(())
+    Ok(moved)
 }
 
 /// Replaces the quantization of constants by its result: integers take the place of the float
@@ -238,16 +243,20 @@ pub fn set_activation_range(
 
 /// Scale and zero point of an activation, by the name of the scale.
 fn activation(graph: &Graph, name: &str) -> Result<[ValueId; 2], RewriteError> {
-    let points = points(graph);
-    let activations = points.iter().filter(|point| point.kind == PointKind::Activation);
-    let found: Vec<[ValueId; 2]> =
-        activations.map(|point| [point.scale, point.zero_point]).collect();
-    found.iter().find(|[scale, _]| graph.value_name(*scale) == name).copied().ok_or_else(|| {
-        let mut known: Vec<&str> =
-            found.iter().map(|[scale, _]| graph.value_name(*scale)).collect();
-        known.dedup();
-        let known = known.join(", ");
-        RewriteError::Unknown { what: "activation scale", name: name.to_owned(), known }
+    let all: Vec<[ValueId; 2]> = graph
+        .nodes()
+        .filter_map(|(_, node)| match (&node.op, node.inputs.as_slice()) {
+            (Op::Dequantize(Dequantize { axis: None }), &[x, scale, zero_point]) => {
+                let is_constant = |id| graph.weight(id).is_some();
+                (!is_constant(x) && is_constant(scale)).then_some([scale, zero_point])
+            }
+            _ => None,
+        })
+        .collect();
+    all.iter().find(|[scale, _]| graph.value_name(*scale) == name).copied().ok_or_else(|| {
+        let known: Vec<&str> = all.iter().map(|[scale, _]| graph.value_name(*scale)).collect();
+        let (name, known) = (name.to_owned(), known.join(", "));
+        RewriteError::Unknown { what: "activation scale", name, known }
     })
 }
 
@@ -375,8 +384,11 @@ impl Insertion {
         name: &str,
         (scale, zero_point): (Tensor, Tensor),
     ) -> Result<[ValueId; 2], RewriteError> {
-        let scale = self.graph.add_weight(&format!("{name}.scale"), scale)?;
-        Ok([scale, self.graph.add_weight(&format!("{name}.zero_point"), zero_point)?])
+        let mut add = |what: &str, tensor: Tensor| {
+            let name = unused(&self.graph, &format!("{name}.{what}"));
+            self.graph.add_weight(&name, tensor)
+        };
+        Ok([add("scale", scale)?, add("zero_point", zero_point)?])
     }
 
     /// The dequantized value of a new pair after `value`.
@@ -388,7 +400,8 @@ impl Insertion {
         [scale, zero_point]: [ValueId; 2],
     ) -> Result<ValueId, RewriteError> {
         let mut add = |what: &str, op: Op, x: ValueId| {
-            self.graph.add_node(&format!("{name}.{what}"), op, &[x, scale, zero_point])
+            let name = unused(&self.graph, &format!("{name}.{what}"));
+            self.graph.add_node(&name, op, &[x, scale, zero_point])
         };
         let integers = add("quantized", Op::Quantize(Quantize { axis }), value)?;
         let pair = add("dequantized", Op::Dequantize(Dequantize { axis }), integers)?;

@@ -1,9 +1,9 @@
 //! Factors and summands by channel, which filters and norms before them can take in (Jacob et al. 2018,
 //! arXiv:1712.05877, section 3.2).
 
-use super::RewriteError;
+use super::{RewriteError, unused};
 use crate::op::BatchNorm;
-use crate::{Graph, NodeId, Op, Tensor};
+use crate::{Graph, NodeId, Op, Tensor, ValueId};
 
 /// `x · factor + summand`, one of each a channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,7 +128,9 @@ pub fn fold_scalings(graph: &mut Graph) -> Result<(), RewriteError> {
         let mut inputs = vec![node.inputs[0]];
         for (place, (constant, what)) in constants.into_iter().zip(["weight", "bias"]).enumerate() {
             let own = node.inputs.get(1 + place).copied();
-            inputs.push(match own.filter(|&id| edited.consumers(id).len() == 1) {
+            let is_own =
+                |&id: &ValueId| edited.consumers(id).len() == 1 && !edited.outputs().contains(&id);
+            inputs.push(match own.filter(is_own) {
                 Some(id) => {
                     edited.set_weight(id, constant);
                     id
@@ -146,13 +148,6 @@ pub fn fold_scalings(graph: &mut Graph) -> Result<(), RewriteError> {
     }
     *graph = edited;
     Ok(())
-}
-
-/// `name`, or the first of `name-2`, `name-3`, … that no value has.
-fn unused(graph: &Graph, name: &str) -> String {
-    let numbered = (2..).map(|number| format!("{name}-{number}"));
-    let mut names = std::iter::once(name.to_owned()).chain(numbered);
-    names.find(|name| graph.find(name).is_none()).expect("there are more names than values")
 }
 
 /// The node that scales what a convolution writes, and filters and bias with that in them.

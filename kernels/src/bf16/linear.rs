@@ -148,8 +148,9 @@ impl Source<'_> {
     /// Rows that start so many elements further on.
     fn behind(self, elements: usize) -> Self {
         match self {
-            Self::Windows(x) if elements > 0 => Self::Windows(x.behind(elements)),
-            others => others,
+            Self::Windows(x) => Self::Windows(x.behind(elements)),
+            Self::Rows(_) if elements == 0 => self,
+            Self::Rows(_) => unreachable!("only windows have groups"),
         }
     }
 

@@ -80,6 +80,13 @@ impl Bf16Filters {
         Self { outputs, inner, taps, groups, layout }
     }
 
+    /// Channels that a row of products has from each tap, where groups of so many channels and outputs are
+    /// many.
+    #[must_use]
+    pub fn channels_of_row(groups: usize, [inner, outputs]: [usize; 2]) -> usize {
+        inner * together(groups, outputs)
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
@@ -94,7 +101,8 @@ impl Bf16Filters {
 const PANEL: usize = 16;
 
 /// How many groups are taken for one, whose filters are 0 where they see channels of others: a panel of
-/// products takes as long with fewer outputs.
+/// products takes as long with fewer outputs. What is infinite or no number in one of them, is no number in the
+/// results of all.
 fn together(groups: usize, outputs: usize) -> usize {
     let fit = |&count: &usize| groups.is_multiple_of(count) && count * outputs <= PANEL;
     (1..=groups.min(PANEL)).filter(fit).max().unwrap_or(1)

@@ -29,9 +29,14 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
 /// Outputs below which tiles are mostly empty.
 const LEAST_OUTPUTS: usize = 8;
 
-/// Channels of a group of which windows of several taps are better multiplied where they lie, in f32: of
-/// fewer, f32 fills no registers either, and of more, copies are a small part.
+/// Channels that rows of groups have from each tap, with which windows of several taps are better multiplied
+/// where they lie, in f32: with fewer, f32 fills no registers either, and with more, copies are a small part.
 const SHORT_ROWS: Range<usize> = 8..32;
+
+/// Whether filters see one channel each.
+fn is_depthwise(groups: usize, [outputs, inner]: [usize; 2]) -> bool {
+    inner == 1 && groups == outputs
+}
 
 pub(crate) fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     if module.precision != Precision::Bf16 {
@@ -42,18 +47,27 @@ pub(crate) fn accepts(module: &Module, node: &Node) -> Result<(), String> {
     }
     floats(module, node)?;
     let filters = module.constant(node.inputs[1]).map(graph::Tensor::shape);
-    let (ChannelsLast::Conv { conv, .. }, Some([outputs, inner, kernel @ ..])) =
-        (of(node), filters)
-    else {
+    let (ChannelsLast::Conv { conv, .. }, Some(filters)) = (of(node), filters) else {
         return Err("takes a convolution with constant filters".to_owned());
     };
-    if conv.op.groups > 1 && SHORT_ROWS.contains(inner) && kernel.iter().any(|&taps| taps > 1) {
+    gains(conv.op.groups, filters)
+}
+
+/// Whether filters of this shape, in so many groups, are multiplied faster than in f32.
+pub(crate) fn gains(groups: usize, filters: &[usize]) -> Result<(), String> {
+    let &[outputs, inner, ref kernel @ ..] = filters else {
+        return Err("takes filters of channels".to_owned());
+    };
+    if is_depthwise(groups, [outputs, inner]) {
+        return Ok(());
+    }
+    let row = Bf16Filters::channels_of_row(groups, [inner, outputs / groups.max(1)]);
+    if groups > 1 && SHORT_ROWS.contains(&row) && kernel.iter().any(|&taps| taps > 1) {
         return Err(format!(
-            "takes longer to copy windows of {inner} channels than f32 to multiply them"
+            "f32 multiplies windows of {row} channels faster than they are copied"
         ));
     }
-    let is_depthwise = *inner == 1 && conv.op.groups == *outputs;
-    if is_depthwise || *outputs >= LEAST_OUTPUTS {
+    if outputs >= LEAST_OUTPUTS {
         return Ok(());
     }
     Err(format!("takes {LEAST_OUTPUTS} outputs at least, found {outputs}"))
@@ -124,10 +138,10 @@ impl Kernel for Convolution {
     /// Filters of a channel each reuse nothing between channels.
     fn rate(&self) -> Rate {
         let parallel = Parallel::MultiplyAdds(PARALLEL_WORK);
-        match self.weight[1] {
-            1 => Rate { numbers: Numbers::F32, share: 0.1, parallel },
-            _ => Rate { numbers: Numbers::Bf16, share: 0.6, parallel },
+        if is_depthwise(self.conv.op.groups, [self.weight[0], self.weight[1]]) {
+            return Rate { numbers: Numbers::F32, share: 0.1, parallel };
         }
+        Rate { numbers: Numbers::Bf16, share: 0.6, parallel }
     }
 
     /// An image and its padding.

@@ -16,7 +16,7 @@ use kernels::Activation;
 
 use super::batch_norm;
 use super::transposes::reshape;
-use crate::compile::Precision;
+use crate::kernel::bf16_conv;
 use crate::kernel::pool::pooling;
 use crate::module::{ActivatedConv, ChannelsLast, Id, Module, Node, Operation};
 
@@ -115,12 +115,15 @@ impl Rewriter<'_> {
         let groups = conv.op.groups;
         let per_group = outputs.checked_div(groups)?;
         let is_depthwise = *inner == 1 && per_group == 1;
-        let in_bf16 = self.module.precision == Precision::Bf16 && self.module.cpu.multiplies_bf16();
         let floats = |&id: &Id| self.module.value(id).dtype == DType::F32;
         let fits = matches!(kernel.len(), 1 | 2)
             && has_known_images(self.shape(*x))
             && node.inputs.iter().all(floats)
-            && (groups == 1 || is_depthwise || in_bf16 || per_group.min(*inner) >= LEAST_CHANNELS);
+            && (groups == 1
+                || is_depthwise
+                || per_group.min(*inner) >= LEAST_CHANNELS
+                || self.module.multiplies_bf16()
+                    && bf16_conv::gains(groups, filters.shape()).is_ok());
         if !fits {
             return None;
         }
@@ -172,7 +175,10 @@ impl Rewriter<'_> {
             Op::GlobalPool(pool @ (GlobalPool::Max | GlobalPool::Average)) if is_float => {
                 Some((Operation::ChannelsLast(ChannelsLast::GlobalPool(*pool)), vec![twin]))
             }
-            Op::Reduce(reduce) if is_float && is_mean_of_pixels(reduce, rank) => {
+            // Kernels of pools read bf16; those of reductions sum more exactly.
+            Op::Reduce(reduce)
+                if is_float && self.module.multiplies_bf16() && is_mean_of_pixels(reduce, rank) =>
+            {
                 let operation = ChannelsLast::GlobalPool(GlobalPool::Average);
                 Some((Operation::ChannelsLast(operation), vec![twin]))
             }

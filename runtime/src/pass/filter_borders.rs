@@ -61,8 +61,9 @@ fn smaller(op: &Conv, image: &[Dim], filters: &Tensor) -> Option<(Conv, Tensor)>
 fn met(axis: &WindowAxis) -> Range<usize> {
     let &WindowAxis { input, kernel, stride, dilation, before, after, output } = axis;
     let meets = |entry: usize| {
-        let place = |at: usize| (at * stride + entry * dilation).checked_sub(before);
-        (0..output).filter_map(place).any(|place| place < input)
+        // The first place where it is not in the padding before the image.
+        let at = before.saturating_sub(entry * dilation).div_ceil(stride);
+        at < output && at * stride + entry * dilation - before < input
     };
     let first = (0..kernel).find(|&entry| meets(entry)).unwrap_or(0);
     let last = (0..kernel).rfind(|&entry| meets(entry)).unwrap_or(kernel - 1);

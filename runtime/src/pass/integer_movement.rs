@@ -1,7 +1,7 @@
 //! Dequantized int8 values that are only moved, or of which the greatest are taken, and quantized again as they
 //! were → the same of integers. What else reads the result reads it dequantized: the same floats.
 
-use graph::op::PoolKind;
+use graph::op::{Padding, PoolKind, Window};
 use graph::{DType, Op};
 use kernels::Tier;
 
@@ -55,10 +55,20 @@ fn movable(module: &Module, node: &Node) -> Option<usize> {
         | Op::SpaceToDepth(_) => Some(1),
         Op::Pool(pool) => {
             let fits = has_known_images(&module.value(node.inputs[0]).shape);
-            (pool.kind == PoolKind::Max && fits).then_some(1)
+            (pool.kind == PoolKind::Max && fits && meets_images(&pool.window)).then_some(1)
         }
         _ => None,
     }
+}
+
+/// Whether no window lies in the padding alone, where floats have no greatest.
+fn meets_images(window: &Window) -> bool {
+    let is_smaller = |padding: &[usize]| padding.iter().zip(&window.kernel).all(|(p, k)| p < k);
+    window.dilations.iter().all(|&dilation| dilation == 1)
+        && match &window.padding {
+            Padding::Explicit { before, after } => is_smaller(before) && is_smaller(after),
+            _ => true,
+        }
 }
 
 fn found(module: &Module, index: usize) -> Option<Moved> {

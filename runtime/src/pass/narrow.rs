@@ -1,20 +1,19 @@
-//! What only products in bf16 read is kept in bf16: half of the bytes, rounded once instead of wherever
-//! it is read. So are images between convolutions where they are added to others, pooled, scaled by
-//! channel, or moved.
+//! What products in bf16 read is kept in bf16, if nothing else reads it: half of the bytes, rounded once
+//! instead of wherever it is read. So are images between convolutions where they are added to others, pooled,
+//! scaled by channel, filtered channel by channel, or moved; an image that is rounded for a product is so for
+//! these, too.
 
 use graph::{DType, Op};
 use kernels::Activation;
 
-use crate::compile::Precision;
 use crate::kernel::bf16::takes_weights;
 use crate::kernel::bf16_conv;
 use crate::kernel::channels_last::scaled_images;
 use crate::module::{ChannelsLast, Id, Module, Node, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
-    let is_wanted = module.precision == Precision::Bf16 && module.cpu.multiplies_bf16();
     // Runs of models whose sizes depend on values hand on tensors, which know no bf16.
-    if !is_wanted || module.is_dynamic() {
+    if !module.multiplies_bf16() || module.is_dynamic() {
         return 0;
     }
     let readers = readers(module);

@@ -1,9 +1,11 @@
 //! Networks of images quantized after training: what becomes integers, and how far answers move.
 
-use graph::op::{Concat, GlobalPool, Pool, PoolKind, Reshape, Rounding, Unary};
+use graph::op::{
+    Concat, Conv, Dequantize, GlobalPool, Pool, PoolKind, Reshape, Rounding, Slice, Unary,
+};
 use graph::rewrite::observer::Method;
 use graph::rewrite::quantize::{PointKind, QuantizeOptions, points};
-use graph::{DType, Graph, Op, Tensor, ValueId, reference};
+use graph::{DType, Graph, Op, Tensor, ValueId, dim, reference};
 use kernels::Tier;
 use runtime::calibrate::{compare, quantized};
 use runtime::{CompileOptions, compile};
@@ -53,16 +55,15 @@ fn samples(count: usize) -> Vec<Vec<(String, Tensor)>> {
     (0..count as u64).map(|seed| vec![("x".to_owned(), image(seed))]).collect()
 }
 
-fn int8(graph: &Graph, float: &[&str]) -> Graph {
-    let float = float.iter().map(|&name| name.to_owned()).collect();
-    let options = QuantizeOptions { float, embeddings: false };
+fn int8(graph: &Graph) -> Graph {
+    let options = QuantizeOptions::default();
     quantized(graph, &options, Method::Mse, samples(12)).unwrap()
 }
 
 #[test]
 fn images_stay_integers_from_the_first_filters_to_the_head() {
     let float = network();
-    let graph = int8(&float, &[]);
+    let graph = int8(&float);
     let differences = compare(&float, &graph, &samples(40)).unwrap();
     let [logits] = differences.as_slice() else { panic!("{differences:?}") };
     // Eight layers, each of which rounds to 1/255 of its range.
@@ -78,10 +79,11 @@ fn images_stay_integers_from_the_first_filters_to_the_head() {
     // and them together.
     let unsigned: Vec<_> = activations.filter(|point| is_unsigned(point.zero_point)).collect();
     assert_eq!(unsigned.len(), 10);
-    let mut scales: Vec<ValueId> = unsigned.iter().map(|point| point.scale).collect();
-    scales.sort();
+    let scales = unsigned.iter().map(|point| graph.weight(point.scale).unwrap());
+    let mut scales: Vec<f32> = scales.map(|scale| scale.elements().unwrap()[0]).collect();
+    scales.sort_by(f32::total_cmp);
     scales.dedup();
-    assert_eq!(scales.len(), 7, "the stem and its pool share one, and so do branches");
+    assert_eq!(scales.len(), 7, "the stem and its pool have one, and so do branches");
 
     let model = compile(&graph, &CompileOptions::default()).unwrap();
     let inputs = [("x", numbers(&[2, 3, SIZE, SIZE + 1], 70, 1.0))];
@@ -131,4 +133,29 @@ fn named_layers_and_groups_stay_float() {
     assert!(error.contains("no linear layer or convolution is called `cnv`"), "{error}");
     let error = quantize(&names).unwrap_err().to_string();
     assert!(error.contains("no layer"), "{error}");
+}
+
+/// What a model scales itself stays, and what is cut out of a value has a range of its own.
+#[test]
+fn scales_of_the_model_stay_and_parts_have_their_own() {
+    let mut graph = Graph::new("bytes");
+    let x = graph.add_input("x", DType::U8, dim::fixed(&[1, 2, 8, 9])).unwrap();
+    let mut sketch = Sketch { graph };
+    let scale = sketch.weight(Tensor::scalar(1f32 / 255.0));
+    let zero = sketch.weight(Tensor::scalar(0u8));
+    let x = sketch.node(Op::Dequantize(Dequantize::default()), &[x, scale, zero]);
+    // Four channels of small numbers, and four of numbers a thousand times as large.
+    let large = |i: usize| if i / 18 < 4 { 0.01 } else { 10.0 };
+    let filters = Tensor::from_fn(&[8, 2, 3, 3], |i| ((i * 7 % 11) as f32 - 5.0) * large(i));
+    let filters = sketch.weight(filters);
+    let y = sketch.node(Op::Conv(Conv { window: window(&[3, 3], 1, 1), groups: 1 }), &[x, filters]);
+    let y = sketch.node(Op::Slice(Slice { axis: 1, start: 0, end: 4.into() }), &[y]);
+    let y = conv(&mut sketch, y, [4, 4, 1], 1);
+    let float = sketch.finish(&[y]);
+    let image = |seed: usize| Tensor::from_fn(&[1, 2, 8, 9], |i| (i * 37 + seed * 101) as u8);
+    let samples: Vec<_> = (0..6).map(|seed| vec![("x".to_owned(), image(seed))]).collect();
+    let graph =
+        quantized(&float, &QuantizeOptions::default(), Method::Mse, samples.clone()).unwrap();
+    let differences = compare(&float, &graph, &samples).unwrap();
+    assert!(differences[0].relative < 0.03, "{differences:?}");
 }

@@ -154,9 +154,11 @@ fn shuffled() -> Graph {
 #[test]
 fn convolutions_in_bf16() {
     let tiers = || Tier::ALL.into_iter().filter(|tier| tier.is_available());
-    // Of the stem, the pool, the filters of single channels and the sum; what shuffles them are three nodes.
+    // Groups of four channels, on windows of several pixels, stay in f32, and so do images around them. In the
+    // residual block: the stem, the pool, the filters of single channels and the sum. What shuffles channels are
+    // three nodes.
     for (graph, convolutions, narrow) in
-        [(network(), 5, 4), (residual(), 4, 4), (shuffled(), 5, 10)]
+        [(network(), 4, 1), (residual(), 4, 4), (shuffled(), 5, 10)]
     {
         tiers().for_each(|tier| check_bf16(&graph, tier, [convolutions, narrow]));
     }
@@ -679,10 +681,7 @@ fn reductions_of_images() {
         let y = sketch.node(Op::Mul, &[stem, reduced]);
         let model = check(&sketch.finish(&[y]), &images(2, 3, 6), FLOAT);
         let kernels = kernels(&model);
-        // A mean of all pixels is a pool.
-        let is_pool = (kind, axes) == (ReduceKind::Mean, &[2, 3]);
-        let expected = if is_pool { "channels-last.global-pool.f32" } else { "reduce.f32" };
-        assert!(kernels.contains(&expected), "{kernels:?}");
+        assert!(kernels.contains(&"reduce.f32"), "{kernels:?}");
         let found = kernels.iter().filter(|kernel| kernel.starts_with("transpose")).count();
         assert_eq!(found, transposes, "{:#?}", model.explain().nodes);
     }

@@ -33,15 +33,18 @@ enum Format {
 enum Samples {
     Texts(PathBuf),
     Tensor(NamedFile),
+    /// Of the only input.
+    Only(PathBuf),
 }
 
 impl FromStr for Samples {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.ends_with(".npy") {
-            return text.parse().map(Self::Tensor);
+        match text.ends_with(".npy") {
+            true if text.contains('=') => text.parse().map(Self::Tensor),
+            true => Ok(Self::Only(text.into())),
+            false => Ok(Self::Texts(text.into())),
         }
-        Ok(Self::Texts(text.into()))
     }
 }
 
@@ -52,14 +55,16 @@ pub(super) struct Quantization {
     #[arg(long, value_enum, requires = "calibrate")]
     quantize: Option<Format>,
     /// Samples like those the model will see, for the ranges of activations: a TSV file of texts
-    /// (plain or .gz), or a NumPy file for each input, with one sample after another along its first
-    /// dimension; the first 320 count
-    #[arg(long, value_name = "FILE|NAME=FILE.npy", requires = "quantize")]
+    /// (plain or .gz), or a NumPy file for each input (NAME=FILE.npy, or FILE.npy for the only one),
+    /// with one sample after another along its first dimension, cut into batches where the model has a
+    /// fixed size there, else one by one; the first 320 count
+    #[arg(long, value_name = "FILE", requires = "quantize")]
     calibrate: Vec<Samples>,
     /// Column of the texts
     #[arg(long, value_name = "COLUMN", default_value = "text", requires = "calibrate")]
     text_column: String,
-    /// Linear layers and convolutions that stay float
+    /// Linear layers and convolutions that stay float: convolutions by the names of their outputs, as
+    /// `explain-model` shows them, linear layers by those of their weights
     #[arg(long, value_name = "LAYER", value_delimiter = ',', requires = "quantize")]
     float: Vec<String>,
 }
@@ -67,10 +72,10 @@ pub(super) struct Quantization {
 /// What quantization did to a model.
 #[derive(Debug, Serialize)]
 pub(super) struct Quantized {
-    /// Weights in integers: of linear layers, convolutions, word tables.
+    /// Linear layers, convolutions and word tables whose weights are integers.
     layers: usize,
-    /// Samples that ranges were found on, and outputs compared.
-    samples: usize,
+    /// Runs on samples that ranges were found on, and outputs compared.
+    runs: usize,
     differences: Vec<OutputDifference>,
 }
 
@@ -85,36 +90,40 @@ impl Quantization {
         }
         let samples = self.samples(&model)?;
         let embeddings = structure::word_embedding(&model.graph).is_ok();
-        let options = QuantizeOptions { float: self.float.clone(), embeddings };
+        let float = self.float.iter().map(|name| name.trim().to_owned()).collect();
+        let options = QuantizeOptions { float, embeddings };
         let graph =
             calibrate::quantized(&model.graph, &options, Method::Mse, samples.iter().cloned())?;
         let points = quantize::points(&graph);
         let quantized = Quantized {
             layers: points.iter().filter(|point| point.kind == PointKind::Weight).count(),
-            samples: samples.len(),
+            runs: samples.len(),
             differences: calibrate::compare(&model.graph, &graph, &samples)?,
         };
         Ok((ModelFolder { graph, ..model }, Some(quantized)))
     }
 
     fn samples(&self, model: &ModelFolder) -> Result<Vec<Sample>> {
+        let inputs: Vec<&str> = input_names(&model.graph).collect();
         let mut tensors = BTreeMap::new();
         for samples in &self.calibrate {
-            match samples {
-                Samples::Texts(file) if self.calibrate.len() == 1 => {
+            let (name, file) = match (samples, inputs.as_slice()) {
+                (Samples::Texts(file), _) if self.calibrate.len() == 1 => {
                     let texts = training::data::texts(file, &self.text_column)?;
                     ensure!(!texts.is_empty(), "{} has no texts", file.display());
                     return encoded(model, &texts[..texts.len().min(SAMPLES)]);
                 }
-                Samples::Texts(file) => bail!(
-                    "expected one file of texts, or NAME=FILE.npy for each input, found `{}` among others",
+                (Samples::Tensor(NamedFile { name, file }), _) => (name.as_str(), file),
+                (Samples::Only(file), &[name]) => (name, file),
+                (Samples::Texts(file) | Samples::Only(file), _) => bail!(
+                    "expected --calibrate with one file of texts, or NAME=FILE.npy for each input ({}), \
+                     found `{}`",
+                    inputs.join(", "),
                     file.display()
                 ),
-                Samples::Tensor(NamedFile { name, file }) => {
-                    let twice = tensors.insert(name.as_str(), read_npy(file)?);
-                    ensure!(twice.is_none(), "expected one file for the input `{name}`, found two");
-                }
-            }
+            };
+            let twice = tensors.insert(name, read_npy(file)?);
+            ensure!(twice.is_none(), "expected one file for the input `{name}`, found two");
         }
         cut(&model.graph, &tensors)
     }
@@ -156,7 +165,7 @@ fn text_inputs(names: &[&str], ids: &[u32]) -> Result<Sample> {
 }
 
 /// The inputs of as many runs as tensors hold samples: along the first dimension, a batch of the size
-/// that the model takes, or one at a time where it takes any.
+/// that the model takes, or one at a time where it takes any. Single numbers are the same in all.
 fn cut(graph: &Graph, tensors: &BTreeMap<&str, Tensor>) -> Result<Vec<Sample>> {
     let known: Vec<&str> = input_names(graph).collect();
     if let Some(name) = tensors.keys().find(|name| !known.contains(name)) {
@@ -172,18 +181,21 @@ fn cut(graph: &Graph, tensors: &BTreeMap<&str, Tensor>) -> Result<Vec<Sample>> {
         let Some(tensor) = tensors.get(name) else {
             bail!("expected --calibrate {name}=FILE.npy: samples of every input");
         };
-        let (Some(batch), Some(&rows)) = (value_type.shape.first(), tensor.shape().first()) else {
-            bail!("input `{name}` is a single number: fix it with --bind, or give it a dimension");
+        let fits = |inner: usize| {
+            let dims = value_type.shape[inner..].iter().zip(&tensor.shape()[inner..]);
+            tensor.dtype() == value_type.dtype
+                && tensor.shape().len() == value_type.shape.len()
+                && dims.clone().all(|(dim, &size)| dim.fixed().is_none_or(|fixed| fixed == size))
+        };
+        let Some(batch) = value_type.shape.first() else {
+            ensure!(fits(0), "expected a number for `{name}`, {value_type}, found {tensor:?}");
+            batches.push((name, tensor, 0));
+            continue;
         };
         let batch = batch.fixed().unwrap_or(1);
-        let fits = tensor.dtype() == value_type.dtype
-            && tensor.shape().len() == value_type.shape.len()
-            && value_type.shape[1..]
-                .iter()
-                .zip(&tensor.shape()[1..])
-                .all(|(dim, &size)| dim.fixed().is_none_or(|expected| expected == size));
+        let rows = tensor.shape().first().copied().unwrap_or(0);
         ensure!(
-            fits && batch > 0 && rows >= batch,
+            batch > 0 && rows >= batch && fits(1),
             "expected samples of the input `{name}`, {value_type}, one after another along the first \
              dimension, found {tensor:?}"
         );
@@ -195,9 +207,13 @@ fn cut(graph: &Graph, tensors: &BTreeMap<&str, Tensor>) -> Result<Vec<Sample>> {
         );
         batches.push((name, tensor, batch));
     }
-    let (count, _) = runs.unwrap_or_default();
+    let (count, _) = runs.unwrap_or((1, ""));
+    let rows = batches.iter().map(|(_, _, batch)| *batch).max().unwrap_or(1).max(1);
     let sample = |run: usize| {
         let inputs = batches.iter().map(|&(name, tensor, batch)| {
+            if batch == 0 {
+                return Ok((name.to_owned(), tensor.clone()));
+            }
             let (start, end) = (run * batch, (run + 1) * batch);
             let slice = Op::Slice(Slice { axis: 0, start, end: end.into() });
             let rows = slice.operator().evaluate(&[tensor], &Bindings::default());
@@ -205,14 +221,20 @@ fn cut(graph: &Graph, tensors: &BTreeMap<&str, Tensor>) -> Result<Vec<Sample>> {
         });
         inputs.collect()
     };
-    (0..count.min(SAMPLES)).map(sample).collect()
+    (0..count.min(SAMPLES.div_ceil(rows))).map(sample).collect()
 }
 
 /// What to tell people of it.
 pub(super) fn text(quantized: &Quantized) -> String {
-    let Quantized { layers, samples, differences } = quantized;
-    let mut text = format!("int8: {layers} weights, ranges from {samples} samples\n");
-    for OutputDifference { name, relative, same_class } in differences {
+    let Quantized { layers, runs, differences } = quantized;
+    let mut text =
+        format!("int8: weights of {layers} layers, ranges from {runs} runs on samples\n");
+    for OutputDifference { name, relative, same_class, other_shapes } in differences {
+        if *other_shapes > 0 {
+            text.push_str(&format!(
+                "{name}: of another shape than float's in {other_shapes} runs\n"
+            ));
+        }
         let same = same_class.map_or_else(String::new, |share| {
             format!(", the same greatest class in {:.1} %", 100.0 * share)
         });

@@ -27,7 +27,7 @@ impl FromStr for NamedFile {
     }
 }
 
-/// The tensor of a `.npy` file; floats of 16 bits become f32, as those of models do.
+/// The tensor of a `.npy` file; floats of 16 and 64 bits become f32.
 ///
 /// # Errors
 /// When the file is unreadable, or has elements that graphs do not hold.
@@ -40,13 +40,14 @@ pub(in crate::cli) fn read_npy(path: &Path) -> Result<Tensor> {
         match layout.to_string().as_str() {
             "<f4" => elements(file, |x: f32| x),
             "<f2" => elements(file, f16::to_f32),
+            "<f8" => elements(file, |x: f64| x as f32),
             "<i8" => elements(file, |x: i64| x),
             "<i4" => elements(file, |x: i32| x),
             "|i1" => elements(file, |x: i8| x),
             "|u1" => elements(file, |x: u8| x),
             "|b1" => elements(file, |x: bool| x),
             other => Err(anyhow!(
-                "expected f32, f16, i64, i32, i8, u8 or bool elements, found `{other}`"
+                "expected f32, f64, f16, i64, i32, i8, u8 or bool elements, found `{other}`"
             )),
         }
     };

@@ -1,12 +1,13 @@
 //! Which images are kept in integers: what convolutions read, and what can be added, pooled and put
 //! together without leaving integers.
 //!
-//! Values that are put together, and what comes of it, have one range: their integers are only moved.
+//! Values that are put together, and what comes of it, are best given one range: their integers are only
+//! moved then. What is cut out of a value has a range of its own, which may be far smaller.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Insertion, RewriteError};
-use crate::op::{Coordinates, GlobalPool, Interpolation, PoolKind, Resize};
+use crate::op::{GlobalPool, PoolKind, ReduceKind};
 use crate::structure::Convolution;
 use crate::{DType, Graph, NodeId, Op, Tensor, ValueId};
 
@@ -15,32 +16,47 @@ impl Insertion {
     ///
     /// Where groups have several channels, or images more than two dimensions, filters alone are
     /// quantized: what reads their images would be no faster.
-    pub(super) fn images(&mut self, convolutions: &[&Convolution]) -> Result<(), RewriteError> {
+    ///
+    /// Gives the scales between which integers are only moved, those together.
+    pub(super) fn images(
+        &mut self,
+        convolutions: &[&Convolution],
+    ) -> Result<Vec<Vec<String>>, RewriteError> {
         let mut images = Images::default();
         for convolution in convolutions {
-            if multiplies_integers(&self.graph, convolution) {
+            // One that reads a pair already keeps it.
+            let is_plain = self.graph.node(convolution.node).inputs[0] == convolution.input;
+            if is_plain && multiplies_integers(&self.graph, convolution) {
                 images.read_by(&self.graph, convolution);
             }
         }
+        let mut scales = Vec::new();
         for values in images.by_range() {
-            let name = self.graph.value_name(values[0]).to_owned();
-            let unset = (Tensor::scalar(1f32), Tensor::scalar(0u8));
-            let parameters = self.parameters(&name, unset)?;
+            let mut together = Vec::new();
             for value in values {
-                let name = self.graph.value_name(value).to_owned();
-                let readers = self.graph.consumers(value);
-                let pair = self.pair_of(&name, value, None, parameters)?;
-                for reader in readers {
-                    if images.takes_integers(&self.graph, reader) {
-                        self.read(reader, value, pair);
-                    }
-                }
+                together.push(self.image(value, &images)?);
             }
+            scales.push(together);
         }
         for convolution in convolutions {
             self.weight(convolution.node, 1, convolution.filters, 0)?;
         }
-        Ok(())
+        scales.retain(|together| together.len() > 1);
+        Ok(scales)
+    }
+
+    /// The pair of an image, for those of its readers that take integers; gives the name of its scale.
+    fn image(&mut self, value: ValueId, images: &Images) -> Result<String, RewriteError> {
+        let name = self.graph.value_name(value).to_owned();
+        let readers = self.graph.consumers(value);
+        let parameters = self.parameters(&name, (Tensor::scalar(1f32), Tensor::scalar(0u8)))?;
+        let pair = self.pair_of(&name, value, None, parameters)?;
+        for reader in readers {
+            if images.takes_integers(&self.graph, reader) {
+                self.read(reader, value, pair);
+            }
+        }
+        Ok(self.graph.value_name(parameters[0]).to_owned())
     }
 
     /// Makes a node read the pair of a value instead of the value.
@@ -116,6 +132,7 @@ impl Images {
         let is_mean = || match &graph.node(reader).op {
             Op::Pool(pool) => matches!(pool.kind, PoolKind::Average { .. }),
             Op::GlobalPool(pool) => *pool == GlobalPool::Average,
+            Op::Reduce(reduce) => reduce.kind == ReduceKind::Mean,
             _ => false,
         };
         self.readers.contains(&reader) || is_mean()
@@ -142,24 +159,12 @@ fn moved(graph: &Graph, value: ValueId) -> Option<Vec<ValueId>> {
         | Op::SqueezeBy(_)
         | Op::Unsqueeze(_)
         | Op::UnsqueezeBy(_)
-        | Op::Slice(_)
-        | Op::SliceBy(_)
-        | Op::Split(_)
         | Op::DepthToSpace(_)
-        | Op::SpaceToDepth(_)
-        | Op::GlobalPool(GlobalPool::Max) => vec![node.inputs[0]],
+        | Op::SpaceToDepth(_) => vec![node.inputs[0]],
         Op::Pool(pool) if pool.kind == PoolKind::Max => vec![node.inputs[0]],
-        Op::Resize(resize) if is_nearest(resize) => vec![node.inputs[0]],
         _ => return None,
     };
     inputs.iter().all(|&input| is_float(graph, input)).then_some(inputs)
-}
-
-/// Whether every element of the output is one of the input.
-fn is_nearest(resize: &Resize) -> bool {
-    matches!(resize.interpolation, Interpolation::Nearest(_))
-        && !resize.antialias
-        && !matches!(resize.coordinates, Coordinates::TfCropAndResize { .. })
 }
 
 /// The sum that `value` is, perhaps behind an activation function, and what is added.
