@@ -145,6 +145,8 @@ fn a_manifest_that_does_not_fit_is_refused() {
         assert!(error.contains(MANIFEST_FILE) && error.contains(expected), "{error}");
     };
     check("schema = 1", "schema = 2", "expected schema 1, found 2");
+    check("tolerance = 0.03", "tolerance = 7.0", "expected a tolerance up to 0.25, found 7");
+    check("tolerance = 0.03", "tolerance = nan", "expected a tolerance up to 0.25, found NaN");
     check("schema = 1", "schema = 1\nextra = 2", "unknown field `extra`");
     check(
         "name = \"logits\"",

@@ -1,8 +1,6 @@
 //! Convolution of images whose channels are last with images and filters rounded to bf16, where the compiler
 //! was asked for it and the CPU gains by it.
 
-use std::ops::Range;
-
 use graph::Dim;
 use kernels::Cpu;
 use kernels::bf16::{Input, PARALLEL_WORK};
@@ -29,9 +27,11 @@ pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
 /// Outputs below which tiles are mostly empty.
 const LEAST_OUTPUTS: usize = 8;
 
-/// Channels that rows of groups have from each tap, with which windows of several taps are better multiplied
-/// where they lie, in f32: with fewer, f32 fills no registers either, and with more, copies are a small part.
-const SHORT_ROWS: Range<usize> = 8..32;
+/// Channels of a group from which on f32 multiplies its windows where they lie with full registers.
+const MANY_CHANNELS: usize = 8;
+
+/// Channels that a row has from each tap from which on it is copied fast enough for bf16 to gain.
+const LONG_ROW: usize = 32;
 
 /// Whether filters see one channel each.
 fn is_depthwise(groups: usize, [outputs, inner]: [usize; 2]) -> bool {
@@ -62,7 +62,8 @@ pub(crate) fn gains(groups: usize, filters: &[usize]) -> Result<(), String> {
         return Ok(());
     }
     let row = Bf16Filters::channels_of_row(groups, [inner, outputs / groups.max(1)]);
-    if groups > 1 && SHORT_ROWS.contains(&row) && kernel.iter().any(|&taps| taps > 1) {
+    let is_copied = groups > 1 && kernel.iter().any(|&taps| taps > 1);
+    if is_copied && inner >= MANY_CHANNELS && row < LONG_ROW {
         return Err(format!(
             "f32 multiplies windows of {row} channels faster than they are copied"
         ));

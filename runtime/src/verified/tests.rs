@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use graph::op::ArgExtreme;
 use graph::package::Golden;
 use graph::{DType, Dim, Graph, ModelFolder, ModelInfo, Op};
 
@@ -102,4 +103,24 @@ fn the_cpu_takes_over_from_a_gpu_only_where_it_may() {
     assert!(reason.starts_with("emulated failed the self-test: "), "{reason}");
     let error = load_with_a_wrong_gpu(Device::Gpu(0)).unwrap_err();
     assert!(matches!(error, RuntimeError::SelfTest { .. }), "{error}");
+}
+
+/// The sign of a number that is 0 but for a last bit, and which of two equal numbers is the greatest.
+#[test]
+fn models_in_which_a_last_bit_decides_are_given_more() {
+    let inputs = |x: Vec<f32>| vec![vec![("x".to_owned(), Tensor::new(&[2, 3], x).unwrap())]];
+    let tolerance = |graph: &Graph, x: Vec<f32>| {
+        let golden = Golden::evaluate(graph, inputs(x)).unwrap();
+        let model = compile(graph, &CompileOptions::default()).unwrap();
+        golden_tolerance(&model, &golden).unwrap()
+    };
+    assert_eq!(tolerance(&product(1.0), vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), None);
+
+    let mut graph = Graph::new("greatest");
+    let x = graph.add_input("x", DType::F32, vec![2.into(), 3.into()]).unwrap();
+    let greatest = ArgExtreme { largest: true, axis: 1, keep_dims: true, last: false };
+    let y = graph.add_node("y", Op::ArgExtreme(greatest), &[x]).unwrap();
+    graph.set_outputs(&[y]);
+    assert_eq!(tolerance(&graph, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), None);
+    assert_eq!(tolerance(&graph, vec![1.0, 1.0, 1.0, 4.0, 5.0, 6.0]), Some(MOST_TOLERANCE));
 }
