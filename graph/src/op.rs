@@ -351,6 +351,23 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether the output has the elements of the first input, each once, in another order or shape.
+    pub fn rearranges(&self) -> bool {
+        matches!(
+            self,
+            Self::Identity
+                | Self::Reshape(_)
+                | Self::ReshapeTo(_)
+                | Self::Transpose(_)
+                | Self::Squeeze(_)
+                | Self::SqueezeBy(_)
+                | Self::Unsqueeze(_)
+                | Self::UnsqueezeBy(_)
+                | Self::DepthToSpace(_)
+                | Self::SpaceToDepth(_)
+        )
+    }
+
     /// The operator's rules.
     #[allow(clippy::too_many_lines, reason = "one line an operator")]
     pub fn operator(&self) -> &dyn Operator {

@@ -1,7 +1,7 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! The greatest of windows of int8.
 
-use crate::parallel::{check_shape, for_each_row, rows_per_chunk};
+use super::pool::for_each_row_of_windows;
 use crate::tier::{Cpu, tiered};
 use crate::window::Slide;
 
@@ -27,30 +27,14 @@ tiered! {
 /// The greatest integer of each window, in every channel alike; −128 where all of a window is padding.
 ///
 /// # Shapes
-/// `x`: `[batch, windows[0].input, windows[1].input, channels]`;
+/// `sizes`: batch and channels; `x`: `[batch, windows[0].input, windows[1].input, channels]`;
 /// `y`: `[batch, windows[0].output, windows[1].output, channels]`.
 ///
 /// # Panics
 /// When a length differs, or a kernel, stride or dilation is 0.
-pub fn greatest2d(
-    cpu: Cpu,
-    [batch, channels]: [usize; 2],
-    windows: &[Slide; 2],
-    x: &[i8],
-    y: &mut [i8],
-) {
-    windows.iter().for_each(Slide::check);
-    let [rows, columns] = windows;
-    check_shape("greatest2d: x", x.len(), &[batch, rows.input, columns.input, channels]);
-    check_shape("greatest2d: y", y.len(), &[batch, rows.output, columns.output, channels]);
-    if y.is_empty() {
-        return;
-    }
-    let (image, row_len) = (rows.input * columns.input * channels, columns.output * channels);
-    let work = row_len * rows.kernel * columns.kernel;
-    for_each_row(y, row_len, rows_per_chunk(work), |row, y| {
-        let x = &x[row / rows.output * image..][..image];
-        greatest_row(cpu, windows, channels, x, row % rows.output, y);
+pub fn greatest2d(cpu: Cpu, sizes: [usize; 2], windows: &[Slide; 2], x: &[i8], y: &mut [i8]) {
+    for_each_row_of_windows(sizes, windows, x, y, |x, row, y| {
+        greatest_row(cpu, windows, sizes[1], x, row, y);
     });
 }
 

@@ -57,7 +57,7 @@ tiered! {
 /// Pools images of `f32` or of bf16 to such.
 ///
 /// # Shapes
-/// `x`: `[batch, windows[0].input, windows[1].input, channels]`;
+/// `sizes`: batch and channels; `x`: `[batch, windows[0].input, windows[1].input, channels]`;
 /// `y`: `[batch, windows[0].output, windows[1].output, channels]`.
 ///
 /// # Panics
@@ -65,23 +65,13 @@ tiered! {
 pub fn pool2d<X: Element, Y: Element>(
     cpu: Cpu,
     pooling: Pooling,
-    [batch, channels]: [usize; 2],
+    sizes: [usize; 2],
     windows: &[Slide; 2],
     x: &[X],
     y: &mut [Y],
 ) {
-    windows.iter().for_each(Slide::check);
-    let [rows, columns] = windows;
-    check_shape("pool2d: x", x.len(), &[batch, rows.input, columns.input, channels]);
-    check_shape("pool2d: y", y.len(), &[batch, rows.output, columns.output, channels]);
-    if y.is_empty() {
-        return;
-    }
-    let (image, row_len) = (rows.input * columns.input * channels, columns.output * channels);
-    let work = row_len * rows.kernel * columns.kernel;
-    for_each_row(y, row_len, rows_per_chunk(work), |row, y| {
-        let x = &x[row / rows.output * image..][..image];
-        let row = row % rows.output;
+    let channels = sizes[1];
+    for_each_row_of_windows(sizes, windows, x, y, |x, row, y| {
         #[cfg(target_arch = "x86_64")]
         if Y::is_stored(cpu) {
             let folding = match pooling {
@@ -98,6 +88,32 @@ pub fn pool2d<X: Element, Y: Element>(
             Pooling::Average => mean(cpu, windows, channels, false, x, row, y),
             Pooling::AverageWithPadding => mean(cpu, windows, channels, true, x, row, y),
         });
+    });
+}
+
+/// Has `fold` write what becomes of every row of windows: it gets an image, the row's number in it, and where
+/// it goes. Shapes as those of [`pool2d`].
+///
+/// # Panics
+/// When a length differs, or a kernel, stride or dilation is 0.
+pub(super) fn for_each_row_of_windows<X: Sync, Y: Send>(
+    [batch, channels]: [usize; 2],
+    windows: &[Slide; 2],
+    x: &[X],
+    y: &mut [Y],
+    fold: impl Fn(&[X], usize, &mut [Y]) + Sync,
+) {
+    windows.iter().for_each(Slide::check);
+    let [rows, columns] = windows;
+    check_shape("pool: x", x.len(), &[batch, rows.input, columns.input, channels]);
+    check_shape("pool: y", y.len(), &[batch, rows.output, columns.output, channels]);
+    if y.is_empty() {
+        return;
+    }
+    let (image, row_len) = (rows.input * columns.input * channels, columns.output * channels);
+    let work = row_len * rows.kernel * columns.kernel;
+    for_each_row(y, row_len, rows_per_chunk(work), |row, y| {
+        fold(&x[row / rows.output * image..][..image], row % rows.output, y);
     });
 }
 

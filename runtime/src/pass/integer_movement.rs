@@ -42,17 +42,8 @@ fn movable(module: &Module, node: &Node) -> Option<usize> {
     let Operation::Graph(op) = &node.operation else { return None };
     match op {
         Op::Concat(_) => Some(node.inputs.len()),
-        Op::Reshape(_)
-        | Op::ReshapeTo(_)
-        | Op::Transpose(_)
-        | Op::Squeeze(_)
-        | Op::SqueezeBy(_)
-        | Op::Unsqueeze(_)
-        | Op::UnsqueezeBy(_)
-        | Op::Slice(_)
-        | Op::Split(_)
-        | Op::DepthToSpace(_)
-        | Op::SpaceToDepth(_) => Some(1),
+        Op::Slice(_) | Op::Split(_) => Some(1),
+        op if op.rearranges() => Some(1),
         Op::Pool(pool) => {
             let fits = has_known_images(&module.value(node.inputs[0]).shape);
             (pool.kind == PoolKind::Max && fits && meets_images(&pool.window)).then_some(1)

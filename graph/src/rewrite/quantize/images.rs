@@ -151,16 +151,7 @@ fn moved(graph: &Graph, value: ValueId) -> Option<Vec<ValueId>> {
     let node = graph.producer(value)?;
     let inputs = match &node.op {
         Op::Concat(_) => node.inputs.clone(),
-        Op::Identity
-        | Op::Reshape(_)
-        | Op::ReshapeTo(_)
-        | Op::Transpose(_)
-        | Op::Squeeze(_)
-        | Op::SqueezeBy(_)
-        | Op::Unsqueeze(_)
-        | Op::UnsqueezeBy(_)
-        | Op::DepthToSpace(_)
-        | Op::SpaceToDepth(_) => vec![node.inputs[0]],
+        op if op.rearranges() => vec![node.inputs[0]],
         Op::Pool(pool) if pool.kind == PoolKind::Max => vec![node.inputs[0]],
         _ => return None,
     };
