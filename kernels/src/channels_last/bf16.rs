@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 
 use super::conv::{
-    for_each_image, is_every_pixel, needs_copy, pad, padded_len, places, segments, turned,
+    by_tap, for_each_image, is_every_pixel, needs_copy, pad, padded_len, places, segments, turned,
 };
 use super::depthwise::{Depthwise, depthwise};
 use crate::activation::Activation;
@@ -56,14 +56,8 @@ impl Bf16Filters {
     /// When the length differs, or `groups` does not divide the outputs.
     #[must_use]
     pub fn new(weight: &[f32], [outputs, inner, taps]: [usize; 3], groups: usize) -> Self {
-        check_len("filters: weight", weight.len(), outputs * inner * taps);
-        assert!(
-            groups > 0 && outputs.is_multiple_of(groups),
-            "expected outputs in {groups} groups, found {outputs}"
-        );
-        let layout = if inner == 1 && groups == outputs {
-            let tap_of = |place: usize| weight[place % outputs * taps + place / outputs];
-            Layout::Depthwise((0..taps * outputs).map(tap_of).collect())
+        let layout = if let Some(weights) = by_tap(weight, [outputs, inner, taps], groups) {
+            Layout::Depthwise(weights)
         } else {
             let of_group = outputs / groups;
             let together = together(groups, of_group);

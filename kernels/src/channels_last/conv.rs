@@ -15,6 +15,24 @@ use crate::scratch::{Kept, lend};
 use crate::tier::Cpu;
 use crate::window::Slide;
 
+/// Filters `[outputs, inner, taps]` as `[taps, outputs]`, where every output sees one channel of its own.
+///
+/// # Panics
+/// When the length differs, or `groups` does not divide the outputs.
+pub(super) fn by_tap(
+    weight: &[f32],
+    [outputs, inner, taps]: [usize; 3],
+    groups: usize,
+) -> Option<Vec<f32>> {
+    check_len("filters: weight", weight.len(), outputs * inner * taps);
+    assert!(
+        groups > 0 && outputs.is_multiple_of(groups),
+        "expected outputs in {groups} groups, found {outputs}"
+    );
+    let tap_of = |place: usize| weight[place % outputs * taps + place / outputs];
+    (inner == 1 && outputs == groups).then(|| (0..taps * outputs).map(tap_of).collect())
+}
+
 /// Filters, laid out for [`conv2d`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedFilters {
@@ -46,14 +64,8 @@ impl PackedFilters {
     /// When the length differs, or `groups` does not divide the outputs.
     #[must_use]
     pub fn new(weight: &[f32], [outputs, inner, taps]: [usize; 3], groups: usize) -> Self {
-        check_len("filters: weight", weight.len(), outputs * inner * taps);
-        assert!(
-            groups > 0 && outputs.is_multiple_of(groups),
-            "expected outputs in {groups} groups, found {outputs}"
-        );
-        let layout = if inner == 1 && outputs == groups {
-            let tap_of = |place: usize| weight[place % outputs * taps + place / outputs];
-            Layout::Depthwise((0..taps * outputs).map(tap_of).collect())
+        let layout = if let Some(weights) = by_tap(weight, [outputs, inner, taps], groups) {
+            Layout::Depthwise(weights)
         } else if groups == 1 && few::are_few(outputs, inner * taps) {
             Layout::Few(turned(weight, inner, taps))
         } else {
