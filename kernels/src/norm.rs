@@ -11,6 +11,9 @@ use crate::parallel::{self, check_len, rows_per_chunk};
 use crate::reduce::BLOCK_ROWS;
 use crate::tier::{Cpu, tiered};
 
+/// Elements of a thread, some 1 µs, below which one is faster.
+const PARALLEL_ELEMENTS: usize = 1 << 11;
+
 /// The parameters of a layer normalisation.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm<'a> {
@@ -96,7 +99,7 @@ pub(crate) fn check_rows(what: &str, len: usize, norm: &LayerNorm<'_>) -> usize 
 
 /// Runs `kernel` on (row range start, rows of y), cut by size.
 fn for_row_blocks(y: &mut [f32], cols: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
-    let block = rows_per_chunk(cols) * cols;
+    let block = parallel::rows_of_threads(y.len() / cols, cols, PARALLEL_ELEMENTS) * cols;
     parallel::for_each_chunk(y, block, |index, rows| kernel(index * block, rows));
 }
 

@@ -15,6 +15,13 @@ pub(crate) fn rows_per_chunk(row_len: usize) -> usize {
     (CHUNK / row_len.max(1)).max(1)
 }
 
+/// Rows of a piece where each row is computed by itself: as many pieces for each thread, of at most about one
+/// [`CHUNK`], unless a thread would have fewer than `least` elements.
+pub(crate) fn rows_of_threads(rows: usize, row_len: usize, least: usize) -> usize {
+    let most = rows_per_chunk(row_len);
+    blocks_of_threads(rows, most, least.div_ceil(row_len.max(1))).unwrap_or(most)
+}
+
 /// Whether so much work is worth more than one thread, where it takes `least` to be, and there is one.
 pub(crate) fn is_worth_sharing(work: usize, least: usize) -> bool {
     work >= least && !team::is_alone()
@@ -23,6 +30,15 @@ pub(crate) fn is_worth_sharing(work: usize, least: usize) -> bool {
 /// Rows of a block, at most `most`, with which all blocks have about the same.
 pub(crate) fn even_blocks(rows: usize, most: usize) -> usize {
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
+}
+
+/// Rows of a block, at most `most`, with which each thread has as many blocks: it multiplies those rows by all
+/// weights, packs them itself, and finds what it wrote of them in its caches in the next layer. Nothing
+/// where a thread would have fewer than `least` rows, for which reading all weights takes too long.
+pub(crate) fn blocks_of_threads(rows: usize, most: usize, least: usize) -> Option<usize> {
+    let threads = team::threads();
+    let blocks = rows.div_ceil(most.max(1)).next_multiple_of(threads).max(1);
+    (rows >= threads.saturating_mul(least)).then(|| rows.div_ceil(blocks).max(1))
 }
 
 /// Pieces that a result is cut into where it has the rows and columns, so that many threads find some.

@@ -35,6 +35,10 @@ const STRIP_ROWS: usize = 64;
 /// Strips from which on each is a thread's work; fewer are cut into columns.
 const MANY_STRIPS: usize = 8;
 
+/// Weights that each thread may read for itself, and the rows of a thread for which it does.
+const OWN_WEIGHTS: usize = 1 << 20;
+const OWN_ROWS: usize = 8;
+
 /// Panels that a tier takes at once, or that are worth starting on.
 fn tile_panels(cpu: Cpu) -> usize {
     if cpu.tier() == Tier::Amx { 3 } else { 2 }
@@ -234,17 +238,21 @@ fn multiply(cpu: Cpu, x: Source<'_>, rows: usize, groups: &Groups<'_>, y: Output
         }
     };
     let k = groups.weights[0].inputs();
-    let strips = rows.div_ceil(STRIP_ROWS);
+    // AMX takes 16 rows at once, and multiplies faster than each thread could read all weights.
+    let may_read_all = cpu.tier() != Tier::Amx && n.saturating_mul(k) <= OWN_WEIGHTS;
+    let own = parallel::blocks_of_threads(rows, STRIP_ROWS, OWN_ROWS).filter(|_| may_read_all);
+    let strip_rows = own.unwrap_or(STRIP_ROWS);
+    let strips = rows.div_ceil(strip_rows);
     let parallel =
         parallel::is_worth_sharing(rows.saturating_mul(n).saturating_mul(k), PARALLEL_WORK);
-    if parallel && strips * count < MANY_STRIPS {
+    if parallel && own.is_none() && strips * count < MANY_STRIPS {
         (0..count).map(job).for_each(|job| job.share(rows));
         return;
     }
     // The groups of some rows one after another, which write the same lines.
     let strip = |index: usize| {
-        let start = index / count * STRIP_ROWS;
-        job(index % count).strip(start..rows.min(start + STRIP_ROWS));
+        let start = index / count * strip_rows;
+        job(index % count).strip(start..rows.min(start + strip_rows));
     };
     if parallel {
         parallel::for_each(strips * count, strip);

@@ -21,6 +21,10 @@ const FAR_BLOCK_ROWS: usize = 256;
 /// Weights of which a core keeps a part worth the name.
 const NEAR_WEIGHTS: usize = 1 << 19;
 
+/// Weights that each thread may read for itself, and the rows of a thread for which it does.
+const OWN_WEIGHTS: usize = 1 << 20;
+const OWN_ROWS: usize = 8;
+
 /// Panels that are worth a piece of work.
 pub(super) const LEAST_PANELS: usize = 2;
 
@@ -93,6 +97,13 @@ pub(crate) fn for_each_block(
         return;
     }
     let most = if size > NEAR_WEIGHTS { FAR_BLOCK_ROWS } else { BLOCK_ROWS };
+    let own = parallel::blocks_of_threads(rows, most, OWN_ROWS).filter(|_| size <= OWN_WEIGHTS);
+    if let Some(block_rows) = own {
+        parallel::for_each(rows.div_ceil(block_rows), |index| {
+            block(index * block_rows..rows.min((index + 1) * block_rows), 0..panels);
+        });
+        return;
+    }
     let block_rows = parallel::even_blocks(rows, most);
     parallel::for_each_rectangle([rows, panels], [block_rows, LEAST_PANELS], block);
 }

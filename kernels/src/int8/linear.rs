@@ -44,6 +44,10 @@ const BLOCK_BYTES: usize = 1 << 15;
 /// Bytes of weights of which a core keeps a part worth the name.
 const NEAR_WEIGHTS: usize = 1 << 20;
 
+/// Rows of a thread for which it reads all weights: of near weights, and of others.
+const OWN_ROWS: usize = 4;
+const OWN_FAR_ROWS: usize = 12;
+
 /// A layer with int8 operands: linear, `[k, n]`, or a convolution of single channels, whose weights are
 /// [packed](crate::channels_last::PackedDepthwise) in another way.
 #[derive(Debug)]
@@ -197,7 +201,9 @@ impl<'a> Product<'a> {
         // Of short rows as many as fit, as long as there are pieces for all threads.
         let short = (BLOCK_BYTES / weights.inputs().max(1)).min(self.rows / PIECES);
         let most = if are_far { FAR_BLOCK_ROWS } else { BLOCK_ROWS.max(short) };
-        let block_rows = parallel::even_blocks(self.rows, most);
+        let least = if are_far { OWN_FAR_ROWS } else { OWN_ROWS };
+        let own = parallel::blocks_of_threads(self.rows, most, least);
+        let block_rows = own.unwrap_or_else(|| parallel::even_blocks(self.rows, most));
         let blocks = self.rows.div_ceil(block_rows);
         let rows_of = |block: usize| block * block_rows..self.rows.min((block + 1) * block_rows);
         let whole = |block: usize| {
@@ -211,7 +217,7 @@ impl<'a> Product<'a> {
             (0..blocks).for_each(whole);
             return;
         }
-        if blocks >= PIECES {
+        if own.is_some() || blocks >= PIECES {
             parallel::for_each(blocks, whole);
             return;
         }
