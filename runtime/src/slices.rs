@@ -9,21 +9,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use graph::Dim;
+use kernels::Tier;
 
 use crate::RuntimeError;
 use crate::compile::Shared;
+use crate::cost::Work;
 use crate::kernel::Prepared;
 use crate::plan::{ALIGNMENT, Plan};
+use crate::program::Program;
 use crate::session::{Run, poison};
 
 /// Arena of a slice of more than one element. What a layer reads and writes of it fits a core's second
 /// cache; smaller slices read the weights more often (docs/performance.md, *Inference*).
 const SLICE_BYTES: usize = 4 << 20;
 
-/// Arena below which a slice has too little work to be worth starting. One that is smaller than half the
-/// weights of some node is not worth it either: every slice reads all weights, which the threads of a
-/// whole run read together.
-const LEAST_SLICE_BYTES: usize = 256 << 10;
+/// On CPUs that multiply in tiles, the arena below which a slice has too little work, as one has that is
+/// smaller than half the weights of some node: there they take longer to read than to multiply.
+const LEAST_TILED_BYTES: usize = 256 << 10;
+
+/// Operations below which a slice is not worth starting.
+const LEAST_FLOPS: u64 = 1 << 20;
+
+/// How often a slice multiplies each weight at least, since every thread reads them all where the threads of
+/// a whole run share them; and where they are more than [`NEAR_WEIGHTS`] and come from memory.
+const LEAST_USES: u64 = 8;
+const LEAST_FAR_USES: u64 = 24;
+
+/// Bytes of weights that the caches of a CPU keep a good part of.
+const NEAR_WEIGHTS: usize = 64 << 20;
+
+/// Of all weights, one part in so many may be used less.
+const FEW_WEIGHTS: usize = 8;
 
 /// Elements of a batch from `first` on, as many as its plan is for.
 #[derive(Clone, Copy, Debug)]
@@ -59,9 +75,7 @@ impl Slices {
         let of_thread = batch / threads;
         let bytes_of_one = (whole.bytes / batch).max(1);
         let count = of_thread.div_ceil((SLICE_BYTES / bytes_of_one).max(1));
-        let weights = model.program.steps.iter().map(Prepared::packed_bytes).max().unwrap_or(0);
-        let least = (weights / 2).max(LEAST_SLICE_BYTES);
-        if count * threads < 2 || of_thread / count * bytes_of_one < least {
+        if count * threads < 2 {
             return None;
         }
         let mut sizes = Vec::new();
@@ -81,6 +95,10 @@ impl Slices {
             (0..total).map(|index| slice(cut(index)..cut(index + 1))).collect::<Option<_>>()?;
         let rest = of_thread * threads..batch;
         let rest = if rest.is_empty() { None } else { Some(slice(rest)?) };
+        // Sizes of slices differ by one element.
+        if !is_worth_it(&model.program, plans.first()?) {
+            return None;
+        }
         let arena_bytes = plans.iter().map(|plan| plan.bytes).max()?;
         let mut output_bytes = 0;
         let mut output = |id: &crate::module::Id| {
@@ -162,6 +180,30 @@ impl Slices {
         let (start, bytes_of_one) = self.outputs[index];
         &memory[self.threads * self.arena_bytes + start..][..bytes_of_one * self.batch]
     }
+}
+
+/// Whether slices of this size take less time than a run whose nodes all threads share.
+fn is_worth_it(program: &Program, slice: &Plan) -> bool {
+    let Program { module, steps, .. } = program;
+    if module.cpu.tier() == Tier::Amx {
+        let weights = steps.iter().map(Prepared::packed_bytes).max().unwrap_or(0);
+        return slice.bytes >= (weights / 2).max(LEAST_TILED_BYTES);
+    }
+    let all = program.packed_bytes();
+    let least = if all > NEAR_WEIGHTS { LEAST_FAR_USES } else { LEAST_USES };
+    let (mut flops, mut rarely_used) = (0, 0);
+    for (node, step) in module.nodes.iter().zip(steps) {
+        let packed = step.packed_bytes();
+        let work = Work::of(module, node, &slice.shapes, packed);
+        flops += work.flops;
+        let weights = node.inputs.iter().enumerate().filter(|(input, _)| step.has_packed(*input));
+        let weights: usize =
+            weights.map(|(_, id)| slice.shapes[id.0].iter().product::<usize>()).sum();
+        if work.flops / 2 < least * weights as u64 {
+            rarely_used += packed;
+        }
+    }
+    flops >= LEAST_FLOPS && rarely_used * FEW_WEIGHTS <= all
 }
 
 /// Keeps the failure of the first element of the batch, whichever slice was the first to fail.
