@@ -2,8 +2,8 @@
 
 use crate::activation::Activation;
 use crate::elementwise::{add_assign_piece, mul_assign_piece};
-use crate::norm::{LayerNorm, check_rows, normalize_rows, repeated};
-use crate::parallel::{CHUNK, check_len, for_each_chunk, rows_per_chunk};
+use crate::norm::{LayerNorm, check_rows, for_row_blocks, normalize_rows, repeated};
+use crate::parallel::{CHUNK, check_len, for_each_chunk};
 use crate::softmax::{log_softmax_rows, piece_len, softmax_rows};
 use crate::tier::Cpu;
 
@@ -64,8 +64,7 @@ pub fn log_softmax_in_place(cpu: Cpu, y: &mut [f32], row_len: usize) {
 pub fn layer_norm_in_place(cpu: Cpu, y: &mut [f32], norm: &LayerNorm<'_>) {
     check_rows("layer_norm_in_place: y", y.len(), norm);
     if !y.is_empty() {
-        let cols = norm.gamma.len();
-        pieces(y, rows_per_chunk(cols) * cols, |_, y| normalize_rows(cpu, y, *norm, None));
+        for_row_blocks(y, norm.gamma.len(), |_, y| normalize_rows(cpu, y, *norm, None));
     }
 }
 
@@ -85,8 +84,7 @@ pub fn residual_layer_norm_in_place(
     check_len("residual_layer_norm_in_place: residual, repeated", all, y.len());
     check_rows("residual_layer_norm_in_place: residual", residual.len(), norm);
     if !y.is_empty() {
-        let cols = norm.gamma.len();
-        pieces(y, rows_per_chunk(cols) * cols, |start, y| {
+        for_row_blocks(y, norm.gamma.len(), |start, y| {
             for (part, residual) in repeated(residual, start, y.len()) {
                 add_assign_piece(cpu, &mut y[part], residual);
             }

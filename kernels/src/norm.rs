@@ -98,7 +98,11 @@ pub(crate) fn check_rows(what: &str, len: usize, norm: &LayerNorm<'_>) -> usize 
 }
 
 /// Runs `kernel` on (row range start, rows of y), cut by size.
-fn for_row_blocks(y: &mut [f32], cols: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn for_row_blocks(
+    y: &mut [f32],
+    cols: usize,
+    kernel: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let block = parallel::rows_of_threads(y.len() / cols, cols, PARALLEL_ELEMENTS) * cols;
     parallel::for_each_chunk(y, block, |index, rows| kernel(index * block, rows));
 }

@@ -74,17 +74,32 @@ pub(crate) fn for_each_rectangle(
     });
 }
 
-/// Runs `kernel` over matching pieces of `x` and `y`, pieces of `chunk` elements.
+/// Things of a piece, at most `most` of them, so that no thread gets more pieces than another, or larger ones.
+fn evened(count: usize, most: usize) -> usize {
+    match count.div_ceil(most.max(1)) {
+        0 | 1 => most.max(1),
+        pieces => count.div_ceil(pieces.next_multiple_of(team::threads())).max(1),
+    }
+}
+
+/// The same for elements that each stand for themselves: whole lines of the cache.
+fn evened_lines(elements: usize, most: usize) -> usize {
+    const LINE: usize = 64;
+    evened(elements.div_ceil(LINE), most / LINE) * LINE
+}
+
+/// Runs `kernel` over matching pieces of `x` and `y`, pieces of at most `chunk` elements.
 pub(crate) fn map<X: Sync, Y: Send>(
     x: &[X],
     y: &mut [Y],
     chunk: usize,
     kernel: impl Fn(&[X], &mut [Y]) + Sync,
 ) {
+    let chunk = evened_lines(y.len(), chunk);
     for_each_chunk(y, chunk, |index, y| kernel(&x[index * chunk..][..y.len()], y));
 }
 
-/// Runs `kernel` over matching pieces of `a`, `b` and `y`, pieces of `chunk` elements.
+/// Runs `kernel` over matching pieces of `a`, `b` and `y`, pieces of at most `chunk` elements.
 pub(crate) fn zip(
     a: &[f32],
     b: &[f32],
@@ -92,6 +107,7 @@ pub(crate) fn zip(
     chunk: usize,
     kernel: impl Fn(&[f32], &[f32], &mut [f32]) + Sync,
 ) {
+    let chunk = evened_lines(y.len(), chunk);
     for_each_chunk(y, chunk, |index, y| {
         let range = index * chunk..index * chunk + y.len();
         kernel(&a[range.clone()], &b[range], y);
@@ -126,13 +142,14 @@ pub(crate) fn for_each_chunk<T: Send>(
     });
 }
 
-/// Runs `job` on every row of `row_len` > 0 elements and its index, `at_once` rows on one thread.
+/// Runs `job` on every row of `row_len` > 0 elements and its index, at most `at_once` rows in a piece.
 pub(crate) fn for_each_row<T: Send>(
     y: &mut [T],
     row_len: usize,
     at_once: usize,
     job: impl Fn(usize, &mut [T]) + Sync,
 ) {
+    let at_once = evened(y.len() / row_len, at_once);
     for_each_chunk(y, at_once * row_len, |piece, y| {
         let rows = y.chunks_exact_mut(row_len).enumerate();
         rows.for_each(|(row, y)| job(piece * at_once + row, y));
