@@ -3,7 +3,7 @@
 
 use crate::function::Function;
 use crate::math;
-use crate::parallel::{self, CHUNK, check_len};
+use crate::parallel::{self, LINE, check_len};
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
@@ -127,7 +127,7 @@ const PIECE: usize = 512;
 /// `x` and `y` have the same length.
 pub fn activate(cpu: Cpu, activation: Activation, x: &[f32], y: &mut [f32]) {
     check_len("activate: y", y.len(), x.len());
-    parallel::map(x, y, CHUNK, |x, y| {
+    parallel::map(x, y, LINE, |x, y| {
         for (x, y) in x.chunks(PIECE).zip(y.chunks_mut(PIECE)) {
             y.copy_from_slice(x);
             activation.apply(cpu, y);
@@ -150,5 +150,5 @@ pub fn gelu_forward(cpu: Cpu, x: &[f32], y: &mut [f32]) {
 pub fn gelu_backward(cpu: Cpu, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     check_len("gelu_backward: dy", dy.len(), x.len());
     check_len("gelu_backward: dx", dx.len(), x.len());
-    parallel::zip(x, dy, dx, CHUNK, |x, dy, dx| gelu_slope(cpu, x, dy, dx));
+    parallel::zip(x, dy, dx, LINE, |x, dy, dx| gelu_slope(cpu, x, dy, dx));
 }

@@ -4,7 +4,7 @@
 //! A [`Broadcast`] cuts a result into runs along which each side goes on in one way: from element to
 //! element, or staying at one. Neighbouring dimensions that all sides have, or all lack, are one.
 
-use crate::parallel::{CHUNK, check_len, for_each_chunk};
+use crate::parallel::{LINE, check_len, for_each_piece};
 use crate::tier::{Cpu, tiered};
 
 /// Dimensions of a broadcast result at most.
@@ -195,8 +195,8 @@ impl<T: Copy + Sync, U: Copy + Send> Pairwise<T, U> {
     pub fn run(&self, cpu: Cpu, broadcast: &Broadcast<2>, sides: [&[T]; 2], y: &mut [U]) {
         broadcast.check(sides.map(<[T]>::len), y.len());
         if !y.is_empty() {
-            for_each_chunk(y, CHUNK, |index, y| {
-                (self.fill)(cpu, broadcast, index * CHUNK, sides, y);
+            for_each_piece(y, LINE, |start, y| {
+                (self.fill)(cpu, broadcast, start, sides, y);
             });
         }
     }
@@ -210,8 +210,8 @@ impl<T: Copy + Send + Sync> Updating<T> {
     pub fn run(&self, cpu: Cpu, broadcast: &Broadcast<1>, over: usize, x: &[T], y: &mut [T]) {
         broadcast.check([x.len()], y.len());
         if !y.is_empty() {
-            for_each_chunk(y, CHUNK, |index, y| {
-                (self.over[over])(cpu, broadcast, index * CHUNK, x, y);
+            for_each_piece(y, LINE, |start, y| {
+                (self.over[over])(cpu, broadcast, start, x, y);
             });
         }
     }
@@ -409,8 +409,8 @@ pub fn expand<T: Copy + Send + Sync>(broadcast: &Broadcast<1>, x: &[T], y: &mut 
         return;
     }
     let [moves] = broadcast.moves();
-    for_each_chunk(y, CHUNK, |index, y| {
-        broadcast.for_each_run(index * CHUNK, y.len(), |done, len, [at]| {
+    for_each_piece(y, LINE, |start, y| {
+        broadcast.for_each_run(start, y.len(), |done, len, [at]| {
             let y = &mut y[done..][..len];
             if moves { y.copy_from_slice(&x[at..][..len]) } else { y.fill(x[at]) }
         });
@@ -509,8 +509,8 @@ pub fn select<T: Bits>(
 ) {
     broadcast.check([condition.len(), sides[0].len(), sides[1].len()], y.len());
     if !y.is_empty() {
-        for_each_chunk(y, CHUNK, |index, y| {
-            (T::CHOOSE)(cpu, broadcast, index * CHUNK, condition, sides, y);
+        for_each_piece(y, LINE, |start, y| {
+            (T::CHOOSE)(cpu, broadcast, start, condition, sides, y);
         });
     }
 }
@@ -597,7 +597,7 @@ mod tests {
 
     #[test]
     fn pieces_start_in_the_middle_of_a_run() {
-        let (rows, columns) = (3, CHUNK - 5);
+        let (rows, columns) = (3, crate::PARALLEL_ELEMENTS - 5);
         let (a, b) = (numbers(&[rows, 1], 0), numbers(&[columns], 0));
         let mut y = vec![0.0; rows * columns];
         let broadcast = Broadcast::new(&[rows, columns], [&[rows, 1], &[columns]]);

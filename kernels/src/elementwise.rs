@@ -1,7 +1,7 @@
 #![allow(unsafe_code, reason = "the tiered macro calls code for detected instruction sets")]
 //! Sums and products, element by element.
 
-use crate::parallel::{self, CHUNK, check_len, rows_per_chunk};
+use crate::parallel::{self, LINE, check_len, rows_per_chunk};
 use crate::tier::{Cpu, tiered};
 
 tiered! {
@@ -43,7 +43,7 @@ tiered! {
 pub fn add(cpu: Cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
     check_len("add: b", b.len(), a.len());
     check_len("add: y", y.len(), a.len());
-    parallel::zip(a, b, y, CHUNK, |a, b, y| add_piece(cpu, a, b, y));
+    parallel::zip(a, b, y, LINE, |a, b, y| add_piece(cpu, a, b, y));
 }
 
 /// `y = a · b`, element by element.
@@ -53,7 +53,7 @@ pub fn add(cpu: Cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
 pub fn mul(cpu: Cpu, a: &[f32], b: &[f32], y: &mut [f32]) {
     check_len("mul: b", b.len(), a.len());
     check_len("mul: y", y.len(), a.len());
-    parallel::zip(a, b, y, CHUNK, |a, b, y| mul_piece(cpu, a, b, y));
+    parallel::zip(a, b, y, LINE, |a, b, y| mul_piece(cpu, a, b, y));
 }
 
 /// Adds `row` to every row of `y`.

@@ -2,7 +2,7 @@
 //! Functions of single numbers, applied to every element.
 
 use crate::math;
-use crate::parallel::{self, CHUNK, check_len};
+use crate::parallel::{self, LINE, check_len};
 #[cfg(target_arch = "x86_64")]
 use crate::tier::Tier;
 use crate::tier::{Cpu, tiered};
@@ -184,7 +184,7 @@ impl Function {
 /// Both have the same length.
 pub fn map(cpu: Cpu, function: Function, x: &[f32], y: &mut [f32]) {
     check_len("map: y", y.len(), x.len());
-    parallel::map(x, y, CHUNK, |x, y| {
+    parallel::map(x, y, LINE, |x, y| {
         y.copy_from_slice(x);
         function.apply(cpu, y);
     });
@@ -192,5 +192,5 @@ pub fn map(cpu: Cpu, function: Function, x: &[f32], y: &mut [f32]) {
 
 /// `y = function(y)`.
 pub fn map_in_place(cpu: Cpu, function: Function, y: &mut [f32]) {
-    parallel::for_each_chunk(y, CHUNK, |_, y| function.apply(cpu, y));
+    parallel::for_each_piece(y, LINE, |_, y| function.apply(cpu, y));
 }

@@ -3,14 +3,9 @@
 use crate::activation::Activation;
 use crate::elementwise::{add_assign_piece, mul_assign_piece};
 use crate::norm::{LayerNorm, check_rows, for_row_blocks, normalize_rows, repeated};
-use crate::parallel::{CHUNK, check_len, for_each_chunk};
-use crate::softmax::{log_softmax_rows, piece_len, softmax_rows};
+use crate::parallel::{LINE, check_len, for_each_piece};
+use crate::softmax::{log_softmax_rows, softmax_rows, unit_of};
 use crate::tier::Cpu;
-
-/// Runs `kernel` over pieces of `chunk` elements and where they start.
-fn pieces(y: &mut [f32], chunk: usize, kernel: impl Fn(usize, &mut [f32]) + Sync) {
-    for_each_chunk(y, chunk, |index, y| kernel(index * chunk, y));
-}
 
 /// `y += x`.
 ///
@@ -18,7 +13,7 @@ fn pieces(y: &mut [f32], chunk: usize, kernel: impl Fn(usize, &mut [f32]) + Sync
 /// Both have the same length.
 pub fn add_assign(cpu: Cpu, y: &mut [f32], x: &[f32]) {
     check_len("add_assign: x", x.len(), y.len());
-    pieces(y, CHUNK, |start, y| add_assign_piece(cpu, y, &x[start..start + y.len()]));
+    for_each_piece(y, LINE, |start, y| add_assign_piece(cpu, y, &x[start..start + y.len()]));
 }
 
 /// `y *= x`, element by element.
@@ -27,12 +22,12 @@ pub fn add_assign(cpu: Cpu, y: &mut [f32], x: &[f32]) {
 /// Both have the same length.
 pub fn mul_assign(cpu: Cpu, y: &mut [f32], x: &[f32]) {
     check_len("mul_assign: x", x.len(), y.len());
-    pieces(y, CHUNK, |start, y| mul_assign_piece(cpu, y, &x[start..start + y.len()]));
+    for_each_piece(y, LINE, |start, y| mul_assign_piece(cpu, y, &x[start..start + y.len()]));
 }
 
 /// `y = activation(y)`.
 pub fn activate_in_place(cpu: Cpu, activation: Activation, y: &mut [f32]) {
-    pieces(y, CHUNK, |_, y| activation.apply(cpu, y));
+    for_each_piece(y, LINE, |_, y| activation.apply(cpu, y));
 }
 
 /// `y = softmax(y)` over each row.
@@ -40,9 +35,9 @@ pub fn activate_in_place(cpu: Cpu, activation: Activation, y: &mut [f32]) {
 /// # Shapes
 /// `y`: `[rows, row_len]`.
 pub fn softmax_in_place(cpu: Cpu, y: &mut [f32], row_len: usize) {
-    let piece = piece_len("softmax_in_place: y", y.len(), row_len);
+    let unit = unit_of("softmax_in_place: y", y.len(), row_len);
     if !y.is_empty() {
-        pieces(y, piece, |_, y| softmax_rows(cpu, y, row_len));
+        for_each_piece(y, unit, |_, y| softmax_rows(cpu, y, row_len));
     }
 }
 
@@ -51,9 +46,9 @@ pub fn softmax_in_place(cpu: Cpu, y: &mut [f32], row_len: usize) {
 /// # Shapes
 /// `y`: `[rows, row_len]`.
 pub fn log_softmax_in_place(cpu: Cpu, y: &mut [f32], row_len: usize) {
-    let piece = piece_len("log_softmax_in_place: y", y.len(), row_len);
+    let unit = unit_of("log_softmax_in_place: y", y.len(), row_len);
     if !y.is_empty() {
-        pieces(y, piece, |_, y| log_softmax_rows(cpu, y, row_len));
+        for_each_piece(y, unit, |_, y| log_softmax_rows(cpu, y, row_len));
     }
 }
 

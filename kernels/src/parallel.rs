@@ -82,34 +82,40 @@ fn evened(count: usize, most: usize) -> usize {
     }
 }
 
-/// The same for elements that each stand for themselves: whole lines of the cache.
-fn evened_lines(elements: usize, most: usize) -> usize {
-    const LINE: usize = 64;
-    evened(elements.div_ceil(LINE), most / LINE) * LINE
+/// Elements of a line of the cache, at least, which threads do not share.
+pub(crate) const LINE: usize = 64;
+
+/// Runs `job` on pieces of about [`CHUNK`] elements, whole numbers of `unit` > 0 of them, and where each starts;
+/// also on an empty slice.
+pub(crate) fn for_each_piece<T: Send>(
+    y: &mut [T],
+    unit: usize,
+    job: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let piece = evened(y.len().div_ceil(unit), rows_per_chunk(unit)) * unit;
+    for_each_chunk(y, piece, |index, y| job(index * piece, y));
 }
 
-/// Runs `kernel` over matching pieces of `x` and `y`, pieces of at most `chunk` elements.
+/// Runs `kernel` over matching [pieces](for_each_piece) of `x` and `y`.
 pub(crate) fn map<X: Sync, Y: Send>(
     x: &[X],
     y: &mut [Y],
-    chunk: usize,
+    unit: usize,
     kernel: impl Fn(&[X], &mut [Y]) + Sync,
 ) {
-    let chunk = evened_lines(y.len(), chunk);
-    for_each_chunk(y, chunk, |index, y| kernel(&x[index * chunk..][..y.len()], y));
+    for_each_piece(y, unit, |start, y| kernel(&x[start..start + y.len()], y));
 }
 
-/// Runs `kernel` over matching pieces of `a`, `b` and `y`, pieces of at most `chunk` elements.
+/// Runs `kernel` over matching [pieces](for_each_piece) of `a`, `b` and `y`.
 pub(crate) fn zip(
     a: &[f32],
     b: &[f32],
     y: &mut [f32],
-    chunk: usize,
+    unit: usize,
     kernel: impl Fn(&[f32], &[f32], &mut [f32]) + Sync,
 ) {
-    let chunk = evened_lines(y.len(), chunk);
-    for_each_chunk(y, chunk, |index, y| {
-        let range = index * chunk..index * chunk + y.len();
+    for_each_piece(y, unit, |start, y| {
+        let range = start..start + y.len();
         kernel(&a[range.clone()], &b[range], y);
     });
 }

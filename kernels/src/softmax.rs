@@ -3,7 +3,7 @@
 
 use crate::lanes;
 use crate::math;
-use crate::parallel::{self, check_len, rows_per_chunk};
+use crate::parallel::{self, check_len};
 use crate::tier::{Cpu, tiered};
 
 /// Rows of so many elements at most are worked on side by side.
@@ -94,15 +94,15 @@ tiered! {
     }
 }
 
-/// Checks that `len` is a whole number of rows; returns the elements of a parallel piece.
+/// Checks that `len` is a whole number of rows; returns what pieces consist of.
 #[track_caller]
-pub(crate) fn piece_len(what: &str, len: usize, row_len: usize) -> usize {
+pub(crate) fn unit_of(what: &str, len: usize, row_len: usize) -> usize {
     if row_len == 0 {
         check_len(what, len, 0);
         return 1;
     }
     check_len(what, len, len / row_len * row_len);
-    rows_per_chunk(row_len) * row_len
+    row_len
 }
 
 /// `y = softmax(x)` over each row: `exp(x − max)/Σ exp(x − max)`.
@@ -110,12 +110,12 @@ pub(crate) fn piece_len(what: &str, len: usize, row_len: usize) -> usize {
 /// # Shapes
 /// `x`, `y`: `[rows, row_len]`.
 pub fn softmax_forward(cpu: Cpu, x: &[f32], row_len: usize, y: &mut [f32]) {
-    let piece = piece_len("softmax_forward: x", x.len(), row_len);
+    let unit = unit_of("softmax_forward: x", x.len(), row_len);
     check_len("softmax_forward: y", y.len(), x.len());
     if x.is_empty() {
         return;
     }
-    parallel::map(x, y, piece, |x, y| {
+    parallel::map(x, y, unit, |x, y| {
         y.copy_from_slice(x);
         softmax_rows(cpu, y, row_len);
     });
@@ -126,12 +126,12 @@ pub fn softmax_forward(cpu: Cpu, x: &[f32], row_len: usize, y: &mut [f32]) {
 /// # Shapes
 /// `x`, `y`: `[rows, row_len]`.
 pub fn log_softmax(cpu: Cpu, x: &[f32], row_len: usize, y: &mut [f32]) {
-    let piece = piece_len("log_softmax: x", x.len(), row_len);
+    let unit = unit_of("log_softmax: x", x.len(), row_len);
     check_len("log_softmax: y", y.len(), x.len());
     if x.is_empty() {
         return;
     }
-    parallel::map(x, y, piece, |x, y| {
+    parallel::map(x, y, unit, |x, y| {
         y.copy_from_slice(x);
         log_softmax_rows(cpu, y, row_len);
     });
@@ -142,11 +142,11 @@ pub fn log_softmax(cpu: Cpu, x: &[f32], row_len: usize, y: &mut [f32]) {
 /// # Shapes
 /// All slices: `[rows, row_len]`.
 pub fn softmax_backward(cpu: Cpu, y: &[f32], dy: &[f32], row_len: usize, dx: &mut [f32]) {
-    let piece = piece_len("softmax_backward: y", y.len(), row_len);
+    let unit = unit_of("softmax_backward: y", y.len(), row_len);
     check_len("softmax_backward: dy", dy.len(), y.len());
     check_len("softmax_backward: dx", dx.len(), y.len());
     if y.is_empty() {
         return;
     }
-    parallel::zip(y, dy, dx, piece, |y, dy, dx| softmax_slope(cpu, y, dy, row_len, dx));
+    parallel::zip(y, dy, dx, unit, |y, dy, dx| softmax_slope(cpu, y, dy, row_len, dx));
 }

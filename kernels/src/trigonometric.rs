@@ -4,7 +4,7 @@
 use std::f32::consts::{FRAC_PI_2, FRAC_PI_4, LN_2, PI};
 
 use crate::math::{self, polynomial};
-use crate::parallel::{self, CHUNK, check_len};
+use crate::parallel::{self, LINE, check_len};
 use crate::tier::{Cpu, tiered};
 
 /// A function of one number. NaN stays NaN; relative errors are below 4e-7.
@@ -221,7 +221,7 @@ impl Trigonometric {
     /// Both have the same length.
     pub fn map(self, cpu: Cpu, x: &[f32], y: &mut [f32]) {
         check_len("trigonometric: y", y.len(), x.len());
-        parallel::map(x, y, CHUNK, |x, y| {
+        parallel::map(x, y, LINE, |x, y| {
             y.copy_from_slice(x);
             self.apply(cpu, y);
         });
@@ -229,6 +229,6 @@ impl Trigonometric {
 
     /// `y = function(y)`.
     pub fn map_in_place(self, cpu: Cpu, y: &mut [f32]) {
-        parallel::for_each_chunk(y, CHUNK, |_, y| self.apply(cpu, y));
+        parallel::for_each_piece(y, LINE, |_, y| self.apply(cpu, y));
     }
 }

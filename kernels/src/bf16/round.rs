@@ -2,7 +2,7 @@
 #![allow(clippy::inline_always, reason = "compiled inside each tier's copy of the kernel")]
 //! `f32` to bf16: the upper half of the bits.
 
-use crate::parallel::{CHUNK, map};
+use crate::parallel::{LINE, map};
 use crate::tier::{Cpu, tiered};
 
 /// The nearest bf16, halves to even; NaN stays a NaN.
@@ -52,7 +52,7 @@ tiered! {
 /// # Panics
 /// When the lengths differ.
 pub fn relu(cpu: Cpu, x: &[u16], y: &mut [u16]) {
-    map(x, y, CHUNK, |x, y| relu_piece(cpu, x, y));
+    map(x, y, LINE, |x, y| relu_piece(cpu, x, y));
 }
 
 #[cfg(test)]

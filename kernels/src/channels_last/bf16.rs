@@ -15,7 +15,7 @@ use crate::bf16::{
 use crate::conv::Conv2d;
 use crate::float::Left;
 use crate::int8::Output;
-use crate::parallel::{self, CHUNK, check_len, check_shape};
+use crate::parallel::{self, LINE, check_len, check_shape};
 use crate::scratch::lend;
 use crate::tier::Cpu;
 use crate::window::Slide;
@@ -268,12 +268,12 @@ impl Products<'_> {
                 scratch
             }
             (Input::F32(image), false) => {
-                parallel::map(image, scratch, CHUNK, |x, y| round_piece(self.cpu, x, y));
+                parallel::map(image, scratch, LINE, |x, y| round_piece(self.cpu, x, y));
                 scratch
             }
             (Input::F32(image), true) => {
                 lend(&ROUNDED, len, |rounded| {
-                    parallel::map(image, rounded, CHUNK, |x, y| round_piece(self.cpu, x, y));
+                    parallel::map(image, rounded, LINE, |x, y| round_piece(self.cpu, x, y));
                     pad(conv, rounded, 0, scratch);
                 });
                 scratch

@@ -6,10 +6,13 @@ use std::arch::x86_64::*;
 
 use crate::activation::Activation;
 use crate::element::Element;
-use crate::parallel::{CHUNK, check_len, check_shape, for_each_chunk};
+use crate::parallel::{check_len, check_shape, for_each_chunk, rows_of_threads};
 use crate::tier::{Cpu, tiered};
 #[cfg(target_arch = "x86_64")]
 use crate::wide::clamp;
+
+/// Elements of a thread below which one is faster.
+const PARALLEL_ELEMENTS: usize = 1 << 12;
 
 /// What is done with the pixels of an image.
 #[derive(Clone, Copy)]
@@ -95,7 +98,7 @@ fn scale_all<'a, X: Element, Y: Element>(
         return;
     }
     let channels = of_image(0).scale.len();
-    let chunk = (CHUNK / channels).max(1) * channels;
+    let chunk = rows_of_threads(y.len() / channels, channels, PARALLEL_ELEMENTS) * channels;
     for_each_chunk(y, chunk, |index, mut y| {
         let mut start = index * chunk;
         while !y.is_empty() {

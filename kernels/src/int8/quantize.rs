@@ -5,7 +5,7 @@
 use super::Finish;
 use crate::activation::Activation;
 use crate::math;
-use crate::parallel::{self, CHUNK, check_len, rows_per_chunk};
+use crate::parallel::{self, CHUNK, LINE, check_len, rows_per_chunk};
 #[cfg(target_arch = "x86_64")]
 use crate::requantize::RequantizedSum;
 use crate::tier::{Cpu, Tier, tiered};
@@ -127,7 +127,7 @@ tiered! {
 /// `x` and `y` have the same length.
 pub fn quantize(cpu: Cpu, x: &[f32], to: Quantization, y: &mut [i8]) {
     check_len("quantize: y", y.len(), x.len());
-    parallel::map(x, y, CHUNK, |x, y| quantize_piece(cpu, x, to, y));
+    parallel::map(x, y, LINE, |x, y| quantize_piece(cpu, x, to, y));
 }
 
 tiered! {
@@ -177,7 +177,7 @@ pub fn range_quantization(cpu: Cpu, x: &[f32]) -> Quantization {
 /// `x` and `y` have the same length.
 pub fn dequantize(cpu: Cpu, x: &[i8], from: Quantization, y: &mut [f32]) {
     check_len("dequantize: y", y.len(), x.len());
-    parallel::map(x, y, CHUNK, |x, y| dequantize_piece(cpu, x, from, y));
+    parallel::map(x, y, LINE, |x, y| dequantize_piece(cpu, x, from, y));
 }
 
 /// `y[r, c] = x[r, c]·scales[c]`: zero point 0, a scale for each column.
@@ -218,8 +218,7 @@ pub fn quantized_sum(
     let rounding = Finish { cpu, activation, coarse: false }
         .rounding(to)
         .filter(|_| cpu.tier() >= Tier::Avx512);
-    parallel::for_each_chunk(y, CHUNK, |chunk, y| {
-        let first = chunk * CHUNK;
+    parallel::for_each_piece(y, LINE, |first, y| {
         #[cfg(target_arch = "x86_64")]
         let (first, y) = match &rounding {
             Some(rounding) => {
