@@ -4,11 +4,11 @@
 mod tests;
 
 use graph::package::{Golden, GoldenExample, MOST_TOLERANCE, Package, other_entries};
-use graph::{DType, Tensor};
+use graph::{DType, Graph, Tensor};
 use kernels::{Cpu, Tier};
 use serde::{Serialize, Serializer};
 
-use crate::{CompileOptions, CompiledModel, Device, RuntimeError, compile};
+use crate::{CompileOptions, CompiledModel, Device, Precision, RuntimeError, compile};
 
 /// Greatest difference from an expected output that the kernels of this machine may make where a
 /// package does not say, as a share of the greatest magnitude that is expected of it: about two steps
@@ -117,27 +117,38 @@ pub fn self_test(package: &Package, model: &CompiledModel) -> Result<f32, Runtim
     package.golden.verify(floats, integers, run).map_err(|error| fail(error.to_string()))
 }
 
-/// The tolerance that a model's golden examples need, where that is more than usual: four times what it
-/// makes of inputs that differ in their last bits. Where floats are rounded to integers layer after
-/// layer, such a bit decides now and then, and the next layer goes on from there.
+/// The tolerance that a model's golden examples need, where that is more than usual: four times what becomes of
+/// the answers when inputs differ in their last bits, or, where none are floats, weights. Where floats are
+/// rounded to integers layer after layer, such a bit decides now and then, and the next layer goes on from
+/// there. With bf16 weights differ by what rounding to it changes at most.
 ///
 /// # Errors
-/// When an example does not run.
+/// When the model does not compile, or an example does not run.
 pub fn golden_tolerance(
-    model: &CompiledModel,
+    graph: &Graph,
     golden: &Golden,
+    precision: Precision,
 ) -> Result<Option<f32>, RuntimeError> {
-    let mut session = model.session();
-    let mut run = |inputs: &[(&str, &Tensor)]| session.run(inputs);
     let is_float = |tensor: &Tensor| tensor.dtype() == DType::F32;
+    let mut inputs = golden.examples.iter().flat_map(|example| &example.inputs);
+    let has_floats = inputs.any(|(_, tensor)| is_float(tensor));
+    let options = CompileOptions::default();
+    let model = compile(graph, &options)?;
+    let other = match precision {
+        Precision::F32 if has_floats => model.clone(),
+        Precision::F32 => compile(&with_other_weights(graph, LAST_BITS), &options)?,
+        Precision::Bf16 => compile(&with_other_weights(graph, BF16_ROUNDING), &options)?,
+    };
+    let (mut session, mut other) = (model.session(), other.session());
     let (mut most, mut is_usual) = (0f32, true);
     for GoldenExample { inputs, .. } in &golden.examples {
-        let nudged: Vec<Tensor> = inputs.iter().map(|(_, tensor)| nudged(tensor)).collect();
+        let nudged: Vec<Tensor> =
+            inputs.iter().map(|(_, tensor)| nudged(tensor, LAST_BITS)).collect();
         let names = inputs.iter().map(|(name, _)| name.as_str());
         let nudged: Vec<(&str, &Tensor)> = names.zip(&nudged).collect();
         let inputs: Vec<(&str, &Tensor)> =
             inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        for (output, other) in run(&inputs)?.iter().zip(&run(&nudged)?) {
+        for (output, other) in session.run(&inputs)?.iter().zip(&other.run(&nudged)?) {
             let difference = greatest_difference(output, other);
             // An integer that changes counts wherever it does, a float from the usual tolerance on.
             is_usual &= MARGIN * difference <= if is_float(output) { TOLERANCE } else { 0.0 };
@@ -147,13 +158,26 @@ pub fn golden_tolerance(
     Ok((!is_usual).then_some((MARGIN * most).clamp(TOLERANCE, MOST_TOLERANCE)))
 }
 
-/// Floats that differ in their last bits, up and down in turn.
-fn nudged(tensor: &Tensor) -> Tensor {
-    const NUDGE: f32 = 8.0 * f32::EPSILON;
+/// What numbers are changed by, as a share of them.
+const LAST_BITS: f32 = 8.0 * f32::EPSILON;
+const BF16_ROUNDING: f32 = 1.0 / 512.0;
+
+/// Floats that differ by so much, up and down in turn.
+fn nudged(tensor: &Tensor, share: f32) -> Tensor {
     let Ok(elements) = tensor.elements::<f32>() else { return tensor.clone() };
     // Steps of 3 are no period of rows and channels.
-    let nudge = |index: usize| if index.is_multiple_of(3) { 1.0 - NUDGE } else { 1.0 + NUDGE };
+    let nudge = |index: usize| if index.is_multiple_of(3) { 1.0 - share } else { 1.0 + share };
     Tensor::from_fn(tensor.shape(), |index| elements[index] * nudge(index))
+}
+
+/// The same but for its weights; a few numbers may be what sizes are computed with.
+fn with_other_weights(graph: &Graph, share: f32) -> Graph {
+    const FEW: usize = 8;
+    let mut other = graph.clone();
+    for (id, weight) in graph.weights().filter(|(_, weight)| weight.len() > FEW) {
+        other.set_weight(id, nudged(weight, share));
+    }
+    other
 }
 
 /// The greatest difference of floats, by their greatest magnitude, or the share of integers that differ; 1 of

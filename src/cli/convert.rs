@@ -110,8 +110,8 @@ impl Convert {
         let file_name = self.output.file_name().unwrap_or_default().to_string_lossy();
         let tool = concat!("pipeline ", env!("CARGO_PKG_VERSION")).to_owned();
         let provenance = BTreeMap::from([("tool".to_owned(), tool)]);
-        let tolerance = runtime::compile(&model.graph, &CompileOptions::default())
-            .and_then(|compiled| runtime::golden_tolerance(&compiled, &golden))
+        let precision = self.compilation.options()?.precision;
+        let tolerance = runtime::golden_tolerance(&model.graph, &golden, precision)
             .map_err(|error| wrong(error.into()))?;
         let name = file_name.into_owned();
         let package = Package { name, model, golden, tolerance, provenance, slo: None };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use graph::op::ArgExtreme;
+use graph::op::{ArgExtreme, Gather};
 use graph::package::Golden;
 use graph::{DType, Dim, Graph, ModelFolder, ModelInfo, Op};
 
@@ -111,8 +111,7 @@ fn models_in_which_a_last_bit_decides_are_given_more() {
     let inputs = |x: Vec<f32>| vec![vec![("x".to_owned(), Tensor::new(&[2, 3], x).unwrap())]];
     let tolerance = |graph: &Graph, x: Vec<f32>| {
         let golden = Golden::evaluate(graph, inputs(x)).unwrap();
-        let model = compile(graph, &CompileOptions::default()).unwrap();
-        golden_tolerance(&model, &golden).unwrap()
+        golden_tolerance(graph, &golden, Precision::F32).unwrap()
     };
     assert_eq!(tolerance(&product(1.0), vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), None);
 
@@ -123,4 +122,32 @@ fn models_in_which_a_last_bit_decides_are_given_more() {
     graph.set_outputs(&[y]);
     assert_eq!(tolerance(&graph, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), None);
     assert_eq!(tolerance(&graph, vec![1.0, 1.0, 1.0, 4.0, 5.0, 6.0]), Some(MOST_TOLERANCE));
+}
+
+/// Which of two equal rows of a table is the greatest.
+#[test]
+fn weights_differ_where_inputs_cannot() {
+    let mut graph = Graph::new("step");
+    let x = graph.add_input("x", DType::I64, vec![2.into()]).unwrap();
+    let table = Tensor::from_fn(&[9, 1], |row| if row < 2 { 1.0f32 } else { row as f32 });
+    let table = graph.add_weight("table", table);
+    let rows =
+        graph.add_node("rows", Op::Gather(Gather { axis: 0 }), &[table.unwrap(), x]).unwrap();
+    graph.set_outputs(&[rows]);
+    let golden = |graph: &Graph, x: Vec<i64>| {
+        let x = vec![("x".to_owned(), Tensor::new(&[2], x).unwrap())];
+        Golden::evaluate(graph, vec![x]).unwrap()
+    };
+    let usual = golden(&graph, vec![0, 1]);
+    assert_eq!(golden_tolerance(&graph, &usual, Precision::F32).unwrap(), None);
+    assert_eq!(golden_tolerance(&graph, &usual, Precision::Bf16).unwrap(), None);
+
+    let greatest = ArgExtreme { largest: true, axis: 0, keep_dims: true, last: false };
+    let y = graph.add_node("y", Op::ArgExtreme(greatest), &[rows]).unwrap();
+    graph.set_outputs(&[y]);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let tolerance = |x| golden_tolerance(&graph, &golden(&graph, x), precision).unwrap();
+        assert_eq!(tolerance(vec![1, 2]), None);
+        assert_eq!(tolerance(vec![0, 1]), Some(MOST_TOLERANCE));
+    }
 }
