@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::activation::{Curve, activated};
-use super::math::{Steps, StepsLaunch, quantized};
+use super::math::{Steps, StepsLaunch, quantized, rounded_product};
 use super::weights::Numbers;
 use super::windows::{WindowsLaunch, area};
 use super::{Buffer, Gpu, Weights, matrix, tiles};
@@ -198,7 +198,17 @@ pub(super) fn rounded_input(x: f32, epilogue: &Epilogue) -> i32 {
     quantized(x, &epilogue.from)
 }
 
-/// The result that a sum becomes.
+/// What lies around images whose windows are multiplied: 0, as x is written.
+#[cube]
+pub(super) fn padding<X: Numeric>(epilogue: &Epilogue, #[comptime] form: Form) -> X {
+    if comptime!(form.float || form.quantizes_input) {
+        X::from_int(0)
+    } else {
+        X::cast_from(epilogue.from.zero_point)
+    }
+}
+
+/// The result that a sum becomes; of integers, rounded step by step as on CPUs.
 #[cube]
 pub(super) fn finished<S: Numeric, Y: Numeric>(
     sum: S,
@@ -214,7 +224,8 @@ pub(super) fn finished<S: Numeric, Y: Numeric>(
         f32::cast_from(sum) + bias[column]
     } else {
         let moved = epilogue.from.zero_point * column_sums[column];
-        f32::cast_from(i32::cast_from(sum) - moved) * scales[column] + bias[column]
+        let scaled = f32::cast_from(i32::cast_from(sum) - moved);
+        rounded_product(scaled, scales[column]) + bias[column]
     };
     if comptime!(form.adds) {
         value += addend;
@@ -292,6 +303,55 @@ impl<'a> Product<'a> {
         }
     }
 
+    /// The product of an int8 layer.
+    ///
+    /// # Panics
+    /// When its weights are not in int8.
+    fn of_integers(
+        gpu: &'a Gpu,
+        x: &'a Buffer,
+        rows: usize,
+        layer: &IntegerLayer<'a>,
+        y: Output<'a>,
+    ) -> Self {
+        let IntegerLayer { weights, column_sums, scales, bias, input, float_input, activation } =
+            *layer;
+        assert_eq!(weights.numbers, Numbers::Int8, "integer_linear: expected weights in int8");
+        Self {
+            gpu,
+            x,
+            rows,
+            weights,
+            scales,
+            column_sums,
+            bias,
+            input,
+            float_input,
+            windows: None,
+            addend: None,
+            activation,
+            y,
+            rounded: None,
+        }
+    }
+
+    /// The same of rows that are windows of images.
+    ///
+    /// # Panics
+    /// When there are several groups, or the weights are of other sizes.
+    fn of_windows(mut self, conv: &'a Conv2d, addend: Option<&'a Buffer>) -> Self {
+        assert_eq!(conv.groups, 1, "linear_of_windows: expected one group");
+        let sizes = [self.weights.inner, self.weights.columns];
+        let taps = area(&conv.windows, |slide| slide.kernel);
+        assert_eq!(sizes, [taps * conv.channels, conv.outputs], "linear_of_windows: weights");
+        let is_pixel = |slide: &Slide| Slide { input: 1, output: 1, ..*slide } == Slide::ONE;
+        let is_linear = conv.windows.iter().all(is_pixel);
+        self.windows = (!is_linear).then_some(conv);
+        self.rows = conv.batch * area(&conv.windows, |slide| slide.output);
+        self.addend = addend;
+        self
+    }
+
     fn launch_floats(&self, x: Floats<'_>, y: Floats<'_>) {
         match (self.weights.numbers, x, y) {
             (Numbers::F32, Floats::F32(_), Floats::F32(_)) => self.launch::<f32, f32, f32, f32>(),
@@ -305,6 +365,23 @@ impl<'a> Product<'a> {
             (_, Floats::F32(_), _) => self.launch::<f32, bf16, f32, f32>(),
             (_, Floats::Bf16(_), Floats::Bf16(_)) => self.launch::<bf16, bf16, f32, bf16>(),
             (_, Floats::Bf16(_), _) => self.launch::<bf16, bf16, f32, f32>(),
+        }
+    }
+
+    fn launch_integers(&self) {
+        match (self.float_input, self.y) {
+            (false, Output::Floats(Floats::F32(_))) => self.launch::<i8, i8, i32, f32>(),
+            (true, Output::Floats(Floats::F32(_))) => self.launch::<f32, i8, i32, f32>(),
+            (false, Output::Int8(..)) => self.launch::<i8, i8, i32, i8>(),
+            (true, Output::Int8(..)) => self.launch::<f32, i8, i32, i8>(),
+            (_, Output::Floats(Floats::Both { .. })) => {
+                panic!("integer_linear: expected y in one type")
+            }
+            (_, Output::Floats(Floats::Bf16(_))) if !self.weights.on_matrix_units => {
+                panic!("integer_linear: expected y in f32, found bf16");
+            }
+            (false, Output::Floats(Floats::Bf16(_))) => self.launch::<i8, i8, i32, bf16>(),
+            (true, Output::Floats(Floats::Bf16(_))) => self.launch::<f32, i8, i32, bf16>(),
         }
     }
 }
@@ -421,15 +498,7 @@ pub fn linear_of_windows(
     addend: Option<&Buffer>,
     y: Floats<'_>,
 ) {
-    assert_eq!(conv.groups, 1, "linear_of_windows: expected one group");
-    let sizes = [layer.weights.inner, layer.weights.columns];
-    let taps = area(&conv.windows, |slide| slide.kernel);
-    assert_eq!(sizes, [taps * conv.channels, conv.outputs], "linear_of_windows: weights");
-    let rows = conv.batch * area(&conv.windows, |slide| slide.output);
-    let is_pixel = |slide: &Slide| Slide { input: 1, output: 1, ..*slide } == Slide::ONE;
-    let is_linear = conv.windows.iter().all(is_pixel);
-    let windows = (!is_linear).then_some(conv);
-    let product = Product { windows, addend, ..Product::of_floats(gpu, x, rows, layer, y) };
+    let product = Product::of_floats(gpu, x, 0, layer, y).of_windows(conv, addend);
     product.launch_floats(x, y);
 }
 
@@ -441,37 +510,25 @@ pub fn linear_of_windows(
 /// # Panics
 /// When y is bf16 and [`Weights::writes_bf16`] says no.
 pub fn integer_linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &IntegerLayer<'_>, y: Output<'_>) {
-    let IntegerLayer { weights, column_sums, scales, bias, input, float_input, activation } =
-        *layer;
-    assert_eq!(weights.numbers, Numbers::Int8, "integer_linear: expected weights in int8");
-    let product = Product {
-        gpu,
-        x,
-        rows,
-        weights,
-        scales,
-        column_sums,
-        bias,
-        input,
-        float_input,
-        windows: None,
-        addend: None,
-        activation,
-        y,
-        rounded: None,
-    };
-    match (float_input, y) {
-        (false, Output::Floats(Floats::F32(_))) => product.launch::<i8, i8, i32, f32>(),
-        (true, Output::Floats(Floats::F32(_))) => product.launch::<f32, i8, i32, f32>(),
-        (false, Output::Int8(..)) => product.launch::<i8, i8, i32, i8>(),
-        (true, Output::Int8(..)) => product.launch::<f32, i8, i32, i8>(),
-        (_, Output::Floats(Floats::Both { .. })) => {
-            panic!("integer_linear: expected y in one type")
-        }
-        (_, Output::Floats(Floats::Bf16(_))) if !weights.on_matrix_units => {
-            panic!("integer_linear: expected y in f32, found bf16");
-        }
-        (false, Output::Floats(Floats::Bf16(_))) => product.launch::<i8, i8, i32, bf16>(),
-        (true, Output::Floats(Floats::Bf16(_))) => product.launch::<f32, i8, i32, bf16>(),
-    }
+    Product::of_integers(gpu, x, rows, layer, y).launch_integers();
+}
+
+/// [`integer_linear`] of the windows of images whose channels are last, of one group; what lies outside of an
+/// image is 0, as [`crate::channels_last::integer_conv2d`] has it.
+///
+/// # Shapes
+/// - `x`: i8 or f32 `[batch, windows[0].input, windows[1].input, channels]`
+/// - weights: those of [`Weights::integer_filters`]
+/// - `y`: f32 or i8 `[batch, windows[0].output, windows[1].output, outputs]`
+///
+/// # Panics
+/// As [`integer_linear`], and when there are several groups.
+pub fn integer_linear_of_windows(
+    gpu: &Gpu,
+    conv: &Conv2d,
+    x: &Buffer,
+    layer: &IntegerLayer<'_>,
+    y: Output<'_>,
+) {
+    Product::of_integers(gpu, x, 0, layer, y).of_windows(conv, None).launch_integers();
 }

@@ -3,6 +3,7 @@
 
 mod attention;
 mod images;
+mod integers;
 mod products;
 
 use half::bf16;
