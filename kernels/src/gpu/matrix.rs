@@ -15,8 +15,8 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::Gpu;
-use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
-use super::linear::{load, zeros};
+use super::epilogue::{Epilogue, Form, Loads, Sizes, finished, load, rounded_input, zeros};
+use super::linear::{Arguments, Product};
 use super::windows::{Windows, corners, load_left};
 
 /// Units of a plane: the instruction is one of 32.

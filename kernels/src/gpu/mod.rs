@@ -47,6 +47,7 @@ mod conv;
 mod conv_transpose;
 mod copy;
 mod device;
+mod epilogue;
 mod fold;
 mod gather;
 mod global_pool;

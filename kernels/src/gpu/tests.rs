@@ -132,6 +132,14 @@ const ACTIVATIONS: [Activation; 21] = [
     Activation::Map(Function::Clip { low: -1.0, high: 2.0 }),
 ];
 
+/// Activations that are the same to the bit on every device.
+const EXACT: [Activation; 4] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::Map(Function::Clip { low: -0.5, high: 0.75 }),
+    Activation::Map(Function::LeakyRelu { alpha: 0.1 }),
+];
+
 #[test]
 fn memory_keeps_what_is_written() {
     let Some(gpu) = gpu() else { return };

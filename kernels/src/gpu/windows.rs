@@ -4,7 +4,7 @@
 
 use cubecl::prelude::*;
 
-use super::linear::{Epilogue, Form, Loads, Sizes, load, padding};
+use super::epilogue::{Epilogue, Form, Loads, Sizes, load, padding};
 use crate::Slide;
 
 /// One number for height and one for width.

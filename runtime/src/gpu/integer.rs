@@ -60,21 +60,22 @@ pub(super) fn given_scales(
 }
 
 impl IntegerWeights {
+    /// `column_sums`: of each column of the weights.
     pub(super) fn new(
         gpu: &Gpu,
         layer: &module::IntegerLinear,
+        (input, scales): (Quantization, Vec<f32>),
         weights: Weights,
         column_sums: &[i32],
-    ) -> Result<Self, String> {
-        let (input, scales) = given_scales(layer)?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             layer: layer.clone(),
             input,
             weights,
             column_sums: gpu.upload(bytemuck::cast_slice(column_sums)),
             scales: gpu.upload(bytemuck::cast_slice(&scales)),
             no_bias: zeros(gpu, column_sums.len()),
-        })
+        }
     }
 
     /// The parameters of a launch.
@@ -118,6 +119,7 @@ fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
     let Operation::IntegerLinear(layer) = &node.operation else {
         return Err("takes integer linear nodes only".to_owned());
     };
+    let given = given_scales(layer)?;
     let tensor = module.constant(node.inputs[1]).ok_or("takes constant weights only")?;
     let &[inner, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
     let elements: &[i8] = tensor.elements().map_err(|error| error.to_string())?;
@@ -126,7 +128,7 @@ fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
         column_sums.iter_mut().zip(row).for_each(|(sum, &weight)| *sum += i32::from(weight));
     }
     let weights = Weights::int8(gpu, elements, [inner, columns]);
-    Ok(Box::new(Linear(IntegerWeights::new(gpu, layer, weights, &column_sums)?)))
+    Ok(Box::new(Linear(IntegerWeights::new(gpu, layer, given, weights, &column_sums))))
 }
 
 impl GpuKernel for Linear {

@@ -74,11 +74,12 @@ struct Dense {
 
 fn prepare_dense(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
     let Found { conv, elements, weight, sizes } = found(module, node)?;
+    let given = given_scales(&conv.layer)?;
     let sum = |filter: &[i8]| filter.iter().map(|&weight| i32::from(weight)).sum();
     let mut sums: Vec<i32> = elements.chunks_exact((sizes[1] * sizes[2]).max(1)).map(sum).collect();
     sums.resize(sizes[0], 0);
     let weights = Weights::integer_filters(gpu, elements, sizes);
-    let filters = IntegerWeights::new(gpu, &conv.layer, weights, &sums)?;
+    let filters = IntegerWeights::new(gpu, &conv.layer, given, weights, &sums);
     Ok(Box::new(Dense { op: conv.op.clone(), filters, weight: weight.to_vec() }))
 }
 

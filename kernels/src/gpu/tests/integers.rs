@@ -6,14 +6,6 @@ use super::*;
 use crate::channels_last::{self, PackedDepthwise};
 use crate::{Conv2d, Slide};
 
-/// Activations that are the same to the bit.
-const EXACT: [Activation; 4] = [
-    Activation::Identity,
-    Activation::Relu,
-    Activation::Map(Function::Clip { low: -0.5, high: 0.75 }),
-    Activation::Map(Function::LeakyRelu { alpha: 0.1 }),
-];
-
 /// Ways to write results, the last within limits that an activation left.
 const OUTPUTS: [Quantization; 3] = [
     Quantization { scale: 0.013, zero_point: -5, min: -128, max: 127 },
@@ -77,15 +69,24 @@ impl Case {
         }
     }
 
-    /// Launches it on x in a part of a buffer, from this element on.
-    fn launch(&self, gpu: &Gpu, start: usize, activation: Activation, y: Output<'_>) {
-        let Self { conv, zero_point, weight, scales, .. } = self;
+    /// x in a part of a buffer, from this element on.
+    fn uploaded(&self, gpu: &Gpu, start: usize) -> Buffer {
         let whole = upload(gpu, &[vec![0; start].as_slice(), &self.x].concat());
-        let x = whole.slice(start..whole.len());
+        whole.slice(start..whole.len())
+    }
+
+    /// x as the numbers that it stands for.
+    fn as_floats(&self) -> Vec<f32> {
+        self.x.iter().map(|&x| f32::from(x) - f32::from(self.zero_point)).collect()
+    }
+
+    /// Launches it on x, of any number of bytes an element.
+    fn launch(&self, gpu: &Gpu, x: &Buffer, activation: Activation, y: Output<'_>) {
+        let Self { conv, zero_point, weight, scales, .. } = self;
         let bias = upload(gpu, &self.bias);
         if conv.groups > 1 {
             let filters = IntegerGroupFilters::new(gpu, weight, self.sizes(), scales, *zero_point);
-            return integer_conv2d_of_groups(gpu, conv, &x, &filters, &bias, activation, y);
+            return integer_conv2d_of_groups(gpu, conv, x, &filters, &bias, activation, y);
         }
         let [outputs, channels, taps] = self.sizes();
         let sum = |output: usize| {
@@ -99,10 +100,10 @@ impl Case {
             scales: &upload(gpu, scales),
             bias: &bias,
             input: Quantization { zero_point: *zero_point, ..Quantization::symmetric(1.0) },
-            float_input: false,
+            float_input: x.len() > self.x.len(),
             activation,
         };
-        integer_linear_of_windows(gpu, conv, &x, &layer, y);
+        integer_linear_of_windows(gpu, conv, x, &layer, y);
     }
 
     /// `turn`: which activation and way to write results.
@@ -112,7 +113,7 @@ impl Case {
         let mut expected = vec![0.0; elements];
         self.expected(activation, int8::Output::F32(&mut expected));
         let y = empty::<f32>(gpu, elements);
-        self.launch(gpu, 0, activation, Output::Floats(Floats::F32(&y)));
+        self.launch(gpu, &self.uploaded(gpu, 0), activation, Output::Floats(Floats::F32(&y)));
         assert_eq!(read::<f32>(gpu, &y), expected, "{:?} {activation:?}", self.conv);
 
         let to = OUTPUTS[turn % OUTPUTS.len()];
@@ -122,8 +123,13 @@ impl Case {
         // What begins between pieces is read element by element, but by matrix units.
         let starts = if turn > 1 || matrix::multiplies::<i8, i32>(gpu, 16) { 1 } else { 2 };
         for start in 0..starts {
-            self.launch(gpu, start, activation, Output::Int8(&y, to));
+            self.launch(gpu, &self.uploaded(gpu, start), activation, Output::Int8(&y, to));
             assert_eq!(read::<i8>(gpu, &y), expected, "{:?} {activation:?}", self.conv);
+        }
+        if turn == 0 && self.conv.groups == 1 {
+            let (x, y) = (upload(gpu, &self.as_floats()), empty::<i8>(gpu, elements));
+            self.launch(gpu, &x, activation, Output::Int8(&y, to));
+            assert_eq!(read::<i8>(gpu, &y), expected, "{:?} of floats", self.conv);
         }
         assert!(elements < 100 || expected.iter().any(|y| *y != expected[0]));
     }
@@ -182,7 +188,12 @@ fn the_largest_sums_of_single_channels_are_exact() {
     let mut expected = vec![0.0; case.elements()];
     case.expected(Activation::Identity, int8::Output::F32(&mut expected));
     let y = empty::<f32>(&gpu, expected.len());
-    case.launch(&gpu, 0, Activation::Identity, Output::Floats(Floats::F32(&y)));
+    case.launch(
+        &gpu,
+        &case.uploaded(&gpu, 0),
+        Activation::Identity,
+        Output::Floats(Floats::F32(&y)),
+    );
     assert_eq!(read::<f32>(&gpu, &y), expected);
     assert_eq!(expected[1], (512 * 255 * 128) as f32);
 }
