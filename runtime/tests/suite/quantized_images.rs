@@ -90,7 +90,7 @@ fn quantized_networks_multiply_in_integers() {
 
 /// Whether that is so for filters that see one channel each; says so where not.
 #[allow(clippy::print_stdout, reason = "says what is not tested")]
-fn multiplies_single_channels() -> bool {
+pub(crate) fn multiplies_single_channels() -> bool {
     let fits = kernels::Cpu::from_environment().unwrap().tier() >= kernels::Tier::Avx512;
     if !fits {
         println!("skipped: without AVX-512, floats are as fast");
