@@ -86,6 +86,7 @@ impl Writing<'_> {
             inputs: Vec::new(),
             outputs: Vec::new(),
             disabled_passes: self.outer.disabled_passes.clone(),
+            on_gpu: false,
             batch: None,
             ..*self.outer
         };

@@ -168,9 +168,8 @@ pub fn compile(graph: &Graph, options: &CompileOptions) -> Result<CompiledModel,
     let mut clock = Clock::start();
     let mut module = Module::new(graph, options, options.cpu()?);
     let before = module.operations();
-    let CompileOptions { level, disabled_passes, device, .. } = options;
-    let passes = pass::run(&mut module, *level, disabled_passes, *device)?;
-    let level = *level;
+    let level = options.level;
+    let passes = pass::run(&mut module, level, &options.disabled_passes)?;
     compile_module(module, options, Rewriting { level, before, passes, passes_ms: clock.lap() })
 }
 

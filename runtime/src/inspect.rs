@@ -36,8 +36,7 @@ pub fn dump_after(
     pass::check_names(&options.disabled_passes)?;
     let mut module = Module::new(graph, options, options.cpu()?);
     for pass in PASSES {
-        let CompileOptions { level, disabled_passes, device, .. } = options;
-        if pass::runs(pass, &module, *level, disabled_passes, *device) {
+        if pass::runs(pass, &module, options.level, &options.disabled_passes) {
             pass::apply(pass, &mut module);
         }
         if pass.name == last {
@@ -87,8 +86,7 @@ pub fn check_passes(
     let mut module = Module::new(graph, options, options.cpu()?);
     let mut checks = Vec::new();
     for pass in PASSES {
-        let CompileOptions { level, disabled_passes, device, .. } = options;
-        let runs = pass::runs(pass, &module, *level, disabled_passes, *device);
+        let runs = pass::runs(pass, &module, options.level, &options.disabled_passes);
         let fired = if runs { pass::apply(pass, &mut module) } else { 0 };
         if fired == 0 {
             continue;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use graph::op::{Conv, ConvTranspose, GlobalPool, Pool};
 use graph::{DType, Dim, Graph, Op, Shape, Tensor, ValueType};
 use kernels::int8::Quantization;
-use kernels::{Activation, Cpu, NoKeys};
+use kernels::{Activation, Cpu, NoKeys, Tier};
 
 use crate::compile::{CompileOptions, Level, Precision};
 
@@ -275,12 +275,14 @@ pub(crate) struct Module {
     pub(crate) disabled_passes: Arc<[String]>,
     /// What its kernels may use.
     pub(crate) cpu: Cpu,
+    /// Whether it is for a GPU, with `cpu` for what that has no kernels for.
+    pub(crate) on_gpu: bool,
     /// The dimension along which a run may be cut into slices, where a pass found one.
     pub(crate) batch: Option<Arc<str>>,
 }
 
 impl Module {
-    /// The module of a graph, to run on a CPU; weights are shared, not copied.
+    /// The module of a graph; weights are shared, not copied.
     pub(crate) fn new(graph: &Graph, options: &CompileOptions, cpu: Cpu) -> Self {
         let mut values = Vec::new();
         let mut ids = BTreeMap::new();
@@ -315,6 +317,7 @@ impl Module {
             level: options.level,
             disabled_passes: options.disabled_passes.as_slice().into(),
             cpu,
+            on_gpu: options.device.is_gpu(),
             batch: None,
         }
     }
@@ -439,6 +442,12 @@ impl Module {
     /// Whether products of floats are to be, and are, faster in bf16.
     pub(crate) fn multiplies_bf16(&self) -> bool {
         self.precision == Precision::Bf16 && self.cpu.multiplies_bf16()
+    }
+
+    /// Whether images are multiplied faster in int8 than in f32.
+    pub(crate) fn multiplies_integers(&self) -> bool {
+        // On a portable CPU, one number at a time is slower than many floats.
+        self.on_gpu || self.cpu.tier() > Tier::Portable
     }
 
     /// Makes every node that reads `old` read `new`.

@@ -7,7 +7,7 @@
 use cubecl::prelude::*;
 
 use super::activation::Curve;
-use super::linear::{Epilogue, EpilogueLaunch, Form, Loads, Sizes, SizesLaunch, load, zeros};
+use super::epilogue::{Epilogue, EpilogueLaunch, Form, Loads, Sizes, SizesLaunch, load, zeros};
 use super::math::StepsLaunch;
 use super::tiles::{Tile, Wide, multiply, place, stage_left, stage_right, write_sums};
 use super::windows::{Windows, WindowsLaunch, area};

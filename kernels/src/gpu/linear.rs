@@ -7,8 +7,9 @@
 use cubecl::prelude::*;
 use half::bf16;
 
-use super::activation::{Curve, activated};
-use super::math::{Steps, StepsLaunch, quantized};
+use super::activation::Curve;
+use super::epilogue::{EpilogueLaunch, Form, SizesLaunch};
+use super::math::StepsLaunch;
 use super::weights::Numbers;
 use super::windows::{WindowsLaunch, area};
 use super::{Buffer, Gpu, Weights, matrix, tiles};
@@ -107,126 +108,6 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Sizes of a product.
-#[derive(Clone, Copy, CubeType, CubeLaunch)]
-pub(super) struct Sizes {
-    pub(super) rows: usize,
-    pub(super) inner: usize,
-    pub(super) columns: usize,
-}
-
-/// What a product's reads and its epilogue are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Form {
-    /// Sums are f32 and not i32.
-    pub(super) float: bool,
-    /// x is rounded to bf16 as it is read.
-    pub(super) rounds_input: bool,
-    /// x is rounded to int8 as it is read.
-    pub(super) quantizes_input: bool,
-    /// The result is rounded to int8.
-    pub(super) quantizes_output: bool,
-    /// There is a bias for each row and not for each column.
-    pub(super) bias_by_row: bool,
-    /// Something of the result's shape is added before the activation.
-    pub(super) adds: bool,
-    /// Rows of x are windows of images.
-    pub(super) gathers: bool,
-    /// The result is also written in bf16.
-    pub(super) rounds: bool,
-    pub(super) curve: Curve,
-}
-
-/// What becomes of sums, by column: slices of `columns` elements.
-#[derive(CubeType, CubeLaunch)]
-pub(super) struct Epilogue {
-    from: Steps,
-    to: Steps,
-    alpha: f32,
-    beta: f32,
-}
-
-/// How the units of a cube share the loads of some rows of pieces: each takes every `units`-th.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Loads {
-    pub(super) units: usize,
-    /// Of each row.
-    pub(super) pieces: usize,
-    /// That each unit loads.
-    pub(super) count: usize,
-}
-
-/// Loads this unit's pieces of some rows as numbers of type `L`, from `first_row` and
-/// `first_piece` on; zeros outside of the matrix.
-#[cube]
-pub(super) fn load<X: Numeric, L: Numeric, N: Size>(
-    matrix: &[Vector<X, N>],
-    loaded: &mut Array<Vector<L, N>>,
-    first_row: usize,
-    rows: usize,
-    first_piece: usize,
-    row_pieces: usize,
-    #[comptime] loads: Loads,
-) {
-    #[unroll]
-    for index in 0..loads.count {
-        let place = UNIT_POS as usize + comptime!(index * loads.units);
-        let row = first_row + place / loads.pieces;
-        let piece = first_piece + place % loads.pieces;
-        let mut value = Vector::<L, N>::new(L::from_int(0));
-        if row < rows && piece < row_pieces {
-            value = Vector::cast_from(matrix[row * row_pieces + piece]);
-        }
-        loaded[index] = value;
-    }
-}
-
-/// Sums from zero.
-#[cube]
-pub(super) fn zeros<S: Numeric, N: Size>(#[comptime] vectors: usize) -> Array<Vector<S, N>> {
-    let mut sums = Array::<Vector<S, N>>::new(vectors);
-    #[unroll]
-    for index in 0..vectors {
-        sums[index] = Vector::<S, N>::new(S::from_int(0));
-    }
-    sums
-}
-
-/// The input of a product that it rounds as it reads.
-#[cube]
-pub(super) fn rounded_input(x: f32, epilogue: &Epilogue) -> i32 {
-    quantized(x, &epilogue.from)
-}
-
-/// The result that a sum becomes.
-#[cube]
-pub(super) fn finished<S: Numeric, Y: Numeric>(
-    sum: S,
-    column: usize,
-    scales: &[f32],
-    column_sums: &[i32],
-    bias: &[f32],
-    addend: f32,
-    epilogue: &Epilogue,
-    #[comptime] form: Form,
-) -> Y {
-    let mut value = if comptime!(form.float) {
-        f32::cast_from(sum) + bias[column]
-    } else {
-        let moved = epilogue.from.zero_point * column_sums[column];
-        f32::cast_from(i32::cast_from(sum) - moved) * scales[column] + bias[column]
-    };
-    if comptime!(form.adds) {
-        value += addend;
-    }
-    let value = activated(value, epilogue.alpha, epilogue.beta, form.curve);
-    if comptime!(form.quantizes_output) {
-        Y::cast_from(quantized(value, &epilogue.to))
-    } else {
-        Y::cast_from(value)
-    }
-}
-
 /// A product and its buffers.
 pub(super) struct Product<'a> {
     pub(super) gpu: &'a Gpu,
@@ -292,6 +173,55 @@ impl<'a> Product<'a> {
         }
     }
 
+    /// The product of an int8 layer.
+    ///
+    /// # Panics
+    /// When its weights are not in int8.
+    fn of_integers(
+        gpu: &'a Gpu,
+        x: &'a Buffer,
+        rows: usize,
+        layer: &IntegerLayer<'a>,
+        y: Output<'a>,
+    ) -> Self {
+        let IntegerLayer { weights, column_sums, scales, bias, input, float_input, activation } =
+            *layer;
+        assert_eq!(weights.numbers, Numbers::Int8, "integer_linear: expected weights in int8");
+        Self {
+            gpu,
+            x,
+            rows,
+            weights,
+            scales,
+            column_sums,
+            bias,
+            input,
+            float_input,
+            windows: None,
+            addend: None,
+            activation,
+            y,
+            rounded: None,
+        }
+    }
+
+    /// The same of rows that are windows of images.
+    ///
+    /// # Panics
+    /// When there are several groups, or the weights are of other sizes.
+    fn of_windows(mut self, conv: &'a Conv2d, addend: Option<&'a Buffer>) -> Self {
+        assert_eq!(conv.groups, 1, "linear_of_windows: expected one group");
+        let sizes = [self.weights.inner, self.weights.columns];
+        let taps = area(&conv.windows, |slide| slide.kernel);
+        assert_eq!(sizes, [taps * conv.channels, conv.outputs], "linear_of_windows: weights");
+        let is_pixel = |slide: &Slide| Slide { input: 1, output: 1, ..*slide } == Slide::ONE;
+        let is_linear = conv.windows.iter().all(is_pixel);
+        self.windows = (!is_linear).then_some(conv);
+        self.rows = conv.batch * area(&conv.windows, |slide| slide.output);
+        self.addend = addend;
+        self
+    }
+
     fn launch_floats(&self, x: Floats<'_>, y: Floats<'_>) {
         match (self.weights.numbers, x, y) {
             (Numbers::F32, Floats::F32(_), Floats::F32(_)) => self.launch::<f32, f32, f32, f32>(),
@@ -305,6 +235,23 @@ impl<'a> Product<'a> {
             (_, Floats::F32(_), _) => self.launch::<f32, bf16, f32, f32>(),
             (_, Floats::Bf16(_), Floats::Bf16(_)) => self.launch::<bf16, bf16, f32, bf16>(),
             (_, Floats::Bf16(_), _) => self.launch::<bf16, bf16, f32, f32>(),
+        }
+    }
+
+    fn launch_integers(&self) {
+        match (self.float_input, self.y) {
+            (false, Output::Floats(Floats::F32(_))) => self.launch::<i8, i8, i32, f32>(),
+            (true, Output::Floats(Floats::F32(_))) => self.launch::<f32, i8, i32, f32>(),
+            (false, Output::Int8(..)) => self.launch::<i8, i8, i32, i8>(),
+            (true, Output::Int8(..)) => self.launch::<f32, i8, i32, i8>(),
+            (_, Output::Floats(Floats::Both { .. })) => {
+                panic!("integer_linear: expected y in one type")
+            }
+            (_, Output::Floats(Floats::Bf16(_))) if !self.weights.on_matrix_units => {
+                panic!("integer_linear: expected y in f32, found bf16");
+            }
+            (false, Output::Floats(Floats::Bf16(_))) => self.launch::<i8, i8, i32, bf16>(),
+            (true, Output::Floats(Floats::Bf16(_))) => self.launch::<f32, i8, i32, bf16>(),
         }
     }
 }
@@ -421,15 +368,7 @@ pub fn linear_of_windows(
     addend: Option<&Buffer>,
     y: Floats<'_>,
 ) {
-    assert_eq!(conv.groups, 1, "linear_of_windows: expected one group");
-    let sizes = [layer.weights.inner, layer.weights.columns];
-    let taps = area(&conv.windows, |slide| slide.kernel);
-    assert_eq!(sizes, [taps * conv.channels, conv.outputs], "linear_of_windows: weights");
-    let rows = conv.batch * area(&conv.windows, |slide| slide.output);
-    let is_pixel = |slide: &Slide| Slide { input: 1, output: 1, ..*slide } == Slide::ONE;
-    let is_linear = conv.windows.iter().all(is_pixel);
-    let windows = (!is_linear).then_some(conv);
-    let product = Product { windows, addend, ..Product::of_floats(gpu, x, rows, layer, y) };
+    let product = Product::of_floats(gpu, x, 0, layer, y).of_windows(conv, addend);
     product.launch_floats(x, y);
 }
 
@@ -441,37 +380,25 @@ pub fn linear_of_windows(
 /// # Panics
 /// When y is bf16 and [`Weights::writes_bf16`] says no.
 pub fn integer_linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &IntegerLayer<'_>, y: Output<'_>) {
-    let IntegerLayer { weights, column_sums, scales, bias, input, float_input, activation } =
-        *layer;
-    assert_eq!(weights.numbers, Numbers::Int8, "integer_linear: expected weights in int8");
-    let product = Product {
-        gpu,
-        x,
-        rows,
-        weights,
-        scales,
-        column_sums,
-        bias,
-        input,
-        float_input,
-        windows: None,
-        addend: None,
-        activation,
-        y,
-        rounded: None,
-    };
-    match (float_input, y) {
-        (false, Output::Floats(Floats::F32(_))) => product.launch::<i8, i8, i32, f32>(),
-        (true, Output::Floats(Floats::F32(_))) => product.launch::<f32, i8, i32, f32>(),
-        (false, Output::Int8(..)) => product.launch::<i8, i8, i32, i8>(),
-        (true, Output::Int8(..)) => product.launch::<f32, i8, i32, i8>(),
-        (_, Output::Floats(Floats::Both { .. })) => {
-            panic!("integer_linear: expected y in one type")
-        }
-        (_, Output::Floats(Floats::Bf16(_))) if !weights.on_matrix_units => {
-            panic!("integer_linear: expected y in f32, found bf16");
-        }
-        (false, Output::Floats(Floats::Bf16(_))) => product.launch::<i8, i8, i32, bf16>(),
-        (true, Output::Floats(Floats::Bf16(_))) => product.launch::<f32, i8, i32, bf16>(),
-    }
+    Product::of_integers(gpu, x, rows, layer, y).launch_integers();
+}
+
+/// [`integer_linear`] of the windows of images whose channels are last, of one group; what lies outside of an
+/// image is 0, as [`crate::channels_last::integer_conv2d`] has it.
+///
+/// # Shapes
+/// - `x`: i8 or f32 `[batch, windows[0].input, windows[1].input, channels]`
+/// - weights: those of [`Weights::integer_filters`]
+/// - `y`: f32 or i8 `[batch, windows[0].output, windows[1].output, outputs]`
+///
+/// # Panics
+/// As [`integer_linear`], and when there are several groups.
+pub fn integer_linear_of_windows(
+    gpu: &Gpu,
+    conv: &Conv2d,
+    x: &Buffer,
+    layer: &IntegerLayer<'_>,
+    y: Output<'_>,
+) {
+    Product::of_integers(gpu, x, 0, layer, y).of_windows(conv, None).launch_integers();
 }

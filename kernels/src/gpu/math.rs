@@ -133,6 +133,13 @@ pub(super) fn tanh(x: f32) -> f32 {
     select(x.abs() < 4e-4f32, x, y)
 }
 
+/// `a·b`, rounded: of a product and the sum behind it, the compiler for GPUs makes one rounding. A product
+/// that is −0 becomes 0.
+#[cube]
+pub(super) fn rounded_product(a: f32, b: f32) -> f32 {
+    fma(a, b, 0.0f32)
+}
+
 /// How numbers are written as int8, as a kernel takes it.
 #[derive(Clone, Copy, CubeType, CubeLaunch)]
 pub(super) struct Steps {
@@ -166,6 +173,12 @@ pub(super) fn quantized(x: f32, to: &Steps) -> i32 {
     let rounded = i32::cast_from((steps + ROUNDER) - ROUNDER);
     let integer = clamp(rounded + to.zero_point, to.min, to.max);
     select(x.is_nan(), 0i32, integer)
+}
+
+/// The number that an integer stands for.
+#[cube]
+pub(super) fn dequantized(x: i8, from: &Steps) -> f32 {
+    rounded_product(f32::cast_from(i32::cast_from(x) - from.zero_point), from.scale)
 }
 
 /// The nearest bf16, halves to even, as an f32. With integers, for compilers drop the pair of

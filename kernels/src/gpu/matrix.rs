@@ -15,8 +15,8 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::Gpu;
-use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
-use super::linear::{load, zeros};
+use super::epilogue::{Epilogue, Form, Loads, Sizes, finished, load, rounded_input, zeros};
+use super::linear::{Arguments, Product};
 use super::windows::{Windows, corners, load_left};
 
 /// Units of a plane: the instruction is one of 32.
@@ -379,8 +379,7 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
     let mut loaded_right = Array::<Vector<E, N>>::new(right_loads.count);
     let corners = corners(first_row, &sizes, &windows, left_loads);
     let loaded = &mut loaded_left;
-    let gathers = comptime!(form.gathers);
-    load_left(x, loaded, &corners, first_row, 0, row_pieces, &sizes, &windows, gathers, left_loads);
+    load_left(x, loaded, &corners, 0, row_pieces, &sizes, &windows, &epilogue, form, left_loads);
     load::<E, E, N>(w, &mut loaded_right, first_column, columns, 0, row_pieces, right_loads);
     let mut next = 0usize;
     let mut current = 0usize;
@@ -394,7 +393,7 @@ fn matrix_kernel<X: Numeric, E: Numeric, S: Numeric, Y: Numeric, N: Size, NY: Si
         next += comptime!(cut.pieces());
         let loaded = &mut loaded_left;
         load_left(
-            x, loaded, &corners, first_row, next, row_pieces, &sizes, &windows, gathers, left_loads,
+            x, loaded, &corners, next, row_pieces, &sizes, &windows, &epilogue, form, left_loads,
         );
         load::<E, E, N>(w, &mut loaded_right, first_column, columns, next, row_pieces, right_loads);
         let (left_at, right_at) = (left_at + left_place, right_at + right_place);

@@ -13,7 +13,7 @@ use half::bf16;
 
 use super::Gpu;
 use super::attention::{Arguments, Rows, Walk};
-use super::linear::zeros;
+use super::epilogue::zeros;
 use super::math::{Steps, exp_of_negative, quantized};
 use super::matrix::{COLUMNS, PLANE, ROWS, multiplies};
 use crate::Attention;

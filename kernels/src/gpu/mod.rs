@@ -16,7 +16,8 @@
 //!
 //! Sums of floats are in an order that depends on sizes and device: parts of the inner dimension of
 //! a product may be summed apart, rows are reduced by a tree. They agree with those on CPUs within
-//! rounding only.
+//! rounding only. Sums of integers are the same to the bit, and what is rounded to int8 is where its
+//! activation is: of the functions of `math`, a compiler may fuse steps.
 //!
 //! # Layout
 //!
@@ -24,9 +25,11 @@
 //! - [`Weights`], [`linear()`], [`integer_linear`]: products with bias, activation and rounding in one launch.
 //! - [`linear_of_windows`], [`conv2d_of_groups`], [`conv_transpose2d`]: convolutions of images whose channels are
 //!   last, the first in the same way; [`conv2d`]: of images whose channels are first.
-//! - [`pool2d`], [`global_pool`], [`scale_shift`], [`resample()`]: what else is done with images.
+//!   [`integer_linear_of_windows`], [`integer_conv2d_of_groups`]: of int8 images.
+//! - [`pool2d`], [`greatest2d`], [`global_pool`], [`scale_shift`], [`resample()`]: what else is done with images.
 //! - [`attention()`], [`layer_norm`], [`softmax`], [`gather_rows`], [`gather_rows_int8`].
-//! - [`activate`], [`pairs`], [`copy`], [`copy_part`], [`cast()`], [`quantize`], [`dequantize`], [`reduce_rows`].
+//! - [`activate`], [`pairs`], [`copy`], [`copy_part`], [`cast()`], [`quantize`], [`dequantize`], [`quantized_sum`],
+//!   [`reduce_rows`].
 //!
 //! # Panics
 //!
@@ -44,6 +47,8 @@ mod conv;
 mod conv_transpose;
 mod copy;
 mod device;
+mod epilogue;
+mod fold;
 mod gather;
 mod global_pool;
 mod images;
@@ -73,11 +78,17 @@ pub use copy::{Strided, copy, copy_part};
 pub use device::{Gpu, GpuError, Recording};
 pub use gather::{TableScales, gather_rows, gather_rows_int8};
 pub use global_pool::global_pool;
-pub use images::{GroupFilters, conv2d_of_groups, pool2d, scale_shift};
-pub use linear::{Floats, IntegerLayer, Layer, Output, integer_linear, linear, linear_of_windows};
+pub use images::{
+    GroupFilters, IntegerGroupFilters, conv2d_of_groups, greatest2d, integer_conv2d_of_groups,
+    pool2d, scale_shift,
+};
+pub use linear::{
+    Floats, IntegerLayer, Layer, Output, integer_linear, integer_linear_of_windows, linear,
+    linear_of_windows,
+};
 pub use norm::{LayerNorm, layer_norm, softmax};
 pub use pair::{Pair, pairs};
-pub use quantize::{dequantize, dequantize_columns, quantize};
+pub use quantize::{dequantize, dequantize_columns, quantize, quantized_sum};
 pub use reduce::reduce_rows;
 pub use resample::{Samples, resample};
 pub use weights::Weights;

@@ -3,6 +3,7 @@
 
 mod attention;
 mod images;
+mod integers;
 mod products;
 
 use half::bf16;
@@ -129,6 +130,14 @@ const ACTIVATIONS: [Activation; 21] = [
     Activation::Map(Function::LeakyRelu { alpha: 0.1 }),
     Activation::Map(Function::Elu { alpha: 0.7 }),
     Activation::Map(Function::Clip { low: -1.0, high: 2.0 }),
+];
+
+/// Activations that are the same to the bit on every device.
+const EXACT: [Activation; 4] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::Map(Function::Clip { low: -0.5, high: 0.75 }),
+    Activation::Map(Function::LeakyRelu { alpha: 0.1 }),
 ];
 
 #[test]

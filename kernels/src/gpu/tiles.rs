@@ -12,8 +12,8 @@
 use cubecl::prelude::*;
 
 use super::Gpu;
-use super::linear::{Arguments, Epilogue, Form, Loads, Product, Sizes, finished, rounded_input};
-use super::linear::{load, zeros};
+use super::epilogue::{Epilogue, Form, Loads, Sizes, finished, load, rounded_input, zeros};
+use super::linear::{Arguments, Product};
 use super::math::rounded_to_bf16;
 use super::windows::{Windows, corners, load_left};
 
@@ -401,9 +401,8 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
     let mut loaded_left = Array::<Vector<X, N>>::new(left_loads.count);
     let mut loaded_right = Array::<Vector<S, N>>::new(right_loads.count);
     let corners = corners(first_row, &sizes, &windows, left_loads);
-    let gathers = comptime!(form.gathers);
     let loaded = &mut loaded_left;
-    load_left(x, loaded, &corners, first_row, 0, pieces, &sizes, &windows, gathers, left_loads);
+    load_left(x, loaded, &corners, 0, pieces, &sizes, &windows, &epilogue, form, left_loads);
     let loaded = &mut loaded_right;
     load::<W, S, N>(w, loaded, 0, sizes.inner, first_piece, column_pieces, right_loads);
     let mut next = 0usize;
@@ -429,7 +428,7 @@ fn tiles_kernel<X: Numeric, W: Numeric, S: Numeric, Y: Numeric, N: Size>(
         next += comptime!(tile.inner());
         let (piece, loaded) = (next / wide, &mut loaded_left);
         load_left(
-            x, loaded, &corners, first_row, piece, pieces, &sizes, &windows, gathers, left_loads,
+            x, loaded, &corners, piece, pieces, &sizes, &windows, &epilogue, form, left_loads,
         );
         let loaded = &mut loaded_right;
         load::<W, S, N>(w, loaded, next, sizes.inner, first_piece, column_pieces, right_loads);

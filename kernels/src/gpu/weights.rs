@@ -86,14 +86,33 @@ impl Weights {
     /// # Shapes and panics
     /// As [`Weights::f32`].
     pub fn int8(gpu: &Gpu, weights: &[i8], [inner, columns]: [usize; 2]) -> Self {
+        Self::int8_of_runs(gpu, weights, [inner, columns], inner)
+    }
+
+    /// Weights in int8 of rows of which `run` elements lie one after another.
+    fn int8_of_runs(gpu: &Gpu, weights: &[i8], [inner, columns]: [usize; 2], run: usize) -> Self {
         check(weights, inner, columns);
-        let on_matrix_units = matrix::multiplies::<i8, i32>(gpu, inner);
+        let on_matrix_units = matrix::multiplies::<i8, i32>(gpu, run);
         let bytes: Vec<u8> = match on_matrix_units {
             true => transposed(weights, columns).map(i8::cast_unsigned).collect(),
             false => weights.iter().copied().map(i8::cast_unsigned).collect(),
         };
         let (data, numbers) = (gpu.upload(&bytes), Numbers::Int8);
         Self { data, inner, columns, numbers, on_matrix_units }
+    }
+
+    /// The filters of [`integer_linear_of_windows`](super::integer_linear_of_windows), with zero point 0.
+    ///
+    /// # Shapes and panics
+    /// As [`Weights::filters`].
+    pub fn integer_filters(
+        gpu: &Gpu,
+        filters: &[i8],
+        [outputs, channels, taps]: [usize; 3],
+    ) -> Self {
+        check(filters, channels * taps, outputs);
+        let weights: Vec<i8> = by_taps(filters, [outputs, channels, taps]).collect();
+        Self::int8_of_runs(gpu, &weights, [channels * taps, outputs], channels)
     }
 
     /// Whether layers of these can read x in bf16.
@@ -117,10 +136,10 @@ fn check<T>(weights: &[T], inner: usize, columns: usize) {
 }
 
 /// Filters `[outputs, channels, taps]` in the order `[taps, channels, outputs]`.
-pub(super) fn by_taps(
-    filters: &[f32],
+pub(super) fn by_taps<T: Copy>(
+    filters: &[T],
     [outputs, channels, taps]: [usize; 3],
-) -> impl Iterator<Item = f32> {
+) -> impl Iterator<Item = T> {
     (0..filters.len()).map(move |place| {
         let (row, output) = (place / outputs, place % outputs);
         let (tap, channel) = (row / channels, row % channels);

@@ -4,7 +4,7 @@
 
 use cubecl::prelude::*;
 
-use super::linear::{Loads, Sizes, load};
+use super::epilogue::{Epilogue, Form, Loads, Sizes, load, padding};
 use crate::Slide;
 
 /// One number for height and one for width.
@@ -81,9 +81,11 @@ impl Windows {
     }
 }
 
-/// Where the windows begin whose pieces a unit loads, one for each load.
+/// Where the rows begin whose pieces a unit loads, as windows one for each load.
 #[derive(CubeType)]
 pub(super) struct Corners {
+    /// Of the tile, among all.
+    first_row: usize,
     image: Array<usize>,
     /// Places in the padded image.
     y: Array<usize>,
@@ -112,11 +114,11 @@ pub(super) fn corners(
         y[index] = select(row < sizes.rows, position.row * windows.stride.y, outside);
         x[index] = position.column * windows.stride.x;
     }
-    Corners { image, y, x }
+    Corners { first_row, image, y, x }
 }
 
-/// Loads this unit's pieces of some windows, from `first_piece` on; zeros in the padding and behind the
-/// last.
+/// Loads this unit's pieces of some windows, from `first_piece` on; `padding` around the images and behind
+/// the last.
 #[cube]
 fn load_windows<X: Numeric, N: Size>(
     images: &[Vector<X, N>],
@@ -125,6 +127,7 @@ fn load_windows<X: Numeric, N: Size>(
     first_piece: usize,
     row_pieces: usize,
     windows: &Windows,
+    padding: X,
     #[comptime] loads: Loads,
 ) {
     #[unroll]
@@ -134,7 +137,7 @@ fn load_windows<X: Numeric, N: Size>(
         let (tap, channel) = (piece / windows.channels, piece % windows.channels);
         let y = corners.y[index] + tap / windows.kernel.x * windows.dilation.y;
         let x = corners.x[index] + tap % windows.kernel.x * windows.dilation.x;
-        let mut value = Vector::<X, N>::new(X::from_int(0));
+        let mut value = Vector::<X, N>::new(padding);
         if piece < row_pieces && windows.has_row(y) && windows.has_column(x) {
             let pixel = windows.pixel(corners.image[index], y, x);
             value = images[pixel * windows.channels + channel];
@@ -143,23 +146,26 @@ fn load_windows<X: Numeric, N: Size>(
     }
 }
 
-/// Loads this unit's pieces of x, from `first_piece` of each row on: of rows of a matrix, or of windows.
+/// Loads this unit's pieces of x, from `first_piece` of each row on: of rows of a matrix, or of windows of
+/// images. What lies behind the last piece is for weights of 0.
 #[cube]
 pub(super) fn load_left<X: Numeric, N: Size>(
     x: &[Vector<X, N>],
     loaded: &mut Array<Vector<X, N>>,
     corners: &Corners,
-    first_row: usize,
     first_piece: usize,
     row_pieces: usize,
     sizes: &Sizes,
     windows: &Windows,
-    #[comptime] gathers: bool,
+    epilogue: &Epilogue,
+    #[comptime] form: Form,
     #[comptime] loads: Loads,
 ) {
-    if comptime!(gathers) {
-        load_windows::<X, N>(x, loaded, corners, first_piece, row_pieces, windows, loads);
+    if comptime!(form.gathers) {
+        let zero = padding::<X>(epilogue, form);
+        load_windows::<X, N>(x, loaded, corners, first_piece, row_pieces, windows, zero, loads);
     } else {
+        let first_row = corners.first_row;
         load::<X, X, N>(x, loaded, first_row, sizes.rows, first_piece, row_pieces, loads);
     }
 }

@@ -45,6 +45,22 @@ pub(super) fn within_reach(windows: &[Slide; 2]) -> Result<(), String> {
     }
 }
 
+/// Fails on a bias of another length.
+pub(super) fn expect_bias(call: &Call<'_>, outputs: usize) -> Result<(), String> {
+    match call.inputs.get(2).map(|bias| bias.shape.iter().product::<usize>()) {
+        Some(bias) if bias != outputs => Err(format!("expected a bias for {outputs} outputs")),
+        _ => Ok(()),
+    }
+}
+
+/// The images that a call reads: how many, their sizes, their channels.
+pub(super) fn images<'a>(call: &Call<'a>) -> Result<(usize, &'a [usize], usize), String> {
+    match call.inputs[0].shape {
+        [batch, spatial @ .., channels] => Ok((*batch, spatial, *channels)),
+        _ => Err("expected a batch of images".to_owned()),
+    }
+}
+
 /// A constant's shape and elements.
 fn constant<'m>(
     module: &'m Module,
@@ -106,10 +122,7 @@ impl GpuKernel for Convolution {
         let x = &call.inputs[0];
         let sizes = conv_sizes(&self.op, x.shape, &self.weight)?;
         within_reach(&sizes.windows)?;
-        let bias = call.inputs.get(2).map(|bias| bias.shape.iter().product());
-        if bias.is_some_and(|bias: usize| bias != sizes.outputs) {
-            return Err(format!("expected a bias for {} outputs", sizes.outputs));
-        }
+        expect_bias(call, sizes.outputs)?;
         let addend = self.has_addend.then(|| &call.inputs[3].buffer);
         let activation = self.activation;
         let (x, y) = (x.floats(), call.floats());
@@ -212,13 +225,11 @@ fn prepare_pool(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKern
 
 impl GpuKernel for Windows {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        let x = &call.inputs[0];
-        let [batch, spatial @ .., channels] = x.shape else {
-            return Err("expected a batch of images".to_owned());
-        };
+        let (batch, spatial, channels) = images(call)?;
         let slides = slides(&self.op.window, self.op.rounding, spatial)?;
         within_reach(&slides)?;
-        pool2d(gpu, self.pooling, [*batch, *channels], &slides, &x.buffer, &call.output);
+        let (x, y) = (&call.inputs[0].buffer, &call.output);
+        pool2d(gpu, self.pooling, [batch, channels], &slides, x, y);
         Ok(())
     }
 }
@@ -232,12 +243,9 @@ fn prepare_global(_: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKe
 
 impl GpuKernel for Images {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        let x = &call.inputs[0];
-        let [batch, spatial @ .., channels] = x.shape else {
-            return Err("expected a batch of images".to_owned());
-        };
-        let sizes = [*batch, spatial.iter().product(), *channels];
-        global_pool(gpu, self.0, sizes, &x.buffer, &call.output);
+        let (batch, spatial, channels) = images(call)?;
+        let sizes = [batch, spatial.iter().product(), channels];
+        global_pool(gpu, self.0, sizes, &call.inputs[0].buffer, &call.output);
         Ok(())
     }
 }

@@ -1,9 +1,9 @@
-//! int8 layers and tables, quantization and dequantization.
+//! int8 layers, sums and tables, quantization and dequantization.
 
 use graph::DType;
 use kernels::gpu::{
     Buffer, Gpu, IntegerLayer, Output, TableScales, Weights, dequantize, dequantize_columns,
-    gather_rows_int8, integer_linear, quantize,
+    gather_rows_int8, integer_linear, quantize, quantized_sum,
 };
 use kernels::int8::Quantization;
 
@@ -12,10 +12,18 @@ use super::movement::known_indices;
 use super::{Call, GpuEntry, GpuKernel};
 use crate::kernel::expect_type;
 use crate::kernel::quantize::{accepts, accepts_columns, parameters};
-use crate::module::{self, Module, Node, Operation};
+use crate::module::{self, IntegerSum, Module, Node, Operation};
 
 pub(super) const KERNELS: &[GpuEntry] = &[
     GpuEntry { name: "gpu.integer-linear", operation: "IntegerLinear", prepare: prepare_linear },
+    GpuEntry {
+        name: "gpu.integer-sum",
+        operation: "IntegerSum",
+        prepare: |_, _, node| match node.operation {
+            Operation::IntegerSum(sum) => Ok(Box::new(Sum(sum))),
+            _ => Err("takes sums of integers only".to_owned()),
+        },
+    },
     GpuEntry { name: "gpu.integer-gather", operation: "IntegerGather", prepare: prepare_gather },
     GpuEntry { name: "gpu.quantize", operation: "QuantizeLinear", prepare: prepare_quantize },
     GpuEntry {
@@ -30,7 +38,8 @@ pub(super) const KERNELS: &[GpuEntry] = &[
     GpuEntry { name: "gpu.dequantize", operation: "DequantizeLinear", prepare: prepare_dequantize },
 ];
 
-struct Linear {
+/// Weights in int8 on the device, with what follows their sums.
+pub(super) struct IntegerWeights {
     layer: module::IntegerLinear,
     input: Quantization,
     weights: Weights,
@@ -39,11 +48,78 @@ struct Linear {
     no_bias: Buffer,
 }
 
+/// How the input of a layer is written, and the scale of each column of its sums.
+///
+/// # Errors
+/// When a run finds out how its input is written.
+pub(super) fn given_scales(
+    layer: &module::IntegerLinear,
+) -> Result<(Quantization, Vec<f32>), String> {
+    let input = layer.input.given().ok_or("takes given scales only")?;
+    Ok((input, layer.weight_scales.iter().map(|scale| input.scale * scale).collect()))
+}
+
+impl IntegerWeights {
+    /// `column_sums`: of each column of the weights.
+    pub(super) fn new(
+        gpu: &Gpu,
+        layer: &module::IntegerLinear,
+        (input, scales): (Quantization, Vec<f32>),
+        weights: Weights,
+        column_sums: &[i32],
+    ) -> Self {
+        Self {
+            layer: layer.clone(),
+            input,
+            weights,
+            column_sums: gpu.upload(bytemuck::cast_slice(column_sums)),
+            scales: gpu.upload(bytemuck::cast_slice(&scales)),
+            no_bias: zeros(gpu, column_sums.len()),
+        }
+    }
+
+    /// The parameters of a launch.
+    pub(super) fn layer<'a>(&'a self, call: &'a Call<'_>) -> IntegerLayer<'a> {
+        IntegerLayer {
+            weights: &self.weights,
+            column_sums: &self.column_sums,
+            scales: &self.scales,
+            bias: call.inputs.get(2).map_or(&self.no_bias, |bias| &bias.buffer),
+            input: self.input,
+            float_input: call.inputs[0].dtype == DType::F32,
+            activation: self.layer.activation,
+        }
+    }
+
+    pub(super) fn output<'a>(&self, call: &'a Call<'_>) -> Output<'a> {
+        output(&self.layer, call)
+    }
+
+    pub(super) fn writes_bf16(&self) -> bool {
+        self.layer.output.is_none() && self.weights.writes_bf16()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let vectors = [&self.column_sums, &self.scales, &self.no_bias];
+        self.weights.bytes() + vectors.map(Buffer::len).iter().sum::<usize>()
+    }
+}
+
+/// Where the result of a layer goes.
+pub(super) fn output<'a>(layer: &module::IntegerLinear, call: &'a Call<'_>) -> Output<'a> {
+    match layer.output {
+        Some(to) => Output::Int8(&call.output, to),
+        None => Output::Floats(call.floats()),
+    }
+}
+
+struct Linear(IntegerWeights);
+
 fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn GpuKernel>, String> {
     let Operation::IntegerLinear(layer) = &node.operation else {
         return Err("takes integer linear nodes only".to_owned());
     };
-    let input = layer.input.given().ok_or("takes given scales only")?;
+    let given = given_scales(layer)?;
     let tensor = module.constant(node.inputs[1]).ok_or("takes constant weights only")?;
     let &[inner, columns] = tensor.shape() else { return Err("takes a matrix only".to_owned()) };
     let elements: &[i8] = tensor.elements().map_err(|error| error.to_string())?;
@@ -51,39 +127,19 @@ fn prepare_linear(gpu: &Gpu, module: &Module, node: &Node) -> Result<Box<dyn Gpu
     for row in elements.chunks_exact(columns.max(1)) {
         column_sums.iter_mut().zip(row).for_each(|(sum, &weight)| *sum += i32::from(weight));
     }
-    let scales: Vec<f32> = layer.weight_scales.iter().map(|scale| input.scale * scale).collect();
-    Ok(Box::new(Linear {
-        layer: layer.clone(),
-        input,
-        weights: Weights::int8(gpu, elements, [inner, columns]),
-        column_sums: gpu.upload(bytemuck::cast_slice(&column_sums)),
-        scales: gpu.upload(bytemuck::cast_slice(&scales)),
-        no_bias: zeros(gpu, columns),
-    }))
+    let weights = Weights::int8(gpu, elements, [inner, columns]);
+    Ok(Box::new(Linear(IntegerWeights::new(gpu, layer, given, weights, &column_sums))))
 }
 
 impl GpuKernel for Linear {
     fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
-        let x = &call.inputs[0];
-        let layer = IntegerLayer {
-            weights: &self.weights,
-            column_sums: &self.column_sums,
-            scales: &self.scales,
-            bias: call.inputs.get(2).map_or(&self.no_bias, |bias| &bias.buffer),
-            input: self.input,
-            float_input: x.dtype == DType::F32,
-            activation: self.layer.activation,
-        };
-        let output = match self.layer.output {
-            Some(to) => Output::Int8(&call.output, to),
-            None => Output::Floats(call.floats()),
-        };
-        integer_linear(gpu, &x.buffer, product_rows(call), &layer, output);
+        let (x, rows) = (&call.inputs[0].buffer, product_rows(call));
+        integer_linear(gpu, x, rows, &self.0.layer(call), self.0.output(call));
         Ok(())
     }
 
     fn writes_bf16(&self) -> bool {
-        self.layer.output.is_none() && self.weights.writes_bf16()
+        self.0.writes_bf16()
     }
 
     fn packed_input(&self) -> Option<usize> {
@@ -91,8 +147,18 @@ impl GpuKernel for Linear {
     }
 
     fn packed_bytes(&self) -> usize {
-        let vectors = [&self.column_sums, &self.scales, &self.no_bias];
-        self.weights.bytes() + vectors.map(Buffer::len).iter().sum::<usize>()
+        self.0.bytes()
+    }
+}
+
+struct Sum(IntegerSum);
+
+impl GpuKernel for Sum {
+    fn launch(&self, gpu: &Gpu, call: &Call<'_>) -> Result<(), String> {
+        let IntegerSum { inputs, activation, output } = self.0;
+        let addends = [0, 1].map(|input| (&call.inputs[input].buffer, inputs[input]));
+        quantized_sum(gpu, addends, activation, (&call.output, output));
+        Ok(())
     }
 }
 

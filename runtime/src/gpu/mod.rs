@@ -17,6 +17,7 @@ mod conv;
 mod elementwise;
 mod float;
 mod integer;
+mod integer_images;
 mod movement;
 mod run;
 
@@ -141,6 +142,7 @@ pub(crate) const KERNELS: &[&[GpuEntry]] = &[
     elementwise::KERNELS,
     float::KERNELS,
     integer::KERNELS,
+    integer_images::KERNELS,
     movement::KERNELS,
 ];
 

@@ -13,10 +13,10 @@ use super::{
 use crate::body::Body;
 use crate::dynamic::{Values, operand, zeros};
 use crate::module::{Id, Module, Node};
+use crate::pass;
 use crate::plan::{ALIGNMENT, Plan, SizeTerm};
 use crate::program::Program;
 use crate::session::{Given, Inputs, Run};
-use crate::{Device, pass};
 
 pub(super) const KERNELS: &[KernelEntry] = &[KernelEntry {
     name: "loop",
@@ -95,7 +95,7 @@ impl Repeat {
         // A body that no plan fits hands on tensors, which know no bf16.
         let narrow = std::iter::once("narrow".to_owned());
         let disabled: Vec<String> = inner.disabled_passes.iter().cloned().chain(narrow).collect();
-        pass::run(&mut inner, level, &disabled, Device::Cpu).expect("the model's passes ran");
+        pass::run(&mut inner, level, &disabled).expect("the model's passes ran");
         let steps = inner.nodes.iter().map(|node| choose(&inner, node, cpu).prepared).collect();
         let mut body = Program::new(inner, steps);
         // Sizes that fit no memory are met node by node, if at all.

@@ -1,5 +1,5 @@
 //! Convolution of dequantized int8 images with dequantized constant int8 filters → the convolution in
-//! integers, on images whose channels are last, between transpositions: of one group, and where there is
+//! integers, on images whose channels are last, between transpositions: of one group, and on a GPU or with
 //! AVX-512 of filters that see one channel each. The pass `channels-last` takes the transpositions out where
 //! neighbours have their channels last too; without it they stay.
 
@@ -17,9 +17,11 @@ use crate::module::{
 /// windows share.
 const MOST_TAPS: usize = 1 << 10;
 
+/// The same on a GPU, whose sums of so many integers f32 has.
+const MOST_TAPS_ON_GPU: usize = 1 << 9;
+
 pub(super) fn run(module: &mut Module) -> usize {
-    // One number at a time is slower than many floats.
-    if module.cpu.tier() == Tier::Portable {
+    if !module.multiplies_integers() {
         return 0;
     }
     let (mut fired, mut index) = (0, 0);
@@ -55,8 +57,10 @@ fn found(module: &Module, index: usize) -> Option<Found> {
     // A norm goes into float filters instead.
     let next = module.only_consumer(node.output).map(|next| &module.nodes[next].operation);
     // Of several groups, those of single channels, where floats are not as fast.
-    let is_depthwise = inner == 1 && outputs == op.groups;
-    let is_depthwise = is_depthwise && row_len <= MOST_TAPS && module.cpu.tier() >= Tier::Avx512;
+    let on_gpu = module.on_gpu && !module.is_dynamic();
+    let most_taps = if on_gpu { MOST_TAPS_ON_GPU } else { MOST_TAPS };
+    let is_faster = row_len <= most_taps && (on_gpu || module.cpu.tier() >= Tier::Avx512);
+    let is_depthwise = inner == 1 && outputs == op.groups && is_faster;
     let fits = (op.groups == 1 || is_depthwise)
         && matches!(op.window.kernel.len(), 1 | 2)
         && has_known_images(&module.value(x.quantized).shape)

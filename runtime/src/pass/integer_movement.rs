@@ -3,7 +3,6 @@
 
 use graph::op::{Padding, PoolKind, Window};
 use graph::{DType, Op};
-use kernels::Tier;
 
 use super::channels_last::has_known_images;
 use super::integer_linear::{activation, quantization_of};
@@ -11,7 +10,7 @@ use crate::module::{Id, Module, Node, Operation};
 
 pub(super) fn run(module: &mut Module) -> usize {
     // Where convolutions multiply floats, what stands between them is one, too.
-    if module.cpu.tier() == Tier::Portable {
+    if !module.multiplies_integers() {
         return 0;
     }
     let (mut fired, mut index) = (0, 0);

@@ -49,9 +49,9 @@ pub(crate) use activation::activation_of_node;
 pub(crate) use integer_linear::per_tensor;
 pub(crate) use sizes::{Numbers, integers};
 
+use crate::RuntimeError;
 use crate::compile::Level;
 use crate::module::Module;
-use crate::{Device, RuntimeError};
 
 /// A rewrite.
 pub(crate) struct Pass {
@@ -111,16 +111,13 @@ pub(crate) const PASSES: &[Pass] = &[
     Pass { name: "slice-batch", level: Level::O3, run: slice_batch::run },
 ];
 
-/// Passes that a GPU does without. What it launches does not depend on values. It has no kernels for
-/// integer convolutions, sums and pools and root-mean-square norms, and its attention reads heads in rows. Loops
+/// Passes that a GPU does without. What it launches does not depend on values. It has no kernel for
+/// root-mean-square norms, and its attention reads heads in rows. Loops
 /// run on the CPU, each for the output that is copied back. A layer that rounds as it reads does so once
 /// for each tile of columns there; a launch that rounds once is cheaper. Its kernels see for themselves
 /// what may be bf16, and its threads share every launch.
-const ON_CPUS_ONLY: [&str; 10] = [
+const ON_CPUS_ONLY: [&str; 7] = [
     "choices",
-    "integer-movement",
-    "integer-conv",
-    "integer-sum",
     "attention-heads",
     "rms-norm",
     "quantize-prologue",
@@ -153,11 +150,10 @@ pub(crate) fn run(
     module: &mut Module,
     level: Level,
     disabled: &[String],
-    device: Device,
 ) -> Result<Vec<PassReport>, RuntimeError> {
     check_names(disabled)?;
     let one = |pass: &Pass| {
-        let ran = runs(pass, module, level, disabled, device);
+        let ran = runs(pass, module, level, disabled);
         let fired = if ran { apply(pass, module) } else { 0 };
         PassReport { name: pass.name.to_owned(), ran, fired }
     };
@@ -182,16 +178,10 @@ pub(crate) fn apply(pass: &Pass, module: &mut Module) -> usize {
 /// Passes for plans of whole runs, which there are none of where sizes depend on values.
 const FOR_PLANS_ONLY: [&str; 2] = ["narrow", "slice-batch"];
 
-/// Whether a pass runs on the module at `level` for this device.
-pub(crate) fn runs(
-    pass: &Pass,
-    module: &Module,
-    level: Level,
-    disabled: &[String],
-    device: Device,
-) -> bool {
+/// Whether a pass runs on the module at `level`.
+pub(crate) fn runs(pass: &Pass, module: &Module, level: Level, disabled: &[String]) -> bool {
     let is_wanted = || {
-        (!ON_CPUS_ONLY.contains(&pass.name) || !device.is_gpu())
+        (!ON_CPUS_ONLY.contains(&pass.name) || !module.on_gpu)
             && (!FOR_PLANS_ONLY.contains(&pass.name) || !module.is_dynamic())
     };
     pass.level <= level && !disabled.iter().any(|name| name == pass.name) && is_wanted()

@@ -57,7 +57,7 @@ fn check(module: &Module, steps: &[Prepared], buffers: &Buffers, plan: &Plan) {
 fn prepared(graph: &Graph, level: Level) -> (Module, Vec<Prepared>, Buffers) {
     let cpu = kernels::Cpu::best();
     let mut module = Module::new(graph, &crate::CompileOptions::default(), cpu);
-    pass::run(&mut module, level, &[], crate::Device::Cpu).unwrap();
+    pass::run(&mut module, level, &[]).unwrap();
     let choose = |node| choose(&module, node, cpu).prepared;
     let steps: Vec<Prepared> = module.nodes.iter().map(choose).collect();
     let buffers = Buffers::new(&module, &steps).unwrap();

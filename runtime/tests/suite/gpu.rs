@@ -2,16 +2,19 @@
 
 use graph::bert::Pooling;
 use graph::op::{
-    Cast, Conv, Gather, Gelu, LayerNorm, Padding, ReduceSum, Reshape, Slice, Softmax, Transpose,
-    Unary, Window,
+    Cast, Clip, Concat, Conv, Dequantize, Gather, Gelu, GlobalPool, LayerNorm, Padding, Pool,
+    PoolKind, Quantize, ReduceSum, Reshape, Rounding, Slice, Softmax, Transpose, Unary, Window,
 };
-use graph::{DType, Dim, Op, Tensor, ValueId, reference};
+use graph::{DType, Dim, Graph, Op, Tensor, ValueId, reference};
 use runtime::{
     CompileOptions, CompiledModel, Device, Level, MachinePeaks, Precision, compile, profile,
 };
 
 use crate::bert::{float, quantized, text};
-use crate::images::{growing, images, mixed, network};
+use crate::images::{growing, images, kernels, mixed, network, window};
+use crate::quantized_images::{
+    int8_filters, multiplies_single_channels, quantized as quantized_images,
+};
 use crate::{Sketch, assert_close, numbers, options, run};
 
 #[cfg(feature = "cuda")]
@@ -323,6 +326,123 @@ fn image_networks_stay_on_the_gpu() {
                 let expected = reference::evaluate(&graph, &inputs).unwrap();
                 assert_close(&run(&model, &inputs), &expected, tolerance);
             }
+        }
+    }
+}
+
+/// Sketches a network between quantizations whose zero points are not 0.
+struct Quantized {
+    sketch: Sketch,
+    zero: Tensor,
+}
+
+impl Quantized {
+    fn parameters(&mut self, scale: f32) -> [ValueId; 2] {
+        [Tensor::scalar(scale), self.zero.clone()].map(|tensor| self.sketch.weight(tensor))
+    }
+
+    fn quantize(&mut self, x: ValueId, scale: f32) -> ValueId {
+        let [scale, zero] = self.parameters(scale);
+        self.sketch.node(Op::Quantize(Quantize::default()), &[x, scale, zero])
+    }
+
+    fn through(&mut self, x: ValueId, scale: f32) -> ValueId {
+        let x = self.quantize(x, scale);
+        let [scale, zero] = self.parameters(scale);
+        self.sketch.node(Op::Dequantize(Dequantize::default()), &[x, scale, zero])
+    }
+
+    /// A convolution of squares with a bias.
+    fn conv(&mut self, x: ValueId, shape: [usize; 4], stride: usize, groups: usize) -> ValueId {
+        let weight = int8_filters(&mut self.sketch, shape);
+        let bias = self.sketch.weight(numbers(&shape[..1], 3, 0.5));
+        let window = window(&shape[2..], stride, shape[2] / 2);
+        self.sketch.node(Op::Conv(Conv { window, groups }), &[x, weight, bias])
+    }
+
+    fn clip(&mut self, x: ValueId) -> ValueId {
+        let limits = [0f32, 6.0].map(|limit| self.sketch.weight(Tensor::scalar(limit)));
+        self.sketch.node(Op::Clip(Clip { low: true, high: true }), &[x, limits[0], limits[1]])
+    }
+
+    fn pool(&mut self, x: ValueId) -> ValueId {
+        let window = window(&[3, 3], 2, 1);
+        let pool = Pool { kind: PoolKind::Max, window, rounding: Rounding::Floor };
+        self.sketch.node(Op::Pool(pool), &[x])
+    }
+}
+
+/// What quantized networks of images are made of: filters of every kind, a pool, a residual sum, parts side
+/// by side, a mean, which is the first output.
+fn quantized_network(zero: Tensor) -> Graph {
+    let (sketch, x) = crate::images::sketch(3, 20);
+    let mut sketch = Quantized { sketch, zero };
+    let x = sketch.through(x, 0.0237);
+    let stem = sketch.conv(x, [8, 3, 3, 3], 2, 1);
+    let stem = sketch.sketch.node(Op::Relu, &[stem]);
+    let stem = sketch.through(stem, 0.031);
+    let pooled = sketch.pool(stem);
+    let pooled = sketch.through(pooled, 0.031);
+    let wide = sketch.conv(pooled, [16, 8, 1, 1], 1, 1);
+    let wide = sketch.clip(wide);
+    let wide = sketch.through(wide, 0.027);
+    let deep = sketch.conv(wide, [16, 1, 3, 3], 1, 16);
+    let deep = sketch.clip(deep);
+    let deep = sketch.through(deep, 0.023);
+    let narrow = sketch.conv(deep, [8, 16, 1, 1], 1, 1);
+    let narrow = sketch.through(narrow, 0.041);
+    let sum = sketch.sketch.node(Op::Add, &[narrow, pooled]);
+    let sum = sketch.sketch.node(Op::Relu, &[sum]);
+    let sum = sketch.through(sum, 0.031);
+    let both = sketch.sketch.node(Op::Concat(Concat { axis: 1 }), &[sum, pooled]);
+    let both = sketch.through(both, 0.031);
+    let last = sketch.conv(both, [20, 16, 3, 3], 1, 1);
+    let is_signed = sketch.zero.dtype() == DType::I8;
+    let integers = is_signed.then(|| sketch.quantize(last, 0.11));
+    let last = sketch.through(last, 0.11);
+    let mean = sketch.sketch.node(Op::GlobalPool(GlobalPool::Average), &[last]);
+    let outputs = [mean, sum, last].into_iter().chain(integers);
+    sketch.sketch.finish(&outputs.collect::<Vec<_>>())
+}
+
+#[test]
+fn quantized_images_are_the_same_to_the_bit_and_stay_on_the_gpu() {
+    // Without, the CPU multiplies floats.
+    if skipped() || !multiplies_single_channels() {
+        return;
+    }
+    for zero in [Tensor::scalar(-9i8), Tensor::scalar(119u8)] {
+        let graph = quantized_network(zero);
+        let model = compile(&graph, &on_gpu()).unwrap();
+        assert_eq!(fallbacks(&model), Vec::<String>::new());
+        let found = kernels(&model);
+        let count = |part: &str| found.iter().filter(|kernel| kernel.contains(part)).count();
+        assert_eq!(count("integer-conv"), 4, "{found:?}");
+        assert_eq!(count("integer-depthwise"), 1, "{found:?}");
+        assert_eq!((count("integer-sum"), count("integer-max-pool")), (1, 1), "{found:?}");
+        let on_cpu = compile(&graph, &options(Level::O3)).unwrap();
+        for batch in [1, 3] {
+            let inputs = images(batch, 3, 20);
+            let (found, expected) = (run(&model, &inputs), run(&on_cpu, &inputs));
+            assert_close(&found[..1], &expected[..1], 1e-6);
+            assert_eq!(found[1..], expected[1..]);
+        }
+    }
+}
+
+#[test]
+fn quantized_images_match_the_reference() {
+    if skipped() {
+        return;
+    }
+    let graph = quantized_images();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let model = compile(&graph, &CompileOptions { precision, ..on_gpu() }).unwrap();
+        assert_eq!(fallbacks(&model), Vec::<String>::new());
+        for batch in [1, 3] {
+            let inputs = images(batch, 3, 12);
+            let expected = reference::evaluate(&graph, &inputs).unwrap();
+            assert_close(&run(&model, &inputs), &expected, 1e-6);
         }
     }
 }

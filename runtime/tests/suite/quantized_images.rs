@@ -11,7 +11,7 @@ use crate::passes::check_pass;
 use crate::{Sketch, assert_close, check, numbers, options, run};
 
 /// Dequantized int8 filters with powers of two as scales, so that sums are exact in f32 as well.
-fn int8_filters(sketch: &mut Sketch, shape: [usize; 4]) -> ValueId {
+pub(crate) fn int8_filters(sketch: &mut Sketch, shape: [usize; 4]) -> ValueId {
     let integers = Tensor::from_fn(&shape, |i| ((i * 37 + 5) % 255) as u8 as i8);
     let scales = Tensor::from_fn(&[shape[0]], |i| 2f32.powi(-8 - (i % 3) as i32));
     let zeros = Tensor::from_fn(&[shape[0]], |_| 0i8);
@@ -20,7 +20,7 @@ fn int8_filters(sketch: &mut Sketch, shape: [usize; 4]) -> ValueId {
 }
 
 /// A residual block as exporters of quantized networks write it.
-fn quantized() -> Graph {
+pub(crate) fn quantized() -> Graph {
     let (mut sketch, x) = sketch(3, 12);
     let through = |sketch: &mut Sketch, x: ValueId| {
         let x = sketch.quantize(x, 0.25);
@@ -90,7 +90,7 @@ fn quantized_networks_multiply_in_integers() {
 
 /// Whether that is so for filters that see one channel each; says so where not.
 #[allow(clippy::print_stdout, reason = "says what is not tested")]
-fn multiplies_single_channels() -> bool {
+pub(crate) fn multiplies_single_channels() -> bool {
     let fits = kernels::Cpu::from_environment().unwrap().tier() >= kernels::Tier::Avx512;
     if !fits {
         println!("skipped: without AVX-512, floats are as fast");
