@@ -5,6 +5,7 @@ mod tests;
 
 use graph::package::{Golden, GoldenExample, MOST_TOLERANCE, Package, other_entries};
 use graph::{DType, Graph, Tensor};
+use kernels::bf16::rounded;
 use kernels::{Cpu, Tier};
 use serde::{Serialize, Serializer};
 
@@ -120,7 +121,7 @@ pub fn self_test(package: &Package, model: &CompiledModel) -> Result<f32, Runtim
 /// The tolerance that a model's golden examples need, where that is more than usual: four times what becomes of
 /// the answers when inputs differ in their last bits, or, where none are floats, weights. Where floats are
 /// rounded to integers layer after layer, such a bit decides now and then, and the next layer goes on from
-/// there. With bf16 weights differ by what rounding to it changes at most.
+/// there. With bf16 weights are rounded to it.
 ///
 /// # Errors
 /// When the model does not compile, or an example does not run.
@@ -136,14 +137,13 @@ pub fn golden_tolerance(
     let model = compile(graph, &options)?;
     let other = match precision {
         Precision::F32 if has_floats => model.clone(),
-        Precision::F32 => compile(&with_other_weights(graph, LAST_BITS), &options)?,
-        Precision::Bf16 => compile(&with_other_weights(graph, BF16_ROUNDING), &options)?,
+        Precision::F32 => compile(&with_weights(graph, nudged), &options)?,
+        Precision::Bf16 => compile(&with_weights(graph, in_bf16), &options)?,
     };
     let (mut session, mut other) = (model.session(), other.session());
     let (mut most, mut is_usual) = (0f32, true);
     for GoldenExample { inputs, .. } in &golden.examples {
-        let nudged: Vec<Tensor> =
-            inputs.iter().map(|(_, tensor)| nudged(tensor, LAST_BITS)).collect();
+        let nudged: Vec<Tensor> = inputs.iter().map(|(_, tensor)| nudged(tensor)).collect();
         let names = inputs.iter().map(|(name, _)| name.as_str());
         let nudged: Vec<(&str, &Tensor)> = names.zip(&nudged).collect();
         let inputs: Vec<(&str, &Tensor)> =
@@ -158,26 +158,28 @@ pub fn golden_tolerance(
     Ok((!is_usual).then_some((MARGIN * most).clamp(TOLERANCE, MOST_TOLERANCE)))
 }
 
-/// What numbers are changed by, as a share of them.
-const LAST_BITS: f32 = 8.0 * f32::EPSILON;
-const BF16_ROUNDING: f32 = 1.0 / 512.0;
-
-/// Floats that differ by so much, up and down in turn.
-fn nudged(tensor: &Tensor, share: f32) -> Tensor {
+/// Floats that differ in their last bits, up and down in turn.
+fn nudged(tensor: &Tensor) -> Tensor {
+    const NUDGE: f32 = 8.0 * f32::EPSILON;
     let Ok(elements) = tensor.elements::<f32>() else { return tensor.clone() };
     // Steps of 3 are no period of rows and channels.
-    let nudge = |index: usize| if index.is_multiple_of(3) { 1.0 - share } else { 1.0 + share };
+    let nudge = |index: usize| if index.is_multiple_of(3) { 1.0 - NUDGE } else { 1.0 + NUDGE };
     Tensor::from_fn(tensor.shape(), |index| elements[index] * nudge(index))
 }
 
-/// The same but for its weights; a few numbers may be what sizes are computed with.
-fn with_other_weights(graph: &Graph, share: f32) -> Graph {
+fn in_bf16(tensor: &Tensor) -> Tensor {
+    let Ok(elements) = tensor.elements::<f32>() else { return tensor.clone() };
+    Tensor::from_fn(tensor.shape(), |index| rounded(elements[index]))
+}
+
+/// The same graph but for its weights; a few numbers may be what sizes are computed with.
+fn with_weights(graph: &Graph, other: fn(&Tensor) -> Tensor) -> Graph {
     const FEW: usize = 8;
-    let mut other = graph.clone();
+    let mut changed = graph.clone();
     for (id, weight) in graph.weights().filter(|(_, weight)| weight.len() > FEW) {
-        other.set_weight(id, nudged(weight, share));
+        changed.set_weight(id, other(weight));
     }
-    other
+    changed
 }
 
 /// The greatest difference of floats, by their greatest magnitude, or the share of integers that differ; 1 of

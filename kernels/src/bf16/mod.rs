@@ -26,5 +26,5 @@ mod round;
 pub(crate) use linear::{Groups, linear_of_windows};
 pub use linear::{Input, Layer, PARALLEL_WORK, linear_bf16, linear_bf16_into};
 pub use pack::PackedBf16;
-pub use round::relu;
+pub use round::{relu, rounded};
 pub(crate) use round::{round_piece, widen_piece, widened};

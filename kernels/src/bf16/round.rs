@@ -21,6 +21,12 @@ pub(crate) fn widened(x: u16) -> f32 {
     f32::from_bits(u32::from(x) << 16)
 }
 
+/// The nearest number that a bf16 can be, halves to even; NaN stays a NaN.
+#[must_use]
+pub fn rounded(x: f32) -> f32 {
+    widened(round(x))
+}
+
 tiered! {
     /// Rounds element by element.
     pub(crate) fn round_piece(x: &[f32], y: &mut [u16]) {
