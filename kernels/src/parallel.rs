@@ -32,7 +32,7 @@ pub(crate) fn even_blocks(rows: usize, most: usize) -> usize {
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
-/// Rows of a block, at most `most`, with which each thread has as many blocks: it multiplies those rows by all
+/// Rows of a block, at most `most`, with which each thread has about as many blocks: it multiplies those rows by all
 /// weights, packs them itself, and finds what it wrote of them in its caches in the next layer. Nothing
 /// where a thread would have fewer than `least` rows, for which reading all weights takes too long.
 pub(crate) fn blocks_of_threads(rows: usize, most: usize, least: usize) -> Option<usize> {
@@ -74,11 +74,18 @@ pub(crate) fn for_each_rectangle(
     });
 }
 
-/// Things of a piece, at most `most` of them, so that no thread gets more pieces than another, or larger ones.
+/// Things of a piece, at most `most` of them, so that no thread gets more pieces than another, or larger ones; but
+/// not for so many threads that pieces become small.
 fn evened(count: usize, most: usize) -> usize {
-    match count.div_ceil(most.max(1)) {
-        0 | 1 => most.max(1),
-        pieces => count.div_ceil(pieces.next_multiple_of(team::threads())).max(1),
+    /// Parts of the greatest piece that are still worth a thread.
+    const SMALLEST: usize = 8;
+    let most = most.max(1);
+    match count.div_ceil(most) {
+        0 | 1 => most,
+        pieces => {
+            let of_threads = count.div_ceil(pieces.next_multiple_of(team::threads()));
+            if of_threads >= most / SMALLEST { of_threads.max(1) } else { count.div_ceil(pieces) }
+        }
     }
 }
 

@@ -447,7 +447,12 @@ impl Module {
     /// Whether images are multiplied faster in int8 than in f32.
     pub(crate) fn multiplies_integers(&self) -> bool {
         // On a portable CPU, one number at a time is slower than many floats.
-        self.on_gpu || self.cpu.tier() > Tier::Portable
+        self.runs_on_gpu() || self.cpu.tier() > Tier::Portable
+    }
+
+    /// Whether its nodes run on a GPU: one of sizes that depend on values never does.
+    pub(crate) fn runs_on_gpu(&self) -> bool {
+        self.on_gpu && !self.is_dynamic()
     }
 
     /// Makes every node that reads `old` read `new`.

@@ -27,8 +27,8 @@ const SLICE_BYTES: usize = 4 << 20;
 /// smaller than half the weights of some node: there they take longer to read than to multiply.
 const LEAST_TILED_BYTES: usize = 256 << 10;
 
-/// Operations below which a slice is not worth starting.
-const LEAST_FLOPS: u64 = 1 << 20;
+/// Multiplications and additions below which a slice is not worth starting.
+const LEAST_WORK: u64 = 1 << 19;
 
 /// How often a slice multiplies each weight at least, since every thread reads them all where the threads of
 /// a whole run share them; and where they are more than [`NEAR_WEIGHTS`] and come from memory.
@@ -38,8 +38,8 @@ const LEAST_FAR_USES: u64 = 24;
 /// Bytes of weights that the caches of a CPU keep a good part of.
 const NEAR_WEIGHTS: usize = 64 << 20;
 
-/// Of all weights, one part in so many may be used less.
-const FEW_WEIGHTS: usize = 8;
+/// Part of the work that may be lost to weights that are used less.
+const MOST_LOST: u64 = 8;
 
 /// Elements of a batch from `first` on, as many as its plan is for.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,12 @@ impl Slices {
             let known = sizes.iter().position(|&size| size == elements.len());
             if known.is_none() {
                 let bindings = whole.bindings.clone().with(symbol, elements.len());
-                plans.push(model.unlimited_plan(bindings).ok()?);
+                let plan = model.unlimited_plan(bindings).ok()?;
+                // Slices differ by one element in size; what is left in the end has none of its own.
+                if sizes.is_empty() && !is_worth_it(&model.program, &plan) {
+                    return None;
+                }
+                plans.push(plan);
                 sizes.push(elements.len());
             }
             Some(Slice { first: elements.start, plan: known.unwrap_or(sizes.len() - 1) })
@@ -95,10 +100,6 @@ impl Slices {
             (0..total).map(|index| slice(cut(index)..cut(index + 1))).collect::<Option<_>>()?;
         let rest = of_thread * threads..batch;
         let rest = if rest.is_empty() { None } else { Some(slice(rest)?) };
-        // Sizes of slices differ by one element.
-        if !is_worth_it(&model.program, plans.first()?) {
-            return None;
-        }
         let arena_bytes = plans.iter().map(|plan| plan.bytes).max()?;
         let mut output_bytes = 0;
         let mut output = |id: &crate::module::Id| {
@@ -189,21 +190,17 @@ fn is_worth_it(program: &Program, slice: &Plan) -> bool {
         let weights = steps.iter().map(Prepared::packed_bytes).max().unwrap_or(0);
         return slice.bytes >= (weights / 2).max(LEAST_TILED_BYTES);
     }
-    let all = program.packed_bytes();
-    let least = if all > NEAR_WEIGHTS { LEAST_FAR_USES } else { LEAST_USES };
-    let (mut flops, mut rarely_used) = (0, 0);
+    let least = if program.packed_bytes() > NEAR_WEIGHTS { LEAST_FAR_USES } else { LEAST_USES };
+    // In multiplications and additions.
+    let (mut all, mut lost) = (0, 0);
     for (node, step) in module.nodes.iter().zip(steps) {
-        let packed = step.packed_bytes();
-        let work = Work::of(module, node, &slice.shapes, packed);
-        flops += work.flops;
-        let weights = node.inputs.iter().enumerate().filter(|(input, _)| step.has_packed(*input));
-        let weights: usize =
-            weights.map(|(_, id)| slice.shapes[id.0].iter().product::<usize>()).sum();
-        if work.flops / 2 < least * weights as u64 {
-            rarely_used += packed;
-        }
+        let work = Work::of(module, node, &slice.shapes, step.packed_bytes()).flops / 2;
+        let packed = node.inputs.iter().enumerate().filter(|(input, _)| step.has_packed(*input));
+        let weights = packed.map(|(_, id)| slice.shapes[id.0].iter().product::<usize>() as u64);
+        lost += weights.sum::<u64>().saturating_mul(least).saturating_sub(work);
+        all += work;
     }
-    flops >= LEAST_FLOPS && rarely_used * FEW_WEIGHTS <= all
+    all >= LEAST_WORK && lost <= all / MOST_LOST
 }
 
 /// Keeps the failure of the first element of the batch, whichever slice was the first to fail.

@@ -320,6 +320,8 @@ impl Product<'_> {
             true => matrix::wide::<W>(),
             false => tiles::wide::<X, Y>(self),
         };
+        // A piece on the matrix units is of one pixel, whatever the weights were laid out for.
+        assert!(self.run().is_multiple_of(wide), "linear: expected runs of {wide} elements");
         let arguments = self.arguments::<X, W, Y>(wide);
         if self.rows * self.weights.columns == 0 {
             return;
@@ -389,7 +391,7 @@ pub fn integer_linear(gpu: &Gpu, x: &Buffer, rows: usize, layer: &IntegerLayer<'
 /// # Shapes
 /// - `x`: i8 or f32 `[batch, windows[0].input, windows[1].input, channels]`
 /// - weights: those of [`Weights::integer_filters`]
-/// - `y`: f32 or i8 `[batch, windows[0].output, windows[1].output, outputs]`
+/// - `y`: f32, bf16 or i8 `[batch, windows[0].output, windows[1].output, outputs]`
 ///
 /// # Panics
 /// As [`integer_linear`], and when there are several groups.

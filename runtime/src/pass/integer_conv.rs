@@ -57,7 +57,7 @@ fn found(module: &Module, index: usize) -> Option<Found> {
     // A norm goes into float filters instead.
     let next = module.only_consumer(node.output).map(|next| &module.nodes[next].operation);
     // Of several groups, those of single channels, where floats are not as fast.
-    let on_gpu = module.on_gpu && !module.is_dynamic();
+    let on_gpu = module.runs_on_gpu();
     let most_taps = if on_gpu { MOST_TAPS_ON_GPU } else { MOST_TAPS };
     let is_faster = row_len <= most_taps && (on_gpu || module.cpu.tier() >= Tier::Avx512);
     let is_depthwise = inner == 1 && outputs == op.groups && is_faster;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use graph::op::{ArgExtreme, Gather};
+use graph::op::{ArgExtreme, Cast, Gather};
 use graph::package::Golden;
 use graph::{DType, Dim, Graph, ModelFolder, ModelInfo, Op};
 
@@ -131,7 +131,7 @@ fn weights_differ_where_inputs_cannot() {
         let mut graph = Graph::new("greatest");
         let x = graph.add_input("x", DType::I64, vec![2.into()]).unwrap();
         let table =
-            Tensor::from_fn(&[9, 1], |row| if row == 1 { second } else { row as f32 + 1.0 });
+            Tensor::from_fn(&[9, 1], |row| if row == 1 { second } else { row as f32 * 1.5 + 1.0 });
         let table = graph.add_weight("table", table).unwrap();
         let rows = graph.add_node("rows", Op::Gather(Gather { axis: 0 }), &[table, x]).unwrap();
         let greatest = ArgExtreme { largest: true, axis: 0, keep_dims: true, last: false };
@@ -147,4 +147,25 @@ fn weights_differ_where_inputs_cannot() {
     assert_eq!(tolerance(1.0, Precision::F32), Some(MOST_TOLERANCE));
     assert_eq!(tolerance(1.001, Precision::F32), None);
     assert_eq!(tolerance(1.001, Precision::Bf16), Some(MOST_TOLERANCE));
+}
+
+/// Places that are written as floats are no weights; nor does a run that reads past the end say anything.
+#[test]
+fn places_in_floats_are_left_alone() {
+    for last in [8.0f32, 8.999_999] {
+        let mut graph = Graph::new("places");
+        let x = graph.add_input("x", DType::I64, vec![9.into()]).unwrap();
+        let places = Tensor::from_fn(&[9], |i| if i == 8 { last } else { i as f32 });
+        let places = graph.add_weight("places", places).unwrap();
+        let places = graph.add_node("i", Op::Cast(Cast { to: DType::I64 }), &[places]).unwrap();
+        let places = graph.add_node("sum", Op::Add, &[places, x]).unwrap();
+        let table = graph.add_weight("table", Tensor::from_fn(&[9, 1], |row| row as f32)).unwrap();
+        let y = graph.add_node("y", Op::Gather(Gather { axis: 0 }), &[table, places]).unwrap();
+        graph.set_outputs(&[y]);
+        let x = vec![("x".to_owned(), Tensor::from_fn(&[9], |_| 0i64))];
+        let golden = Golden::evaluate(&graph, vec![x]).unwrap();
+        for precision in [Precision::F32, Precision::Bf16] {
+            assert_eq!(golden_tolerance(&graph, &golden, precision).unwrap(), None);
+        }
+    }
 }
