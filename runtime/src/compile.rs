@@ -27,7 +27,7 @@ pub enum Level {
     O1,
     /// Also fuses, and runs quantized layers in integers.
     O2,
-    /// Also merges the projections of an attention, and lets threads run slices of large batches.
+    /// Also merges the projections of an attention, and lets threads run slices of batches.
     #[default]
     O3,
 }

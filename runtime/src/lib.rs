@@ -14,7 +14,7 @@
 //!
 //! - [`compile`], [`CompileOptions`], [`CompiledModel`]: start here.
 //! - [`Session`]: runs; [`Outputs`]: what it lends.
-//! - `slices`: how large batches are cut, so that threads work by themselves.
+//! - `slices`: how batches are cut, so that threads work by themselves.
 //! - `module`: the graph as passes see it, fused operations included.
 //! - `pass`: one file a rewrite, one table `PASSES`.
 //! - `kernel`: one file a family of kernels, one table `KERNELS`.

@@ -1,4 +1,4 @@
-//! Runs of large batches: slices of the batch, each through the whole model on one thread.
+//! Runs of batches: slices of the batch, each through the whole model on one thread.
 //!
 //! A thread then finds what it reads in its own caches, where the results of a whole batch are as large
 //! as all of them together, and waits for the others once a run instead of once a node. The pass
@@ -38,7 +38,7 @@ const LEAST_FAR_USES: u64 = 24;
 /// Bytes of weights that the caches of a CPU keep a good part of.
 const NEAR_WEIGHTS: usize = 64 << 20;
 
-/// Part of the work that may be lost to weights that are used less.
+/// One part in so many of the work may be lost to weights that a slice uses less.
 const MOST_LOST: u64 = 8;
 
 /// Elements of a batch from `first` on, as many as its plan is for.
@@ -85,7 +85,7 @@ impl Slices {
             if known.is_none() {
                 let bindings = whole.bindings.clone().with(symbol, elements.len());
                 let plan = model.unlimited_plan(bindings).ok()?;
-                // Slices differ by one element in size; what is left in the end has none of its own.
+                // The first is asked for all: others differ from it by one element.
                 if sizes.is_empty() && !is_worth_it(&model.program, &plan) {
                     return None;
                 }
